@@ -1,0 +1,235 @@
+"""Read a sweep's config: numbers, defaults, and a closed schema with readable errors.
+
+The schema (`workflow/schemas/config.schema.yaml`) is the only place where keys, defaults and
+descriptions stand.
+"""
+
+import difflib
+import functools
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flops_fit.errors import FlopsFitError
+
+TRAINING_KEYS = ("model", "dataset", "budgets", "sizes")
+
+
+@functools.cache
+def schema() -> dict:
+    """The JSON schema of a config."""
+    return yaml.safe_load(resources.files("flops_fit").joinpath("config.schema.yaml").read_text())
+
+
+def load_config(path: str | Path) -> dict:
+    """Read, complete and check the config file ``path``.
+
+    Raises `FlopsFitError` naming the file, the key, the value and what is allowed.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise FlopsFitError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise FlopsFitError(f"{path}: a folder, not a config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise FlopsFitError(f"{path}: not valid YAML: {reason}") from None
+    try:
+        return complete_config(raw)
+    except FlopsFitError as error:
+        raise FlopsFitError(f"{path}: {error}") from None
+
+
+def complete_config(raw: Any) -> dict:
+    """Check ``raw`` against the schema and fill in its defaults; ``raw`` stays untouched.
+
+    Numeric strings become numbers where a number is wanted: YAML 1.1 reads ``1e12`` as text, and
+    the command line gives text too.
+    """
+    if not isinstance(raw, dict):
+        raise FlopsFitError(f"a config is a mapping of keys, not {_kind(raw)}")
+    config = _convert(raw, schema())
+    _validate(config)
+    _check_across_keys(config)
+    return _convert(config, schema(), fill=True)
+
+
+def _resolve(part: dict) -> dict:
+    if "$ref" in part:
+        return {**schema()["$defs"][part["$ref"].rsplit("/", 1)[1]], **part}
+    return part
+
+
+def _convert(value: Any, part: dict, fill: bool = False) -> Any:
+    """Copy ``value``, turning numeric strings into numbers and, if asked, adding defaults."""
+    part = _resolve(part)
+    if isinstance(value, dict) and "properties" in part:
+        known = part["properties"]
+        result = {k: _convert(v, known.get(k, {}), fill) for k, v in value.items()}
+        for key, child in known.items() if fill else ():
+            child = _resolve(child)
+            if key not in result and "default" in child:
+                result[key] = _convert(child["default"], child, fill)
+        return result
+    if isinstance(value, dict) and isinstance(part.get("additionalProperties"), dict):
+        return {k: _convert(v, part["additionalProperties"], fill) for k, v in value.items()}
+    if isinstance(value, list) and "items" in part:
+        return [_convert(v, part["items"], fill) for v in value]
+    if isinstance(value, str):
+        return _number(value, part)
+    if isinstance(value, float) and "integer" in _types(part) and value.is_integer():
+        return int(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FlopsFitError(f"{value} stands in the config; allowed: finite numbers")
+    return value
+
+
+def _types(part: dict) -> set[str]:
+    kinds = part.get("type", [])
+    own = {kinds} if isinstance(kinds, str) else set(kinds)
+    return own.union(*(_types(option) for option in part.get("oneOf", ())))
+
+
+def _number(text: str, part: dict) -> Any:
+    kinds = _types(part)
+    if "string" in kinds or not kinds & {"integer", "number"}:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if "integer" in kinds and value.is_integer() else value
+
+
+def _validate(config: dict) -> None:
+    import jsonschema
+
+    errors = list(jsonschema.Draft202012Validator(schema()).iter_errors(config))
+    if errors:
+        raise FlopsFitError("; ".join(sorted({_explain(e) for e in errors})))
+
+
+def _explain(error) -> str:
+    key = ".".join(str(part) for part in error.absolute_path) or "config"
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema["properties"])
+        unknown = sorted(set(map(str, error.instance)) - set(allowed))
+        prefix = "" if key == "config" else f"{key}."
+        return "; ".join(_unknown_key(prefix, name, allowed) for name in unknown)
+    if error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(error.instance))
+        prefix = "" if key == "config" else f"{key}."
+        return "; ".join(f"{prefix}{name}: missing, and has no default" for name in missing)
+    return f"{key}: {_show(error.instance)} is not allowed; {_allowed(error)}"
+
+
+def _unknown_key(prefix: str, name: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"allowed here: {', '.join(allowed)}"
+    return f"{prefix}{name}: unknown key; {hint}"
+
+
+def _allowed(error) -> str:
+    value = error.validator_value
+    match error.validator:
+        case "type":
+            kinds = [value] if isinstance(value, str) else value
+            return f"allowed: {' or '.join(kinds)}"
+        case "enum":
+            return f"allowed: {', '.join(map(str, value))}"
+        case "oneOf":
+            return f"allowed: {' or '.join(str(o.get('const', o.get('type'))) for o in value)}"
+        case "minimum":
+            return f"allowed: {value} or more"
+        case "maximum":
+            return f"allowed: {value} or less"
+        case "exclusiveMinimum":
+            return f"allowed: more than {value}"
+        case "exclusiveMaximum":
+            return f"allowed: less than {value}"
+        case "minItems":
+            return f"allowed: at least {value} entries"
+        case "maxItems":
+            return f"allowed: at most {value} entries"
+        case "uniqueItems":
+            return "allowed: each entry once"
+        case "pattern":
+            return "allowed: letters, digits, dot, dash and underscore, first a letter or digit"
+    return error.message
+
+
+def _check_across_keys(config: dict) -> None:
+    if config.get("runs") is not None:
+        given = [key for key in TRAINING_KEYS if key in config]
+        if given:
+            raise FlopsFitError(
+                f"{given[0]}: not used together with runs, which trains nothing; remove one of them"
+            )
+        return
+    for key in TRAINING_KEYS:
+        if key not in config:
+            raise FlopsFitError(f"{key}: missing, and has no default")
+    _check_sizes(config)
+    for key in ("batch", "learning_rate"):
+        _check_rule(key, config.get(key, {"value": 1}))
+    dataset = config["dataset"]
+    if dataset.get("prepare") and not dataset.get("example"):
+        raise FlopsFitError(
+            "dataset.example: missing; where dataset.prepare is set, the plan needs the import "
+            "path of a callable that returns one (inputs, targets) item"
+        )
+
+
+def _check_sizes(config: dict) -> None:
+    sizes, budgets = config["sizes"], config["budgets"]
+    repeated = {b for b in budgets if budgets.count(b) > 1}
+    if repeated:
+        raise FlopsFitError(f"budgets: {min(repeated):g} stands twice; allowed: each budget once")
+    if len(sizes) != 1:
+        raise FlopsFitError(
+            f"sizes: {_show(sorted(sizes))} given; "
+            "allowed: exactly one of values, per_budget, window"
+        )
+    if "per_budget" not in sizes:
+        return
+    keys = {_budget_key(key): values for key, values in sizes["per_budget"].items()}
+    for budget in budgets:
+        if budget not in keys:
+            raise FlopsFitError(f"sizes.per_budget: budget {budget:g} has no list of sizes")
+    for key in keys:
+        if key not in budgets:
+            allowed = ", ".join(f"{b:g}" for b in budgets)
+            raise FlopsFitError(f"sizes.per_budget.{key:g}: not a budget; allowed: {allowed}")
+    sizes["per_budget"] = keys
+
+
+def _budget_key(key: Any) -> float:
+    try:
+        return float(key)
+    except (TypeError, ValueError):
+        raise FlopsFitError(f"sizes.per_budget.{key}: not a number; allowed: the budgets") from None
+
+
+def _check_rule(key: str, rule: dict) -> None:
+    sources = [name for name in ("value", "function", "file") if name in rule]
+    if len(sources) != 1:
+        raise FlopsFitError(
+            f"{key}: {_show(sorted(rule))} given; allowed: exactly one of value, function, file"
+        )
+
+
+def _kind(value: Any) -> str:
+    return "an empty file" if value is None else f"a {type(value).__name__}"
+
+
+def _show(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

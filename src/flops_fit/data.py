@@ -1,0 +1,295 @@
+"""Datasets as the contract knows them, and global batches that no number of processes can change.
+
+Which items make up step t is a function of the seed and the position alone. Position p of the
+sweep through the data belongs to process p mod world, so 1, 2 and 4 processes train on the same
+global batches.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.loss import count_per_item
+
+HELDOUT_SHARE = 0.05  # of a dataset that comes without a held-out part
+MIN_HELDOUT_ITEMS = 32
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and held-out items with the function that stacks items into a batch."""
+
+    train: Dataset
+    heldout: Dataset
+    collate: Callable[[list], tuple]
+
+    @property
+    def is_stream(self) -> bool:
+        return isinstance(self.train, IterableDataset)
+
+    @property
+    def unique_items(self) -> int | None:
+        """Number of training items, or None for a stream."""
+        return None if self.is_stream else len(self.train)
+
+
+def as_data(made: Any, reference: str = "dataset") -> Data:
+    """What a dataset factory returned, as `Data`.
+
+    ``made``: ``(train, heldout)`` of map-style or iterable datasets or DataLoaders, or a single
+    map-style one, which is split by a fixed hash of the index (the last 5%, at least 32 items).
+    Raises `FlopsFitError` naming ``reference`` for anything else.
+    """
+    if isinstance(made, (tuple, list)) and len(made) == 2:
+        train, heldout = (_dataset_of(part, reference) for part in made)
+        return Data(train, heldout, _collate_of(made[0]))
+    dataset = _dataset_of(made, reference)
+    if isinstance(dataset, IterableDataset):
+        raise FlopsFitError(
+            f"{reference}: an iterable dataset must bring its held-out part; return (train, heldout)"
+        )
+    train, heldout = split_by_hash(dataset, reference)
+    return Data(train, heldout, _collate_of(made))
+
+
+def _dataset_of(part: Any, reference: str) -> Dataset:
+    dataset = part.dataset if isinstance(part, DataLoader) else part
+    if (
+        isinstance(dataset, IterableDataset)
+        or hasattr(dataset, "__iter__")
+        and not _is_map(dataset)
+    ):
+        return dataset if isinstance(dataset, IterableDataset) else _Stream(dataset)
+    if not _is_map(dataset):
+        raise FlopsFitError(
+            f"{reference}: {type(dataset).__name__} is no dataset; allowed: an object with "
+            "__getitem__ and __len__, an IterableDataset, a DataLoader, or a (train, heldout) pair"
+        )
+    if len(dataset) == 0:
+        raise FlopsFitError(f"{reference}: the dataset is empty; allowed: at least one item")
+    return dataset
+
+
+def _is_map(dataset: Any) -> bool:
+    return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+
+
+def _collate_of(part: Any) -> Callable:
+    return part.collate_fn if isinstance(part, DataLoader) else default_collate
+
+
+class _Stream(IterableDataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def split_by_hash(dataset: Dataset, reference: str = "dataset") -> tuple[Subset, Subset]:
+    """Split off the items whose index hashes highest: 5% of them, at least 32.
+
+    The split depends on the length alone, so every run and every process agrees on it.
+    """
+    count = len(dataset)
+    held = max(MIN_HELDOUT_ITEMS, round(HELDOUT_SHARE * count))
+    if count <= held:
+        raise FlopsFitError(
+            f"{reference}: {count} items are too few to hold {held} of them out; allowed: more than "
+            f"{MIN_HELDOUT_ITEMS}, or a (train, heldout) pair"
+        )
+    keys = [hashlib.sha256(str(i).encode()).digest() for i in range(count)]
+    order = sorted(range(count), key=keys.__getitem__)
+    return Subset(dataset, sorted(order[:-held])), Subset(dataset, sorted(order[-held:]))
+
+
+def first_item(data: Data) -> tuple[Any, Tensor]:
+    """One ``(inputs, targets)`` training item, checked to be such a pair."""
+    item = next(iter(data.train)) if data.is_stream else data.train[0]
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise FlopsFitError(
+            f"dataset: an item is {type(item).__name__}; allowed: a pair (inputs, targets)"
+        )
+    inputs, targets = item
+    return inputs, torch.as_tensor(targets)
+
+
+class BatchView(Dataset):
+    """A dataset that is read batch by batch: indices in, ``(inputs, targets, counts)`` out.
+
+    ``counts`` lists the target elements of each item. A dataset with ``get_batch(indices)`` hands
+    over whole batches, which is what keeps small models from waiting for Python. An empty share
+    (a last batch smaller than the number of processes) yields one item that counts nothing.
+    """
+
+    def __init__(self, dataset: Dataset, collate: Callable, loss_fn: Callable):
+        self.loss_fn = loss_fn
+        self.fetch = _fetcher(dataset, collate)
+
+    def __getitems__(self, indices) -> tuple[Any, Tensor, list[int]]:
+        if len(indices) == 0:
+            inputs, targets = self.fetch([0])
+            return inputs, targets, [0]
+        inputs, targets = self.fetch(indices)
+        return inputs, targets, count_per_item(targets, self.loss_fn)
+
+
+def _fetcher(dataset: Dataset, collate: Callable) -> Callable:
+    if isinstance(dataset, IterableDataset):
+        return _StreamReader(dataset, collate)
+    if hasattr(dataset, "get_batch"):
+        return dataset.get_batch
+    if isinstance(dataset, Subset) and hasattr(dataset.dataset, "get_batch"):
+        lookup = np.asarray(dataset.indices)
+        return lambda indices: dataset.dataset.get_batch(lookup[np.asarray(indices)])
+    return lambda indices: collate([dataset[int(i)] for i in indices])
+
+
+class _StreamReader:
+    """Reads rising positions of an iterable, starting over at its end."""
+
+    def __init__(self, stream: IterableDataset, collate: Callable):
+        self.stream, self.collate = stream, collate
+        self.items, self.position = iter(stream), 0
+        self.latest = None
+
+    def __call__(self, positions) -> tuple:
+        if self.latest is not None and len(positions) == 1 and positions[0] < self.position:
+            return self.collate([self.latest])
+        return self.collate([self._at(int(p)) for p in positions])
+
+    def _at(self, position: int):
+        while self.position <= position:
+            try:
+                self.latest = next(self.items)
+            except StopIteration:
+                if self.position == 0:
+                    raise FlopsFitError("dataset: the iterable holds no items") from None
+                self.items = iter(self.stream)
+                continue
+            self.position += 1
+        return self.latest
+
+
+class GlobalBatches:
+    """Index lists for accelerate to deal out: for each micro-batch, one list for every process.
+
+    ``items``: training items, or None for a stream (positions are then handed on unchanged).
+    ``total_items``: items of the whole run; the last batch is smaller where they do not divide.
+    Should targets be ignored so that more items are needed, batches go on beyond ``total_items``.
+    Epochs are shuffled by ``(seed, epoch)``.
+    """
+
+    drop_last = True  # accelerate: every process always has its list, so nothing is padded
+
+    def __init__(
+        self,
+        items: int | None,
+        batch_items: int,
+        total_items: int,
+        seed: int,
+        processes: int = 1,
+        micro_batch_items: int | None = None,
+        start: int = 0,
+    ):
+        self.items, self.batch_items, self.total_items = items, batch_items, total_items
+        self.seed, self.processes, self.start = seed, processes, start
+        self.micro_batch_items = micro_batch_items or batch_items
+        self._epoch, self._order = -1, None
+
+    def micro_batches(self, position: int) -> int:
+        """How many micro-batches the step that starts at ``position`` is split into."""
+        share = -(-self._step_items(position) // self.processes)
+        return -(-share // self.micro_batch_items)
+
+    def _step_items(self, position: int) -> int:
+        left = self.total_items - position
+        return self.batch_items if left <= 0 else min(self.batch_items, left)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        position = self.start
+        while True:
+            count = self._step_items(position)
+            positions = np.arange(position, position + count)
+            indices = positions if self.items is None else self.indices(position, count)
+            shares = [indices[positions % self.processes == r] for r in range(self.processes)]
+            parts = [np.array_split(share, self.micro_batches(position)) for share in shares]
+            yield from itertools.chain.from_iterable(zip(*parts, strict=True))
+            position += count
+
+    def indices(self, position: int, count: int) -> np.ndarray:
+        """Dataset indices of ``count`` positions from ``position`` on."""
+        epoch, offset = divmod(position, self.items)
+        head = self._permutation(epoch)[offset : offset + count]
+        if len(head) == count:
+            return head
+        return np.concatenate([head, self.indices(position + len(head), count - len(head))])
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.items)
+            self._epoch = epoch
+        return self._order
+
+
+class HeldoutBatches:
+    """The same held-out batches for every run; batch j belongs to process j mod world."""
+
+    drop_last = True
+
+    def __init__(self, items: int, batch_items: int, processes: int):
+        self.items, self.batch_items, self.processes = items, batch_items, processes
+
+    def __len__(self) -> int:
+        return -(-self.items // self.batch_items)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, self.items, self.batch_items):
+            yield np.arange(start, min(start + self.batch_items, self.items))
+        for _ in range(-len(self) % self.processes):
+            yield np.arange(0)
+
+
+def training_loader(view: BatchView, batches: GlobalBatches, workers: int = 0) -> DataLoader:
+    """A DataLoader over ``batches`` that accelerate can prepare; batches come stacked already."""
+    return DataLoader(
+        view, batch_sampler=batches, collate_fn=_unchanged, num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+
+
+def heldout_loader(
+    data: Data, loss_fn, tokens: int, batch_items: int, processes: int
+) -> DataLoader:
+    """A DataLoader over the first items of the held-out part that hold ``tokens`` targets."""
+    heldout = data.heldout
+    if isinstance(heldout, IterableDataset):
+        heldout = _first_items(heldout, tokens, loss_fn)
+    per_item = max(count_per_item(torch.as_tensor(heldout[0][1])[None], loss_fn)[0], 1)
+    items = min(len(heldout), -(-tokens // per_item))
+    view = BatchView(heldout, data.collate, loss_fn)
+    return training_loader(view, HeldoutBatches(items, batch_items, processes))
+
+
+def _first_items(stream: IterableDataset, tokens: int, loss_fn) -> list:
+    items, seen = [], 0
+    for item in stream:
+        items.append(item)
+        seen += count_per_item(torch.as_tensor(item[1])[None], loss_fn)[0]
+        if seen >= tokens:
+            break
+    if not items:
+        raise FlopsFitError("dataset: the held-out iterable holds no items")
+    return items
+
+
+def _unchanged(batch):
+    return batch

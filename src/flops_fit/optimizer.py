@@ -1,0 +1,68 @@
+"""The default optimiser, and several optimisers behind one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+def adamw(model: nn.Module, lr: float, **kwargs) -> Optimizer:
+    """AdamW over all parameters; matrices decay (0.1 unless given), gains and biases do not.
+
+    Defaults: betas (0.9, 0.95), weight decay 0.1. Other arguments go to `torch.optim.AdamW`.
+    """
+    weight_decay = kwargs.pop("weight_decay", 0.1)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=lr, **{"betas": (0.9, 0.95), **kwargs})
+
+
+class OptimizerList(Optimizer):
+    """Several optimisers over disjoint parameters that step, save and load as one.
+
+    Mixed recipes (Muon for matrices, AdamW for the rest) then need no second code path in the
+    training loop, in gradient scaling or in checkpoints. ``param_groups`` are the members' own
+    groups, shared, so that a schedule reaches them.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]):
+        self.optimizers = list(optimizers)
+        self.defaults = {}
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self.param_groups = [group for o in self.optimizers for group in o.param_groups]
+
+    @property
+    def state(self) -> dict:
+        return {key: value for o in self.optimizers for key, value in o.state.items()}
+
+    def step(self, closure=None):
+        for optimizer in self.optimizers:
+            optimizer.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict:
+        return {"optimizers": [o.state_dict() for o in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self._refresh()
+
+
+def as_one_optimizer(made: Optimizer | Sequence[Optimizer]) -> Optimizer:
+    """What an optimiser factory returned, as one optimiser; anything else is a `TypeError`."""
+    if isinstance(made, Optimizer):
+        return made
+    if isinstance(made, Sequence) and made and all(isinstance(o, Optimizer) for o in made):
+        return made[0] if len(made) == 1 else OptimizerList(made)
+    raise TypeError(f"expected a torch optimizer or a list of them, got {type(made).__name__}")
