@@ -62,10 +62,8 @@ def as_data(made: Any, reference: str = "dataset") -> Data:
 
 def _dataset_of(part: Any, reference: str) -> Dataset:
     dataset = part.dataset if isinstance(part, DataLoader) else part
-    if (
-        isinstance(dataset, IterableDataset)
-        or hasattr(dataset, "__iter__")
-        and not _is_map(dataset)
+    if isinstance(dataset, IterableDataset) or (
+        hasattr(dataset, "__iter__") and not _is_map(dataset)
     ):
         return dataset if isinstance(dataset, IterableDataset) else _Stream(dataset)
     if not _is_map(dataset):
@@ -207,17 +205,17 @@ class GlobalBatches:
 
     def micro_batches(self, position: int) -> int:
         """How many micro-batches the step that starts at ``position`` is split into."""
-        share = -(-self._step_items(position) // self.processes)
+        share = -(-self.step_items(position) // self.processes)
         return -(-share // self.micro_batch_items)
 
-    def _step_items(self, position: int) -> int:
+    def step_items(self, position: int) -> int:
         left = self.total_items - position
         return self.batch_items if left <= 0 else min(self.batch_items, left)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         position = self.start
         while True:
-            count = self._step_items(position)
+            count = self.step_items(position)
             positions = np.arange(position, position + count)
             indices = positions if self.items is None else self.indices(position, count)
             shares = [indices[positions % self.processes == r] for r in range(self.processes)]

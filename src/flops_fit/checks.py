@@ -1,0 +1,176 @@
+"""What can be refused before the first step: devices, amounts of data, and contracts."""
+
+import itertools
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
+from torch import nn
+
+from flops_fit.building import load_data, load_loss, make_model, make_optimizer
+from flops_fit.data import Data, GlobalBatches, first_item
+from flops_fit.errors import FlopsFitError
+from flops_fit.exact import target_elements
+from flops_fit.loss import ignore_index_of, masks_targets
+from flops_fit.model_factory import call_model
+from flops_fit.optimizer import as_one_optimizer
+from flops_fit.options import TrainOptions
+from flops_fit.plugins import add_search_paths, one_line
+
+
+def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
+    """Refuse to run on other devices or another number of processes than were asked for.
+
+    ``accelerate launch --cpu --num_processes 2`` silently runs one process.
+    """
+    world = accelerator.num_processes
+    if options.processes is not None and world != options.processes:
+        raise FlopsFitError(
+            f"resources.processes: {options.processes} were asked for, but {world} runs; launch "
+            "with `flops-fit train`, or with accelerate's --multi_gpu and ACCELERATE_USE_CPU=true"
+        )
+    if (
+        options.gpus
+        and accelerator.device.type == "cpu"
+        and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    ):
+        raise FlopsFitError(
+            f"resources.gpus: the job was given {options.gpus} and sees none; check the driver and "
+            "CUDA_VISIBLE_DEVICES, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
+        )
+    if options.batch_items < world:
+        raise FlopsFitError(
+            f"batch: {options.batch_items} items are fewer than the {world} processes; allowed: a "
+            f"global batch of {world} items or more, or at most {options.batch_items} processes"
+        )
+
+
+def check_amounts(options: TrainOptions, batches: GlobalBatches, per_item: int) -> None:
+    """Refuse more passes over the data than ``max_epochs`` allows."""
+    limit = options.max_epochs
+    if limit is None or batches.items is None:
+        return
+    most = int(limit * batches.items) * per_item
+    if options.tokens > most:
+        raise FlopsFitError(
+            f"tokens: D = {options.tokens} needs {options.tokens / per_item / batches.items:.3g} "
+            f"passes over {batches.items} items; allowed: {limit:g} passes, D up to {most}"
+        )
+
+
+def enable_activation_checkpointing(model: nn.Module) -> None:
+    """Ask the model to recompute activations; only the model knows where that is worth it."""
+    if not hasattr(model, "set_activation_checkpointing"):
+        raise FlopsFitError(
+            f"resources.activation_checkpointing: {type(model).__name__} has no method "
+            "set_activation_checkpointing(enabled); allowed: false, or a model that has it"
+        )
+    model.set_activation_checkpointing(True)
+
+
+def check_partial_item(model: nn.Module, data: Data, loss_fn, tokens: int, per_item: int) -> None:
+    """Refuse a D that ends inside an item, unless the loss can ignore the item's other targets."""
+    inputs, targets = data.collate([first_item(data)])
+    with torch.no_grad():
+        masks = masks_targets(loss_fn, call_model(model, inputs), targets)
+    if not masks:
+        low = tokens // per_item * per_item
+        raise FlopsFitError(
+            f"tokens: D = {tokens} ends inside an item of {per_item} targets, and the loss does not "
+            f"ignore targets of {ignore_index_of(loss_fn)}; allowed: {low} or {low + per_item}"
+        )
+
+
+def check_inputs(spec: dict) -> dict:
+    """Try one real batch at the size of ``spec``: data, model, loss and optimiser together.
+
+    Returns what is now known of the data: ``unique_items``, ``unique_tokens``, ``heldout_items``
+    and ``bytes_per_token`` (None where unknown). Raises `FlopsFitError` that says which part of
+    the contract is broken.
+    """
+    add_search_paths(spec["search_paths"])
+    identity = spec["identity"]
+    data = load_data(spec)
+    loss_fn = load_loss(identity["loss"]["function"])
+    reference, per_item = identity["dataset"]["factory"], spec["counts"]["tokens_per_item"]
+    _, targets = first_item(data)
+    found = target_elements(targets, loss_fn)
+    if found != per_item:
+        raise FlopsFitError(
+            f"{reference}: an item has {found} target elements, the plan was made with {per_item}; "
+            "dataset.example must return an item of the same shape"
+        )
+    model = make_model(spec)
+    check_batch(model, data, loss_fn, reference)
+    try:
+        as_one_optimizer(make_optimizer(spec, model, identity["learning_rate"]))
+    except TypeError as error:
+        raise FlopsFitError(f"{identity['optimizer']['factory']}: {error}") from None
+    items = data.unique_items
+    return {
+        "unique_items": items,
+        "unique_tokens": None if items is None else items * per_item,
+        "heldout_items": None if data.is_stream else len(data.heldout),
+        "bytes_per_token": getattr(data.train, "bytes_per_token", None),
+    }
+
+
+def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
+    """Run one real batch forward and backward; the error names the contract that it breaks."""
+    for part, name in ((data.train, "training"), (data.heldout, "held-out")):
+        items = list(itertools.islice(iter(part), 2)) if data.is_stream else [part[0], part[-1]]
+        inputs, targets = data.collate([(i, torch.as_tensor(t)) for i, t in items])
+        try:
+            outputs = call_model(model, inputs)
+        except Exception as error:
+            raise FlopsFitError(
+                f"{reference}: the model refuses a {name} batch ({span(inputs)}): {one_line(error)}"
+            ) from error
+        try:
+            loss = loss_fn(outputs, targets)
+        except Exception as error:
+            raise FlopsFitError(
+                f"{reference}: the loss refuses a {name} batch (targets {span(targets)}): "
+                f"{one_line(error)}"
+            ) from error
+        check_loss(loss, loss_fn)
+    loss.backward()
+
+
+def check_loss(loss, loss_fn) -> None:
+    """The loss contract: one finite scalar with a gradient."""
+    name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+    if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
+        shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise FlopsFitError(
+            f"loss.function: {name} returned {shape}; allowed: a scalar, the mean over targets"
+        )
+    if not torch.isfinite(loss):
+        raise FlopsFitError(
+            f"loss.function: {name} is {loss.item()} on a real batch before any training; "
+            "allowed: a finite number"
+        )
+    if not loss.requires_grad:
+        raise FlopsFitError(f"loss.function: {name} returned a value without a gradient")
+
+
+def span(value) -> str:
+    """Shape and range of a batch in words."""
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    return f"shape {tuple(value.shape)}, values {value.min().item():g} to {value.max().item():g}"
+
+
+def check_epochs(data: dict, largest: dict, max_epochs: float) -> None:
+    """Refuse a plan whose longest experiment passes over the data more than ``max_epochs`` times.
+
+    ``data`` is what `check_inputs` found, ``largest`` the plan's row with the most tokens.
+    """
+    unique = data["unique_tokens"]
+    if unique is None or largest["num_tokens"] <= max_epochs * unique:
+        return
+    raise FlopsFitError(
+        f"limits.max_epochs: {largest['experiment_id']} needs "
+        f"{largest['num_tokens'] / unique:.2f} passes over {unique} unique tokens; allowed: "
+        f"{max_epochs:g}, so smaller budgets, larger sizes or more data"
+    )

@@ -1,0 +1,76 @@
+"""Exactly D tokens: what processes must agree on at each step, and the last step's remainder."""
+
+import contextlib
+import itertools
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.loss import ignore_index_of, masks_targets
+from flops_fit.model_factory import call_model
+
+
+def target_elements(targets: torch.Tensor, loss_fn) -> int:
+    """Target elements (tokens) of one item when none of them is ignored."""
+    own = getattr(loss_fn, "count_targets", None)
+    return max(int(own(targets[None])) if own else targets.numel(), 1)
+
+
+def agree(accelerator: Accelerator, parts: list, stop: bool, save: bool) -> tuple[int, bool, bool]:
+    """Global target count of the step, and whether any process wants to stop or save."""
+    local = sum(sum(counts) for _, _, counts in parts)
+    if accelerator.num_processes == 1:
+        return local, stop, save
+    votes = torch.tensor([local, stop, save], device=accelerator.device)
+    total, stops, saves = accelerator.reduce(votes, reduction="sum").tolist()
+    return total, stops > 0, saves > 0
+
+
+def last_part_syncs(accelerator: Accelerator, model: nn.Module, last: bool):
+    """Gradients are exchanged once a step, with the last micro-batch."""
+    return contextlib.nullcontext() if last else accelerator.no_sync(model)
+
+
+def trim(accelerator, model, loss_fn, parts: list, position: int, wanted: int) -> list:
+    """The step's micro-batches with all but their first ``wanted`` targets ignored.
+
+    The order is that of the global batch, where position p belongs to process p mod world. Raises
+    `FlopsFitError` where the loss cannot ignore targets: D must then be whole items.
+    """
+    world, rank = accelerator.num_processes, accelerator.process_index
+    mine = [count for _, _, counts in parts for count in counts]
+    everyone = gather_object([mine])
+    shares = [iter(share) for share in everyone]
+    kept, left = {r: [] for r in range(world)}, wanted
+    for p in range(position, position + sum(len(share) for share in everyone)):
+        count = next(shares[p % world], 0)
+        kept[p % world].append(min(count, left))
+        left -= kept[p % world][-1]
+    mine_kept = iter(kept[rank])
+    model = accelerator.unwrap_model(model)
+    return [trim_part(model, loss_fn, part, list(itertools.islice(mine_kept, len(part[2]))))
+            for part in parts]  # fmt: skip
+
+
+def trim_part(model, loss_fn, part: tuple, keep: list[int]) -> tuple:
+    """One micro-batch in which item i keeps its first ``keep[i]`` targets."""
+    inputs, targets, counts = part
+    if keep == counts:
+        return part
+    with torch.no_grad():
+        masks = masks_targets(loss_fn, call_model(model, inputs), targets)
+    if not masks:
+        raise FlopsFitError(
+            f"tokens: the last item would be cut to {max(keep)} of {max(counts)} targets, and the "
+            f"loss does not ignore targets of {ignore_index_of(loss_fn)}; allowed: a D that is a "
+            f"multiple of {max(counts)}"
+        )
+    targets = targets.clone()
+    for item, limit in zip(targets, keep, strict=True):
+        flat = item.view(-1)
+        counted = (flat != ignore_index_of(loss_fn)).nonzero().view(-1)
+        flat[counted[limit:]] = ignore_index_of(loss_fn)
+    return inputs, targets, keep

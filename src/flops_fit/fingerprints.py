@@ -1,0 +1,97 @@
+"""What the data of a sweep are, without reading them twice: hashes of files, versions of packages."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import write_json
+
+PACKAGE = "package:"
+
+
+def find_path(name: str, search_paths: Iterable[str]) -> Path | None:
+    """``name`` as an existing path: itself, else below the first of ``search_paths`` that has it."""
+    for base in ("", *search_paths):
+        path = Path(base, name)
+        if path.exists():
+            return path
+    return None
+
+
+class FileHashes:
+    """SHA-256 of files, remembered in one JSON file by path, size and modification time."""
+
+    def __init__(self, cache: str | Path):
+        self.cache = Path(cache)
+        self.known = self._load()
+        self.changed = False
+
+    def _load(self) -> dict:
+        try:
+            return json.loads(self.cache.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def of(self, path: Path) -> str:
+        """The hash of a file, or of the names and hashes of all files below a folder."""
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file())
+            parts = [f"{p.relative_to(path)}={self.of(p)}" for p in files]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        try:
+            stat = path.stat()
+            key, state = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+            if self.known.get(key, [None])[:2] != state:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                self.known[key] = [*state, digest]
+                self.changed = True
+        except OSError as error:
+            raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
+        return self.known[key][2]
+
+    def save(self) -> None:
+        if self.changed:
+            write_json(self.cache, self.known)
+            self.changed = False
+
+
+def source_identity(
+    source: str, search_paths: Iterable[str], hashes: FileHashes, key: str = "dataset.sources"
+) -> str:
+    """Identity of one data source: the version of ``package:NAME``, else the hash of a path.
+
+    Raises `FlopsFitError` naming ``key`` when the package or path does not exist.
+    """
+    if source.startswith(PACKAGE):
+        name = source.removeprefix(PACKAGE)
+        try:
+            return f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            raise FlopsFitError(
+                f"{key}: package {name!r} is not installed; install it (pip install {name}) or name "
+                "files instead"
+            ) from None
+    path = find_path(source, search_paths)
+    if path is None:
+        raise FlopsFitError(
+            f"{key}: {source!r} does not exist below {os.getcwd()}; allowed: a file, a folder, or "
+            "package:NAME"
+        )
+    return f"sha256 {hashes.of(path)}"
+
+
+def file_arguments(
+    arguments: dict, search_paths: Iterable[str], hashes: FileHashes
+) -> dict[str, str]:
+    """Hashes of the arguments that name existing files, by argument."""
+    found = {}
+    for name, value in arguments.items():
+        path = find_path(value, search_paths) if isinstance(value, str) and value else None
+        if path is not None and path.is_file():
+            found[name] = f"sha256 {hashes.of(path)}"
+    return found

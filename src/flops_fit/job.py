@@ -1,0 +1,182 @@
+"""One process of one experiment's job: read the spec, train, leave the record.
+
+Run by `flops_fit.launch` through ``accelerate launch -m flops_fit.job SPEC RESULT``.
+"""
+
+import fcntl
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.fingerprints import FileHashes
+from flops_fit.identity import changed_sources, read_spec
+from flops_fit.options import TrainOptions
+from flops_fit.places import run_folder
+from flops_fit.records import copy_record, finish_run, valid_record, write_failure
+from flops_fit.stopping import RETRY_STATUS, StopRequest, stop_with_parent
+
+OUT_OF_MEMORY = (
+    "out of memory; set resources.micro_batch_items (gradients are then accumulated, the result "
+    "stays the same), resources.activation_checkpointing, or ask for more memory"
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Train the experiment of the spec file ``arguments[0]``; its result goes to ``[1]``.
+
+    Exit status: 0 done (diverged included), 2 bad input, 75 stopped on request and saved (the
+    workflow's retry resumes), 1 anything else.
+    """
+    logging.basicConfig(format="flops-fit: %(message)s")
+    spec_path, result = arguments
+    stop_with_parent()
+    stop = StopRequest()
+    with stop.listening():
+        spec = read_spec(spec_path)
+        results = Path(spec_path).parents[2]
+        folder = run_folder(results, spec["experiment_id"])
+        return run(spec, folder, result, stop)
+
+
+def run(spec: dict, folder: Path, result: str, stop: StopRequest) -> int:
+    """Train ``spec`` below ``folder`` while holding its lock."""
+    from flops_fit.trainer import Stopped
+
+    main_process = int(os.environ.get("RANK", 0)) == 0
+    identifier = spec["experiment_id"]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = hold_lock(folder) if main_process else None
+    try:
+        if main_process and valid_record(folder, identifier, spec["hash"]):
+            copy_record(folder, result)  # another job finished it while this one started
+            return 0 if int(os.environ.get("WORLD_SIZE", 1)) == 1 else RETRY_STATUS
+        record = train_spec(spec, folder, stop)
+        if main_process:
+            finish_run(folder, record, result)
+        return 0
+    except Stopped as stopped:
+        print(f"flops-fit: {stopped}; saved, to be resumed", file=sys.stderr)
+        return RETRY_STATUS
+    except FlopsFitError as error:
+        if main_process:
+            write_failure(folder, identifier, spec["hash"], str(error))
+            print(f"flops-fit: {identifier}: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if main_process:
+            reason = (
+                OUT_OF_MEMORY if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
+            )
+            write_failure(folder, identifier, spec["hash"], reason)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def hold_lock(folder: Path) -> int:
+    """Take the run folder's lock, waiting for a trainer that is still busy saving."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        "can't allocate memory" in str(error)
+    )
+
+
+def train_spec(spec: dict, folder: Path, stop: StopRequest) -> dict:
+    """Build what the spec names, train it, and return the record without its checksum."""
+    from flops_fit.building import load_data, load_loss, make_model, make_optimizer
+    from flops_fit.plugins import add_search_paths
+    from flops_fit.prepare import check_prepared
+    from flops_fit.trainer import train
+
+    add_search_paths(spec["search_paths"])
+    changed = changed_sources(spec, FileHashes(folder.parents[1] / ".plan" / "hashes.json"))
+    if changed:
+        raise FlopsFitError(f"{', '.join(changed)} changed since the plan was made; plan it again")
+    if spec["data_dir"] is not None:
+        check_prepared(spec["data_dir"])
+    outcome = train(
+        spec["experiment_id"],
+        lambda: make_model(spec),
+        load_data(spec),
+        load_loss(spec["identity"]["loss"]["function"]),
+        lambda model, rate: make_optimizer(spec, model, rate),
+        options_of(spec),
+        folder / "checkpoints",
+        spec["hash"],
+        stop,
+    )
+    return make_record(spec, outcome)
+
+
+def options_of(spec: dict) -> TrainOptions:
+    """The spec's training options; how many processes run is decided by the launcher's line."""
+    identity, resources = spec["identity"], spec["resources"]
+    return TrainOptions(
+        tokens=identity["tokens"],
+        batch_items=identity["batch_items"],
+        learning_rate=identity["learning_rate"],
+        seed=identity["seed"],
+        schedule=identity["schedule"],
+        clip_norm=identity["optimizer"]["clip_norm"],
+        precision=identity["precision"],
+        deterministic=identity["deterministic"],
+        evaluation_tokens=identity["evaluation"]["tokens"],
+        evaluation_batch_items=identity["evaluation"]["batch_items"],
+        max_epochs=spec["max_epochs"],
+        processes=int(os.environ["FLOPS_FIT_PROCESSES"]),
+        gpus=int(os.environ["FLOPS_FIT_GPUS"]),
+        micro_batch_items=resources["micro_batch_items"],
+        compile=resources["compile"],
+        activation_checkpointing=resources["activation_checkpointing"],
+        checkpoint_minutes=resources["checkpoint_minutes"],
+        loader_workers=resources["loader_workers"],
+        log_with=resources["log_with"],
+    )
+
+
+def make_record(spec: dict, outcome: dict) -> dict:
+    """The record: what the experiment is, what came out, what it cost, and where it ran."""
+    counts, tokens = spec["counts"], outcome["tokens_seen"]
+    return {
+        "experiment_id": spec["experiment_id"],
+        "hash": spec["hash"],
+        "identity": spec["identity"],
+        **counts,
+        **outcome,
+        "flops_6nd": 6.0 * outcome["num_params"] * tokens,
+        "flops_counted": counts["flops_per_token"] * tokens,
+        "versions": versions(),
+        "host": platform.node(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that a bitwise repetition would need."""
+    import accelerate
+    import numpy
+    import torch
+
+    from flops_fit import __version__
+
+    return {
+        "flops_fit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "accelerate": accelerate.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

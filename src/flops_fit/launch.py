@@ -1,0 +1,68 @@
+"""Start an experiment's job: restore it from its record, or become ``accelerate launch``.
+
+Light on purpose: a finished run is restored in milliseconds, without torch. Otherwise this process
+*becomes* the launcher (exec), so that a signal to the job reaches it.
+"""
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from flops_fit.identity import read_spec
+from flops_fit.places import run_folder
+from flops_fit.records import copy_record, valid_record
+
+
+def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> None:
+    """Restore or train the experiment of ``spec_path``; its result goes to ``result``.
+
+    ``processes`` train one experiment together; ``threads`` are each process's CPU threads;
+    ``gpus`` is how many GPUs the job was given (0: train on the CPU). Never returns after a start.
+    """
+    spec = read_spec(spec_path)
+    folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
+    wait_for_other_trainer(folder)
+    if valid_record(folder, spec["experiment_id"], spec["hash"]):
+        copy_record(folder, result)
+        print(f"{spec['experiment_id']}: finished before; restored from its record")
+        return
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "FLOPS_FIT_PROCESSES": str(processes),
+        "FLOPS_FIT_GPUS": str(gpus),
+    }
+    if gpus == 0:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    sys.stdout.flush()
+    os.execve(sys.executable, command(spec_path, result, processes, threads, gpus), environment)
+
+
+def command(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> list[str]:
+    """The ``accelerate launch`` line, with everything said that it would otherwise guess.
+
+    Unsaid values come from a file in the user's home or from the machine. ``--cpu
+    --num_processes 2`` silently runs one process: several need ``--multi_gpu``, also on CPUs.
+    """
+    line = [sys.executable, "-m", "accelerate.commands.launch",
+            "--num_processes", str(processes), "--num_machines", "1",
+            "--mixed_precision", "no", "--dynamo_backend", "no",
+            "--num_cpu_threads_per_process", str(threads)]  # fmt: skip
+    if processes > 1:
+        line += ["--multi_gpu", "--main_process_port", "0"]
+    elif gpus == 0:
+        line += ["--cpu"]
+    return [*line, "-m", "flops_fit.job", spec_path, result]
+
+
+def wait_for_other_trainer(folder: Path) -> None:
+    """Wait while a trainer of the same experiment lives, such as an orphan of a killed workflow."""
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)

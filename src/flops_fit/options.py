@@ -1,0 +1,34 @@
+"""How an experiment is trained: what decides its result, and what only decides how it runs."""
+
+from dataclasses import dataclass, field
+
+# Raised by hand whenever the same spec would give another result; part of every experiment's hash.
+TRAINER_VERSION = 1
+
+CONSTANT = {"kind": "constant", "warmup": 0.0, "decay": 0.0, "final": 1.0}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train: first what decides the result, then (from ``processes`` on) what does not."""
+
+    tokens: int
+    batch_items: int
+    learning_rate: float
+    seed: int = 0
+    schedule: dict = field(default_factory=lambda: dict(CONSTANT))
+    clip_norm: float | None = None
+    precision: str = "no"
+    deterministic: bool = False
+    evaluation_tokens: int = 65536
+    evaluation_batch_items: int = 32
+    max_epochs: float | None = None
+    processes: int | None = None
+    gpus: int = 0
+    micro_batch_items: int | None = None
+    compile: bool = False
+    activation_checkpointing: bool = False
+    checkpoint_minutes: float = 10
+    loader_workers: int = 0
+    log_with: str | None = None
+    progress: bool = True

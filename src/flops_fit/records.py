@@ -1,0 +1,93 @@
+"""What a finished experiment leaves behind: ``record.json``, the truth, and ``result.json``, its copy.
+
+The record is never declared to Snakemake, which deletes declared outputs before a rerun, after a
+failure and after a kill; so a finished run is never repeated.
+"""
+
+import json
+from pathlib import Path
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import canonical_hash, read_json, write_atomic, write_json
+
+RECORD, RESULT, FAILURE = "record.json", "result.json", "failure.json"
+COMPLETED, DIVERGED = "completed", "diverged"
+
+
+def seal(record: dict) -> dict:
+    """``record`` with a checksum over everything else in it."""
+    return {**record, "checksum": canonical_hash(record)}
+
+
+def check_record(content: bytes, experiment_id: str, identity_hash: str | None = None) -> dict:
+    """Parse and verify a sealed record; a `FlopsFitError` says what is wrong with it.
+
+    With ``identity_hash`` given, a record of another experiment under the same id is refused too.
+    """
+    try:
+        record = json.loads(content)
+        checksum = record.pop("checksum")
+        sound = canonical_hash(record) == checksum
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise FlopsFitError("not a whole JSON record") from None
+    if not sound:
+        raise FlopsFitError("its checksum does not match its content")
+    if record.get("experiment_id") != experiment_id:
+        raise FlopsFitError(f"it belongs to {record.get('experiment_id')!r}")
+    if identity_hash is not None and record.get("hash") != identity_hash:
+        raise FlopsFitError("its hash is not that of the planned experiment")
+    return seal(record)
+
+
+def read_record(path: str | Path, experiment_id: str, identity_hash: str | None = None) -> dict:
+    """Read and verify a record file; errors name the file."""
+    try:
+        return check_record(Path(path).read_bytes(), experiment_id, identity_hash)
+    except FileNotFoundError:
+        raise FlopsFitError(f"{path}: no such file") from None
+    except OSError as error:
+        raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
+    except FlopsFitError as error:
+        raise FlopsFitError(f"{path}: {error}") from None
+
+
+def valid_record(folder: Path, experiment_id: str, identity_hash: str) -> bool:
+    """Whether ``folder`` holds the sound record of exactly this experiment."""
+    try:
+        read_record(folder / RECORD, experiment_id, identity_hash)
+    except FlopsFitError:
+        return False
+    return True
+
+
+def finish_run(folder: Path, record: dict, result: str | Path) -> None:
+    """Write the record, then its copy at ``result``; a failure of an earlier try is forgotten."""
+    write_json(folder / RECORD, seal(record))
+    (folder / FAILURE).unlink(missing_ok=True)
+    copy_record(folder, result)
+
+
+def copy_record(folder: Path, result: str | Path) -> None:
+    write_atomic(result, (folder / RECORD).read_bytes())
+
+
+def write_failure(folder: Path, experiment_id: str, identity_hash: str, reason: str) -> None:
+    """Leave ``failure.json``: which experiment failed and why."""
+    failure = {"experiment_id": experiment_id, "hash": identity_hash, "reason": reason}
+    write_json(folder / FAILURE, failure)
+
+
+def read_failure(folder: Path, identity_hash: str) -> str | None:
+    """The reason of a failure of exactly this experiment, or None."""
+    try:
+        failure = read_json(folder / FAILURE)
+    except FlopsFitError:
+        return None
+    return failure["reason"] if failure.get("hash") == identity_hash else None
+
+
+def set_aside(path: Path) -> Path:
+    """Move a corrupt file to ``NAME.corrupt``, so that nothing reads it and nothing is lost."""
+    corrupt = path.with_name(path.name + ".corrupt")
+    path.replace(corrupt)
+    return corrupt

@@ -1,0 +1,49 @@
+"""Batch and learning-rate rules: a power law of N, D and the size value, or the user's function."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import read_json
+from flops_fit.fingerprints import find_path
+from flops_fit.plugins import resolve
+
+FACTORS = ("params", "tokens", "size")
+
+
+def make_rule(key: str, rule: Mapping, search_paths: tuple[str, ...] = ()) -> Callable[..., float]:
+    """The function ``(params, tokens, size) -> value`` that a rule of the config stands for.
+
+    A power-law rule is ``value x prod((factor / reference) ** power)`` over `FACTORS`.
+    Raises `FlopsFitError` naming ``key``.
+    """
+    if "function" in rule:
+        own = resolve(rule["function"])
+        return lambda **factors: _checked(key, own(**factors))
+    if "file" in rule:
+        rule = _read_rule(key, rule["file"], search_paths)
+    return lambda **factors: _checked(key, _power_law(rule, factors))
+
+
+def _power_law(rule: Mapping, factors: Mapping[str, float]) -> float:
+    value = rule["value"]
+    for name in FACTORS:
+        if name in rule:
+            value *= (factors[name] / rule[name]["reference"]) ** rule[name]["power"]
+    return value
+
+
+def _read_rule(key: str, file: str, search_paths: tuple[str, ...]) -> Mapping:
+    path = find_path(file, search_paths)
+    if path is None:
+        raise FlopsFitError(f"{key}.file: {file!r} does not exist; allowed: a JSON rule file")
+    rule = read_json(path)
+    if not isinstance(rule, dict) or not isinstance(rule.get("value"), (int, float)):
+        raise FlopsFitError(f"{path}: no number under 'value'; allowed: a rule as {key} takes it")
+    return rule
+
+
+def _checked(key: str, value: Any) -> float:
+    if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise FlopsFitError(f"{key}: the rule gave {value!r}; allowed: a positive number")
+    return float(value)

@@ -1,0 +1,205 @@
+"""The sweep: which experiments answer the question, as plain arithmetic on N, D and C."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flops_fit.errors import FlopsFitError
+
+COUNTED, SIX_ND = "counted", "6nd"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run of the grid.
+
+    ``compute_budget`` in FLOPs; ``num_params`` is the model's own N, behind 6 N D; ``num_tokens``
+    is D in target elements, exactly what is trained; ``batch_items`` is the global batch;
+    ``flops_per_token`` is counted, forward and backward (0 where nothing was counted).
+    """
+
+    experiment_id: str
+    compute_budget: float
+    size_param_value: Any
+    num_params: int
+    num_tokens: int
+    seed: int = 0
+    batch_items: int = 0
+    tokens_per_item: int = 1
+    steps: int = 0
+    learning_rate: float = 0.0
+    flops_per_token: float = 0.0
+    params: int = 0
+    params_nonembedding: int = 0
+    params_total: int = 0
+    count_method: str = ""
+
+    @property
+    def flops_6nd(self) -> float:
+        return 6.0 * self.num_params * self.num_tokens
+
+    @property
+    def flops_counted(self) -> float:
+        return self.flops_per_token * self.num_tokens
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A cell of the grid that is not trained, and why."""
+
+    compute_budget: float
+    size_param_value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The experiments of a sweep, the cells left out, and what a reader should be warned of."""
+
+    experiments: list[Experiment]
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.experiments)
+
+    @property
+    def total_flops(self) -> float:
+        """FLOPs of all experiments as counted, or 6 N D where nothing was counted."""
+        return sum(e.flops_counted or e.flops_6nd for e in self.experiments)
+
+    def table(self):
+        """The plan as a `pandas.DataFrame`, one row per experiment."""
+        import pandas as pd
+
+        rows = [
+            {**vars(e), "flops_6nd": e.flops_6nd, "flops_counted": e.flops_counted,
+             "tokens_per_param": e.num_tokens / e.num_params}
+            for e in self.experiments
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        budgets = sorted({e.compute_budget for e in self.experiments})
+        return (
+            f"SweepPlan({len(self)} experiments, {len(budgets)} budgets, "
+            f"{self.total_flops:.3g} FLOPs, {len(self.skipped)} cells skipped)"
+        )
+
+
+def flops_per_token(count, convention: str) -> float:
+    """FLOPs per token of a `ModelCount` under a counting convention: counted, or 6 N."""
+    return count.flops_per_token if convention == COUNTED else 6.0 * count.num_params
+
+
+def plan_sweep(
+    sizes: Mapping[float, Sequence],
+    counts: Mapping[Any, Any],
+    tokens_per_item: int,
+    *,
+    seeds: Sequence[int] = (0,),
+    convention: str = COUNTED,
+    batch_tokens: Callable[..., float],
+    learning_rate: Callable[..., float],
+    batch_multiple: int = 1,
+    min_steps: int = 8,
+    name: Callable[[dict], str],
+) -> SweepPlan:
+    """Lay out the IsoFLOP grid.
+
+    ``sizes``: size values by compute budget. ``counts``: the `ModelCount` of every size.
+    ``batch_tokens`` and ``learning_rate``: functions of ``params, tokens, size``. ``name`` turns
+    the fields of an experiment into its id. D is the budget over FLOPs per token, rounded to whole
+    global batches; cells of fewer than ``min_steps`` steps are skipped with a reason.
+    """
+    experiments, skipped, taken = [], [], {}
+    for budget, values in sizes.items():
+        for size in values:
+            cell = _cell(budget, size, counts[size], tokens_per_item, convention, batch_tokens,
+                         learning_rate, batch_multiple)  # fmt: skip
+            if cell["steps"] < min_steps:
+                skipped.append(Skipped(budget, size, _too_short(cell, min_steps)))
+                continue
+            for seed in seeds:
+                fields = {**cell, "seed": seed}
+                key = name(fields)
+                if key in taken:
+                    reason = f"the same experiment as at budget {taken[key]:g}: D rounds to equal"
+                    skipped.append(Skipped(budget, size, reason))
+                    continue
+                taken[key] = budget
+                experiments.append(Experiment(experiment_id=key, **fields))
+    return SweepPlan(experiments, skipped)
+
+
+def _cell(
+    budget, size, count, tokens_per_item, convention, batch_rule, rate_rule, multiple
+) -> dict:
+    wanted = budget / flops_per_token(count, convention)
+    factors = {"params": count.params, "tokens": wanted, "size": size}
+    items = batch_rule(**factors) / tokens_per_item / multiple
+    batch_items = max(1, round(items)) * multiple
+    steps = max(round(wanted / (batch_items * tokens_per_item)), 0)
+    tokens = steps * batch_items * tokens_per_item
+    return {
+        "compute_budget": budget,
+        "size_param_value": size,
+        "num_params": count.num_params,
+        "num_tokens": tokens,
+        "batch_items": batch_items,
+        "tokens_per_item": tokens_per_item,
+        "steps": steps,
+        "learning_rate": rate_rule(**{**factors, "tokens": tokens or wanted}),
+        "flops_per_token": count.flops_per_token,
+        "params": count.params,
+        "params_nonembedding": count.params_nonembedding,
+        "params_total": count.params_total,
+        "count_method": count.method,
+    }
+
+
+def _too_short(cell: dict, min_steps: int) -> str:
+    return (
+        f"{cell['steps']} steps of {cell['batch_items']} items; the floor is {min_steps} "
+        "(limits.min_steps): a smaller batch or a larger budget would lift it"
+    )
+
+
+def window_sizes(
+    budget: float,
+    flops_and_params: Callable[[int], tuple[float, int]],
+    *,
+    tokens_per_param: tuple[float, float] = (2, 200),
+    count: int = 7,
+    multiple: int = 1,
+    max_size: int = 1 << 20,
+) -> list[int]:
+    """Integer size values, even in ln N, whose curve spans ``tokens_per_param`` at ``budget``.
+
+    ``flops_and_params(size)`` gives FLOPs per token and N, both rising with the size. The range
+    straddles the optima that published laws find (about 20, Hoffmann et al. 2022).
+    """
+    low, high = sorted(tokens_per_param)
+
+    def ratio(size: int) -> float:
+        flops, params = flops_and_params(size)
+        return budget / flops / params
+
+    def first_below(target: float) -> int:
+        """Smallest multiple whose tokens per parameter are at most ``target`` (a bisection)."""
+        below, above = 0, 1
+        while above * multiple < max_size and ratio(above * multiple) > target:
+            below, above = above, above * 2
+        while above - below > 1:
+            middle = (above + below) // 2
+            below, above = (middle, above) if ratio(middle * multiple) > target else (below, middle)
+        return min(above * multiple, max_size // multiple * multiple)
+
+    smallest, largest = first_below(high), first_below(low)
+    if smallest >= largest:
+        raise FlopsFitError(
+            f"sizes.window: at budget {budget:g} no two sizes up to {max_size} lie between "
+            f"{low:g} and {high:g} tokens per parameter; allowed: a wider range or other budgets"
+        )
+    targets = [high * (low / high) ** (i / (count - 1)) for i in range(count)]
+    return sorted({smallest, largest, *(first_below(t) for t in targets)})

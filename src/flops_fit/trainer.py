@@ -1,0 +1,239 @@
+"""Train one experiment on exactly its D tokens, and say what happened.
+
+The loop reads top to bottom: settings, data, model, optimiser, schedule, steps, evaluation,
+outcome. Everything that decides a result is seeded here, by `seed_everything`.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, set_seed
+from torch import nn
+
+from flops_fit.checkpoint import Checkpoints
+from flops_fit.checks import (
+    check_amounts,
+    check_devices,
+    check_partial_item,
+    enable_activation_checkpointing,
+)
+from flops_fit.curve import Curve
+from flops_fit.data import (
+    BatchView,
+    Data,
+    GlobalBatches,
+    first_item,
+    heldout_loader,
+    training_loader,
+)
+from flops_fit.evaluation import evaluate
+from flops_fit.exact import agree, last_part_syncs, target_elements, trim
+from flops_fit.model_factory import call_model, num_params
+from flops_fit.optimizer import as_one_optimizer
+from flops_fit.options import TrainOptions
+from flops_fit.records import COMPLETED, DIVERGED
+from flops_fit.schedule import multiplier
+from flops_fit.stopping import StopRequest
+
+
+class Stopped(Exception):
+    """Training was asked to stop; its work is in a checkpoint."""
+
+
+def train(
+    name: str,
+    build_model: Callable[[], nn.Module],
+    data: Data,
+    loss_fn: Callable,
+    build_optimizer: Callable[[nn.Module, float], Any],
+    options: TrainOptions,
+    checkpoint_folder: Path | None = None,
+    identity_hash: str = "",
+    stop: StopRequest | None = None,
+) -> dict:
+    """Train one experiment and return its outcome as plain data.
+
+    The outcome holds ``status`` (completed or diverged) with its ``reason``, ``final_loss`` on the
+    held-out part (None if diverged) with its standard error, ``loss_curve``, ``tokens_seen``,
+    ``num_params``, times in seconds and ``tokens_per_second``. Raises `FlopsFitError` for input
+    that cannot be trained as asked, and `Stopped` after a stop request.
+    """
+    started = time.perf_counter()
+    seed_everything(options)
+    accelerator = Accelerator(
+        mixed_precision=options.precision,
+        dataloader_config=DataLoaderConfiguration(even_batches=False, non_blocking=True),
+        dynamo_backend="inductor" if options.compile else "no",
+        log_with=options.log_with,
+        project_dir=str(checkpoint_folder.parent) if checkpoint_folder else None,
+    )
+    check_devices(accelerator, options)
+
+    # Data
+    per_item = target_elements(first_item(data)[1], loss_fn)
+    batches = GlobalBatches(
+        data.unique_items, options.batch_items, math.ceil(options.tokens / per_item), options.seed,
+        accelerator.num_processes, options.micro_batch_items,
+    )  # fmt: skip
+    check_amounts(options, batches, per_item)
+    dataloader = training_loader(BatchView(data.train, data.collate, loss_fn), batches,
+                                 options.loader_workers)  # fmt: skip
+    heldout = accelerator.prepare(heldout_loader(
+        data, loss_fn, options.evaluation_tokens, options.evaluation_batch_items,
+        accelerator.num_processes,
+    ))  # fmt: skip
+
+    # Model and optimiser
+    model = build_model()
+    if options.activation_checkpointing:
+        enable_activation_checkpointing(model)
+    if options.tokens % per_item:
+        check_partial_item(model, data, loss_fn, options.tokens, per_item)
+    optimizer = as_one_optimizer(build_optimizer(model, options.learning_rate))
+    model, optimizer, dataloader = accelerator.prepare(model, optimizer, dataloader)
+    params = num_params(accelerator.unwrap_model(model))
+    torch.manual_seed(options.seed + accelerator.process_index)  # dropout differs by process
+
+    # Schedule: outside of `prepare`, which would step it once per process
+    peaks = [group["lr"] for group in optimizer.param_groups]
+
+    # Where an earlier attempt stopped
+    checkpoints = Checkpoints(checkpoint_folder, identity_hash, accelerator,
+                              options.checkpoint_minutes)  # fmt: skip
+    saved = checkpoints.restore() or {"step": 0, "position": 0, "seen": 0, "seconds": 0.0}
+    curve = Curve(**saved.get("curve", {}))
+    step, position, seen = saved["step"], saved["position"], saved["seen"]
+    batches.start = position
+
+    loop_started, data_seconds, bad_step = time.perf_counter(), 0.0, None
+    start_up_seconds = loop_started - started
+    bar = progress_bar(name, options, seen, accelerator)
+    if options.log_with:
+        accelerator.init_trackers(name)
+    micro_batches = iter(dataloader)
+    model.train()
+    while seen < options.tokens:
+        asked = time.perf_counter()
+        parts = list(itertools.islice(micro_batches, batches.micro_batches(position)))
+        data_seconds += time.perf_counter() - asked
+
+        total, stopping, saving = agree(accelerator, parts, bool(stop), checkpoints.due())
+        if stopping or saving:
+            bad_step = curve.flush(accelerator, force=True)
+            if bad_step is not None:
+                break
+            seconds = saved["seconds"] + time.perf_counter() - loop_started
+            checkpoints.save({"step": step, "position": position, "seen": seen,
+                              "seconds": seconds, "curve": curve.state()})  # fmt: skip
+            if stopping:
+                raise Stopped(f"{name}: stopped on {stop.signal or 'request'} at step {step}")
+        if seen + total > options.tokens:
+            parts = trim(accelerator, model, loss_fn, parts, position, options.tokens - seen)
+            total = options.tokens - seen
+
+        middle = (seen + total / 2) / options.tokens
+        factor = multiplier(middle, options.schedule)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+
+        share_of_loss = None
+        for i, (inputs, targets, counts) in enumerate(parts):
+            with last_part_syncs(accelerator, model, last=i == len(parts) - 1):
+                share = sum(counts) / total  # of the global batch: uneven shares stay exact
+                targets = targets if share else torch.zeros_like(targets)
+                with accelerator.autocast():
+                    loss = loss_fn(call_model(model, inputs), targets)
+                if share * accelerator.num_processes == 1.0:
+                    accelerator.backward(loss)
+                else:  # DDP averages gradients over the processes
+                    accelerator.backward(loss * (share * accelerator.num_processes))
+                part = loss.detach() if share == 1.0 else loss.detach() * share
+                share_of_loss = part if share_of_loss is None else share_of_loss + part
+        if options.clip_norm is not None:
+            accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+        step, seen = step + 1, seen + total
+        position += batches.step_items(position)
+        curve.add(share_of_loss, seen, options.learning_rate * factor)
+        bar.update(total)
+        bad_step = curve.flush(accelerator)
+        if bad_step is not None:
+            break
+    if bad_step is None:
+        bad_step = curve.flush(accelerator, force=True)
+    bar.close()
+    loop_seconds = time.perf_counter() - loop_started
+
+    # Evaluation, after the schedule has ended
+    scores = None
+    if bad_step is None:
+        scores = evaluate(accelerator, model, heldout, loss_fn)
+    if options.log_with:
+        log_curve(accelerator, curve, scores)
+    outcome = {
+        **verdict(curve, bad_step, scores),
+        "loss_curve": curve.until(bad_step if bad_step is not None else step).points(),
+        "tokens_seen": seen,
+        "steps_done": step,
+        "epochs": position / data.unique_items if data.unique_items else None,
+        "num_params": params,
+        "processes": accelerator.num_processes,
+        "device": str(accelerator.device.type),
+        "resumed_at_step": saved["step"],
+        "wall_seconds": saved["seconds"] + time.perf_counter() - started,
+        "start_up_seconds": start_up_seconds,
+        "train_seconds": saved["seconds"] + loop_seconds,
+        "data_share": data_seconds / max(loop_seconds, 1e-9),
+        "tokens_per_second": (seen - saved["seen"]) / max(loop_seconds, 1e-9),
+    }
+    accelerator.free_memory()
+    return outcome
+
+
+def seed_everything(options: TrainOptions) -> None:
+    """Seed Python, NumPy and torch alike on every process; the one place where seeds are set."""
+    set_seed(options.seed)
+    torch.use_deterministic_algorithms(options.deterministic)
+
+
+def progress_bar(name: str, options: TrainOptions, seen: int, accelerator: Accelerator):
+    """A bar over tokens, on the main process only."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=options.tokens, initial=seen, desc=name, unit="tok", unit_scale=True, mininterval=2.0,
+        disable=not (options.progress and accelerator.is_main_process),
+    )  # fmt: skip
+
+
+def verdict(curve: Curve, bad_step: int | None, scores: dict | None) -> dict:
+    """Status, reason and held-out loss: a loss that is not finite makes a run diverged."""
+    if bad_step is None and math.isfinite(scores["loss"]):
+        return {"status": COMPLETED, "reason": "", "final_loss": scores["loss"],
+                "final_loss_se": scores["loss_se"], "heldout_tokens": scores["tokens"]}  # fmt: skip
+    if bad_step is None:
+        reason = "the held-out loss is not finite"
+    else:
+        last = f"{curve.loss[bad_step - 1]:.4g}" if bad_step else "none"
+        reason = f"the loss of step {bad_step + 1} is not finite; last good loss: {last}"
+    return {"status": DIVERGED, "reason": reason, "final_loss": None, "final_loss_se": None,
+            "heldout_tokens": 0}  # fmt: skip
+
+
+def log_curve(accelerator: Accelerator, curve: Curve, scores: dict | None) -> None:
+    """Hand the run to accelerate's trackers; our own JSON stays the truth."""
+    for i, (tokens, loss, rate) in enumerate(
+        zip(curve.tokens, curve.loss, curve.learning_rate, strict=True)
+    ):
+        accelerator.log({"loss": loss, "tokens": tokens, "learning_rate": rate}, step=i + 1)
+    if scores:
+        accelerator.log({"heldout_loss": scores["loss"]}, step=len(curve.loss))
+    accelerator.end_training()
