@@ -1,0 +1,66 @@
+"""The fitter: from a table of runs to the best N and D for a budget, with intervals.
+
+    from flops_fit.fit import fit_runs, predict, read_runs
+
+    fit = fit_runs(read_runs("runs.csv"))     # the content of FIT.json, a plain dict
+    predict(fit, 1e21)                        # the answer at 1e21 FLOPs
+
+FIT.json, every number finite (trust is carried by the statuses):
+
+- ``parametric`` (surface L = E + A/N^alpha + B/D^beta, approach 3): ``E, A, B, alpha, beta``,
+  ``a`` = beta / (alpha + beta) and ``b`` = 1 - a, ``objective`` (sum of Huber on ln L), ``n_runs``
+  used, ``status`` (converged, at_bound, not_identifiable), ``reason``; ``delta`` and ``scale``
+  (robust, of ln L), ``starts``, ``starts_spread`` (relative spread of their objectives),
+  ``starts_at_minimum``, ``condition`` number, ``se_a`` (asymptotic), ``profile_E``: [[E, rise]].
+- ``tied`` (alpha = beta) and, where asked for, ``fixed_e``: the same keys.
+- ``isoflop`` (approach 2): ``a``, ``status``, ``reason``, ``shared`` (were there budgets),
+  ``grouping`` (how they were found), ``loss_law`` {E, ln_K, gamma} of L* = E + K C^-gamma, and
+  ``budgets``: [{``flops, params_opt, tokens_opt, loss_opt``, ``status`` (bracketed, at_edge,
+  no_minimum, too_few_points), ``reason``, ``curvature``, ``coefficients`` [c0, c1, c2] and
+  ``centre``: loss = c0 + c1 z + c2 z^2, z = ln N - centre; ``params_range`` [N low, N high],
+  ``n_runs``}]. Where a minimum is not bracketed the optimum given is the lowest run.
+- ``envelope`` (approach 1, where there are loss curves): ``a, status, reason, loss_law, points``
+  [[C, N, loss]].
+- ``headline``: ``method``, ``words`` (why), ``a``, ``slope`` (d ln N*/d ln C at the largest C),
+  ``reason``, ``mixture`` (share of resamples that chose each estimator), ``covers``,
+  ``candidates``, ``warnings``.
+- ``status`` of the headline: converged, at_bound, bracketed or not_identifiable.
+- ``ci``: key -> [low, high] for E, A, B, alpha, beta, a, b and isoflop.a, envelope.a, tied.a.
+- ``delta``; ``bootstrap``: ``resamples, unit, seed, level, se`` (standard errors of E, ln_A, ln_B,
+  alpha, beta, a), ``usable`` resamples per estimator, ``seed_noise`` {sd, df} or null.
+- ``excluded``: ``rule, count, by_reason, runs`` [{run_id, row, reason}], ``with_them`` (the
+  surface with the automatic exclusions put back) or null.
+- ``heldout``: ``levels`` [{left_out, trained_up_to, n_runs, predictions: [{estimator, flops,
+  params, params_measured, loss, loss_measured, excess, loss_error}]}], ``score``, ``spread``,
+  ``selected`` per estimator.
+- ``forecast``: ``E, A, B, alpha, beta, kappa`` for the loss of a next budget, never for N*.
+- ``cost``: ``factor, params, flops_per_token, words`` of C = f(N) D; ``sizes``: [{size, params,
+  params_nonembedding, params_total, flops_per_token}], as far as known.
+- ``data``: ``source, n_runs``, ranges [low, high] of ``params, tokens, flops, loss``, ``budgets``,
+  ``largest_budget, seeds, loss_unit, notes``.
+- ``laws``: estimator -> ``law`` and ``draws`` (null without resamples), each {columns, values}:
+  what `predict` reads.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "RunTable": "runs",
+    "describe": "answer",
+    "fit_runs": "core",
+    "loss_at": "answer",
+    "predict": "answer",
+    "prepare_runs": "runs",
+    "read_curves": "runs",
+    "read_runs": "runs",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: ``--help`` must not wait for NumPy and SciPy."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,205 @@
+"""predict(fit, C): the answer for a budget, with intervals, a range of good sizes and a verdict."""
+
+import numpy as np
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.laws import law_from_dict
+
+FAR = 10.0  # beyond the data by more than this: provisional at best
+WIDE = 2.0  # N interval, high / low, that still deserves trust
+GAP = 1.5  # factor in N* between estimators that deserves a word
+
+
+def _interval(values: np.ndarray, level: float, weight: np.ndarray | None = None) -> list[float]:
+    """Percentile interval [low, high]; ``weight`` mixes resamples of several estimators."""
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    if weight is None:
+        return [float(v) for v in np.quantile(values, tails)]
+    order = np.argsort(values)
+    mass = np.cumsum(weight[order])
+    mass = (mass - weight[order] / 2) / mass[-1]
+    return [float(v) for v in np.interp(tails, mass, values[order])]
+
+
+def laws_of(fit: dict) -> dict[str, tuple]:
+    """Estimator -> (law of the estimate, law of its resamples or None), from FIT.json."""
+    return {
+        name: (
+            law_from_dict(entry["law"]),
+            law_from_dict(entry["draws"]) if entry["draws"] else None,
+        )
+        for name, entry in fit["laws"].items()
+    }
+
+
+def check_flops(flops: float) -> float:
+    """A budget in FLOPs as a float; `FlopsFitError` unless positive and finite."""
+    try:
+        value = float(flops)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not (np.isfinite(value) and value > 0):
+        raise FlopsFitError(f"flops: {flops!r}; allowed: a positive finite number of FLOPs")
+    return value
+
+
+def interval_at(fit: dict, flops: float, laws: dict | None = None) -> dict:
+    """``{params, tokens, loss, tokens_per_param}`` -> [low, high] at C, empty without resamples.
+
+    Resamples of the estimators are mixed in the shares in which the headline rule chose them, so
+    selection is part of the interval; where an estimator other than the surface is the headline,
+    the interval also covers the answers of all that score within the resampling spread of it.
+    """
+    laws = laws or laws_of(fit)
+    headline, level = fit["headline"], fit["bootstrap"]["level"]
+    if laws[headline["method"]][1] is None:
+        return {}
+    log_c, cost = np.log(flops), Cost.from_dict(fit["cost"])
+    values, weights = [], []
+    for name, share in headline["mixture"].items():
+        law = laws[name][1] if name in laws else None
+        if law is None or share <= 0:
+            continue
+        log_n, loss = law.optimum(log_c, cost)
+        log_d = cost.log_tokens(log_n, log_c)
+        values.append(np.stack([log_n, log_d, loss]))
+        weights.append(np.full(len(log_n), share / len(log_n)))
+    log_n, log_d, loss = np.concatenate(values, axis=1)
+    weight = np.concatenate(weights)
+    ends = {
+        "params": _interval(log_n, level, weight),
+        "tokens": _interval(log_d, level, weight),
+        "loss": _interval(loss, level, weight),
+        "tokens_per_param": _interval(log_d - log_n, level, weight),
+    }
+    for name in {headline["method"], *headline["covers"]} & set(laws):
+        log_n, loss = (float(v[0]) for v in laws[name][0].optimum(log_c, cost))
+        log_d = float(cost.log_tokens(log_n, log_c))
+        at = {"params": log_n, "tokens": log_d, "loss": loss, "tokens_per_param": log_d - log_n}
+        ends = {k: [min(v[0], at[k]), max(v[1], at[k])] for k, v in ends.items()}
+    exponential = ("params", "tokens", "tokens_per_param")
+    return {k: [float(np.exp(x)) for x in v] if k in exponential else v for k, v in ends.items()}
+
+
+def size_value(fit: dict, params: float) -> int | None:
+    """The integer of the size parameter whose N is nearest, by ln N against ln size; else None."""
+    table = [
+        (s["size"], s["params"])
+        for s in fit["sizes"]
+        if isinstance(s.get("size"), int) and not isinstance(s["size"], bool) and s["size"] > 0
+    ]
+    if len(table) < 2:
+        return None
+    size, n = (np.log(np.array(v, dtype=float)) for v in zip(*sorted(table), strict=True))
+    if not (np.diff(n) > 0).all():
+        return None
+    target = np.log(params)
+    at = int(np.clip(np.searchsorted(n, target), 1, len(n) - 1))
+    slope = (size[at] - size[at - 1]) / (n[at] - n[at - 1])
+    return max(1, round(float(np.exp(size[at - 1] + slope * (target - n[at - 1])))))
+
+
+def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tuple[str, list[str]]:
+    """trust, provisional or not identifiable, and the reasons that hold it down."""
+    headline = fit["headline"]
+    if fit["status"] == "not_identifiable":
+        return "not identifiable", [headline["reason"]]
+    reasons = []
+    beyond = flops / fit["data"]["largest_budget"]
+    if beyond > FAR:
+        reasons.append(f"{beyond:.3g}x beyond the largest budget of the data")
+    if fit["status"] == "at_bound":
+        reasons.append(fit["parametric"]["reason"])
+    edge = [b for b in fit["isoflop"]["budgets"] if b["status"] != "bracketed"]
+    if edge and fit["isoflop"]["shared"]:
+        what = ", ".join(f"{b['flops']:.3g} ({b['status']})" for b in edge)
+        reasons.append(f"budgets without a bracketed minimum: {what}")
+    if ci and ci["params"][1] / ci["params"][0] > WIDE:
+        reasons.append(f"the interval of N spans a factor {ci['params'][1] / ci['params'][0]:.2g}")
+    if not ci:
+        reasons.append("no intervals: fitted with --bootstrap 0")
+    spread = max(answers.values()) / min(answers.values())
+    if spread > GAP:
+        told = ", ".join(f"{k} {v:.3g}" for k, v in answers.items())
+        reasons.append(f"estimators disagree on N*: {told}")
+    reasons += headline["warnings"]
+    return ("provisional" if reasons else "trust"), reasons
+
+
+def predict(fit: dict, flops: float) -> dict:
+    """The answer of FIT.json (as a dict) at a budget of ``flops``.
+
+    Returns ``flops, params, tokens, loss, tokens_per_param``; ``ci`` of each of the last four as
+    [low, high] (empty without resamples); ``range_1pct`` and ``range_5pct``: [N low, N high]
+    within which the optimum's loss costs at most 1% (5%) more compute; ``size_value``, the
+    buildable size nearest N*; ``slope``, d ln N* / d ln C here; ``estimators``, N* of each;
+    ``beyond_data``, C over the largest budget of the data; ``verdict`` in trust, provisional, not
+    identifiable; ``reasons``. Raises `FlopsFitError` for a budget that is not positive.
+    """
+    flops = check_flops(flops)
+    laws, cost = laws_of(fit), Cost.from_dict(fit["cost"])
+    law = laws[fit["headline"]["method"]][0]
+    log_c = np.log(flops)
+    log_n, loss = (float(v[0]) for v in law.optimum(log_c, cost))
+    log_d = float(cost.log_tokens(log_n, log_c))
+    answers = {
+        name: float(np.exp(laws[name][0].optimum(log_c, cost)[0][0]))
+        for name in fit["headline"]["candidates"]
+    }
+    ci = interval_at(fit, flops, laws)
+    verdict, reasons = _verdict(fit, flops, ci, answers)
+    ranges = {
+        name: [float(np.exp(v[0])) for v in law.range(log_c, cost, share)]
+        for name, share in (("range_1pct", 0.01), ("range_5pct", 0.05))
+    }
+    return {
+        "flops": flops,
+        "params": float(np.exp(log_n)),
+        "tokens": float(np.exp(log_d)),
+        "loss": loss,
+        "tokens_per_param": float(np.exp(log_d - log_n)),
+        "ci": ci,
+        **ranges,
+        "size_value": size_value(fit, float(np.exp(log_n))),
+        "slope": float(law.slope(log_c, cost)[0]),
+        "estimators": answers,
+        "method": fit["headline"]["method"],
+        "beyond_data": float(flops / fit["data"]["largest_budget"]),
+        "verdict": verdict,
+        "reasons": reasons,
+    }
+
+
+def loss_at(fit: dict, params: np.ndarray, tokens: np.ndarray, which: str = "parametric"):
+    """Loss of ``parametric`` or ``forecast`` at N, D (arrays), in the unit of the runs."""
+    law = fit[which]
+    params, tokens = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
+    return law["E"] + law["A"] * params ** -law["alpha"] + law["B"] * tokens ** -law["beta"]
+
+
+def describe(answer: dict, fit: dict) -> str:
+    """The answer as a few readable lines for a terminal."""
+    ci, unit = answer["ci"], fit["data"]["loss_unit"]
+    level = f"{100 * fit['bootstrap']['level']:.0f}%"
+
+    def line(label: str, name: str, form: str = ".4g") -> str:
+        text = f"  {label:<22}{answer[name]:{form}}"
+        if name in ci:
+            text += f"   {level} interval {ci[name][0]:{form}} to {ci[name][1]:{form}}"
+        return text
+
+    good = answer["range_1pct"], answer["range_5pct"]
+    lines = [
+        f"C = {answer['flops']:.4g} FLOPs, by {answer['method']}: {answer['verdict']}",
+        line("parameters N*", "params"),
+        line("tokens D*", "tokens"),
+        line("tokens per parameter", "tokens_per_param", ".3g"),
+        line(f"loss ({unit})", "loss", ".4f"),
+        f"  N within 1% of compute {good[0][0]:.4g} to {good[0][1]:.4g}",
+        f"  N within 5% of compute {good[1][0]:.4g} to {good[1][1]:.4g}",
+    ]
+    if answer["size_value"] is not None:
+        lines.append(f"  buildable size value  {answer['size_value']}")
+    lines.append(f"  C / largest budget    {answer['beyond_data']:.3g}")
+    return "\n".join([*lines, *(f"  - {reason}" for reason in answer["reasons"])])

@@ -1,0 +1,148 @@
+"""The commands ``fit`` and ``predict``; heavy imports wait until one of them runs."""
+
+import argparse
+import os
+
+FIT_EXAMPLE = "example: flops-fit fit --runs runs.csv --out fit.json"
+PREDICT_EXAMPLE = """examples:
+  flops-fit predict --fit fit.json --flops 1e21
+  flops-fit predict --fit fit.json --at points.csv --out predicted.csv"""
+
+
+def _delta(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
+def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``fit`` to argparse."""
+    parser.description = "Fit a scaling law, with intervals, to a table of finished runs."
+    parser.epilog = FIT_EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--runs", required=True, help="CSV with params, tokens, loss (or known aliases), or JSON")
+    add("--out", required=True, help="where to write the fit (JSON)")
+    add("--curves", help="loss curves (CSV run_id,tokens,flops,loss, or results.json): envelope")
+    add(
+        "--delta",
+        type=_delta,
+        default="auto",
+        metavar="auto|NUMBER",
+        help="Huber threshold on ln L; auto: 1.345 robust scales (1e-3: Hoffmann et al.)",
+    )
+    add("--bootstrap", type=int, default=1000, metavar="R", help="resamples; 0: no intervals")
+    add("--seed", type=int, default=0, help="seed of the resamples")
+    add(
+        "--method",
+        default="auto",
+        choices=("auto", "surface", "tied", "fixed_e", "isoflop", "envelope"),
+        help="headline estimator; auto: by the held-out test",
+    )
+    add(
+        "--exclude",
+        choices=("auto", "none"),
+        help="auto leaves out runs beyond 6 robust scales (at most 10%%), none fits all; default "
+        "auto, but none where the table marks its own outliers or --delta is a number",
+    )
+    add("--resample", choices=("runs", "groups", "wild"), help="unit of the resampling")
+    add("--level", type=float, default=0.90, help="of the intervals")
+    add("--fixed-e", type=float, metavar="LOSS", help="also fit with E held at this loss")
+    add("--curve", choices=("parabola", "akima"), default="parabola", help="of IsoFLOP minima")
+    add(
+        "--window",
+        type=float,
+        metavar="FACTOR",
+        help="fit parabolas only within this factor in N of the lowest run",
+    )
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    """Read runs, fit, write FIT.json, print one line."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from flops_fit.files import write_json
+    from flops_fit.fit.core import fit_runs
+    from flops_fit.fit.runs import read_curves, read_runs
+
+    table = read_runs(args.runs)
+    source = args.curves or (args.runs if str(args.runs).endswith(".json") else None)
+    fit = fit_runs(
+        table,
+        read_curves(source) if source else None,
+        delta=args.delta,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        method=args.method,
+        exclude=args.exclude,
+        resample=args.resample,
+        level=args.level,
+        fixed_e=args.fixed_e,
+        curve=args.curve,
+        window=args.window,
+    )
+    write_json(args.out, fit)
+    for note in fit["data"]["notes"]:
+        print(f"note: {note}")
+    headline, left = fit["headline"], fit["excluded"]["count"]
+    exponent = f"a = {headline['a']:.3f}"
+    key = "a" if headline["method"] == "surface" else f"{headline['method']}.a"
+    if key in fit["ci"]:
+        low, high = fit["ci"][key]
+        exponent += f" [{low:.3f}, {high:.3f}]"
+    out = f", {left} left out" if left else ""
+    print(
+        f"wrote {args.out}: {exponent} by {headline['method']} ({fit['status']}) from "
+        f"{fit['data']['n_runs']} runs{out}"
+    )
+
+
+def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``predict`` to argparse."""
+    parser.description = "Answer from a fit: the best N and D for a budget, or the loss at points."
+    parser.epilog = PREDICT_EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--fit", required=True, help="FIT.json as written by flops-fit fit")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--flops", type=float, help="compute budget C in FLOPs")
+    what.add_argument("--at", metavar="POINTS.csv", help="rows of params, tokens to predict")
+    add("--json", action="store_true", help="print the answer as JSON")
+    add("--out", metavar="PRED.csv", help="with --at: rows with loss and loss_forecast added")
+
+
+def run_predict(args: argparse.Namespace) -> None:
+    """Print the answer for a budget, or write predicted losses at points."""
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.files import read_json
+
+    fit = read_json(args.fit)
+    if not isinstance(fit, dict) or "laws" not in fit:
+        raise FlopsFitError(f"{args.fit}: not a fit; expected what flops-fit fit writes")
+    if args.at is None:
+        _answer(fit, args)
+    elif args.out is None:
+        raise FlopsFitError("--at: needs --out PRED.csv, where to write the predictions")
+    else:
+        _points(fit, args)
+
+
+def _answer(fit: dict, args: argparse.Namespace) -> None:
+    import json
+
+    from flops_fit.fit.answer import describe, predict
+
+    answer = predict(fit, args.flops)
+    print(json.dumps(answer, indent=1, allow_nan=False) if args.json else describe(answer, fit))
+
+
+def _points(fit: dict, args: argparse.Namespace) -> None:
+    from flops_fit.files import write_atomic
+    from flops_fit.fit.answer import loss_at
+    from flops_fit.fit.runs import read_points
+
+    points = read_points(args.at)
+    points["loss"] = loss_at(fit, points["params"], points["tokens"])
+    points["loss_forecast"] = loss_at(fit, points["params"], points["tokens"], "forecast")
+    write_atomic(args.out, points.to_csv(index=False))
+    print(
+        f"wrote {args.out}: {len(points)} points, loss {points['loss'].min():.4f} to "
+        f"{points['loss'].max():.4f}"
+    )

@@ -1,0 +1,88 @@
+"""What a run costs: C = f(N) D, with f in FLOPs per token.
+
+Small models do not cost 6 N per token (embeddings look-ups are free, attention and the head are
+not), so f comes from the runs where they record it, and N* is found on that true cost.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.interpolate import PchipInterpolator
+
+EXACT = 1e-6  # relative: closer than this to 6 N D is 6 N D
+STEADY = 0.02  # ln: spread of C / (N D) at one N that still makes a function of N
+
+
+@dataclass(frozen=True)
+class Cost:
+    """f(N) = factor x N, or with ``params``/``per_token`` known at some N, interpolated in ln-ln.
+
+    Between the known sizes ln(f / N) is a monotone cubic (PCHIP) in ln N; beyond them f / N keeps
+    its last value.
+    """
+
+    factor: float = 6.0
+    params: tuple[float, ...] = ()
+    per_token: tuple[float, ...] = ()
+
+    def log_flops_per_token(self, log_n: np.ndarray) -> np.ndarray:
+        """ln f at ln N."""
+        log_n = np.asarray(log_n, dtype=float)
+        if len(self.params) < 2:
+            return log_n + np.log(self.factor)
+        known = np.log(self.params)
+        ratio = np.log(self.per_token) - known
+        inside = np.clip(log_n, known[0], known[-1])
+        return log_n + PchipInterpolator(known, ratio)(inside)
+
+    def slope(self, log_n: np.ndarray) -> np.ndarray:
+        """d ln f / d ln N at ln N; 1 for f proportional to N."""
+        log_n = np.asarray(log_n, dtype=float)
+        if len(self.params) < 2:
+            return np.ones_like(log_n)
+        known = np.log(self.params)
+        ratio = PchipInterpolator(known, np.log(self.per_token) - known).derivative()
+        inside = (log_n > known[0]) & (log_n < known[-1])
+        return 1 + np.where(inside, ratio(np.clip(log_n, known[0], known[-1])), 0.0)
+
+    def log_tokens(self, log_n: np.ndarray, log_c: np.ndarray) -> np.ndarray:
+        """ln D of a run of N parameters that spends C."""
+        return log_c - self.log_flops_per_token(log_n)
+
+    def to_dict(self) -> dict:
+        """As FIT.json keeps it."""
+        return {
+            "factor": self.factor,
+            "params": list(self.params),
+            "flops_per_token": list(self.per_token),
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict) -> "Cost":
+        """The inverse of `to_dict`."""
+        return cls(value["factor"], tuple(value["params"]), tuple(value["flops_per_token"]))
+
+
+def cost_of(frame: pd.DataFrame, sizes: list[dict] | None = None) -> tuple[Cost, str]:
+    """The cost model of runs (columns params, tokens, flops) and a sentence on where it is from."""
+    known = {s["params"]: s["flops_per_token"] for s in sizes or [] if s.get("flops_per_token")}
+    ratio = frame["flops"] / (frame["params"] * frame["tokens"])
+    if not known and (np.abs(ratio / 6 - 1) < EXACT).all():
+        return Cost(), "C = 6 N D"
+    if not known:
+        by_size = np.log(ratio).groupby(frame["params"])
+        if (by_size.max() - by_size.min()).max() < STEADY and frame["params"].nunique() < len(
+            frame
+        ):
+            known = (np.exp(by_size.median()) * by_size.median().index).to_dict()
+    if len(known) >= 2 and np.ptp([np.log(f / n) for n, f in known.items()]) > EXACT:
+        params = tuple(sorted(known))
+        return (
+            Cost(6.0, params, tuple(known[n] for n in params)),
+            f"C = f(N) D, f interpolated between the FLOPs per token of {len(params)} sizes",
+        )
+    factor = float(np.median([f / n for n, f in known.items()] if known else ratio))
+    if abs(factor / 6 - 1) < EXACT:
+        return Cost(), "C = 6 N D"
+    return Cost(factor), f"C = {factor:.4g} N D, the median of the runs"

@@ -1,0 +1,236 @@
+"""The estimators behind one interface: runs in, a law for the estimate and for every resample out."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from flops_fit.fit.bootstrap import Draws
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.identify import judge
+from flops_fit.fit.isoflop import STATUSES, Minima, akima_minimum, parabola_minimum, path_law
+from flops_fit.fit.laws import PathLaw, SurfaceLaw
+from flops_fit.fit.newton import minimise
+from flops_fit.fit.surface import (
+    EFFICIENCY,
+    HOFFMANN_DELTA,
+    Data,
+    Surface,
+    far_runs,
+    fit_surface,
+    fixed_e_form,
+    free_form,
+    ladder,
+    robust_scale,
+    tied_form,
+)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What every estimator sees: a checked frame, its budgets [(C, rows)] and the cost model."""
+
+    frame: pd.DataFrame
+    groups: list[tuple[float, np.ndarray]]
+    cost: Cost
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def column(self, name: str) -> np.ndarray:
+        """A column as an array (n,)."""
+        return self.frame[name].to_numpy(dtype=float)
+
+    def below(self, flops: float) -> "Runs":
+        """The runs of cheaper budgets only (or of cheaper cost, where there are no budgets)."""
+        if self.groups:
+            rows = np.sort(np.concatenate([r for c, r in self.groups if c < flops]))
+        else:
+            rows = np.flatnonzero(self.column("flops") < flops)
+        return self.take(rows)
+
+    def take(self, rows: np.ndarray) -> "Runs":
+        """The chosen runs; ``rows`` ascending."""
+        place = np.full(len(self), -1)
+        place[rows] = np.arange(len(rows))
+        groups = [(c, place[r][place[r] >= 0]) for c, r in self.groups]
+        frame = self.frame.iloc[rows].reset_index(drop=True)
+        return Runs(frame, [(c, r) for c, r in groups if len(r)], self.cost)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One estimator on one set of runs.
+
+    ``law`` has one row, ``draws`` one per usable resample; ``usable`` (R,) says which those are.
+    ``weight`` (n,) is 1 for the runs used, ``draw_weight`` (R, n) the same inside each resample.
+    """
+
+    name: str
+    law: SurfaceLaw | PathLaw
+    status: str
+    reason: str
+    weight: np.ndarray
+    draws: SurfaceLaw | PathLaw | None = None
+    usable: np.ndarray | None = None
+    draw_weight: np.ndarray | None = None
+    detail: object = field(default=None)
+
+
+FORMS = {"surface": free_form, "tied": tied_form}
+
+
+def surface_law(theta: np.ndarray, centre: tuple[float, float]) -> SurfaceLaw:
+    """The law of theta (R, 5), with the centring undone."""
+    theta = np.atleast_2d(theta)
+    e, p, q, alpha, beta = theta.T
+    return SurfaceLaw(
+        np.column_stack([np.exp(e), p + alpha * centre[0], q + beta * centre[1], alpha, beta])
+    )
+
+
+def estimate_surface(
+    runs: Runs,
+    draws: Draws | None = None,
+    delta: float | str = "auto",
+    exclude: str = "auto",
+    form: str = "surface",
+    fixed_e: float | None = None,
+) -> Estimate:
+    """Approach 3 on ``runs`` and on every resample."""
+
+    data = Data.of(runs.column("params"), runs.column("tokens"), runs.column("loss"))
+    shape = fixed_e_form(data, fixed_e) if form == "fixed_e" else FORMS[form](data)
+    fit = fit_surface(data, shape, delta, exclude)
+    verdict = judge(data, fit)
+    law = surface_law(fit.theta, fit.centre)
+    if draws is None:
+        return Estimate(
+            form, law, verdict.status, verdict.reason, fit.weight, detail=(fit, verdict)
+        )
+    theta, weight, usable = refit_surface(data, fit, draws, delta == "auto", exclude == "auto")
+    return Estimate(
+        form,
+        law,
+        verdict.status,
+        verdict.reason,
+        fit.weight,
+        surface_law(theta[usable], fit.centre),
+        usable,
+        weight,
+        (fit, verdict),
+    )
+
+
+def refit_surface(
+    data: Data, fit: Surface, draws: Draws, auto_delta: bool, auto_exclude: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """theta (R, 5), weights (R, n) and usable (R,) of every resample.
+
+    Each starts from the estimate. The threshold and the exclusions are found again inside each
+    resample, so that their uncertainty is part of the interval.
+    """
+    count = len(draws)
+    log_loss: np.ndarray = data.log_loss[None]
+    weight = draws.weight
+    if draws.sign is not None:
+        free = max(fit.n_runs - fit.form.size, 1)
+        inflated = fit.residual * np.sqrt(max(fit.n_runs, 1) / free)
+        log_loss = (data.log_loss - fit.residual)[None] + draws.sign * inflated
+        weight = weight * fit.weight if auto_exclude else weight
+    theta = np.repeat(fit.theta[None], count, axis=0)
+
+    def solve(theta, weight, delta):
+        for step in ladder(float(np.min(delta))):
+            last = step == ladder(float(np.min(delta)))[-1]
+            threshold = delta if last else np.maximum(delta, step)
+            tolerance = 1e-13 if last else 1e-3
+            batch = minimise(fit.form, theta, log_loss, weight, threshold, data.design, tolerance)
+            theta = batch.theta
+        return batch
+
+    batch = solve(theta, weight, np.full(count, fit.delta))
+    if auto_delta or auto_exclude:
+        residual = log_loss - data.design.log_surface(batch.theta)
+        scale = robust_scale(residual, weight)
+        if auto_exclude:
+            weight = weight * ~far_runs(residual, weight, scale)
+        delta = EFFICIENCY * scale if auto_delta else np.full(count, fit.delta)
+        batch = solve(batch.theta, weight, delta)
+    usable = np.isfinite(batch.objective) & np.isfinite(batch.theta).all(axis=1)
+    return batch.theta, weight, usable
+
+
+def estimate_isoflop(
+    runs: Runs,
+    draws: Draws | None = None,
+    weight: np.ndarray | None = None,
+    draw_weight: np.ndarray | None = None,
+    curve: str = "parabola",
+    window: float | None = None,
+) -> Estimate:
+    """Approach 2. ``weight`` (n,) and ``draw_weight`` (R, n) carry the exclusions."""
+    weight = np.ones(len(runs)) if weight is None else weight
+    x, loss = np.log(runs.column("params")), runs.column("loss")
+    budgets, minima = [], []
+
+    def minimum(rows, losses, weights, fewest) -> Minima:
+        if curve == "akima":
+            return akima_minimum(x[rows], losses, weights, fewest)
+        return parabola_minimum(x[rows], losses, weights, window, fewest)
+
+    for flops, rows in runs.groups:
+        budgets.append(flops)
+        minima.append(minimum(rows, loss[rows], weight[None, rows], 4))
+    log_c = np.log(budgets)
+    status = np.array([int(m.status[0]) for m in minima], dtype=int)
+    law, how, why = _path(log_c, minima)
+    name = "isoflop"
+    if draws is None or not len(budgets):
+        return Estimate(name, law, how, why, weight, detail=(budgets, minima))
+    resampled = []
+    base = draws.weight if draw_weight is None else draw_weight
+    for (_, rows), point in zip(runs.groups, minima, strict=True):
+        w = base[:, rows]
+        losses = loss[rows][None]
+        if draws.sign is not None:
+            z = x[rows] - point.centre
+            smooth = np.stack([z**k for k in range(3)], axis=1) @ point.coefficients[0]
+            n = max(int(weight[rows].sum()), 1)
+            inflate = np.sqrt(n / max(n - 3, 1))
+            losses = smooth + draws.sign[:, rows] * (loss[rows] - smooth) * inflate
+        resampled.append(minimum(rows, losses, w, 3))
+    ok = np.stack([m.status == 0 for m in resampled], axis=1) & (status == 0)
+    usable = ok.sum(axis=1) >= 2
+    if not usable.any():
+        return Estimate(name, law, how, why, weight, detail=(budgets, minima), usable=usable)
+    ok = ok[usable]
+    stacked = [
+        np.where(ok, np.stack([getattr(m, f) for m in resampled], axis=1)[usable], 0.0)
+        for f in ("log_n", "loss", "curvature")
+    ]
+    drawn = path_law(log_c, *stacked, ok.astype(float))
+    return Estimate(name, law, how, why, weight, drawn, usable, detail=(budgets, minima))
+
+
+def _path(log_c: np.ndarray, minima: list[Minima]) -> tuple[PathLaw, str, str]:
+    """Law through the bracketed minima (through all of them if fewer than two are), and status."""
+    if not minima:
+        flat = PathLaw(np.array([[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]))
+        return flat, "too_few_points", "no shared budgets, so no minima"
+    status = np.array([m.status[0] for m in minima])
+    good = status == 0
+    weight = (good if good.sum() >= 2 else np.ones_like(good)).astype(float)[None]
+    stacked = [
+        np.array([[getattr(m, f)[0] for m in minima]]) for f in ("log_n", "loss", "curvature")
+    ]
+    law = path_law(log_c, *stacked, weight)
+    if good.sum() >= 2:
+        lost = len(good) - int(good.sum())
+        words = f"{int(good.sum())} of {len(good)} minima bracketed"
+        return law, "bracketed", words if lost else f"all {len(good)} minima bracketed"
+    worst = STATUSES[int(np.bincount(status[~good]).argmax())]
+    return law, worst, f"{int(good.sum())} of {len(good)} minima bracketed; at least 2 are needed"
+
+
+__all__ = ["HOFFMANN_DELTA", "Estimate", "Runs", "estimate_isoflop", "estimate_surface"]

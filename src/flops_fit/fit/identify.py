@@ -1,0 +1,124 @@
+"""Can these runs identify five unknowns? Status in words, condition number, profile of E."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flops_fit.fit.newton import minimise
+from flops_fit.fit.surface import (
+    EXPONENT_BOUNDS,
+    SCALE_FLOOR,
+    Data,
+    Surface,
+    fixed_e_form,
+)
+
+FEWEST_RUNS = 7  # five unknowns and two runs to test them
+FEWEST_DISTINCT = 3  # values of N, and of D
+WORST_CONDITION = 1e10
+WORST_SE_A = 0.10  # beyond it the 90% interval of a is wider than 0.33
+PROFILE = np.array([0.02, 0.25, 0.5, 0.7, 0.85, 0.95, 0.99])  # E as a share of the lowest loss
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``status`` of DESIGN, ``reason``, condition number, standard error of a, profile of E.
+
+    ``profile``: [E, rise], rise = 2 (F(E) - F) / scale^2 with E held there: about chi^2 with one
+    degree of freedom, so 2.7 bounds a 90% interval.
+    """
+
+    status: str
+    reason: str
+    condition: float
+    se_a: float
+    profile: list[list[float]]
+
+
+def _jacobian(data: Data, theta: np.ndarray) -> np.ndarray:
+    e, p, q, alpha, beta = theta
+    terms = np.stack(
+        [
+            np.full(len(data), np.exp(e)),
+            np.exp(p - alpha * data.design.x),
+            np.exp(q - beta * data.design.y),
+        ]
+    )
+    s = terms / terms.sum(axis=0)
+    return np.stack([s[0], s[1], s[2], -data.design.x * s[1], -data.design.y * s[2]], axis=1)
+
+
+def _profile(data: Data, fit: Surface) -> list[list[float]]:
+    """Objective with E held at shares of the lowest loss, the other four refitted."""
+    if fit.form.name != "surface":
+        return []
+    lowest = float(np.exp(data.log_loss.min()))
+    here = float(np.exp(fit.theta[0]))
+    points = sorted({*(PROFILE * lowest).tolist(), here})
+    results, theta = {}, None
+    for path in (
+        [e for e in points if e >= here],
+        [e for e in reversed(points) if e < here],
+    ):
+        theta = fit.theta.copy()
+        for e in path:
+            theta[0] = np.log(e)
+            form = fixed_e_form(data, e)
+            batch = minimise(
+                form, theta[None], data.log_loss, fit.weight, fit.delta, data.design, 1e-6, 30
+            )
+            theta = batch.theta[0].copy()
+            rise = 2 * (batch.objective[0] - fit.objective) / fit.scale**2
+            results[e] = max(float(rise), 0.0)
+    return [[e, results[e]] for e in sorted(results)]
+
+
+def judge(data: Data, fit: Surface) -> Verdict:
+    """Status of a fit: converged, at_bound or not_identifiable, and why."""
+    used = fit.weight > 0
+    jacobian = _jacobian(data, fit.theta)[used] @ fit.form.basis
+    norm = np.linalg.norm(jacobian, axis=0)
+    singular = np.linalg.svd(jacobian / np.maximum(norm, 1e-300), compute_uv=False)
+    rank_lost = len(jacobian) < fit.form.size or singular[-1] <= singular[0] / WORST_CONDITION
+    condition = float(min(singular[0] / max(singular[-1], 1e-300), 1e16))
+    alpha, beta = fit.theta[3:]
+    gradient = np.array([0, 0, 0, -beta, alpha]) / (alpha + beta) ** 2 @ fit.form.basis
+    free = max(fit.n_runs - fit.form.size, 1)
+    scale = fit.scale * np.sqrt(fit.n_runs / free)
+    inverse = np.linalg.pinv(jacobian / np.maximum(norm, 1e-300), rcond=1e-14)
+    se_a = float(min(scale * np.linalg.norm((gradient / np.maximum(norm, 1e-300)) @ inverse), 1e6))
+    sizes = len(np.unique(data.design.x[used]))
+    horizons = len(np.unique(data.design.y[used]))
+    span = [float(np.exp(np.ptp(v[used]))) for v in (data.design.x, data.design.y)]
+    profile = _profile(data, fit)
+    reasons = []
+    if fit.n_runs < FEWEST_RUNS:
+        reasons.append(f"{fit.n_runs} runs for {fit.form.size} unknowns, at least {FEWEST_RUNS}")
+    if sizes < FEWEST_DISTINCT or horizons < FEWEST_DISTINCT:
+        reasons.append(f"{sizes} distinct N and {horizons} distinct D, at least 3 of each")
+    if rank_lost:
+        reasons.append("the unknowns cannot be told apart")
+    elif se_a > WORST_SE_A and fit.scale > SCALE_FLOOR * 10:
+        reasons.append(f"standard error of a about {se_a:.2f}")
+    if reasons:
+        flat = [e for e, rise in profile if rise < 2.7]
+        where = f", E anywhere in {flat[0]:.3g} to {flat[-1]:.3g}" if len(flat) > 1 else ""
+        words = (
+            f"not identifiable: {'; '.join(reasons)} (N spans x{span[0]:.3g}, D x{span[1]:.3g}, "
+            f"condition number {condition:.1e}{where})"
+        )
+        return Verdict("not_identifiable", words, condition, se_a, profile)
+    stuck = [
+        name
+        for i, name in enumerate(("E", "A", "B", "alpha", "beta"))
+        if np.abs(fit.form.basis[i]).sum() > 0
+        and (fit.theta[i] <= fit.form.lower[i] + 1e-9 or fit.theta[i] >= fit.form.upper[i] - 1e-9)
+    ]
+    if stuck:
+        words = f"at bound: {', '.join(stuck)} (E >= 1e-6 of the lowest loss, exponents in "
+        words += f"{EXPONENT_BOUNDS[0]:g} to {EXPONENT_BOUNDS[1]:g}); condition {condition:.1e}"
+        return Verdict("at_bound", words, condition, se_a, profile)
+    words = f"condition number {condition:.1e}, standard error of a about {se_a:.2g}"
+    if not fit.converged and fit.scale > SCALE_FLOOR * 10:
+        words = "the last step still lowered the objective; " + words
+    return Verdict("converged", words, condition, se_a, profile)

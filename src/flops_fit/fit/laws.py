@@ -1,0 +1,127 @@
+"""The two kinds of law that every estimator ends in, and their optimum on C = f(N) D.
+
+A law holds R versions of itself at once (row 0 of a fit is the estimate, the rows of a bootstrap
+are its resamples), so that an interval keeps the dependence between the parameters.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flops_fit.fit.cost import Cost
+
+GRID = np.linspace(-3.0, 3.0, 121)  # ln N around the closed form, to bracket the optimum
+BISECTIONS = 50
+SLOPE_STEP = 0.01  # ln C
+
+
+@dataclass(frozen=True)
+class SurfaceLaw:
+    """L = E + A / N^alpha + B / D^beta; ``values`` (R, 5): E, ln A, ln B, alpha, beta."""
+
+    values: np.ndarray
+    columns = ("E", "ln_A", "ln_B", "alpha", "beta")
+
+    def loss(self, log_n: np.ndarray, log_d: np.ndarray) -> np.ndarray:
+        """L at ln N, ln D; they broadcast against (R,)."""
+        e, ln_a, ln_b, alpha, beta = self.values.T
+        return e + np.exp(ln_a - alpha * log_n) + np.exp(ln_b - beta * log_d)
+
+    def exponent(self) -> np.ndarray:
+        """a = beta / (alpha + beta) of (R,): N* ~ C^a where f is proportional to N."""
+        return self.values[:, 4] / (self.values[:, 3] + self.values[:, 4])
+
+    def _balance(self, log_n, log_c, cost):
+        """ln of (gain of N) / (gain of D) along C = f(N) D: positive below N*, zero at it."""
+        _, ln_a, ln_b, alpha, beta = self.values.T
+        log_d = cost.log_tokens(log_n, log_c)
+        price = np.log(np.maximum(cost.slope(log_n), 1e-6))
+        return np.log(alpha / beta) + ln_a - alpha * log_n - ln_b + beta * log_d - price
+
+    def optimum(self, log_c: float, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+        """ln N* and L* of (R,) at ln C, the minimum of L over N with D = C / f(N)."""
+        _, ln_a, ln_b, alpha, beta = self.values.T
+        start = np.log(alpha / beta) + ln_a - ln_b + beta * (log_c - np.log(cost.factor))
+        log_n = start / (alpha + beta)
+        if len(cost.params) >= 2:
+            grid = log_n + GRID[:, None]
+            best = np.argmin(self.loss(grid, cost.log_tokens(grid, log_c)), axis=0)
+            at = np.arange(len(log_n))
+            low = grid[np.maximum(best - 1, 0), at]
+            high = grid[np.minimum(best + 1, len(GRID) - 1), at]
+            for _ in range(BISECTIONS):
+                middle = (low + high) / 2
+                rising = self._balance(middle, log_c, cost) > 0
+                low, high = np.where(rising, middle, low), np.where(rising, high, middle)
+            log_n = (low + high) / 2
+        return log_n, self.loss(log_n, cost.log_tokens(log_n, log_c))
+
+    def slope(self, log_c: float, cost: Cost) -> np.ndarray:
+        """d ln N* / d ln C of (R,) at ln C on the true cost."""
+        ends = [self.optimum(log_c + s * SLOPE_STEP, cost)[0] for s in (-1, 1)]
+        return (ends[1] - ends[0]) / (2 * SLOPE_STEP)
+
+    def range(self, log_c: float, cost: Cost, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """ln N below and above N* where reaching L*(C) costs C (1 + share), each (R,)."""
+        log_n, target = self.optimum(log_c, cost)
+        more = log_c + np.log1p(share)
+        ends = []
+        for side in (-1.0, 1.0):
+            near, far = log_n.copy(), log_n.copy()
+            step = 0.1
+            for _ in range(12):
+                far = np.where(
+                    self.loss(far, cost.log_tokens(far, more)) < target, far + side * step, far
+                )
+                step *= 1.6
+            for _ in range(BISECTIONS):
+                middle = (near + far) / 2
+                inside = self.loss(middle, cost.log_tokens(middle, more)) < target
+                near, far = np.where(inside, middle, near), np.where(inside, far, middle)
+            ends.append((near + far) / 2)
+        return ends[0], ends[1]
+
+
+@dataclass(frozen=True)
+class PathLaw:
+    """ln N* = u + a ln C and L* = E + K C^-gamma along the optimum, from approaches 1 and 2.
+
+    ``values`` (R, 6): u, a, E, ln K, gamma, width, where off the optimum
+    L = L* + width (L* - E) (ln N - ln N*)^2.
+    """
+
+    values: np.ndarray
+    columns = ("u", "a", "E", "ln_K", "gamma", "width")
+
+    def exponent(self) -> np.ndarray:
+        """a of (R,): N* ~ C^a."""
+        return self.values[:, 1]
+
+    def optimum(self, log_c: float, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+        """ln N* and L* of (R,) at ln C; the cost model plays no part in either."""
+        u, a, e, ln_k, gamma, _ = self.values.T
+        return u + a * log_c, e + np.exp(ln_k - gamma * log_c)
+
+    def slope(self, log_c: float, cost: Cost) -> np.ndarray:
+        """d ln N* / d ln C of (R,): a everywhere."""
+        return self.exponent()
+
+    def range(self, log_c: float, cost: Cost, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """ln N below and above N* where reaching L*(C) costs C (1 + share), each (R,)."""
+        gamma, width = self.values[:, 4], self.values[:, 5]
+        more = log_c + np.log1p(share)
+        centre = self.optimum(more, cost)[0]
+        half = np.sqrt(np.expm1(gamma * np.log1p(share)) / np.maximum(width, 1e-12))
+        log_n = self.optimum(log_c, cost)[0]
+        return np.minimum(centre - half, log_n), np.maximum(centre + half, log_n)
+
+
+def law_from_dict(value: dict) -> SurfaceLaw | PathLaw:
+    """A law from FIT.json's ``{"columns": [...], "values": [[...], ...]}``."""
+    kind = SurfaceLaw if tuple(value["columns"]) == SurfaceLaw.columns else PathLaw
+    return kind(np.atleast_2d(np.asarray(value["values"], dtype=float)))
+
+
+def law_to_dict(law: SurfaceLaw | PathLaw) -> dict:
+    """The inverse of `law_from_dict`."""
+    return {"columns": list(law.columns), "values": law.values.tolist()}

@@ -1,0 +1,308 @@
+"""Approach 3: the parametric surface L(N, D) = E + A / N^alpha + B / D^beta.
+
+Hoffmann et al. 2022 (arXiv 2203.15556), approach 3, fitted as Besiroglu et al. 2024 (2404.10102)
+ask for: residuals of ln L summed under a Huber loss, inputs centred in log space, and a minimiser
+that ends at the minimum. Starts come from variable projection: for every (alpha, beta) of a grid
+the best E, A, B >= 0 is a small linear problem. Each start is then followed by Newton's method
+while the Huber threshold shrinks, because with a small threshold alone it can stick.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flops_fit.fit.newton import Batch, Design, Form, minimise
+
+HOFFMANN_DELTA = 1e-3  # Hoffmann et al. 2022, approach 3
+EFFICIENCY = 1.345  # Huber 1981: 95% efficient under normal noise
+MAD_TO_SD = 1.4826  # median |r| of a normal is sd / 1.4826
+SCALE_FLOOR = 1e-9  # relative; exact data must lose no run
+EXCLUDE_BEYOND = 6.0  # robust scales
+EXCLUDE_AT_MOST = 0.10  # of the runs
+CONTINUATION = (3e-2, 1e-2, 3e-3, 1e-3)
+EXPONENTS = np.geomspace(0.03, 2.5, 28)
+STARTS = 8
+E_FLOOR = 1e-6  # of the lowest loss: below it E is "at bound"
+EXPONENT_BOUNDS = (1e-3, 6.0)
+UNKNOWNS = 5
+
+
+@dataclass(frozen=True)
+class Data:
+    """Runs ready to fit: log_loss, x, y of shape (n,); x = ln N - centre[0], y = ln D - centre[1]."""
+
+    log_loss: np.ndarray
+    design: Design
+    centre: tuple[float, float]
+
+    @classmethod
+    def of(cls, params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> "Data":
+        """From N (params), D (tokens) and losses, each (n,), positive."""
+        x, y = np.log(params), np.log(tokens)
+        centre = (float(x.mean()), float(y.mean()))
+        return cls(np.log(loss), Design(x - centre[0], y - centre[1]), centre)
+
+    def take(self, rows: np.ndarray) -> "Data":
+        """The chosen runs, with the same centre, so that theta keeps its meaning."""
+        design = Design(self.design.x[rows], self.design.y[rows])
+        return Data(self.log_loss[rows], design, self.centre)
+
+    def __len__(self) -> int:
+        return len(self.log_loss)
+
+
+def _bounds(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    low, high = data.log_loss.min(), data.log_loss.max()
+    lower = np.array([low + np.log(E_FLOOR), low - 40, low - 40, *[EXPONENT_BOUNDS[0]] * 2])
+    upper = np.array([high, high + 10, high + 10, *[EXPONENT_BOUNDS[1]] * 2])
+    return lower, upper
+
+
+def free_form(data: Data) -> Form:
+    """E, A, B, alpha and beta all free."""
+    return Form("surface", np.eye(5), np.zeros(5), *_bounds(data))
+
+
+def tied_form(data: Data) -> Form:
+    """alpha = beta: one exponent, for grids too small for two."""
+    basis = np.zeros((5, 4))
+    basis[[0, 1, 2, 3, 4], [0, 1, 2, 3, 3]] = 1
+    return Form("tied", basis, np.zeros(5), *_bounds(data))
+
+
+def fixed_e_form(data: Data, irreducible: float) -> Form:
+    """E given (same units as the losses), the other four free."""
+    offset = np.array([np.log(irreducible), 0, 0, 0, 0])
+    lower, upper = _bounds(data)
+    lower[0] = min(lower[0], offset[0])
+    upper[0] = max(upper[0], offset[0])
+    return Form("fixed_e", np.eye(5)[:, 1:], offset, lower, upper)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A fitted surface; theta as in `newton`, residuals ln L - ln Lhat of all runs (n,)."""
+
+    form: Form
+    theta: np.ndarray
+    centre: tuple[float, float]
+    objective: float
+    delta: float
+    scale: float
+    weight: np.ndarray
+    residual: np.ndarray
+    converged: bool
+    starts: int
+    spread: float
+    same_minimum: int
+
+    @property
+    def n_runs(self) -> int:
+        """Runs that the fit used."""
+        return int((self.weight > 0).sum())
+
+
+def coefficients(theta: np.ndarray, centre: tuple[float, float]) -> np.ndarray:
+    """(..., 5) of E, A, B, alpha, beta from theta (..., 5): the centring is undone."""
+    theta = np.asarray(theta)
+    e, p, q, alpha, beta = np.moveaxis(theta, -1, 0)
+    log_a, log_b = p + alpha * centre[0], q + beta * centre[1]
+    return np.stack([np.exp(e), np.exp(log_a), np.exp(log_b), alpha, beta], axis=-1)
+
+
+def _nonnegative(gram: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """min_c>=0 c^T gram c - 2 right^T c for many 3 x 3 problems: c (..., 3) and the minimum.
+
+    With three unknowns all seven supports are tried: exact, and one batch of solves each.
+    """
+    best = np.full(right.shape[:-1], np.inf)
+    solution = np.zeros_like(right)
+    for support in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):
+        g = gram[..., support, :][..., :, support]
+        g = g + 1e-14 * np.trace(g, axis1=-2, axis2=-1)[..., None, None] * np.eye(len(support))
+        c = np.linalg.solve(g, right[..., support, None])[..., 0]
+        value = -np.einsum("...i,...i->...", right[..., support], c)
+        take = (c >= 0).all(axis=-1) & (value < best)
+        best = np.where(take, value, best)
+        full = np.zeros_like(right)
+        full[..., support] = c
+        solution = np.where(take[..., None], full, solution)
+    return solution, best
+
+
+def projected_starts(data: Data, form: Form, weight: np.ndarray, count: int = STARTS) -> np.ndarray:
+    """Starts theta (<= count, 5): the lowest local minima over a grid of (alpha, beta).
+
+    For each pair, E, A', B' >= 0 minimise the relative squared error sum w (Lhat / L - 1)^2.
+    """
+    alpha, beta = (g.ravel() for g in np.meshgrid(EXPONENTS, EXPONENTS, indexing="ij"))
+    if form.name == "tied":
+        alpha = beta = EXPONENTS
+    inverse = np.exp(-data.log_loss)
+    ones = np.broadcast_to(inverse, (len(alpha), len(data)))
+    columns = np.stack(
+        [
+            ones,
+            np.exp(-alpha[:, None] * data.design.x) * inverse,
+            np.exp(-beta[:, None] * data.design.y) * inverse,
+        ],
+        axis=1,
+    )
+    norm = np.sqrt((columns**2).mean(axis=-1, keepdims=True))
+    columns = columns / norm
+    gram = np.einsum("gin,gjn,n->gij", columns, columns, weight, optimize=True)
+    solution, value = _nonnegative(gram, columns @ weight)
+    solution = solution / norm[..., 0]
+    if form.name == "tied":
+        lowest = np.argsort(value)[:count]
+    else:
+        grid = value.reshape(len(EXPONENTS), len(EXPONENTS))
+        padded = np.pad(grid, 1, constant_values=np.inf)
+        around = np.min(
+            [
+                np.roll(padded, (i, j), (0, 1))[1:-1, 1:-1]
+                for i in (-1, 0, 1)
+                for j in (-1, 0, 1)
+                if i or j
+            ],
+            axis=0,
+        )
+        order = np.argsort(value)
+        local = [i for i in order if (grid <= around).ravel()[i]]
+        # Valleys are long and flat: besides the local minima, well-spread good cells.
+        spread = list(order[: len(order) // 4 : max(1, len(order) // 4 // count)])
+        lowest = list(dict.fromkeys(local[: count // 2] + spread))[:count]
+    with np.errstate(divide="ignore"):
+        theta = np.column_stack([np.log(solution[lowest]), alpha[lowest], beta[lowest]])
+    if form.name == "fixed_e":
+        theta[:, 0] = form.offset[0]
+    return np.clip(theta, form.lower, form.upper)
+
+
+def robust_scale(residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """1.4826 median |r| over count weights, floored: (R,) from residual, weight of (R, n)."""
+    size = np.abs(residual)
+    order = np.argsort(size, axis=-1)
+    size = np.take_along_axis(size, order, axis=-1)
+    mass = np.cumsum(np.take_along_axis(weight, order, axis=-1), axis=-1)
+    half = mass[..., -1:] / 2
+    middle = np.argmax(mass >= half, axis=-1)[..., None]
+    upper = np.argmax(mass > half, axis=-1)[..., None]
+    median = (
+        np.take_along_axis(size, middle, axis=-1) + np.take_along_axis(size, upper, axis=-1)
+    ) / 2
+    return np.maximum(MAD_TO_SD * median[..., 0], SCALE_FLOOR)
+
+
+def far_runs(residual: np.ndarray, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Which runs lie beyond 6 robust scales, the farthest first, at most 10%: (R, n) of bool."""
+    size = np.where(weight > 0, np.abs(residual), 0.0)
+    far = size > EXCLUDE_BEYOND * np.asarray(scale)[..., None]
+    if not far.any():
+        return far
+    allowed = np.floor(EXCLUDE_AT_MOST * weight.sum(axis=-1, keepdims=True) + 1e-9)
+    order = np.argsort(-size, axis=-1)
+    used = np.cumsum(np.take_along_axis(weight * far, order, axis=-1), axis=-1)
+    within = np.zeros_like(far)
+    np.put_along_axis(within, order, used <= allowed, axis=-1)
+    return far & within
+
+
+def ladder(final: float) -> list[float]:
+    return [d for d in CONTINUATION if d > final * 1.5] + [final]
+
+
+def _descend(data: Data, form: Form, theta, weight, delta: float) -> Batch:
+    """Follow starts down the ladder of thresholds to ``delta``."""
+    for step in ladder(delta):
+        tolerance = 1e-13 if step == delta else 1e-4
+        batch = minimise(form, theta, data.log_loss, weight, step, data.design, tolerance)
+        theta = batch.theta
+    return batch
+
+
+def _polish(data: Data, form: Form, theta: np.ndarray, weight: np.ndarray, delta: float):
+    """Gauss-Newton steps by QR in extended precision, for exact data.
+
+    Normal equations square the condition number; on noise-free runs that costs the last digits.
+    Taken only while the objective falls.
+    """
+    wide = np.longdouble
+    x, y, log_loss = (v.astype(wide) for v in (data.design.x, data.design.y, data.log_loss))
+
+    def evaluate(at):
+        e, p, q, alpha, beta = at.astype(wide)
+        terms = np.stack([np.exp(e) + 0 * x, np.exp(p - alpha * x), np.exp(q - beta * y)])
+        total = terms.sum(axis=0)
+        r = log_loss - np.log(total)
+        u = np.clip(r, -delta, delta)
+        s = terms / total
+        jacobian = np.stack([s[0], s[1], s[2], -x * s[1], -y * s[2]], axis=1)
+        return (weight * u * (r - u / 2)).sum(), r, jacobian
+
+    value, r, jacobian = evaluate(theta)
+    for _ in range(8):
+        root = np.sqrt(weight * np.minimum(1, delta / np.maximum(np.abs(r), 1e-300)))
+        matrix = (root[:, None] * jacobian).astype(float) @ form.basis
+        step = np.linalg.lstsq(matrix, (root * r).astype(float), rcond=1e-15)[0]
+        trial = np.clip(theta + form.basis @ step, form.lower, form.upper)
+        new, new_r, new_jacobian = evaluate(trial)
+        if not new < value:
+            break
+        theta, value, r, jacobian = trial, new, new_r, new_jacobian
+    return theta, float(value), r.astype(float)
+
+
+def fit_surface(
+    data: Data,
+    form: Form | None = None,
+    delta: float | str = "auto",
+    exclude: str = "auto",
+    starts: int = STARTS,
+) -> Surface:
+    """Fit a surface to runs.
+
+    ``delta`` "auto" sets the Huber threshold to 1.345 robust scales of the residuals, found with
+    the fit; a number fixes it. ``exclude`` "auto" leaves out runs beyond 6 robust scales (at most
+    10%), "none" fits every run.
+    """
+    form = form or free_form(data)
+    weight = np.ones(len(data))
+    auto = delta == "auto"
+    current = CONTINUATION[1] if auto else float(delta)
+    batch = _descend(data, form, projected_starts(data, form, weight, starts), weight, current)
+    best = int(np.argmin(batch.objective))
+    theta = batch.theta[best]
+    objective = batch.objective[best]
+    spread = float(np.ptp(batch.objective) / max(objective, 1e-28))
+    same = int((batch.objective <= objective * (1 + 1e-6) + 1e-28).sum())
+    converged = bool(batch.converged[best])
+    for _ in range(12):
+        residual = data.log_loss - data.design.log_surface(theta[None])[0]
+        scale = float(robust_scale(residual[None], weight[None])[0])
+        target = EFFICIENCY * scale if auto else current
+        out = np.zeros(len(data), dtype=bool)
+        if exclude == "auto":
+            out = far_runs(residual[None], np.ones((1, len(data))), np.array([scale]))[0]
+        settled = abs(target - current) <= 1e-10 * current and (weight == ~out).all()
+        if settled:
+            break
+        current, weight = target, (~out).astype(float)
+        batch = minimise(form, theta, data.log_loss, weight, current, data.design)
+        theta, objective = batch.theta[0], batch.objective[0]
+        converged = bool(batch.converged[0])
+    theta, objective, residual = _polish(data, form, theta, weight, current)
+    return Surface(
+        form,
+        theta,
+        data.centre,
+        objective,
+        current,
+        scale,
+        weight,
+        residual,
+        converged,
+        len(batch.theta) if len(batch.theta) > 1 else starts,
+        spread,
+        same,
+    )
