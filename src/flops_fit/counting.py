@@ -1,0 +1,585 @@
+"""Parameters and FLOPs per token of a model, counted from its own forward and backward pass.
+
+The pass runs on the meta device, where a 100B-parameter model costs no memory, and every operator
+is met on its way: its FLOPs follow the formulas of `torch.utils.flop_counter` (a multiplication
+and an addition are two). The conventions:
+
+- FLOPs are those of forward and backward as autograd runs them, of matrix products and
+  convolutions alone. Gradients that nobody asks for (frozen weights, plain inputs) are not
+  counted, nor are activations that the backward pass computes again (`torch.utils.checkpoint`).
+- Attention counts as the full square, causal or not: 12 T d per layer and token.
+- A parameter is a matmul parameter if it enters a product, itself or through a tensor computed
+  from parameters alone (a view, a cast, a normed weight, a low-rank sum). A look-up is none.
+- Where the model itself chooses which positions meet a weight (experts with top-k routing), the
+  weight counts by the share of positions that met it.
+
+A model that cannot run on the meta device (its shapes depend on values, or its constructor reads
+one) is run on the CPU, at small sizes, and extrapolated to the large: see `count_sizes`.
+"""
+
+import contextlib
+import math
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.data import default_collate
+from torch.utils.flop_counter import conv_flop_count, flop_registry
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.model_factory import call_model, create_model, num_params
+from flops_fit.plugins import one_line
+
+aten = torch.ops.aten
+
+ITEMS = 2  # one item alone breaks batch norm and .squeeze(), and lets an unreduced loss pass
+CPU_PARAMS = 20_000_000  # models up to here are run for real where they cannot run on meta
+EXTRAPOLATED_FROM = 5  # sizes: a cubic through the upper four, another through the lower four
+TOLERANCE = 0.01  # by which the two may differ at the size wanted
+USUAL_RATIO = (0.7, 1.5)  # of FLOPs per token to 6 N; beyond, 6 N D does not stand for the cost
+
+
+@dataclass(frozen=True)
+class ModelCount:
+    """What one size of a model holds and costs.
+
+    Attributes:
+        num_params: N as the model's ``num_params()`` says, else its trainable parameters.
+        params: trainable matmul parameters that a token meets: output head included, embedding
+            look-ups not, experts by their share of the tokens.
+        params_nonembedding: ``params`` without the projections onto an embedding's vocabulary.
+        params_total: all trainable parameters, shared ones once.
+        flops_per_token: FLOPs of forward and backward per target element.
+        method: "meta" (run on the meta device), "cpu" (run on the CPU, or extrapolated from
+            sizes that were) or "model" (the model's own ``flops_per_token()``).
+        warnings: sentences to read before trusting the figures.
+    """
+
+    num_params: int
+    params: int
+    params_nonembedding: int
+    params_total: int
+    flops_per_token: float
+    method: str
+    warnings: tuple[str, ...] = ()
+
+
+def count_model(
+    build: Callable[[], nn.Module],
+    example: tuple[Any, Any],
+    loss_fn: Callable[[Any, Any], torch.Tensor],
+    tokens_per_item: float,
+    collate_fn: Callable[[list], Any] = default_collate,
+) -> ModelCount:
+    """Count the one model that ``build()`` makes; the other arguments are `count_sizes`'s.
+
+    Where it cannot run on the meta device it is built and run on the CPU, whatever its size.
+    """
+    pass_ = _Pass(example, loss_fn, tokens_per_item, collate_fn)
+    try:
+        count = pass_.count(build, "meta")
+    except FlopsFitError:
+        count = pass_.count(build, "cpu")
+    return _warn_of_ratio(count, "model")
+
+
+def count_sizes(
+    model_cls: Callable[..., nn.Module],
+    size_param: str,
+    sizes: Iterable[int | float],
+    model_kwargs: Mapping[str, Any] | None,
+    example: tuple[Any, Any],
+    loss_fn: Callable[[Any, Any], torch.Tensor],
+    tokens_per_item: float,
+    collate_fn: Callable[[list], Any] = default_collate,
+) -> dict[int | float, ModelCount]:
+    """Count a model at every size, in the order given.
+
+    ``example`` is one item of the dataset, ``(inputs, targets)`` without a batch dimension:
+    tensors, or tuples and mappings of them; on the meta device only shapes and types are used,
+    so it may lie there. ``collate_fn`` makes a batch of a list of items. ``tokens_per_item`` is
+    the number of target elements that an item brings.
+
+    If the smallest size runs on the meta device, every size is counted there. If not, sizes up
+    to 20M parameters are run on the CPU, and larger ones extrapolated: each figure is a cubic in
+    the size value through the four largest of five small sizes (those wanted, else fractions of
+    the smallest); a cubic through the four smallest must agree within 1% at the size wanted.
+
+    A model's own ``flops_per_token()`` (forward and backward, per target element) is believed.
+
+    Raises `FlopsFitError` when a size cannot be built or run, when the loss is no scalar that
+    depends on a trainable parameter, and when the extrapolation does not hold.
+    """
+    sizes = list(sizes)
+    pass_ = _Pass(example, loss_fn, tokens_per_item, collate_fn)
+
+    def build(size: int | float) -> nn.Module:
+        return create_model(model_cls, size_param, size, model_kwargs)
+
+    def count(size: int | float, device: str) -> ModelCount:
+        return pass_.count(lambda: build(size), device, f"{size_param}={size}")
+
+    try:
+        counts = {min(sizes): count(min(sizes), "meta")}
+    except FlopsFitError as error:
+        counts = _count_on_cpu(count, build, size_param, sizes, error)
+    else:
+        counts |= {size: count(size, "meta") for size in sizes if size not in counts}
+    return {size: _warn_of_ratio(counts[size], f"{size_param}={size}") for size in sizes}
+
+
+# ------------------------------------------------------------------------------- one pass
+
+
+class _Pass:
+    """Forward and backward on a small batch, under the eyes of a `_Tracker`."""
+
+    def __init__(self, example, loss_fn, tokens_per_item, collate_fn):
+        if not tokens_per_item > 0:
+            raise FlopsFitError(f"tokens per item: {tokens_per_item!r}; must be positive")
+        self.loss_fn = loss_fn
+        self.tokens = ITEMS * tokens_per_item
+        self.batch = collate_fn([example] * ITEMS)
+
+    def count(self, build: Callable[[], nn.Module], device: str, label: str = "") -> ModelCount:
+        with _reproducible():
+            with torch.device(device):
+                model = build().to(device)
+            where = f"{type(model).__name__}({label})" if label else type(model).__name__
+            tracker = _Tracker(model)
+            with _countable_kernels(), tracker:
+                loss = self._loss(model, device, where)
+                tracker.follow_forward = False
+                loss.backward()
+        own = own_flops_per_token(model)
+        flops = tracker.flops / self.tokens if own is None else own
+        if not flops > 0:
+            raise FlopsFitError(f"model: {where} does no matrix product that could be counted")
+        head = tracker.vocabulary_projections(loss)
+        matmul = tracker.active_params()
+        return ModelCount(
+            num_params=num_params(model),
+            params=round(sum(matmul.values())),
+            params_nonembedding=round(sum(n for p, n in matmul.items() if p not in head)),
+            params_total=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            flops_per_token=flops,
+            method=device if own is None else "model",
+            warnings=tuple(
+                f"{where}: operator {name} uses parameters but has no FLOP formula, so neither "
+                "is counted; see torch.utils.flop_counter.register_flop_formula"
+                for name in sorted(tracker.unknown)
+            ),
+        )
+
+    def _loss(self, model: nn.Module, device: str, where: str) -> torch.Tensor:
+        inputs, targets = tree_map_only(torch.Tensor, _mover(device), self.batch)
+        try:
+            outputs = call_model(model, inputs)
+        except Exception as error:
+            raise FlopsFitError(f"model: {where} fails on the data: {one_line(error)}") from error
+        try:
+            loss = self.loss_fn(outputs, targets)
+        except Exception as error:
+            loss = _sum_of_outputs(outputs) if device == "meta" and _needs_values(error) else None
+            if loss is None:
+                raise FlopsFitError(f"loss: fails on {where}: {one_line(error)}") from error
+        if not isinstance(loss, torch.Tensor) or loss.shape != ():
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+            raise FlopsFitError(
+                f"loss: {got} where a scalar is wanted, the mean over the target elements"
+            )
+        if not loss.requires_grad:
+            raise FlopsFitError(f"loss: depends on no trainable parameter of {where}")
+        return loss
+
+
+def own_flops_per_token(model: nn.Module) -> float | None:
+    """What the model's ``flops_per_token()`` says, where it has one; must be positive."""
+    own = getattr(model, "flops_per_token", None)
+    if not callable(own):
+        return None
+    value = own()
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise FlopsFitError(
+            f"model: {type(model).__name__}.flops_per_token() returned {value!r}, "
+            "not a positive number"
+        )
+    return float(value)
+
+
+def _warn_of_ratio(count: ModelCount, where: str) -> ModelCount:
+    ratio = count.flops_per_token / (6 * count.num_params)
+    low, high = USUAL_RATIO
+    if low <= ratio <= high:
+        return count
+    reason = (
+        "attention, or weights used several times per token, add to it"
+        if ratio > high
+        else "parameters that a token does not meet (embeddings, experts) or do not train"
+    )
+    text = (
+        f"{where}: FLOPs per token are {ratio:.3g} x 6 N with N = {count.num_params} "
+        f"({reason}): 6 N D is not this model's compute, budgets should mean counted FLOPs"
+    )
+    return replace(count, warnings=(*count.warnings, text))
+
+
+@contextlib.contextmanager
+def _reproducible() -> Iterator[None]:
+    """Leaves the caller's random state alone, and Python's warnings unprinted."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        yield
+
+
+@contextlib.contextmanager
+def _countable_kernels() -> Iterator[None]:
+    """Fused kernels hide their products from the counter: zero FLOPs for a CPU LSTM otherwise."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        if "torch._dynamo" in sys.modules:  # the model, or something before it, compiles
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def _mover(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        if device == "meta" or not tensor.is_meta:
+            return tensor.to(device)
+        if tensor.is_floating_point() or tensor.is_complex():
+            return torch.randn(tensor.shape, dtype=tensor.dtype, device=device)
+        return torch.randint(0, 2, tensor.shape, device=device).to(tensor.dtype)  # any vocabulary
+
+    return move
+
+
+def _needs_values(error: Exception) -> bool:
+    return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
+
+
+def _sum_of_outputs(outputs: Any) -> torch.Tensor | None:
+    parts = [
+        leaf.sum()
+        for leaf in tree_leaves(outputs)
+        if isinstance(leaf, torch.Tensor) and leaf.requires_grad
+    ]
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+# ------------------------------------------------------------------------- every operator
+
+# Formulas that torch's registry lacks, or has wrong; all take the operator's own arguments.
+
+
+def _conv_backward_flops(grad_out, x, weight, *args, out_val=None) -> int:
+    """Each gradient costs a forward pass; torch 2.13's formula forgets the groups."""
+    transposed, output_mask = args[4], args[7]
+    forward = conv_flop_count(x.shape, weight.shape, grad_out.shape, transposed)
+    return forward * sum(output_mask[:2])
+
+
+def _grouped_mm_flops(a, b, *args, out_val=None, **kwargs) -> int:
+    """Rows of ``a`` [n, k] each meet one matrix of ``b`` [groups, k, m]; gradients alike."""
+    groups = a.shape[0] if (a.dim(), b.dim()) == (3, 2) else 1
+    return 2 * a.numel() * b.shape[-1] // groups
+
+
+def _mv_flops(matrix, vector, out_val=None) -> int:
+    return 2 * matrix.numel()
+
+
+FORMULAS = {
+    aten.convolution_backward: _conv_backward_flops,
+    aten._grouped_mm: _grouped_mm_flops,
+    aten.mv: _mv_flops,
+}
+
+CONVOLUTIONS = {aten.convolution, aten._convolution, aten.convolution_overrideable}
+WITH_ADDEND = {aten.addmm, aten.baddbmm}
+GATHERS = {aten.index, aten.index_select, aten.gather, aten.masked_select, aten.embedding}
+SCATTERS = {
+    *(aten.index_put, aten.index_put_, aten.index_add, aten.index_add_, aten.index_copy),
+    *(aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_, aten.masked_scatter),
+}
+REDUCTIONS = {aten.sum, aten.mean, aten.amax, aten.max}
+FREE = {  # take matrices of parameters, do no product
+    *(aten.embedding, aten._embedding_bag, aten.cat, aten.stack, aten.copy_, aten.repeat),
+    *(aten.native_layer_norm, aten._fused_rms_norm, aten.native_batch_norm),
+    *(aten.native_group_norm, aten.constant_pad_nd),
+}
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a tensor's values come from; all views of a storage share one.
+
+    Attributes:
+        weights: the parameters it was computed from, if from nothing but parameters and
+            constants; None for data.
+        product: the weights of the last products behind it.
+        positions: how many positions met these weights.
+        chosen: if the model chose these positions (or these weights): among how many.
+    """
+
+    weights: frozenset[int] | None = None
+    product: frozenset[int] = frozenset()
+    positions: float = 0
+    chosen: float = 0
+
+
+DATA = _Origin()
+CONSTANT = _Origin(weights=frozenset())
+
+
+class _Tracker(TorchDispatchMode):
+    """Adds up FLOPs, and follows parameters to the products that they enter."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.flops = 0
+        self.follow_forward = True
+        self.unknown: set[str] = set()  # operators that use parameters in ways unknown
+        self.tables: set[int] = set()  # parameters that are looked up by row
+        self.shares: dict[int, float] = defaultdict(float)  # of the positions that met a weight
+        self.parameters = {id(p): p for p in model.parameters()}
+        # By storage. A weak reference keeps its address from being given to another.
+        self.origins: dict[int, tuple[StorageWeakRef, _Origin]] = {}
+        for buffer in model.buffers():
+            self._set(buffer, CONSTANT)
+        for key, parameter in self.parameters.items():
+            self._set(parameter, _Origin(weights=frozenset({key})))
+
+    def active_params(self) -> dict[int, float]:
+        """Trainable elements of each matmul parameter, times the share of positions it met."""
+        return {
+            key: self.parameters[key].numel() * min(1.0, share)
+            for key, share in self.shares.items()
+            if self.parameters[key].requires_grad
+        }
+
+    def vocabulary_projections(self, loss: torch.Tensor) -> set[int]:
+        """Matmul weights tied to a looked-up table, or that make the output, as long as one."""
+        entries = {self.parameters[key].shape[0] for key in self.tables}
+        last = {
+            key
+            for key in self._origin(loss).product
+            if not entries.isdisjoint(self.parameters[key].shape)
+        }
+        return self.tables | last
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        operator = getattr(func, "_overloadpacket", func)
+        formula = FORMULAS.get(operator) or flop_registry.get(operator)
+        if formula is None and hasattr(func, "decompose"):
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        flops = formula(*args, **kwargs, out_val=out) if formula else 0
+        if self.follow_forward:
+            self.flops += flops
+            self._follow(func, operator, args, kwargs, out, flops)
+        elif not torch.is_grad_enabled():  # gradients; else an activation computed again
+            self.flops += flops
+        return out
+
+    # -- what follows looks at the forward pass alone
+
+    def _follow(self, func, operator, args, kwargs, out, flops) -> None:
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        storages = {_storage_key(t) for t in inputs}
+        mutates = getattr(getattr(func, "_schema", None), "is_mutable", False)
+        made = [
+            t
+            for t in tree_leaves(out)
+            if isinstance(t, torch.Tensor) and (mutates or _storage_key(t) not in storages)
+        ]
+        if not made:  # a view
+            return
+        if flops:
+            origin = self._of_product(operator, args, flops)
+        elif operator in GATHERS and self._origin(args[0]).weights:
+            origin = self._of_lookup(args, inputs[1:])
+        elif not inputs or operator is aten.lift_fresh:
+            origin = CONSTANT
+        else:
+            origin = self._of_others(func, operator, inputs)
+        for tensor in made:
+            if not tensor.is_floating_point() and origin.positions and not origin.chosen:
+                self._set(tensor, replace(origin, chosen=origin.positions))  # the model's choice
+            else:
+                self._set(tensor, origin)
+
+    def _of_product(self, operator, args, flops) -> _Origin:
+        operands = args[1:3] if operator in WITH_ADDEND else args[:2]
+        origins = [self._origin(operand) for operand in operands]
+        chosen = max(origin.chosen for origin in origins)
+        positions, product = 0.0, set()
+        for origin in origins:
+            weights = self._matrices(origin.weights)
+            if not weights:
+                continue
+            positions = flops / 2 / sum(self.parameters[key].numel() for key in weights)
+            routed = chosen and operator not in CONVOLUTIONS
+            for key in weights:
+                self.shares[key] += positions / chosen if routed else 1.0
+            product |= weights
+        if not product:
+            return _Origin(positions=max(o.positions for o in origins), chosen=chosen)
+        alone = all(origin.weights is not None for origin in origins)
+        weights = frozenset().union(*(o.weights for o in origins)) if alone else None
+        return _Origin(weights, frozenset(product), positions, chosen)
+
+    def _matrices(self, weights: frozenset[int] | None) -> set[int]:
+        """Of a weight's parameters, those that are not mere gains and biases of another."""
+        if not weights or len(weights) == 1:
+            return set(weights or ())
+        return {key for key in weights if sum(n > 1 for n in self.parameters[key].shape) > 1}
+
+    def _of_lookup(self, args, indices) -> _Origin:
+        """Rows of a table are data; matrices picked from a stack stay weights."""
+        weights = self._origin(args[0]).weights
+        if all(self.parameters[key].dim() < 3 for key in weights):
+            self.tables |= weights
+            return DATA
+        return _Origin(weights, chosen=max((self._origin(i).chosen for i in indices), default=0))
+
+    def _of_others(self, func, operator, inputs) -> _Origin:
+        origins = [self._origin(t) for t in inputs]
+        data = [o for o in origins if o.weights is None]
+        weights = None if data else frozenset().union(*(o.weights for o in origins))
+        if operator is aten._embedding_bag:
+            self.tables |= origins[0].weights or frozenset()
+        elif data and operator not in FREE and torch.Tag.pointwise not in func.tags:
+            pairs = zip(inputs, origins, strict=True)
+            if any(t.dim() > 1 and self._matrices(o.weights) for t, o in pairs):
+                self.unknown.add(str(func))
+        if operator in REDUCTIONS:
+            chosen = 0.0
+        elif operator in GATHERS or (operator in SCATTERS and origins[0].weights is not None):
+            chosen = max(o.chosen for o in origins)
+        else:
+            chosen = min((o.chosen for o in data), default=0.0)
+        product = frozenset().union(*(o.product for o in origins))
+        return _Origin(weights, product, max(o.positions for o in origins), chosen)
+
+    def _origin(self, tensor) -> _Origin:
+        if not isinstance(tensor, torch.Tensor):
+            return CONSTANT
+        return self.origins.get(_storage_key(tensor), (None, DATA))[1]
+
+    def _set(self, tensor: torch.Tensor, origin: _Origin) -> None:
+        if (key := _storage_key(tensor)) is not None:
+            self.origins[key] = (StorageWeakRef(tensor.untyped_storage()), origin)
+
+
+def _storage_key(tensor: torch.Tensor) -> int | None:
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else None
+
+
+# ---------------------------------------------------------------- where meta does not do
+
+
+def _count_on_cpu(count, build, size_param, sizes, meta_error) -> dict:
+    """Run small sizes on the CPU, extrapolate to the others; see `count_sizes`."""
+    small, error = _small_sizes(build, sizes)
+    counts = {size: count(size, "cpu") for size in sizes if size in small}
+    large = [size for size in sizes if size not in counts]
+    points = dict(counts)
+    for size in reversed(small if large else []):
+        if size not in points and len(points) < EXTRAPOLATED_FROM:
+            try:
+                points[size] = count(size, "cpu")
+            except FlopsFitError as reason:
+                error = reason
+    if not points:
+        raise error or meta_error
+    if large and len(points) < EXTRAPOLATED_FROM:
+        raise FlopsFitError(
+            f"model: {size_param}={large[0]} cannot run on the meta device ({meta_error}) and is "
+            f"too large to run on the CPU; extrapolating takes {EXTRAPOLATED_FROM} sizes of at "
+            f"most {CPU_PARAMS} parameters, only {sorted(points)} run: list more small sizes"
+        )
+    points = dict(sorted(points.items())[-EXTRAPOLATED_FROM:])
+    return counts | {size: _extrapolate(points, size, build, size_param) for size in large}
+
+
+def _small_sizes(build, sizes) -> tuple[list, FlopsFitError | None]:
+    """Sizes that can be built and are small enough to run, ascending; and the last failure."""
+    small, error, params = [], None, 0
+    for size in _ladder(sizes):
+        try:
+            params = _total_params(build, size, "meta")
+        except FlopsFitError:
+            if small and params * (size / small[-1]) ** 3 > CPU_PARAMS:
+                break  # the constructor needs real memory: do not ask for too much
+            try:
+                params = _total_params(build, size, "cpu")
+            except FlopsFitError as reason:
+                error = reason
+                continue
+        if params > CPU_PARAMS:
+            break
+        small.append(size)
+    return small, error
+
+
+def _ladder(sizes) -> list:
+    """The sizes, with whole twelfths and halvings of the smallest below them, ascending."""
+    smallest = min(sizes)
+    if not all(isinstance(size, int) for size in sizes):
+        return sorted(sizes)
+    twelfths = {smallest * k // 12 for k in range(1, 12) if smallest * k % 12 == 0}
+    halvings = {smallest >> k for k in range(1, smallest.bit_length()) if smallest % 2**k == 0}
+    return sorted({*sizes, *twelfths, *halvings})
+
+
+def _total_params(build, size, device: str) -> int:
+    with _reproducible(), torch.device(device):
+        return sum(p.numel() for p in build(size).parameters())
+
+
+def _extrapolate(points: dict, size, build, size_param: str) -> ModelCount:
+    sizes = sorted(points)
+    largest = points[sizes[-1]]
+    figures = {}
+    for field in ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token"):
+        values = {s: Fraction(getattr(points[s], field)) for s in sizes}
+        lower, upper = (_cubic(values, nodes, size) for nodes in (sizes[:-1], sizes[1:]))
+        if upper <= 0 or abs(lower - upper) > TOLERANCE * upper:
+            raise FlopsFitError(
+                f"model: {field} at {size_param}={size} cannot be extrapolated from "
+                f"{sizes}: cubics through the lower and the upper four give {float(lower):.6g} "
+                f"and {float(upper):.6g}; give the model a flops_per_token() method and let it "
+                "run on the meta device, or list sizes that are small enough to be run"
+            )
+        figures[field] = float(upper) if field == "flops_per_token" else round(upper)
+    text = (
+        f"{size_param}={size}: cannot run on the meta device; figures are extrapolated by a "
+        f"cubic from runs on the CPU at {size_param} = {', '.join(map(str, sizes))}"
+    )
+    return replace(largest, **figures, warnings=(*largest.warnings, text))
+
+
+def _cubic(values: dict, nodes: list, x) -> Fraction:
+    """The polynomial through ``values`` at four nodes, exactly (Lagrange's form)."""
+    return sum(
+        values[i] * math.prod(Fraction(x - j) / Fraction(i - j) for j in nodes if j != i)
+        for i in nodes
+    )

@@ -1,0 +1,90 @@
+"""A user's model: built at one size, counted, and called, by the contract alone."""
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.plugins import check_arguments, one_line
+
+
+def create_model(
+    model_cls: Callable[..., nn.Module],
+    size_param: str,
+    size: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Call ``model_cls(**{size_param: size}, **model_kwargs)`` and return the module.
+
+    Raises `FlopsFitError` when ``model_cls`` has no such argument, when building fails (with the
+    user's exception and its line), and when what comes back is no `torch.nn.Module`.
+    """
+    kwargs = dict(model_kwargs or {})
+    name = getattr(model_cls, "__qualname__", repr(model_cls))
+    if size_param in kwargs:
+        raise FlopsFitError(
+            f"model.kwargs: '{size_param}' is the size parameter, its values are the sizes"
+        )
+    check_arguments(model_cls, name, {size_param: size}, "model.size_param", supplied=kwargs)
+    check_arguments(model_cls, name, kwargs, "model.kwargs", supplied=(size_param,))
+    try:
+        model = model_cls(**{size_param: size}, **kwargs)
+    except Exception as error:
+        raise FlopsFitError(
+            f"model: {name}({size_param}={size!r}) cannot be built: {one_line(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise FlopsFitError(
+            f"model: {name}({size_param}={size!r}) returned a {type(model).__name__}, "
+            "not a torch.nn.Module"
+        )
+    return model
+
+
+def create_on_meta(
+    model_cls: Callable[..., nn.Module],
+    size_param: str,
+    size: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """`create_model` on the meta device: shapes without memory, whatever the size.
+
+    Raises `FlopsFitError` as `create_model` does, also where the constructor reads a tensor's
+    value (``.item()``), which a tensor without memory does not have.
+    """
+    with torch.device("meta"):
+        model = create_model(model_cls, size_param, size, model_kwargs)
+    return model.to("meta")  # buffers made from NumPy arrays stay on the CPU
+
+
+def num_params(model: nn.Module) -> int:
+    """N as the model itself says (``model.num_params()``), else its trainable parameters.
+
+    Shared parameters count once. Raises `FlopsFitError` when ``num_params()`` returns anything
+    but a positive integer, or when nothing is trainable.
+    """
+    own = getattr(model, "num_params", None)
+    if not callable(own):
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    value = own()
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if isinstance(value, bool) or count <= 0:
+        raise FlopsFitError(
+            f"model: {type(model).__name__}.num_params() returned {value!r}, not a positive integer"
+        )
+    return count
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """``model(x)`` for a tensor, ``model(*x)`` for a tuple or list, ``model(**x)`` for a mapping."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
