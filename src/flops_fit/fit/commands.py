@@ -21,6 +21,12 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--runs", required=True, help="CSV with params, tokens, loss (or known aliases), or JSON")
     add("--out", required=True, help="where to write the fit (JSON)")
+    add(
+        "--params",
+        default="params",
+        choices=("params", "params_nonembedding", "params_total"),
+        help="which count is N: matmul parameters with the head, without embeddings and head, all",
+    )
     add("--curves", help="loss curves (CSV run_id,tokens,flops,loss, or results.json): envelope")
     add(
         "--delta",
@@ -62,7 +68,7 @@ def run_fit(args: argparse.Namespace) -> None:
     from flops_fit.fit.core import fit_runs
     from flops_fit.fit.runs import read_curves, read_runs
 
-    table = read_runs(args.runs)
+    table = read_runs(args.runs, args.params)
     source = args.curves or (args.runs if str(args.runs).endswith(".json") else None)
     fit = fit_runs(
         table,

@@ -68,8 +68,11 @@ class RunTable:
         return any(run["reason"] == "outlier" for run in self.left_out)
 
 
-def read_runs(path: str | Path) -> RunTable:
-    """Read a CSV, or a JSON list of records (plain rows, or the records of our own runs)."""
+def read_runs(path: str | Path, params: str = "params") -> RunTable:
+    """Read a CSV, or a JSON list of records (plain rows, or the records of our own runs).
+
+    ``params`` names the column that is N: params, params_nonembedding or params_total.
+    """
     path = Path(path)
     if path.suffix == ".json":
         rows = read_json(path)
@@ -95,6 +98,10 @@ def read_runs(path: str | Path) -> RunTable:
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise FlopsFitError(f"{path}: not a readable CSV table ({error})") from None
         first_line = 2
+    if params != "params":
+        if params not in frame.columns:
+            raise FlopsFitError(f"{path}: no column {params!r}, which was asked for as N")
+        frame["params"] = frame[params]
     return prepare_runs(frame, str(path), first_line)
 
 
