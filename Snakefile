@@ -1,0 +1,21 @@
+from snakemake.utils import min_version
+
+min_version("9.10")
+
+include: "workflow/rules/common.smk"
+
+report: "workflow/report/workflow.rst"
+
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/collect.smk"
+include: "workflow/rules/fit.smk"
+include: "workflow/rules/plot.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    input:
+        targets,
+    default_target: True

@@ -1,0 +1,191 @@
+"""``flops-fit VERB``: the steps of the path, each what a rule of the workflow calls.
+
+Nothing heavy is imported before a verb runs, so ``--help`` is instant.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from flops_fit import __version__
+from flops_fit.answer_commands import (
+    add_plot_arguments,
+    add_report_arguments,
+    run_plot,
+    run_report,
+)
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit.commands import add_fit_arguments, add_predict_arguments, run_fit, run_predict
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; bad input ends with one message on standard error and status 2."""
+    parsed = make_parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except FlopsFitError as error:
+        print(f"flops-fit: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+        sys.stderr.close()
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flops-fit",
+        description="From a compute budget to the right model size and amount of data.",
+        epilog="The verbs in the order of the path; `flops-fit VERB --help` shows an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"flops-fit {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    add_verb(verbs, "plan", add_plan_arguments, run_plan)
+    add_verb(verbs, "prepare", add_prepare_arguments, run_prepare)
+    add_verb(verbs, "check", add_check_arguments, run_check)
+    add_verb(verbs, "train", add_train_arguments, run_train)
+    add_verb(verbs, "collect", add_collect_arguments, run_collect)
+    add_verb(verbs, "fit", add_fit_arguments, run_fit)
+    add_verb(verbs, "predict", add_predict_arguments, run_predict)
+    add_verb(verbs, "plot", add_plot_arguments, run_plot)
+    add_verb(verbs, "report", add_report_arguments, run_report)
+    return parser
+
+
+def add_verb(verbs, name: str, add_arguments: Callable, run: Callable) -> None:
+    """Add a verb whose one-sentence description also stands in ``flops-fit --help``."""
+    own = argparse.ArgumentParser(add_help=False)
+    add_arguments(own)
+    parser = verbs.add_parser(
+        name, parents=[own], help=own.description, description=own.description, epilog=own.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", default="results", help="folder of runs and sweeps (default: results)"
+    )
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "List every experiment of a sweep, counted and checked; train nothing."
+    parser.epilog = "example:\n  flops-fit plan --config config/config.yaml"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", help="the sweep's config file")
+    source.add_argument("--plan", help="a plan file made before, such as the workflow keeps")
+    parser.add_argument("--out", help="write the table as CSV")
+    parser.add_argument(
+        "--search-path", action="append", default=[], metavar="DIR",
+        help="folder with your modules and data (the working directory is always searched)",
+    )  # fmt: skip
+    add_results(parser)
+
+
+def run_plan(args: argparse.Namespace) -> None:
+    from flops_fit.plan_table import format_plan, plan_csv
+    from flops_fit.workflow import plan_config, search_paths
+
+    if args.plan:
+        from flops_fit.files import read_json
+
+        plan = read_json(args.plan)
+    else:
+        from flops_fit.config import load_config
+
+        plan = plan_config(load_config(args.config), args.results, search_paths(args.search_path))
+    if args.out:
+        from flops_fit.files import write_atomic
+
+        write_atomic(args.out, plan_csv(plan))
+    print(format_plan(plan))
+    if args.out:
+        print(f"wrote {args.out}")
+
+
+def add_plan_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plan", required=True, help="the sweep's plan file, results/.plan/sweeps/NAME.json"
+    )
+    add_results(parser)
+
+
+def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Make the data's files, once, before any training."
+    parser.epilog = "example:\n  flops-fit prepare --plan results/.plan/sweeps/demo.json"
+    add_plan_file(parser)
+
+
+def run_prepare(args: argparse.Namespace) -> None:
+    from flops_fit.files import read_json
+    from flops_fit.prepare import prepare_data
+
+    print(f"wrote {prepare_data(read_json(args.plan), args.results)}")
+
+
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Try one real batch, and the amount of data, before any training."
+    parser.epilog = "example:\n  flops-fit check --plan results/.plan/sweeps/demo.json"
+    add_plan_file(parser)
+
+
+def run_check(args: argparse.Namespace) -> None:
+    from flops_fit.amounts import check_epochs
+    from flops_fit.checks import check_inputs
+    from flops_fit.files import read_json, write_json
+    from flops_fit.identity import read_spec
+    from flops_fit.places import spec_file
+
+    plan = read_json(args.plan)
+    smallest = min(plan["experiments"], key=lambda row: row["params_total"])
+    spec = read_spec(spec_file(args.results, smallest["experiment_id"]))
+    data = check_inputs(spec)
+    largest = max(plan["experiments"], key=lambda row: row["num_tokens"])
+    check_epochs(data, largest, spec["max_epochs"])
+    write_json(plan["check"], data)
+    print(f"wrote {plan['check']}: one real batch passes model, loss and optimiser")
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Train one experiment through accelerate launch, or restore its record."
+    parser.epilog = (
+        "example:\n  flops-fit train --spec results/.plan/specs/ID.json "
+        "--out results/runs/ID/result.json"
+    )
+    parser.add_argument("--spec", required=True, help="the experiment's spec file")
+    parser.add_argument("--out", required=True, help="where its result goes")
+    parser.add_argument("--processes", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads each (default: 1)")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs the job was given (default: 0)")
+
+
+def run_train(args: argparse.Namespace) -> None:
+    from flops_fit.launch import launch
+
+    launch(args.spec, args.out, args.processes, args.threads, args.gpus)
+
+
+def add_collect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Merge the records of a sweep's experiments into two tables."
+    parser.epilog = (
+        "example:\n  flops-fit collect --plan results/.plan/sweeps/demo.json "
+        "--json results/demo/results.json --csv results/demo/results.csv"
+    )
+    add_plan_file(parser)
+    parser.add_argument("--json", required=True, help="every record whole")
+    parser.add_argument("--csv", required=True, help="the table that `flops-fit fit` reads")
+    parser.add_argument(
+        "--failed", nargs="*", default=[], metavar="ID", help="experiments allowed to be missing"
+    )
+
+
+def run_collect(args: argparse.Namespace) -> None:
+    from flops_fit.collect import collect, write_results
+    from flops_fit.files import read_json
+
+    plan = read_json(args.plan)
+    records = collect(plan, args.results, args.failed)
+    write_results(records, plan["convention"], args.json, args.csv)
+    statuses = [record["status"] for record in records]
+    counts = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
+    print(f"wrote {args.json} and {args.csv}: {len(records)} runs, {counts}")

@@ -1,0 +1,220 @@
+"""The bridge between Snakemake and the library: the plan, lazily, and what each rule asks of it.
+
+A dry run lists exactly the experiments that will run, without torch: the plan is read from a file
+keyed by everything that determines it. Only when there is none does a process of its own plan.
+"""
+
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from flops_fit.amounts import check_epochs
+from flops_fit.config import complete_config
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import canonical_hash, read_json, write_json
+from flops_fit.fingerprints import FileHashes, find_path
+from flops_fit.identity import common_identity, plan_fingerprint
+from flops_fit.places import plan_file, plan_folder, run_folder, spec_file
+from flops_fit.plugins import source_fingerprint
+from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_aside
+
+RESULTS = "results"
+FIGURES = ("isoflop", "optima", "loss_curves", "surface")
+STEPS = {
+    "collect": "flops_fit.collect:collect",
+    "fit": "flops_fit.fit.commands:run_fit",
+    "plot": "flops_fit.answer_commands:run_plot",
+    "report": "flops_fit.answer_commands:run_report",
+}
+PLAN_IN_A_PROCESS = (
+    "import sys; from flops_fit.config import load_config; from flops_fit.errors import *\n"
+    "from flops_fit.planner import make_plan\n"
+    "try: make_plan(load_config(sys.argv[1]), sys.argv[2], sys.argv[3:])\n"
+    "except FlopsFitError as error: sys.exit(str(error).removeprefix(sys.argv[1] + ': '))\n"
+)
+
+
+def search_paths(extra: Iterable[str] = ()) -> list[str]:
+    """Where plug-ins and relative paths are looked for: the working directory, then ``extra``."""
+    return list(dict.fromkeys([os.getcwd(), *map(os.path.abspath, extra)]))
+
+
+def plan_config(config: dict, results: str, paths: list[str]) -> dict:
+    """The plan of a complete config, from its file if there is one, else newly made."""
+    hashes = FileHashes(plan_folder(results) / "hashes.json")
+    common = common_identity(config, paths, hashes)
+    path = plan_file(results, plan_fingerprint(config, common, paths, hashes))
+    hashes.save()
+    if not _usable(path, results):
+        _make_plan(config, results, paths)
+    return read_json(path)
+
+
+def _usable(path: Path, results: str) -> bool:
+    with contextlib.suppress(FlopsFitError):
+        rows = read_json(path)["experiments"]
+        return all(spec_file(results, row["experiment_id"]).exists() for row in rows)
+    return False
+
+
+def _make_plan(config: dict, results: str, paths: list[str]) -> None:
+    """Plan in another process: torch stays out of this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.json")
+        write_json(path, config)
+        command = [sys.executable, "-c", PLAN_IN_A_PROCESS, str(path), results, *paths]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise FlopsFitError(done.stderr.strip() or f"planning ended with {done.returncode}")
+    sys.stderr.write(done.stderr)
+
+
+class Sweep:
+    """The configured sweep as the rules see it. Nothing is planned before a rule asks."""
+
+    def __init__(self, config: dict, checkout: str, dry_run: bool = False):
+        self.config = complete_config(config)
+        self.name = self.config["name"]
+        self.paths = search_paths([checkout])
+        self.dry_run = dry_run
+        # Jobs call `python`: let that be this one, whether or not its environment is activated.
+        os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train; a table of existing runs is only fitted."""
+        return self.config["runs"] is None
+
+    @property
+    def runs_file(self) -> str:
+        """The table of existing runs that the config names."""
+        path = find_path(self.config["runs"], self.paths)
+        if path is None:
+            raise FlopsFitError(f"runs: {self.config['runs']!r} does not exist")
+        return str(path)
+
+    @functools.cached_property
+    def plan(self) -> dict:
+        """The plan, with results on disk checked before Snakemake looks at them."""
+        plan = plan_config(self.config, RESULTS, self.paths)
+        if not self.dry_run:
+            write_changed(plan_folder(RESULTS) / "sweeps" / f"{self.name}.json", plan)
+        self._check_results(plan)
+        self._check_epochs(plan)
+        return plan
+
+    def _check_epochs(self, plan: dict) -> None:
+        if Path(plan["check"]).exists():
+            largest = max(plan["experiments"], key=lambda row: row["num_tokens"])
+            check_epochs(read_json(plan["check"]), largest, self.config["limits"]["max_epochs"])
+
+    def _check_results(self, plan: dict) -> None:
+        """Move broken results and records aside (under a dry run: only name them).
+
+        Snakemake never looks into outputs; whatever was verified before is known by size and time.
+        """
+        cache = plan_folder(RESULTS) / "verified.json"
+        known = read_json(cache) if cache.exists() else {}
+        seen = {}
+        for row in plan["experiments"]:
+            folder = run_folder(RESULTS, row["experiment_id"])
+            for path in (folder / RECORD, folder / RESULT):
+                state = file_state(path)
+                if state is None:
+                    continue
+                state = [*state, row["hash"]]
+                if known.get(str(path)) != state and not self._verified(path, row, folder):
+                    continue
+                seen[str(path)] = state
+        if seen != known and not self.dry_run:
+            write_changed(cache, {**known, **seen})
+
+    def _verified(self, path: Path, row: dict, folder: Path) -> bool:
+        try:
+            read_record(path, row["experiment_id"], row["hash"])
+            return True
+        except FlopsFitError as error:
+            kept = "to be moved aside" if self.dry_run else f"moved to {path.name}.corrupt"
+            print(f"flops-fit: {error}; {kept}", file=sys.stderr)
+        if not self.dry_run:
+            set_aside(path)
+            if path.name == RECORD:  # without its record a result is no longer backed
+                (folder / RESULT).unlink(missing_ok=True)
+        return False
+
+    @functools.cached_property
+    def failed(self) -> list[str]:
+        """Experiments that failed and are to be left out (only with ``accept_failures``)."""
+        if not self.config["accept_failures"]:
+            return []
+        return [
+            row["experiment_id"]
+            for row in self.plan["experiments"]
+            if not (run_folder(RESULTS, row["experiment_id"]) / RESULT).exists()
+            and read_failure(run_folder(RESULTS, row["experiment_id"]), row["hash"])
+        ]
+
+    @property
+    def experiments(self) -> list[str]:
+        """Ids of the experiments to train, the longest first."""
+        rows = sorted(self.plan["experiments"], key=lambda row: -row["flops_counted"])
+        failed = set(self.failed)
+        return [row["experiment_id"] for row in rows if row["experiment_id"] not in failed]
+
+    @property
+    def content(self) -> str:
+        """Hash of what the tables of this sweep are made from."""
+        keys = ("experiments", "skipped", "convention")
+        return canonical_hash([{k: self.plan[k] for k in keys}, self.failed])[:16]
+
+    def flops_of(self, experiment: str) -> float:
+        rows = self.plan["experiments"]
+        return next(r["flops_counted"] for r in rows if r["experiment_id"] == experiment)
+
+    def fit_options(self) -> str:
+        """The fit settings as options of ``flops-fit fit``."""
+        return options(self.config["fit"])
+
+    def plot_options(self) -> str:
+        """The plot settings as options of ``flops-fit plot``."""
+        return options(self.config["plot"])
+
+    def budget_options(self) -> str:
+        """The budgets to answer for, as an option of ``flops-fit report``."""
+        budgets = self.config["answer"]["budgets"]
+        return " ".join(["--budgets", *(f"{budget:g}" for budget in budgets)]) if budgets else ""
+
+
+def spec_value(experiment: str, key: str):
+    """A value of an experiment's spec: what a job may look at, whatever the config has become."""
+    return read_json(spec_file(RESULTS, experiment))[key]
+
+
+def code(step: str) -> str:
+    """Fingerprint of the code of a step, so that the step reruns when its code changes."""
+    return source_fingerprint(STEPS[step])[:16]
+
+
+def options(settings: dict) -> str:
+    return " ".join(f"--{name} {value}" for name, value in settings.items())
+
+
+def file_state(path: Path) -> list[int] | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def write_changed(path: Path, value) -> None:
+    """Write JSON only if it differs from what is there."""
+    with contextlib.suppress(FlopsFitError):
+        if read_json(path) == value:
+            return
+    write_json(path, value)

@@ -1,0 +1,20 @@
+localrules:
+    collect_runs,
+
+
+rule collect_runs:
+    input:
+        runs=run_results,
+    output:
+        json="results/{sweep}/results.json",
+        csv="results/{sweep}/results.csv",
+    log:
+        "results/{sweep}/logs/collect.log",
+    params:
+        content=plan_content,
+        code=flops_fit.code("collect"),
+        failed=lambda wildcards: sweep.failed,
+    shell:
+        "python -m flops_fit collect --plan results/.plan/sweeps/{wildcards.sweep}.json"
+        " --json {output.json} --csv {output.csv} --failed {params.failed} >{log} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"

@@ -1,0 +1,90 @@
+import functools
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from flops_fit import workflow as flops_fit
+from flops_fit.errors import FlopsFitError
+
+CHECKOUT = str(Path(workflow.current_basedir).parents[1])
+
+# Only where no sweep was given: a sweep must never inherit another's keys.
+if "model" not in config and "runs" not in config:
+
+    configfile: next(
+        (p for p in ("config/config.yaml", f"{CHECKOUT}/config/config.yaml") if Path(p).exists())
+    )
+
+
+def readable(function):
+    """Let Snakemake print our errors as one message instead of a traceback."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except FlopsFitError as error:
+            raise WorkflowError(f"flops-fit: error: {error}") from None
+
+    return wrapped
+
+
+sweep = readable(flops_fit.Sweep)(config, CHECKOUT, dry_run=workflow.dryrun)
+
+
+wildcard_constraints:
+    sweep=sweep.name.replace(".", "[.]"),
+    id="[A-Za-z0-9._+-]+",
+
+
+@readable
+def targets(wildcards):
+    """Everything a sweep leaves behind, every run included, so that a deleted one is noticed."""
+    names = ["fit.json", "table.md", "report.html"]
+    names += [f"plots/{figure}.svg" for figure in flops_fit.FIGURES]
+    runs = []
+    if sweep.trains:
+        names += ["plan.csv", "results.json", "results.csv"]
+        runs = run_results(wildcards)
+    return [f"results/{sweep.name}/{name}" for name in names] + runs
+
+
+@readable
+def run_results(wildcards):
+    return [f"results/runs/{experiment}/result.json" for experiment in sweep.experiments]
+
+
+@readable
+def run_table(wildcards):
+    return f"results/{sweep.name}/results.csv" if sweep.trains else sweep.runs_file
+
+
+@readable
+def records(wildcards):
+    return f"results/{sweep.name}/results.json" if sweep.trains else []
+
+
+def optional_records(wildcards, input):
+    return f"--records {input.records}" if input.records else ""
+
+
+def optional_tables(wildcards, input):
+    plan = f"--plan results/.plan/sweeps/{sweep.name}.json" if sweep.trains else ""
+    return f"{optional_records(wildcards, input)} {plan}".strip()
+
+
+@readable
+def prepared_data(wildcards):
+    folder = sweep.plan["data_dir"]
+    return f"{folder}/manifest.json" if folder else []
+
+
+@readable
+def plan_content(wildcards):
+    return sweep.content
+
+
+@readable
+def checked(wildcards):
+    # From the spec, not the config: a config edited under a queued sweep changes no waiting job.
+    return flops_fit.spec_value(wildcards.id, "check")

@@ -1,0 +1,20 @@
+rule prepare_data:
+    output:
+        "results/data/{data}/manifest.json",
+    log:
+        "results/data/logs/{data}.log",
+    shell:
+        "python -m flops_fit prepare --plan results/.plan/sweeps/{sweep.name}.json >{log} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"
+
+
+rule check_inputs:
+    input:
+        ancient(prepared_data),
+    output:
+        "results/.plan/checked/{check}.json",
+    log:
+        "results/.plan/checked/{check}.log",
+    shell:
+        "python -m flops_fit check --plan results/.plan/sweeps/{sweep.name}.json >{log} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"

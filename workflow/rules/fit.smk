@@ -1,0 +1,14 @@
+rule fit_law:
+    input:
+        runs=run_table,
+        records=records,
+    output:
+        "results/{sweep}/fit.json",
+    log:
+        "results/{sweep}/logs/fit.log",
+    params:
+        options=sweep.fit_options(),
+        code=flops_fit.code("fit"),
+    shell:
+        "python -m flops_fit fit --runs {input.runs} --out {output} {params.options} >{log} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"

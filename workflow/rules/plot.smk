@@ -1,0 +1,30 @@
+rule plot_law:
+    input:
+        runs=run_table,
+        records=records,
+        fit="results/{sweep}/fit.json",
+    output:
+        svg=[
+            report(
+                f"results/{{sweep}}/plots/{figure}.svg",
+                caption=f"../report/{figure}.rst",
+                category="Figures",
+                labels={"figure": figure.replace("_", " ")},
+            )
+            for figure in flops_fit.FIGURES
+        ],
+        other=[
+            f"results/{{sweep}}/plots/{figure}.{kind}"
+            for figure in flops_fit.FIGURES
+            for kind in ("png", "csv")
+        ],
+    log:
+        "results/{sweep}/logs/plot.log",
+    params:
+        options=sweep.plot_options(),
+        code=flops_fit.code("plot"),
+        records=optional_records,
+    shell:
+        "python -m flops_fit plot --runs {input.runs} {params.records} --fit {input.fit}"
+        " --out-dir results/{wildcards.sweep}/plots {params.options} >{log} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"

@@ -1,0 +1,24 @@
+rule write_report:
+    input:
+        runs=run_table,
+        records=records,
+        fit="results/{sweep}/fit.json",
+        figures=[f"results/{{sweep}}/plots/{figure}.svg" for figure in flops_fit.FIGURES],
+    output:
+        html=report(
+            "results/{sweep}/report.html",
+            caption="../report/answer.rst",
+            category="Answer",
+        ),
+        table="results/{sweep}/table.md",
+    log:
+        "results/{sweep}/logs/report.log",
+    params:
+        budgets=sweep.budget_options(),
+        code=flops_fit.code("report"),
+        optional=optional_tables,
+    shell:
+        "python -m flops_fit report --runs {input.runs} {params.optional} --fit {input.fit}"
+        " --plots results/{wildcards.sweep}/plots --name {wildcards.sweep} {params.budgets}"
+        " --out {output.html} --table {output.table} >{log} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"

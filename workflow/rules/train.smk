@@ -1,0 +1,20 @@
+rule train_run:
+    input:
+        ancient(checked),
+    output:
+        "results/runs/{id}/result.json",
+    log:
+        "results/runs/{id}/train.log",
+    benchmark:
+        "results/runs/{id}/benchmark.tsv"
+    threads: sweep.config["resources"]["processes"] * sweep.config["resources"]["threads"]
+    resources:
+        processes=sweep.config["resources"]["processes"],
+        omp=sweep.config["resources"]["threads"],
+        gpu=sweep.config["resources"]["gpus"],
+    params:
+        spec="results/.plan/specs/{id}.json",
+    shell:
+        "python -m flops_fit train --spec {params.spec} --out {output}"
+        " --processes {resources.processes} --gpus {resources.gpu} --threads {resources.omp} >{log} 2>&1"
+        " || {{ status=$?; tail -n 3 {log} >&2; exit $status; }}"
