@@ -13,7 +13,6 @@ from flops_fit.fit.laws import PathLaw, SurfaceLaw
 from flops_fit.fit.newton import minimise
 from flops_fit.fit.surface import (
     EFFICIENCY,
-    HOFFMANN_DELTA,
     Data,
     Surface,
     far_runs,
@@ -77,6 +76,8 @@ class Estimate:
     detail: object = field(default=None)
 
 
+REFIT_CONTINUATION = (1e-2, 3e-3)  # from an optimum nearby two coarser thresholds are enough
+COARSE_TOLERANCE = 1e-2
 FORMS = {"surface": free_form, "tied": tied_form}
 
 
@@ -140,16 +141,16 @@ def refit_surface(
         weight = weight * fit.weight if auto_exclude else weight
     theta = np.repeat(fit.theta[None], count, axis=0)
 
-    def solve(theta, weight, delta):
-        for step in ladder(float(np.min(delta))):
-            last = step == ladder(float(np.min(delta)))[-1]
-            threshold = delta if last else np.maximum(delta, step)
-            tolerance = 1e-13 if last else 1e-3
-            batch = minimise(fit.form, theta, log_loss, weight, threshold, data.design, tolerance)
-            theta = batch.theta
-        return batch
+    def solve(theta, weight, delta, steps=()):
+        for step in steps:
+            coarse = np.maximum(delta, step)
+            theta = minimise(
+                fit.form, theta, log_loss, weight, coarse, data.design, COARSE_TOLERANCE
+            ).theta
+        return minimise(fit.form, theta, log_loss, weight, delta, data.design)
 
-    batch = solve(theta, weight, np.full(count, fit.delta))
+    steps = ladder(fit.delta, REFIT_CONTINUATION)[:-1]
+    batch = solve(theta, weight, np.full(count, fit.delta), steps)
     if auto_delta or auto_exclude:
         residual = log_loss - data.design.log_surface(batch.theta)
         scale = robust_scale(residual, weight)
@@ -231,6 +232,3 @@ def _path(log_c: np.ndarray, minima: list[Minima]) -> tuple[PathLaw, str, str]:
         return law, "bracketed", words if lost else f"all {len(good)} minima bracketed"
     worst = STATUSES[int(np.bincount(status[~good]).argmax())]
     return law, worst, f"{int(good.sum())} of {len(good)} minima bracketed; at least 2 are needed"
-
-
-__all__ = ["HOFFMANN_DELTA", "Estimate", "Runs", "estimate_isoflop", "estimate_surface"]

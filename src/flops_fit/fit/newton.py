@@ -19,7 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-CHUNK_VALUES = 48_000  # problems x points per block: a block's arrays stay in the L2 cache
+CHUNK_VALUES = 96_000  # problems x points per block: its arrays stay in the cache
+METRIC_EVERY = 3  # iterations: the damping metric need not follow every step
+FIRST_DAMPING, WORST_DAMPING = 1e-2, 1e10
 ROUNDING = 1e-29  # F of exact data is about n x (2e-16)^2: no step below it means anything
 E_, P_, Q_, ALPHA_, BETA_ = range(5)
 
@@ -91,8 +93,8 @@ def _moments(v, s_a, s_b, design):
     return m
 
 
-def _derivatives(theta, log_loss, weight, delta, design):
-    """F (R,), gradient (5, R), Hessian and damping metric (5, 5, R) at theta (R, 5)."""
+def _derivatives(theta, log_loss, weight, delta, design, with_metric=True):
+    """F (R,), gradient (5, R), Hessian and damping metric (5, 5, R; or None) at theta (R, 5)."""
     e, p, q, alpha, beta = theta.T[:, :, None]
     term_a, term_b = np.exp(p - alpha * design.x), np.exp(q - beta * design.y)
     total = term_a + term_b
@@ -111,7 +113,6 @@ def _derivatives(theta, log_loss, weight, delta, design):
     gradient[P_], gradient[Q_] = -first[:, 0], -second[:, 0]
     gradient[ALPHA_], gradient[BETA_] = first[:, 1], second[:, 1]
     # Hessian of Huber o lse: (psi' + psi) J J^T - psi sum_k s_k z_k' z_k'^T, psi = clip(r).
-    irls = weight * np.divide(delta, size, out=np.ones_like(r), where=~inside)
     hessian = _moments(weight * inside + wu, s_a, s_b, design)
     hessian[E_, E_] += gradient[E_]
     hessian[P_, P_] -= first[:, 0]
@@ -120,6 +121,9 @@ def _derivatives(theta, log_loss, weight, delta, design):
     hessian[Q_, BETA_] = hessian[BETA_, Q_] = hessian[Q_, BETA_] + second[:, 1]
     hessian[ALPHA_, ALPHA_] -= first[:, 2]
     hessian[BETA_, BETA_] -= second[:, 2]
+    if not with_metric:
+        return objective, gradient, hessian, None
+    irls = weight * np.divide(delta, size, out=np.ones_like(r), where=~inside)
     return objective, gradient, hessian, _moments(irls, s_a, s_b, design)
 
 
@@ -170,60 +174,58 @@ def _project(form, theta, gradient, hessian, metric):
     return g, h, m
 
 
+def _descent(g, h, m, damping):
+    """Steps (k, R) of (h + damping m) step = -g, damping raised until each system is positive."""
+    step, positive = _solve_positive(h + damping * m, -g)
+    while not positive.all():
+        bad = ~positive
+        damping = np.where(bad, np.maximum(damping * 8, FIRST_DAMPING), damping)
+        ridge = 1e-12 * (1 + np.abs(h[..., bad]).max(axis=(0, 1)))
+        matrix = (h + damping * m)[..., bad] + ridge * np.eye(len(g))[..., None]
+        step[:, bad], positive[bad] = _solve_positive(matrix, -g[:, bad])
+        positive |= damping > WORST_DAMPING
+    return step, damping
+
+
 def _minimise_block(form, theta, log_loss, weight, delta, design, tolerance, max_iterations):
-    count = len(theta)
+    """One block of `minimise`: finished problems are put aside, the rest go on together."""
     theta = np.clip(theta, form.lower, form.upper)
-    best = theta.copy()
-    value = np.full(count, np.inf)
-    done = np.zeros(count, dtype=bool)
-    live = np.arange(count)
-    damping = np.zeros(count)
-    state = None
-    trial = theta
+    ended_at, value = theta.copy(), np.full(len(theta), np.inf)
+    done = np.zeros(len(theta), dtype=bool)
+    live = np.arange(len(theta))
+    damping = np.zeros(len(theta))
+    trial, at, state, metric = theta, theta, None, None
     for iteration in range(1, max_iterations + 1):
-        f, g, h, m = _derivatives(trial, log_loss, weight, delta, design)
-        g, h, m = _project(form, trial, g, h, m)
+        fresh = iteration % METRIC_EVERY == 1
+        *new, new_metric = _derivatives(trial, log_loss, weight, delta, design, fresh)
         if state is None:
-            state = (f, g, h, m)
-            at = trial
+            state, metric = new, new_metric
         else:
-            better = f < state[0]
             # A step that no longer changes F is the end, whichever side rounding falls on.
-            level = np.abs(f - state[0]) <= 4e-16 * np.abs(state[0])
-            move = better | level
+            move = new[0] <= state[0] + 4e-16 * np.abs(state[0])
             at = np.where(move[:, None], trial, at)
-            state = tuple(
-                np.where(move, new, old) for new, old in zip((f, g, h, m), state, strict=True)
-            )
-            damping = np.where(
-                move, np.where(damping > 1e-6, damping * 0.1, 0.0), np.maximum(damping * 8, 1e-2)
-            )
-        f, g, h, m = state
-        step, positive = _solve_positive(h + damping * m, -g)
-        while not positive.all():
-            damping = np.where(positive, damping, np.maximum(damping * 8, 1e-2))
-            ridge = np.where(positive, 0.0, 1e-12) * (1 + np.abs(h).max(axis=(0, 1)))
-            bad = ~positive
-            matrix = (h + damping * m)[..., bad]
-            matrix[np.arange(form.size), np.arange(form.size)] += ridge[bad]
-            step[:, bad], positive[bad] = _solve_positive(matrix, -g[:, bad])
-            positive |= damping > 1e12
+            state = [np.where(move, n, old) for n, old in zip(new, state, strict=True)]
+            metric = np.where(move, new_metric, metric) if fresh else metric
+            eased = np.where(damping > 1e-6, damping * 0.1, 0.0)
+            damping = np.where(move, eased, np.maximum(damping * 8, FIRST_DAMPING))
+        g, h, m = _project(form, at, *state[1:], metric)
+        step, damping = _descent(g, h, m, damping)
         decrease = -np.einsum("kr,kr->r", g, step)
-        finished = (decrease <= tolerance * f + ROUNDING) | (damping > 1e10)
-        if finished.any() or iteration == max_iterations:
-            ended = finished if iteration < max_iterations else np.ones_like(finished)
-            best[live[ended]], value[live[ended]] = at[ended], f[ended]
-            done[live[finished]] = True
+        finished = (decrease <= tolerance * state[0] + ROUNDING) | (damping > WORST_DAMPING)
+        done[live[finished]] = True
+        ended = finished | (iteration == max_iterations)
+        if ended.any():
+            ended_at[live[ended]], value[live[ended]] = at[ended], state[0][ended]
             keep = ~ended
             if not keep.any():
                 break
             live, at, damping, step = live[keep], at[keep], damping[keep], step[:, keep]
-            state = tuple(s[..., keep] for s in state)
-            weight = weight[keep] if len(weight) > 1 else weight
-            delta = delta[keep] if len(delta) > 1 else delta
-            log_loss = log_loss[keep] if len(log_loss) > 1 else log_loss
+            state, metric = [s[..., keep] for s in state], metric[..., keep]
+            log_loss, weight, delta = (
+                v[keep] if len(v) > 1 else v for v in (log_loss, weight, delta)
+            )
         trial = np.clip(at + (form.basis @ step).T, form.lower, form.upper)
-    return best, value, done, iteration
+    return ended_at, value, done, iteration
 
 
 def minimise(

@@ -208,8 +208,9 @@ def far_runs(residual: np.ndarray, weight: np.ndarray, scale: np.ndarray) -> np.
     return far & within
 
 
-def ladder(final: float) -> list[float]:
-    return [d for d in CONTINUATION if d > final * 1.5] + [final]
+def ladder(final: float, steps: tuple[float, ...] = CONTINUATION) -> list[float]:
+    """Thresholds to follow down to ``final``: with a small one alone a descent can stick."""
+    return [d for d in steps if d > 2 * final] + [final]
 
 
 def _descend(data: Data, form: Form, theta, weight, delta: float) -> Batch:
