@@ -14,10 +14,10 @@ def tokens(batch: int = 4, length: int = 64, seed: int = 0) -> torch.Tensor:
     return torch.randint(128, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-def trained(d_model: int, steps: int = 5) -> tuple[GPT, list[float]]:
+def trained(d_model: int, steps: int = 5, **options) -> tuple[GPT, list[float]]:
     """A model that has left its all-zero outputs behind, and its losses on the way."""
     torch.manual_seed(0)
-    model, x = GPT(d_model), tokens(length=65)
+    model, x = GPT(d_model, **options), tokens(length=65)
     optimizers = optimizer(model, lr=0.02)
     losses = []
     for _ in range(steps):
@@ -66,11 +66,23 @@ class TestModel:
         changed[0, 0] = (x[0, 0] + 1) % 128
         assert (model(x)[0, -1] - model(changed)[0, -1]).abs().max() > 1e-5
 
-    def test_the_order_of_earlier_tokens_matters(self):
-        model, _ = trained(32)
+    def test_the_order_of_earlier_tokens_matters_to_a_single_layer(self):
+        model, _ = trained(32, n_layers=1)  # without positions it would see a set
         x = tokens(batch=1)
         swapped = x[:, [1, 0, *range(2, 64)]]
         assert (model(x)[0, -1] - model(swapped)[0, -1]).abs().max() > 1e-5
+
+    def test_attention_is_a_softmax_over_12_times_the_cosine_of_query_and_key(self):
+        model, _ = trained(32)
+        attention, x = model.blocks[0].attention, torch.randn(1, 64, 32)
+        heads = attention.qkv(x).view(64, 3, 2, 16)  # (T, query or key or value, head, head_dim)
+        q, k = (nn.functional.normalize(heads[:, i], dim=-1) for i in (0, 1))
+        q, k = (rotate(each, model.cos, model.sin) for each in (q, k))
+        scores = 12 * torch.einsum("qhd, khd -> hqk", q, k)
+        scores = scores.masked_fill(torch.ones(64, 64).triu(1).bool(), -torch.inf)
+        mixed = torch.einsum("hqk, khd -> qhd", scores.softmax(-1), heads[:, 2])
+        expected = attention.out(mixed.reshape(1, 64, 32))
+        assert torch.allclose(attention(x, model.cos, model.sin), expected, atol=1e-5)
 
     def test_the_first_loss_is_the_log_of_the_vocabulary(self):
         loss = cross_entropy(GPT(48)(tokens()), tokens(seed=1))

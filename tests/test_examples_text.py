@@ -243,6 +243,8 @@ class TestWindows:
             (tmp_path / f"{name}.txt").write_text("x" * (tokens - 1) + "\n")
         prepare(tmp_path, str(tmp_path / "a.txt"), heldout=str(tmp_path / "b.txt"))
         assert [len(data) for data in windows(tmp_path, seq_len=16)] == [expected] * 2
+        with pytest.raises(FlopsFitError, match=rf"train\.bin: {tokens} tokens"):
+            windows(tmp_path, seq_len=tokens)
 
     @pytest.mark.parametrize("in_memory", [True, False])
     def test_get_batch_is_the_stacked_items(self, corpus, monkeypatch, in_memory):

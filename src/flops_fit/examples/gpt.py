@@ -167,8 +167,7 @@ def optimizer(
         {"params": [embedding], "lr": lr},
         {"params": [head], "lr": lr * HEAD_REFERENCE_WIDTH / head.size(1)},
     ]
-    fused = not head.is_meta  # one kernel per step; there is none for the meta device
     return [
         Muon(model.blocks.parameters(), lr=lr, momentum=momentum, weight_decay=0.0),
-        AdamW(groups, betas=tuple(betas), weight_decay=0.0, fused=fused),
+        AdamW(groups, betas=tuple(betas), weight_decay=0.0, fused=True),
     ]
