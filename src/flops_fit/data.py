@@ -48,6 +48,8 @@ def as_data(made: Any, reference: str = "dataset") -> Data:
     map-style one, which is split by a fixed hash of the index (the last 5%, at least 32 items).
     Raises `FlopsFitError` naming ``reference`` for anything else.
     """
+    if isinstance(made, Data):
+        return made
     if isinstance(made, (tuple, list)) and len(made) == 2:
         train, heldout = (_dataset_of(part, reference) for part in made)
         return Data(train, heldout, _collate_of(made[0]))

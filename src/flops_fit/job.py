@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def run(spec: dict, folder: Path, result: str, stop: StopRequest) -> int:
         record = train_spec(spec, folder, stop)
         if main_process:
             finish_run(folder, record, result)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return 0
     except Stopped as stopped:
         print(f"flops-fit: {stopped}; saved, to be resumed", file=sys.stderr)

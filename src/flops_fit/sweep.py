@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flops_fit.errors import FlopsFitError
-
 COUNTED, SIX_ND = "counted", "6nd"
+FEWEST_SIZES = 5  # of a curve whose minimum can be told from its sides
 
 
 @dataclass(frozen=True)
@@ -169,37 +168,44 @@ def window_sizes(
     budget: float,
     flops_and_params: Callable[[int], tuple[float, int]],
     *,
-    tokens_per_param: tuple[float, float] = (2, 200),
+    tokens_per_param: Sequence[float] = (2, 200),
     count: int = 7,
     multiple: int = 1,
     max_size: int = 1 << 20,
+    min_tokens: float = 0,
 ) -> list[int]:
     """Integer size values, even in ln N, whose curve spans ``tokens_per_param`` at ``budget``.
 
     ``flops_and_params(size)`` gives FLOPs per token and N, both rising with the size. The range
-    straddles the optima that published laws find (about 20, Hoffmann et al. 2022).
+    straddles the optima that published laws find (about 20, Hoffmann et al. 2022). Sizes whose D
+    falls below ``min_tokens`` are left out while smaller ones can take their place; where whole
+    numbers are too coarse for five sizes, neighbours fill up.
     """
     low, high = sorted(tokens_per_param)
+    most = max_size // multiple  # below, sizes are counted in multiples
 
-    def ratio(size: int) -> float:
-        flops, params = flops_and_params(size)
-        return budget / flops / params
+    def tokens_and_ratio(size: int) -> tuple[float, float]:
+        flops, params = flops_and_params(size * multiple)
+        return budget / flops, budget / flops / params
 
-    def first_below(target: float) -> int:
-        """Smallest multiple whose tokens per parameter are at most ``target`` (a bisection)."""
+    def first(wanted: Callable[[float, float], bool]) -> int:
+        """The smallest size from which ``wanted(D, D / N)`` holds (a bisection)."""
         below, above = 0, 1
-        while above * multiple < max_size and ratio(above * multiple) > target:
-            below, above = above, above * 2
+        while above < most and not wanted(*tokens_and_ratio(above)):
+            below, above = above, min(above * 2, most)
         while above - below > 1:
             middle = (above + below) // 2
-            below, above = (middle, above) if ratio(middle * multiple) > target else (below, middle)
-        return min(above * multiple, max_size // multiple * multiple)
+            below, above = (below, middle) if wanted(*tokens_and_ratio(middle)) else (middle, above)
+        return above
 
-    smallest, largest = first_below(high), first_below(low)
-    if smallest >= largest:
-        raise FlopsFitError(
-            f"sizes.window: at budget {budget:g} no two sizes up to {max_size} lie between "
-            f"{low:g} and {high:g} tokens per parameter; allowed: a wider range or other budgets"
-        )
-    targets = [high * (low / high) ** (i / (count - 1)) for i in range(count)]
-    return sorted({smallest, largest, *(first_below(t) for t in targets)})
+    too_large = first(lambda tokens, ratio: tokens < min_tokens or ratio < low)
+    largest = max(too_large - 1, 1)
+    smallest = min(first(lambda tokens, ratio: ratio <= high), largest)
+    if smallest > largest // 2:  # the floor cuts into the window: look further down instead
+        smallest = max(largest // 8, 1)
+    top, bottom = tokens_and_ratio(smallest)[1], tokens_and_ratio(largest)[1]
+    ratios = [top * (bottom / top) ** (i / (count - 1)) for i in range(1, count - 1)]
+    sizes = {smallest, largest, *(first(lambda _, ratio, r=r: ratio <= r) for r in ratios)}
+    while len(sizes) < FEWEST_SIZES and max(sizes) < most:
+        sizes.add(max(sizes) + 1 if min(sizes) == 1 or max(sizes) < largest else min(sizes) - 1)
+    return [size * multiple for size in sorted(sizes)]

@@ -6,8 +6,10 @@ outcome. Everything that decides a result is seeded here, by `seed_everything`.
 
 import itertools
 import math
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch import nn
+from tqdm import tqdm
 
 from flops_fit.checkpoint import Checkpoints
 from flops_fit.checks import (
@@ -28,18 +31,27 @@ from flops_fit.data import (
     BatchView,
     Data,
     GlobalBatches,
+    as_data,
     first_item,
     heldout_loader,
     training_loader,
 )
 from flops_fit.evaluation import evaluate
 from flops_fit.exact import agree, last_part_syncs, target_elements, trim
-from flops_fit.model_factory import call_model, num_params
-from flops_fit.optimizer import as_one_optimizer
-from flops_fit.options import TrainOptions
+from flops_fit.local import (
+    ResultsFile,
+    identity_hash,
+    is_main_process,
+    local_identity,
+    options_identity,
+)
+from flops_fit.model_factory import call_model, create_model, num_params
+from flops_fit.optimizer import adamw, as_one_optimizer
+from flops_fit.options import COSINE, TrainOptions
 from flops_fit.records import COMPLETED, DIVERGED
 from flops_fit.schedule import multiplier
 from flops_fit.stopping import StopRequest
+from flops_fit.sweep import Experiment, SweepPlan
 
 
 class Stopped(Exception):
@@ -206,8 +218,6 @@ def seed_everything(options: TrainOptions) -> None:
 
 def progress_bar(name: str, options: TrainOptions, seen: int, accelerator: Accelerator):
     """A bar over tokens, on the main process only."""
-    from tqdm import tqdm
-
     return tqdm(
         total=options.tokens, initial=seen, desc=name, unit="tok", unit_scale=True, mininterval=2.0,
         disable=not (options.progress and accelerator.is_main_process),
@@ -237,3 +247,110 @@ def log_curve(accelerator: Accelerator, curve: Curve, scores: dict | None) -> No
     if scores:
         accelerator.log({"heldout_loss": scores["loss"]}, step=len(curve.loss))
     accelerator.end_training()
+
+
+class TrainingRunner:
+    """Trains planned experiments with the caller's own model, data and loss.
+
+    How many processes take part is decided by how the script was started (``python script.py`` or
+    ``accelerate launch script.py``); model and dataset stay unmodified. Results and checkpoints go
+    to ``output_dir``; only the process of rank 0 writes.
+    """
+
+    def __init__(self, output_dir: str | Path = "results/local"):
+        self.output_dir = Path(output_dir)
+
+    def _get_device(self) -> torch.device:
+        """The device that training will use."""
+        return Accelerator().device
+
+    def _local_train(
+        self,
+        experiment: Experiment,
+        model_cls: Callable[..., nn.Module],
+        size_param: str,
+        model_kwargs: dict | None,
+        dataset_or_loader: Any,
+        loss_fn: Callable,
+        epochs: float | None = None,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        **train_options,
+    ) -> tuple[float, float, float]:
+        """Train one experiment on exactly ``experiment.num_tokens``.
+
+        ``epochs`` bounds the passes over the data (None: as many as that needs); ``batch_size`` is
+        the global batch in items, whatever the number of processes. Returns the held-out loss (NaN
+        if the run diverged), ``6 * num_params * num_tokens`` FLOPs, and the wall time in seconds.
+        """
+        record = self._train(
+            experiment, model_cls, size_param, model_kwargs, dataset_or_loader, loss_fn,
+            max_epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, **train_options,
+        )  # fmt: skip
+        loss = record["final_loss"]
+        return (math.nan if loss is None else loss), record["flops_6nd"], record["wall_seconds"]
+
+    def run_sweep_from_plan(
+        self,
+        plan: SweepPlan,
+        model_cls: Callable[..., nn.Module],
+        size_param: str,
+        model_kwargs: dict | None,
+        dataset_or_loader: Any,
+        loss_fn: Callable,
+        resume: bool = True,
+        **train_options,
+    ) -> list[dict]:
+        """Train every experiment of ``plan``; returns their records, also in ``results.json``.
+
+        With ``resume``, experiments whose stored hash still matches are not trained again; one met
+        with other settings is, and that is said.
+        """
+        results = ResultsFile(self.output_dir)
+        data = as_data(dataset_or_loader)
+        experiments = tqdm(plan.experiments, desc="sweep", disable=not is_main_process())
+        return [
+            self._train(experiment, model_cls, size_param, model_kwargs, data, loss_fn,
+                        results=results, resume=resume, **train_options)
+            for experiment in experiments
+        ]  # fmt: skip
+
+    def _train(
+        self, experiment, model_cls, size_param, model_kwargs, dataset, loss_fn, *,
+        results: ResultsFile | None = None, resume: bool = True, batch_size: int | None = None,
+        learning_rate: float | None = None, optimizer: Callable = adamw, **train_options,
+    ) -> dict:  # fmt: skip
+        """The record of one experiment: from ``results`` if it is there, else trained."""
+        data = as_data(dataset)
+        options = TrainOptions(
+            tokens=experiment.num_tokens,
+            batch_items=batch_size or experiment.batch_items or 32,
+            learning_rate=learning_rate or experiment.learning_rate or 1e-3,
+            seed=experiment.seed,
+            **{"schedule": COSINE, "progress": results is None, **train_options},
+        )
+        identity = local_identity(model_cls, size_param, model_kwargs, data, loss_fn, optimizer)
+        digest = identity_hash(identity, experiment.size_param_value, options)
+        if results is not None and resume:
+            found = results.finished(experiment.experiment_id, digest)
+            if found is not None:
+                return found
+        checkpoints = None
+        if results is not None:
+            checkpoints = self.output_dir / "checkpoints" / experiment.experiment_id
+        outcome = train(
+            experiment.experiment_id,
+            lambda: create_model(model_cls, size_param, experiment.size_param_value, model_kwargs),
+            data, loss_fn, optimizer, options,
+            checkpoints, digest,
+        )  # fmt: skip
+        record = {
+            **asdict(experiment), "hash": digest, "identity": {**identity, **options_identity(options)},
+            **outcome, "flops_6nd": 6.0 * outcome["num_params"] * outcome["tokens_seen"],
+            "flops_counted": experiment.flops_per_token * outcome["tokens_seen"],
+        }  # fmt: skip
+        if results is not None:
+            results.add(record)
+            if checkpoints is not None and is_main_process():
+                shutil.rmtree(checkpoints, ignore_errors=True)
+        return record

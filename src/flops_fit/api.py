@@ -1,0 +1,233 @@
+"""The same path for notebooks and scripts: `find_optimal` plans, trains, fits and answers."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from flops_fit.counting import ModelCount, count_sizes
+from flops_fit.data import Data, as_data, first_item
+from flops_fit.errors import FlopsFitError
+from flops_fit.exact import target_elements
+from flops_fit.files import write_json
+from flops_fit.local import is_main_process
+from flops_fit.model_factory import create_model, create_on_meta, num_params
+from flops_fit.records import COMPLETED
+from flops_fit.sweep import COUNTED, SIX_ND, SweepPlan, flops_per_token, plan_sweep, window_sizes
+from flops_fit.trainer import TrainingRunner
+
+COMPUTE_BUDGETS = (1e11, 3e11, 1e12, 3e12)  # minutes on a laptop; give your own
+MIN_STEPS = 8
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def find_optimal(
+    model_cls: Callable[..., nn.Module],
+    model_size_param: str,
+    model_kwargs: dict | None = None,
+    dataset: Any = None,
+    loss_fn: Callable | None = None,
+    compute_budgets: Sequence[float] | None = None,
+    train: bool = True,
+    output_dir: str | Path = "results/local",
+    resume: bool = True,
+    sizes: Sequence | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    convention: str = SIX_ND,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    fit_options: dict | None = None,
+    **train_options,
+) -> "Result | SweepPlan":
+    """Find the compute-optimal N and D for your model, data and loss.
+
+    Args:
+        model_cls: called as ``model_cls(**{model_size_param: size}, **model_kwargs)``.
+        dataset: a torch dataset or DataLoader, or ``(train, heldout)`` of them; a single one is
+            split by a fixed hash of the index.
+        loss_fn: ``loss_fn(outputs, targets)``, the mean over target elements.
+        compute_budgets: training FLOPs, one IsoFLOP curve each (default: `COMPUTE_BUDGETS`).
+        train: False plans only.
+        output_dir: where ``results.json``, ``fit.json`` and figures go.
+        resume: do not repeat experiments that ``output_dir`` already holds.
+        sizes: values of the size parameter for every budget; by default integers, even in ln N,
+            for 2 to 200 tokens per parameter.
+        convention: what a budget means: ``6nd`` (6 N D with the model's own N) or ``counted``.
+        batch_size: global batch in items. learning_rate: peak rate of every experiment.
+        fit_options: arguments of `flops_fit.fit.fit_runs`.
+        train_options: further fields of `flops_fit.options.TrainOptions`, and ``optimizer``.
+
+    Returns:
+        A `Result`, or the `SweepPlan` with ``train=False`` or without a dataset or loss. Cells
+        of fewer than 8 steps are skipped and listed in the plan.
+
+    Raises:
+        FlopsFitError: for input that breaks a contract, before anything trains.
+    """
+    budgets = sorted(compute_budgets or COMPUTE_BUDGETS)
+    if min(budgets) <= 0:
+        raise FlopsFitError(f"compute_budgets: {min(budgets):g} given; allowed: positive FLOPs")
+    if convention not in (SIX_ND, COUNTED):
+        raise FlopsFitError(f"convention: {convention!r} given; allowed: {SIX_ND}, {COUNTED}")
+    data = None if dataset is None else as_data(dataset)
+    plan = _plan(
+        model_cls, model_size_param, model_kwargs or {}, data, loss_fn, budgets, sizes,
+        seeds, convention, batch_size, learning_rate,
+    )  # fmt: skip
+    if not train or data is None or loss_fn is None:
+        return plan
+    records = TrainingRunner(output_dir).run_sweep_from_plan(
+        plan, model_cls, model_size_param, model_kwargs, data, loss_fn, resume,
+        batch_size=batch_size, learning_rate=learning_rate, **train_options,
+    )  # fmt: skip
+    return Result.of(plan, records, convention, Path(output_dir), fit_options or {})
+
+
+def _plan(
+    model_cls, size_param, kwargs, data: Data | None, loss_fn, budgets, sizes, seeds, convention,
+    batch_size, learning_rate,
+) -> SweepPlan:  # fmt: skip
+    known: dict[Any, ModelCount] = {}
+    example = tokens_per_item = None
+    if data is not None and loss_fn is not None:
+        example = first_item(data)
+        tokens_per_item = target_elements(example[1], loss_fn)
+    elif convention == COUNTED:
+        raise FlopsFitError("convention: 'counted' needs a dataset and a loss to count with")
+
+    def count(wanted: Sequence) -> dict[Any, ModelCount]:
+        new = [size for size in wanted if size not in known]
+        if new and example is not None:
+            known.update(
+                count_sizes(model_cls, size_param, new, kwargs, example, loss_fn, tokens_per_item)
+            )
+        else:
+            known.update({size: _count_params(model_cls, size_param, size, kwargs) for size in new})
+        return known
+
+    batch_tokens = batch_size * (tokens_per_item or 1)
+    if sizes is None:
+        grid = _default_grid(
+            model_cls, size_param, kwargs, budgets, count, convention, batch_tokens
+        )
+    else:
+        grid = {budget: list(sizes) for budget in budgets}
+    count(sorted({size for values in grid.values() for size in values}))
+    return plan_sweep(
+        grid, known, tokens_per_item or 1, seeds=seeds, convention=convention,
+        batch_tokens=lambda **_: batch_tokens, learning_rate=lambda **_: learning_rate,
+        min_steps=MIN_STEPS, name=_name,
+    )  # fmt: skip
+
+
+def _default_grid(model_cls, size_param, kwargs, budgets, count, convention, batch_tokens) -> dict:
+    def flops_and_params(size: int) -> tuple[float, int]:
+        counted = count([size])[size]
+        return flops_per_token(counted, convention), counted.num_params
+
+    multiple = _buildable_multiple(model_cls, size_param, kwargs)
+    return {
+        budget: window_sizes(
+            budget, flops_and_params, multiple=multiple, min_tokens=MIN_STEPS * batch_tokens
+        )
+        for budget in budgets
+    }
+
+
+def _buildable_multiple(model_cls, size_param: str, kwargs: dict) -> int:
+    """The smallest of `MULTIPLES` at which the model builds (heads that must divide a width)."""
+    for multiple in MULTIPLES:
+        try:
+            for factor in (1, 2, 3, 5, 7):
+                _count_params(model_cls, size_param, factor * multiple, kwargs)
+            return multiple
+        except FlopsFitError as error:
+            problem = error
+    raise problem
+
+
+def _count_params(model_cls, size_param: str, size: Any, kwargs: dict) -> ModelCount:
+    """N alone, where there is no data to count FLOPs with."""
+    try:
+        model = create_on_meta(model_cls, size_param, size, kwargs)
+    except FlopsFitError:
+        model = create_model(model_cls, size_param, size, kwargs)
+    params = num_params(model)
+    return ModelCount(params, params, params, params, 0.0, "none")
+
+
+def _name(fields: dict) -> str:
+    return f"C{fields['compute_budget']:.6g}-{fields['size_param_value']}-s{fields['seed']}"
+
+
+class Result:
+    """A finished sweep: its plan, records and law. ``law`` is None where nothing can be fitted,
+    and ``reason`` then says why."""
+
+    def __init__(self, plan: SweepPlan, records: list[dict], law: dict | None, reason: str,
+                 output_dir: Path):  # fmt: skip
+        self.plan, self.records, self.law = plan, records, law
+        self.reason, self.output_dir = reason, output_dir
+
+    @classmethod
+    def of(cls, plan, records, convention: str, output_dir: Path, fit_options: dict) -> "Result":
+        """Fit ``records``; the main process also writes ``fit.json``."""
+        from flops_fit.fit import fit_runs
+
+        try:
+            law, reason = fit_runs(run_frame(records, convention), **fit_options), ""
+        except FlopsFitError as error:
+            law, reason = None, str(error)
+        if law is not None and is_main_process():
+            write_json(output_dir / "fit.json", law)
+        return cls(plan, records, law, reason, output_dir)
+
+    def _fitted(self) -> dict:
+        if self.law is None:
+            raise FlopsFitError(f"no law could be fitted: {self.reason}")
+        return self.law
+
+    def predict(self, compute_budget: float) -> dict:
+        """The answer at ``compute_budget`` FLOPs, as `flops_fit.fit.predict` gives it."""
+        from flops_fit.fit import predict
+
+        return predict(self._fitted(), compute_budget)
+
+    def chinchilla_table(self, compute_budgets: Sequence[float] | None = None):
+        """Optimal N, D and loss by budget as a `pandas.DataFrame`, with the verdict on each.
+
+        By default for the sweep's own budgets and 3 and 10 times the largest.
+        """
+        import pandas as pd
+
+        own = sorted({e.compute_budget for e in self.plan.experiments})
+        answers = [self.predict(c) for c in compute_budgets or [*own, 3 * own[-1], 10 * own[-1]]]
+        columns = ("flops", "params", "tokens", "tokens_per_param", "loss", "size_value", "verdict")
+        return pd.DataFrame([{name: answer[name] for name in columns} for answer in answers])
+
+    def __repr__(self) -> str:
+        done = sum(record["status"] == COMPLETED for record in self.records)
+        head = f"Result: {done} of {len(self.records)} runs completed"
+        if self.plan.skipped:
+            head += f", {len(self.plan.skipped)} cells skipped"
+        if self.law is None:
+            return f"{head}; no law: {self.reason}"
+        headline = self.law["headline"]
+        return (
+            f"{head}; N* ~ C^{headline['a']:.3f} by {headline['method']} ({self.law['status']})\n"
+            f"{self.chinchilla_table().to_string(index=False)}"
+        )
+
+
+def run_frame(records: list[dict], convention: str):
+    """The table that the fit reads, from records of the API."""
+    import pandas as pd
+
+    from flops_fit.collect import run_table
+
+    frame = pd.DataFrame(run_table(records, convention))
+    if convention == SIX_ND:  # N is then the model's own, as in 6 N D
+        frame["params"] = frame["num_params"]
+    return frame
