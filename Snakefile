@@ -2,9 +2,12 @@ from snakemake.utils import min_version
 
 min_version("9.10")
 
+
 include: "workflow/rules/common.smk"
 
+
 report: "workflow/report/workflow.rst"
+
 
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/data.smk"
@@ -16,6 +19,6 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
+    default_target: True
     input:
         targets,
-    default_target: True

@@ -82,8 +82,10 @@ class Sweep:
         self.name = self.config["name"]
         self.paths = search_paths([checkout])
         self.dry_run = dry_run
-        # Jobs call `python`: let that be this one, whether or not its environment is activated.
-        os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+        # Jobs call `python -m flops_fit`: let both be these, whatever environment is activated.
+        prepend("PATH", os.path.dirname(sys.executable))
+        if "site-packages" not in __file__:
+            prepend("PYTHONPATH", str(Path(__file__).parents[1]))
 
     @property
     def trains(self) -> bool:
@@ -103,10 +105,21 @@ class Sweep:
         """The plan, with results on disk checked before Snakemake looks at them."""
         plan = plan_config(self.config, RESULTS, self.paths)
         if not self.dry_run:
-            write_changed(plan_folder(RESULTS) / "sweeps" / f"{self.name}.json", plan)
+            self._keep(plan)
         self._check_results(plan)
         self._check_epochs(plan)
         return plan
+
+    def _keep(self, plan: dict) -> None:
+        """Write the plan where jobs look for it: under the sweep's, the check's and the data's name.
+
+        Sweeps share data and checks, whose jobs therefore know no sweep.
+        """
+        names = [f"sweeps/{self.name}.json", f"checks/{Path(plan['check']).name}"]
+        if plan["data_dir"]:
+            names.append(f"data/{Path(plan['data_dir']).name}.json")
+        for name in names:
+            write_changed(plan_folder(RESULTS) / name, plan)
 
     def _check_epochs(self, plan: dict) -> None:
         if Path(plan["check"]).exists():
@@ -198,6 +211,11 @@ def spec_value(experiment: str, key: str):
 def code(step: str) -> str:
     """Fingerprint of the code of a step, so that the step reruns when its code changes."""
     return source_fingerprint(STEPS[step])[:16]
+
+
+def prepend(variable: str, folder: str) -> None:
+    """Put ``folder`` first in a search path of the environment."""
+    os.environ[variable] = os.pathsep.join(filter(None, [folder, os.environ.get(variable)]))
 
 
 def options(settings: dict) -> str:

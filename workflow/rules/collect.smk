@@ -10,6 +10,8 @@ rule collect_runs:
         csv="results/{sweep}/results.csv",
     log:
         "results/{sweep}/logs/collect.log",
+    conda:
+        "../../envs/flops-fit.yaml"
     params:
         content=plan_content,
         code=flops_fit.code("collect"),

@@ -10,10 +10,10 @@ CHECKOUT = str(Path(workflow.current_basedir).parents[1])
 
 # Only where no sweep was given: a sweep must never inherit another's keys.
 if "model" not in config and "runs" not in config:
+    own = Path("config/config.yaml")
+    default_config = own if own.exists() else Path(CHECKOUT, own)
 
-    configfile: next(
-        (p for p in ("config/config.yaml", f"{CHECKOUT}/config/config.yaml") if Path(p).exists())
-    )
+    configfile: default_config
 
 
 def readable(function):
@@ -51,7 +51,9 @@ def targets(wildcards):
 
 @readable
 def run_results(wildcards):
-    return [f"results/runs/{experiment}/result.json" for experiment in sweep.experiments]
+    return [
+        f"results/runs/{experiment}/result.json" for experiment in sweep.experiments
+    ]
 
 
 @readable

@@ -3,8 +3,10 @@ rule prepare_data:
         "results/data/{data}/manifest.json",
     log:
         "results/data/logs/{data}.log",
+    conda:
+        "../../envs/flops-fit.yaml"
     shell:
-        "python -m flops_fit prepare --plan results/.plan/sweeps/{sweep.name}.json >{log} 2>&1"
+        "python -m flops_fit prepare --plan results/.plan/data/{wildcards.data}.json >{log} 2>&1"
         " || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
@@ -15,6 +17,8 @@ rule check_inputs:
         "results/.plan/checked/{check}.json",
     log:
         "results/.plan/checked/{check}.log",
+    conda:
+        "../../envs/flops-fit.yaml"
     shell:
-        "python -m flops_fit check --plan results/.plan/sweeps/{sweep.name}.json >{log} 2>&1"
+        "python -m flops_fit check --plan results/.plan/checks/{wildcards.check}.json >{log} 2>&1"
         " || {{ tail -n 3 {log} >&2; exit 1; }}"

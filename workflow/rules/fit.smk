@@ -6,6 +6,8 @@ rule fit_law:
         "results/{sweep}/fit.json",
     log:
         "results/{sweep}/logs/fit.log",
+    conda:
+        "../../envs/flops-fit.yaml"
     params:
         options=sweep.fit_options(),
         code=flops_fit.code("fit"),

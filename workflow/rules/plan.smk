@@ -7,6 +7,8 @@ rule plan_sweep:
         "results/{sweep}/plan.csv",
     log:
         "results/{sweep}/logs/plan.log",
+    conda:
+        "../../envs/flops-fit.yaml"
     params:
         content=plan_content,
     shell:

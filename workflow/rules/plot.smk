@@ -20,6 +20,8 @@ rule plot_law:
         ],
     log:
         "results/{sweep}/logs/plot.log",
+    conda:
+        "../../envs/flops-fit.yaml"
     params:
         options=sweep.plot_options(),
         code=flops_fit.code("plot"),

@@ -3,7 +3,9 @@ rule write_report:
         runs=run_table,
         records=records,
         fit="results/{sweep}/fit.json",
-        figures=[f"results/{{sweep}}/plots/{figure}.svg" for figure in flops_fit.FIGURES],
+        figures=[
+            f"results/{{sweep}}/plots/{figure}.svg" for figure in flops_fit.FIGURES
+        ],
     output:
         html=report(
             "results/{sweep}/report.html",
@@ -13,6 +15,8 @@ rule write_report:
         table="results/{sweep}/table.md",
     log:
         "results/{sweep}/logs/report.log",
+    conda:
+        "../../envs/flops-fit.yaml"
     params:
         budgets=sweep.budget_options(),
         code=flops_fit.code("report"),

@@ -7,6 +7,8 @@ rule train_run:
         "results/runs/{id}/train.log",
     benchmark:
         "results/runs/{id}/benchmark.tsv"
+    conda:
+        "../../envs/flops-fit.yaml"
     threads: sweep.config["resources"]["processes"] * sweep.config["resources"]["threads"]
     resources:
         processes=sweep.config["resources"]["processes"],
