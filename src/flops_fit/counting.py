@@ -34,7 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import default_collate
-from torch.utils.flop_counter import conv_flop_count, flop_registry
+from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_count
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.model_factory import call_model, create_model, num_params
@@ -89,7 +89,10 @@ def count_model(
     try:
         count = pass_.count(build, "meta")
     except FlopsFitError:
-        count = pass_.count(build, "cpu")
+        try:
+            count = pass_.count(build, "cpu")
+        except FlopsFitError as error:
+            count = _count_by_modules(build, error)
     return _warn_of_ratio(count, "model")
 
 
@@ -115,7 +118,9 @@ def count_sizes(
     the size value through the four largest of five small sizes (those wanted, else fractions of
     the smallest); a cubic through the four smallest must agree within 1% at the size wanted.
 
-    A model's own ``flops_per_token()`` (forward and backward, per target element) is believed.
+    A model's own ``flops_per_token()`` (forward and backward, per target element) is believed;
+    a model that has one may even fail to run here (kernels for GPUs only): then its parameters
+    are told apart by the modules that hold them, and a warning says so.
 
     Raises `FlopsFitError` when a size cannot be built or run, when the loss is no scalar that
     depends on a trainable parameter, and when the extrapolation does not hold.
@@ -132,7 +137,10 @@ def count_sizes(
     try:
         counts = {min(sizes): count(min(sizes), "meta")}
     except FlopsFitError as error:
-        counts = _count_on_cpu(count, build, size_param, sizes, error)
+        try:
+            counts = _count_on_cpu(count, build, size_param, sizes, error)
+        except FlopsFitError as reason:
+            counts = {s: _count_by_modules(lambda s=s: build(s), reason) for s in sizes}
     else:
         counts |= {size: count(size, "meta") for size in sizes if size not in counts}
     return {size: _warn_of_ratio(counts[size], f"{size_param}={size}") for size in sizes}
@@ -153,8 +161,7 @@ class _Pass:
 
     def count(self, build: Callable[[], nn.Module], device: str, label: str = "") -> ModelCount:
         with _reproducible():
-            with torch.device(device):
-                model = build().to(device)
+            model = _build(build, device)
             where = f"{type(model).__name__}({label})" if label else type(model).__name__
             tracker = _Tracker(model)
             with _countable_kernels(), tracker:
@@ -171,12 +178,12 @@ class _Pass:
             num_params=num_params(model),
             params=round(sum(matmul.values())),
             params_nonembedding=round(sum(n for p, n in matmul.items() if p not in head)),
-            params_total=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            params_total=_trainable(model),
             flops_per_token=flops,
             method=device if own is None else "model",
             warnings=tuple(
-                f"{where}: operator {name} uses parameters but has no FLOP formula, so neither "
-                "is counted; see torch.utils.flop_counter.register_flop_formula"
+                f"{where}: operator {name} uses parameters but has no FLOP formula: neither its "
+                "FLOPs nor they are counted; torch.utils.flop_counter.register_flop_formula helps"
                 for name in sorted(tracker.unknown)
             ),
         )
@@ -201,6 +208,20 @@ class _Pass:
         if not loss.requires_grad:
             raise FlopsFitError(f"loss: depends on no trainable parameter of {where}")
         return loss
+
+
+def _build(build: Callable[[], nn.Module], device: str) -> nn.Module:
+    try:
+        with torch.device(device):
+            return build().to(device)  # also buffers that were made from NumPy arrays
+    except FlopsFitError:
+        raise
+    except Exception as error:
+        raise FlopsFitError(f"model: cannot be built: {one_line(error)}") from error
+
+
+def _trainable(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def own_flops_per_token(model: nn.Module) -> float | None:
@@ -300,10 +321,25 @@ def _mv_flops(matrix, vector, out_val=None) -> int:
     return 2 * matrix.numel()
 
 
+def _attention_flops(query, key, value, *args, out_val=None, **kwargs) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+def _attention_backward_flops(grad_out, query, key, value, *args, out_val=None, **kwargs) -> int:
+    """Two products for each of the forward pass; torch adds the scores, computed again."""
+    return 2 * sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
 FORMULAS = {
     aten.convolution_backward: _conv_backward_flops,
     aten._grouped_mm: _grouped_mm_flops,
     aten.mv: _mv_flops,
+    # for models that choose their attention kernel themselves
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    aten._scaled_dot_product_flash_attention_backward: _attention_backward_flops,
+    aten._scaled_dot_product_efficient_attention_backward: _attention_backward_flops,
+    aten._scaled_dot_product_cudnn_attention_backward: _attention_backward_flops,
 }
 
 CONVOLUTIONS = {aten.convolution, aten._convolution, aten.convolution_overrideable}
@@ -312,6 +348,10 @@ GATHERS = {aten.index, aten.index_select, aten.gather, aten.masked_select, aten.
 SCATTERS = {
     *(aten.index_put, aten.index_put_, aten.index_add, aten.index_add_, aten.index_copy),
     *(aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_, aten.masked_scatter),
+}
+CONSTANTS = {  # whatever tensor they are given
+    *(aten.lift_fresh, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like),
+    *(aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty),
 }
 REDUCTIONS = {aten.sum, aten.mean, aten.amax, aten.max}
 FREE = {  # take matrices of parameters, do no product
@@ -416,7 +456,7 @@ class _Tracker(TorchDispatchMode):
             origin = self._of_product(operator, args, flops)
         elif operator in GATHERS and self._origin(args[0]).weights:
             origin = self._of_lookup(args, inputs[1:])
-        elif not inputs or operator is aten.lift_fresh:
+        elif not inputs or operator in CONSTANTS:
             origin = CONSTANT
         else:
             origin = self._of_others(func, operator, inputs)
@@ -470,12 +510,13 @@ class _Tracker(TorchDispatchMode):
             pairs = zip(inputs, origins, strict=True)
             if any(t.dim() > 1 and self._matrices(o.weights) for t, o in pairs):
                 self.unknown.add(str(func))
+        into_constant = operator in SCATTERS and origins[0].weights is not None
         if operator in REDUCTIONS:
             chosen = 0.0
-        elif operator in GATHERS or (operator in SCATTERS and origins[0].weights is not None):
+        elif not data or operator in GATHERS or into_constant:
             chosen = max(o.chosen for o in origins)
         else:
-            chosen = min((o.chosen for o in data), default=0.0)
+            chosen = min(o.chosen for o in data)
         product = frozenset().union(*(o.product for o in origins))
         return _Origin(weights, product, max(o.positions for o in origins), chosen)
 
@@ -551,30 +592,44 @@ def _ladder(sizes) -> list:
 
 
 def _total_params(build, size, device: str) -> int:
-    with _reproducible(), torch.device(device):
-        return sum(p.numel() for p in build(size).parameters())
+    with _reproducible():
+        return sum(p.numel() for p in _build(lambda: build(size), device).parameters())
 
 
 def _extrapolate(points: dict, size, build, size_param: str) -> ModelCount:
     sizes = sorted(points)
     largest = points[sizes[-1]]
+    known = _known_without_running(lambda: build(size))
     figures = {}
     for field in ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token"):
         values = {s: Fraction(getattr(points[s], field)) for s in sizes}
         lower, upper = (_cubic(values, nodes, size) for nodes in (sizes[:-1], sizes[1:]))
-        if upper <= 0 or abs(lower - upper) > TOLERANCE * upper:
+        value = known.get(field, upper)
+        if max(abs(lower - value), abs(upper - value)) > TOLERANCE * value:
             raise FlopsFitError(
                 f"model: {field} at {size_param}={size} cannot be extrapolated from "
-                f"{sizes}: cubics through the lower and the upper four give {float(lower):.6g} "
-                f"and {float(upper):.6g}; give the model a flops_per_token() method and let it "
-                "run on the meta device, or list sizes that are small enough to be run"
+                f"{size_param} = {', '.join(map(str, sizes))}: cubics through the lower and the "
+                f"upper four give {float(lower):.6g} and {float(upper):.6g}; write the model so "
+                f"that it runs on the meta device, or list sizes of up to {CPU_PARAMS} parameters"
             )
-        figures[field] = float(upper) if field == "flops_per_token" else round(upper)
+        figures[field] = float(value) if field == "flops_per_token" else round(value)
     text = (
-        f"{size_param}={size}: cannot run on the meta device; figures are extrapolated by a "
-        f"cubic from runs on the CPU at {size_param} = {', '.join(map(str, sizes))}"
+        f"{size_param}={size}: cannot run on the meta device; what its constructor does not tell "
+        f"is extrapolated by a cubic from {size_param} = {', '.join(map(str, sizes))}"
     )
     return replace(largest, **figures, warnings=(*largest.warnings, text))
+
+
+def _known_without_running(build) -> dict[str, float]:
+    """Figures that the model tells once it is built, if it can be without memory."""
+    try:
+        with _reproducible():
+            model = _build(build, "meta")
+    except FlopsFitError:
+        return {}
+    known = {"num_params": num_params(model), "params_total": _trainable(model)}
+    own = own_flops_per_token(model)
+    return known if own is None else {**known, "flops_per_token": own}
 
 
 def _cubic(values: dict, nodes: list, x) -> Fraction:
@@ -582,4 +637,46 @@ def _cubic(values: dict, nodes: list, x) -> Fraction:
     return sum(
         values[i] * math.prod(Fraction(x - j) / Fraction(i - j) for j in nodes if j != i)
         for i in nodes
+    )
+
+
+# ------------------------------------------------------------------ where nothing runs at all
+
+
+def _count_by_modules(build: Callable[[], nn.Module], error: FlopsFitError) -> ModelCount:
+    """A model that runs nowhere here but knows its cost; any other raises ``error``.
+
+    Matmul parameters are then those of two or more dimensions outside of embeddings; of these
+    the output projection is the embedding itself (tied), or the last as long as an embedding.
+    """
+    with _reproducible():
+        try:
+            model = _build(build, "meta")
+        except FlopsFitError:
+            raise error from None
+    flops = own_flops_per_token(model)
+    if flops is None:
+        raise error
+    tables, entries, matrices = set(), set(), {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                tables.add(id(parameter))
+                entries.add(parameter.shape[0])
+            elif parameter.requires_grad and parameter.dim() > 1:
+                matrices[id(parameter)] = parameter
+    as_long = [key for key, p in matrices.items() if not entries.isdisjoint(p.shape)]
+    head = tables & matrices.keys() or set(as_long[-1:])
+    text = (
+        f"{type(model).__name__} cannot be run here ({error}): its FLOPs are its own word, its "
+        "matmul parameters all those of two or more dimensions outside of embeddings"
+    )
+    return ModelCount(
+        num_params=num_params(model),
+        params=sum(p.numel() for p in matrices.values()),
+        params_nonembedding=sum(p.numel() for key, p in matrices.items() if key not in head),
+        params_total=_trainable(model),
+        flops_per_token=flops,
+        method="model",
+        warnings=(text,),
     )
