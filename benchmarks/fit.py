@@ -96,9 +96,9 @@ def main() -> None:
     began = time.process_time()
     data = Data.of(*columns)
     fit = fit_surface(data, delta=HOFFMANN_DELTA, exclude="none")
-    theta, _, usable = refit_surface(data, fit, draws, auto_delta=False, auto_exclude=False)
+    refit = refit_surface(data, fit, draws, auto_delta=False, auto_exclude=False)
     ours = time.process_time() - began
-    r = data.log_loss - data.design.log_surface(theta)
+    r = data.log_loss - data.design.log_surface(refit.theta)
     u = np.clip(r, -HOFFMANN_DELTA, HOFFMANN_DELTA)
     objective = (draws.weight * u * (r - u / 2)).sum(axis=1)
     print(f"{len(frame)} runs, {args.resamples} resamples: {ours:.2f} CPU-s, one fit included")
@@ -119,7 +119,7 @@ def main() -> None:
         result["cpu_ratio" if not analytic else "cpu_ratio_analytic_gradient"] = seconds / ours
     result["cpu_seconds"] = ours
     result["max_excess"] = float(np.max(excess))
-    result["usable"] = int(usable.sum())
+    result["usable"] = int(refit.usable.sum())
     result["objective"] = fit.objective
     print(json.dumps(result))
 

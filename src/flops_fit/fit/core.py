@@ -91,14 +91,23 @@ def fit_runs(
         "isoflop": _isoflop_entry(estimates.get("isoflop"), data, grouping),
         "tied": _surface_entry(estimates["tied"]),
         **({"fixed_e": _surface_entry(estimates["fixed_e"])} if "fixed_e" in estimates else {}),
-        **({"envelope": _path_entry(estimates["envelope"])} if "envelope" in estimates else {}),
+        **(
+            {
+                "envelope": {
+                    **_path_entry(estimates["envelope"]),
+                    "points": estimates["envelope"].detail,
+                }
+            }
+            if "envelope" in estimates
+            else {}
+        ),
         "headline": headline,
         "status": estimates[chosen].status,
         "ci": _intervals(estimates, levels),
         "delta": estimates["surface"].detail[0].delta,
         "excluded": _excluded(table, estimates["surface"], data, delta, exclude, chosen),
         "heldout": heldout,
-        "forecast": forecast_surface(data, estimates["surface"], delta),
+        "forecast": forecast_surface(data),
         "bootstrap": {
             "resamples": bootstrap,
             "unit": resample,

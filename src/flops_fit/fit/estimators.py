@@ -109,57 +109,61 @@ def estimate_surface(
         return Estimate(
             form, law, verdict.status, verdict.reason, fit.weight, detail=(fit, verdict)
         )
-    theta, weight, usable = refit_surface(data, fit, draws, delta == "auto", exclude == "auto")
+    refit = refit_surface(data, fit, draws, delta == "auto", exclude == "auto")
     return Estimate(
         form,
         law,
         verdict.status,
         verdict.reason,
         fit.weight,
-        surface_law(theta[usable], fit.centre),
-        usable,
-        weight,
+        surface_law(refit.theta[refit.usable], fit.centre),
+        refit.usable,
+        refit.weight,
         (fit, verdict),
     )
 
 
+@dataclass(frozen=True)
+class Refit:
+    """Surfaces of R resamples: theta (R, 5), weight (R, n) with exclusions, delta and usable (R,)."""
+
+    theta: np.ndarray
+    weight: np.ndarray
+    delta: np.ndarray
+    usable: np.ndarray
+
+
 def refit_surface(
     data: Data, fit: Surface, draws: Draws, auto_delta: bool, auto_exclude: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """theta (R, 5), weights (R, n) and usable (R,) of every resample.
+) -> Refit:
+    """The surface of every resample, each started from the estimate.
 
-    Each starts from the estimate. The threshold and the exclusions are found again inside each
-    resample, so that their uncertainty is part of the interval.
+    The threshold and the exclusions are found again inside each resample, so that their
+    uncertainty is part of the interval.
     """
-    count = len(draws)
     log_loss: np.ndarray = data.log_loss[None]
     weight = draws.weight
     if draws.sign is not None:
         free = max(fit.n_runs - fit.form.size, 1)
         inflated = fit.residual * np.sqrt(max(fit.n_runs, 1) / free)
         log_loss = (data.log_loss - fit.residual)[None] + draws.sign * inflated
-        weight = weight * fit.weight if auto_exclude else weight
-    theta = np.repeat(fit.theta[None], count, axis=0)
-
-    def solve(theta, weight, delta, steps=()):
-        for step in steps:
-            coarse = np.maximum(delta, step)
-            theta = minimise(
-                fit.form, theta, log_loss, weight, coarse, data.design, COARSE_TOLERANCE
-            ).theta
-        return minimise(fit.form, theta, log_loss, weight, delta, data.design)
-
-    steps = ladder(fit.delta, REFIT_CONTINUATION)[:-1]
-    batch = solve(theta, weight, np.full(count, fit.delta), steps)
+        weight = weight * fit.weight
+    theta = np.repeat(fit.theta[None], len(draws), axis=0)
+    delta = np.full(len(draws), fit.delta)
+    for step in ladder(fit.delta, REFIT_CONTINUATION)[:-1]:
+        theta = minimise(
+            fit.form, theta, log_loss, weight, step, data.design, COARSE_TOLERANCE
+        ).theta
+    batch = minimise(fit.form, theta, log_loss, weight, delta, data.design)
     if auto_delta or auto_exclude:
         residual = log_loss - data.design.log_surface(batch.theta)
         scale = robust_scale(residual, weight)
         if auto_exclude:
             weight = weight * ~far_runs(residual, weight, scale)
-        delta = EFFICIENCY * scale if auto_delta else np.full(count, fit.delta)
-        batch = solve(batch.theta, weight, delta)
+        delta = EFFICIENCY * scale if auto_delta else delta
+        batch = minimise(fit.form, batch.theta, log_loss, weight, delta, data.design)
     usable = np.isfinite(batch.objective) & np.isfinite(batch.theta).all(axis=1)
-    return batch.theta, weight, usable
+    return Refit(batch.theta, weight, delta, usable)
 
 
 def estimate_isoflop(
