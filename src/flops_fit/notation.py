@@ -1,0 +1,55 @@
+"""How numbers are written for people: the same on figures, pages and tables."""
+
+import math
+
+SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+SUFFIXES = ("", "k", "M", "B", "T")
+
+
+def count_text(value: float, digits: int = 3) -> str:
+    """Parameters, tokens or a ratio to ``digits`` significant digits: 81.5k, 2.92M, 73.0B."""
+    if value == 0:
+        return "0"
+    value = float(f"{value:.{digits - 1}e}")
+    place = min(max(math.floor(math.log10(abs(value))) // 3, 0), len(SUFFIXES) - 1)
+    scaled = value / 1000**place
+    if abs(scaled) >= 1e4 or abs(value) < 1e-3:
+        return flops_text(value, digits)
+    decimals = max(digits - 1 - math.floor(math.log10(abs(scaled))), 0)
+    return f"{scaled:.{decimals}f}{SUFFIXES[place]}"
+
+
+def flops_text(value: float, digits: int = 3) -> str:
+    """A count of FLOPs as a power of ten: 8.1×10¹¹, 10¹⁸."""
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = "10" + str(int(exponent)).translate(SUPERSCRIPTS)
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return power if mantissa == "1" else f"{mantissa}×{power}"
+
+
+def loss_text(value: float) -> str:
+    """A loss: four decimals, or four significant digits below 0.1."""
+    return f"{value:.4f}" if abs(value) >= 0.1 else f"{value:.4g}"
+
+
+def factor_text(value: float) -> str:
+    """A multiple: ×1, ×3, ×0.5, ×7.72."""
+    return f"×{value:.3g}"
+
+
+def share_text(value: float) -> str:
+    """A fraction as a percentage: 1.57%."""
+    return f"{100 * value:.2f}%"
+
+
+def time_text(seconds: float) -> str:
+    """A duration in the largest unit that keeps it readable: 48 s, 5.2 min, 3.1 h."""
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (math.inf, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.3g} {name}"
+    raise ValueError(f"not a duration: {seconds}")
+
+
+def unit_text(unit: str) -> str:
+    """The unit of a loss as FIT.json names it, in words."""
+    return "nats per token" if unit == "nats" else unit

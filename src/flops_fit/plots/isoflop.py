@@ -1,0 +1,196 @@
+"""The IsoFLOP figure: loss against N at each compute budget, with the minima that were used."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from flops_fit.fit import loss_at, predict
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.runs import RunTable, budget_groups
+from flops_fit.notation import flops_text
+from flops_fit.plots.style import (
+    INK,
+    MARKERS,
+    MOST_LABELS,
+    MUTED,
+    BudgetColours,
+    log_axis,
+    spread,
+    tick_count,
+)
+
+CURVE_POINTS = 81
+SLICES = 6  # budgets at which a surface without shared budgets is cut
+COLUMNS = ["kind", "budget", "params", "tokens", "loss", "seed", "status", "run_id"]
+
+
+def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
+    """Everything that the figure draws, a row a point, told apart by ``kind``.
+
+    ``run`` (status used or excluded); ``curve``, the fitted parabola over the sizes tried;
+    ``minimum`` (status of the fit); ``near_optimal``, the part of the curve that costs at most 5%
+    more compute by the headline law; ``law``, N* and L* of the headline. Where runs share no
+    budgets there are no curves but ``slice``: the surface cut at a few budgets.
+    """
+    frame = table.frame
+    excluded = {run["run_id"] for run in fit["excluded"]["runs"]}
+    groups, _ = budget_groups(frame)
+    budget = frame["flops"].astype(float).copy()
+    for flops, rows in groups:
+        budget.iloc[rows] = flops
+    runs = pd.DataFrame({
+        "kind": "run", "budget": budget, "params": frame["params"], "tokens": frame["tokens"],
+        "loss": frame["loss"], "seed": frame["seed"] if "seed" in frame else 0,
+        "status": ["excluded" if r in excluded else "used" for r in frame["run_id"]],
+        "run_id": frame["run_id"],
+    })  # fmt: skip
+    parts = [runs]
+    if fit["isoflop"]["budgets"]:
+        for entry in fit["isoflop"]["budgets"]:
+            parts += _budget(entry, runs[runs["budget"] == entry["flops"]], fit)
+    elif fit["parametric"]["status"] != "not_identifiable":
+        parts.append(_slices(fit, runs))
+    if fit["status"] != "not_identifiable":
+        grid = np.geomspace(budget.min(), budget.max(), 21)
+        answers = [predict(fit, c) for c in grid]
+        parts.append(pd.DataFrame({
+            "kind": "law", "budget": grid, "params": [a["params"] for a in answers],
+            "tokens": [a["tokens"] for a in answers], "loss": [a["loss"] for a in answers],
+        }))  # fmt: skip
+    return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
+
+
+def _budget(entry: dict, runs: pd.DataFrame, fit: dict) -> list[pd.DataFrame]:
+    """Curve, near-optimal part and minimum of one budget."""
+    status = entry["status"]
+    minimum = {
+        "kind": "minimum", "budget": entry["flops"], "params": entry["params_opt"],
+        "tokens": entry["tokens_opt"], "loss": entry["loss_opt"], "status": status,
+    }  # fmt: skip
+    parts = [pd.DataFrame([minimum])]
+    if status == "too_few_points" or runs.empty:
+        return parts
+    low, high = runs["params"].min(), runs["params"].max()
+    spans = [("curve", low, high)]
+    if status == "bracketed" and fit["status"] != "not_identifiable":
+        near = np.clip(predict(fit, entry["flops"])["range_5pct"], low, high)
+        spans.append(("near_optimal", *near))
+    for kind, start, end in spans:
+        params = np.geomspace(start, end, CURVE_POINTS)
+        z = np.log(params) - entry["centre"]
+        loss = np.polynomial.polynomial.polyval(z, entry["coefficients"])
+        parts.append(pd.DataFrame({"kind": kind, "budget": entry["flops"], "params": params,
+                                   "loss": loss, "status": status}))  # fmt: skip
+    return parts
+
+
+def _slices(fit: dict, runs: pd.DataFrame) -> pd.DataFrame:
+    """The surface along C = f(N) D at a few budgets, over the sizes run near each."""
+    cost, parts = Cost.from_dict(fit["cost"]), []
+    edges = np.geomspace(runs["budget"].min(), runs["budget"].max(), SLICES + 1)
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        near = runs[(runs["budget"] >= low) & (runs["budget"] <= high)]
+        if near["params"].nunique() < 3:
+            continue
+        flops = float(np.sqrt(low * high))
+        params = np.geomspace(near["params"].min(), near["params"].max(), CURVE_POINTS)
+        tokens = np.exp(cost.log_tokens(np.log(params), np.log(flops)))
+        loss = loss_at(fit, params, tokens)
+        parts.append(pd.DataFrame({"kind": "slice", "budget": flops, "params": params,
+                                   "tokens": tokens, "loss": loss}))  # fmt: skip
+    return pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: str) -> Axes:
+    """Draw `isoflop_numbers`; ``unit`` is that of the loss."""
+    parts = dict(list(numbers.groupby("kind")))
+    runs = parts["run"]
+    shared = "minimum" in parts
+    _draw_lines(ax, parts, colours)
+    seeds = sorted(runs["seed"].unique())
+    for (seed, status), group in runs.groupby(["seed", "status"]):
+        style = {"s": 17, "linewidths": 0.6, "edgecolors": "white",
+                 "marker": MARKERS[seeds.index(seed) % len(MARKERS)]}  # fmt: skip
+        if status == "excluded":
+            style = {"s": 24, "linewidths": 1.2, "marker": "x"}
+        ax.scatter(group["params"], group["loss"], c=colours(group["budget"]), zorder=4, **style)
+    for _, row in parts["minimum"].iterrows() if shared else ():
+        used = row["status"] == "bracketed"
+        colour = colours(row["budget"])
+        ax.scatter(row["params"], row["loss"], s=110, marker="*", zorder=6, linewidths=0.9,
+                   facecolors=[colour] if used else "white",
+                   edgecolors=[INK if used else colour])  # fmt: skip
+    ax.set(xlabel="parameters N", ylabel=f"held-out loss ({unit})")
+    ax.set_xlim(runs["params"].min() / 1.25, runs["params"].max() * 1.25)
+    budgets = sorted(runs["budget"].unique())
+    if shared and len(budgets) <= MOST_LABELS:
+        ax.set_xlim(
+            right=runs["params"].max() * (runs["params"].max() / runs["params"].min()) ** 0.2
+        )
+        log_axis(ax.xaxis, tick_count)
+        _label_ends(ax, runs, colours)
+    else:
+        log_axis(ax.xaxis, tick_count)
+        colours.bar(ax)
+    _key(ax, parts, seeds)
+    return ax
+
+
+def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
+    styles = {
+        "near_optimal": {"linewidth": 8, "alpha": 0.22, "solid_capstyle": "butt", "zorder": 2},
+        "curve": {"linewidth": 1.4, "zorder": 3},
+        "slice": {"linewidth": 1.2, "zorder": 3},
+    }
+    for kind, style in styles.items():
+        for flops, line in parts[kind].groupby("budget") if kind in parts else ():
+            dashed = kind == "curve" and line["status"].iloc[0] != "bracketed"
+            ax.plot(line["params"], line["loss"], color=colours(flops),
+                    linestyle=(0, (4, 2)) if dashed else "-", **style)  # fmt: skip
+    if "law" in parts:
+        law = parts["law"]
+        ax.plot(law["params"], law["loss"], color=INK, linewidth=1.1, linestyle=(0, (1, 1.6)),
+                zorder=5)  # fmt: skip
+
+
+def _label_ends(ax: Axes, runs: pd.DataFrame, colours: BudgetColours) -> None:
+    """Name each budget at the right end of its curve."""
+    ends = runs.loc[runs.groupby("budget")["params"].idxmax()]
+    low, high = ax.get_ylim()
+    heights = spread(ends["loss"].to_numpy(), (high - low) * 0.045)
+    top = ends["loss"].idxmax()
+    for (index, row), height in zip(ends.iterrows(), heights, strict=True):
+        text = flops_text(row["budget"]) + (" FLOPs" if index == top else "")
+        ax.annotate(text, (row["params"], height), xytext=(7, 0), textcoords="offset points",
+                    color=colours(row["budget"]), va="center", fontsize=8,
+                    fontweight="bold")  # fmt: skip
+
+
+def _key(ax: Axes, parts: dict, seeds: list) -> None:
+    """A key of the marks in neutral ink; budgets are labelled at their curves."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    def mark(marker: str, label: str, **style) -> Line2D:
+        return Line2D([], [], linestyle="none", marker=marker, color=MUTED, label=label, **style)
+
+    handles = [mark(MARKERS[i % len(MARKERS)], f"seed {seed}", markersize=4.5)
+               for i, seed in enumerate(seeds)] if len(seeds) > 1 else []  # fmt: skip
+    statuses = set(parts["minimum"]["status"]) if "minimum" in parts else set()
+    if "bracketed" in statuses:
+        handles.append(mark("*", "minimum, used", markersize=9, markeredgecolor=INK))
+    if statuses - {"bracketed"}:
+        handles.append(mark("*", "no minimum, not used", markersize=9, markerfacecolor="white"))
+    if (parts["run"]["status"] == "excluded").any():
+        handles.append(mark("x", "run left out", markersize=5))
+    if "near_optimal" in parts:
+        handles.append(Patch(color=MUTED, alpha=0.3, label="at most 5% more compute"))
+    if "slice" in parts:
+        handles.append(Line2D([], [], color=MUTED, label="fitted surface"))
+    if "law" in parts:
+        handles.append(Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, (1, 1.6)),
+                              label="fitted N*(C)"))  # fmt: skip
+    columns = min(len(handles), 4)
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns,
+              borderaxespad=0.2, handletextpad=0.5, columnspacing=1.4, handlelength=1.6,
+              labelcolor=MUTED)  # fmt: skip

@@ -1,0 +1,139 @@
+"""N*, D*, L* and tokens per parameter against compute, measured, fitted and extrapolated."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from flops_fit.fit import predict
+from flops_fit.notation import factor_text, flops_text, loss_text, unit_text
+from flops_fit.plots.style import (
+    BAND,
+    INK,
+    MUTED,
+    BudgetColours,
+    log_axis,
+    tick_count,
+)
+
+GRID_POINTS = 49
+QUANTITIES = {
+    "params": "Parameters N*",
+    "tokens": "Tokens D*",
+    "loss": "Held-out loss L*",
+    "tokens_per_param": "Tokens per parameter",
+}
+REFERENCE_SLOPE = 0.5  # N* and D* of Hoffmann et al. 2022 both grow about as C^0.5
+REFERENCE_RATIO = 20.0  # tokens per parameter, Hoffmann et al. 2022
+COLUMNS = ["kind", "flops", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_low", "_high")),
+           "beyond_data", "status"]  # fmt: skip
+
+
+def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
+    """Rows of ``kind`` law (on a grid of C), answer (at ``budgets``) and minimum (per budget).
+
+    ``_low`` and ``_high`` are the ends of the intervals, empty without resamples;
+    ``beyond_data`` is C over the largest budget of the data.
+    """
+    rows = [
+        {"kind": "minimum", "flops": b["flops"], "params": b["params_opt"],
+         "tokens": b["tokens_opt"], "loss": b["loss_opt"],
+         "tokens_per_param": b["tokens_opt"] / b["params_opt"], "status": b["status"]}
+        for b in fit["isoflop"]["budgets"]
+    ]  # fmt: skip
+    if fit["status"] != "not_identifiable":
+        data = fit["data"]
+        first, last = min(data["budgets"] or [data["flops"][0]]), data["largest_budget"]
+        grid = np.geomspace(first, max([last, *budgets]), GRID_POINTS)
+        grid = sorted({*grid, last})
+        rows += [_row("law", predict(fit, c)) for c in grid]
+        rows += [_row("answer", predict(fit, c)) for c in budgets]
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def _row(kind: str, answer: dict) -> dict:
+    row = {"kind": kind, "flops": answer["flops"], "beyond_data": answer["beyond_data"]}
+    for quantity in QUANTITIES:
+        low, high = answer["ci"].get(quantity, (None, None))
+        row |= {quantity: answer[quantity], f"{quantity}_low": low, f"{quantity}_high": high}
+    return row
+
+
+def draw_optimum(
+    ax: Axes, numbers: pd.DataFrame, quantity: str, colours: BudgetColours, slope: float | None
+) -> Axes:
+    """One panel of `optima_numbers`; ``slope`` (d ln / d ln C) is written beside the title."""
+    law = numbers[numbers["kind"] == "law"]
+    inside, beyond = law[law["beyond_data"] <= 1], law[law["beyond_data"] >= 1]
+    for part, alpha, dashes in ((inside, 0.30, "-"), (beyond, 0.16, (0, (3.5, 2)))):
+        if part[f"{quantity}_low"].notna().any():
+            ax.fill_between(part["flops"], part[f"{quantity}_low"], part[f"{quantity}_high"],
+                            color=BAND, alpha=alpha, linewidth=0)  # fmt: skip
+        ax.plot(part["flops"], part[quantity], color=INK, linestyle=dashes, zorder=3)
+    if len(beyond) > 1:
+        ax.axvline(beyond["flops"].iloc[0], color=MUTED, linewidth=0.7, linestyle=":", zorder=1)
+    answers = numbers[numbers["kind"] == "answer"]
+    ax.scatter(answers["flops"], answers[quantity], s=22, marker="o", facecolors="white",
+               edgecolors=INK, linewidths=1.1, zorder=4)  # fmt: skip
+    for _, row in numbers[numbers["kind"] == "minimum"].iterrows():
+        used = row["status"] == "bracketed"
+        colour = colours(row["flops"])
+        ax.scatter(row["flops"], row[quantity], s=75, marker="*", zorder=5, linewidths=0.8,
+                   facecolors=[colour] if used else "white",
+                   edgecolors=[INK if used else colour])  # fmt: skip
+    ax.set_title(QUANTITIES[quantity])
+    if slope is not None:
+        ax.set_title(f"∝ C^{slope:.2f}", loc="right", fontweight="normal", color=MUTED)
+    log_axis(ax.xaxis, flops_text)
+    if quantity == "loss":
+        log_axis(ax.yaxis, lambda v: loss_text(v).rstrip("0").rstrip("."))
+        return ax
+    _reference(ax, law, quantity)
+    log_axis(ax.yaxis, tick_count)
+    return ax
+
+
+def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
+    """The published rule to compare with: slope 1/2, or 20 tokens per parameter."""
+    if law.empty:
+        return
+    style = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 2)), "zorder": 2}
+    c = law["flops"].to_numpy()
+    if quantity == "tokens_per_param":
+        ax.axhline(REFERENCE_RATIO, **style)
+        text, at = "20 (Hoffmann et al. 2022)", REFERENCE_RATIO
+        ax.annotate(text, (c[0], at), xytext=(0, -3), textcoords="offset points", va="top",
+                    color=MUTED, fontsize=7)  # fmt: skip
+        return
+    start = law[quantity].iloc[0]
+    line = start * (c / c[0]) ** REFERENCE_SLOPE
+    ax.plot(c, line, **style)
+    above = line[-1] > law[quantity].iloc[-1]
+    ax.annotate("C^0.5", (c[-1], line[-1]), xytext=(-2, 4 if above else -4), ha="right",
+                textcoords="offset points", va="bottom" if above else "top", color=MUTED,
+                fontsize=7)  # fmt: skip
+
+
+def draw_optima(axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetColours, fit: dict):
+    """All panels; ``axes`` maps each of `QUANTITIES` to its Axes."""
+    slope = fit["headline"]["slope"] if fit["status"] != "not_identifiable" else None
+    slopes = {"params": slope, "tokens": None if slope is None else 1 - slope}
+    for quantity, ax in axes.items():
+        draw_optimum(ax, numbers, quantity, colours, slopes.get(quantity))
+    _name_parts(axes["params"], numbers)
+    for quantity in ("loss", "tokens_per_param"):
+        axes[quantity].set_xlabel("compute C (FLOPs)")
+    axes["loss"].set_ylabel(unit_text(fit["data"]["loss_unit"]))
+    return axes
+
+
+def _name_parts(ax: Axes, numbers: pd.DataFrame) -> None:
+    """Say on the figure where the data end."""
+    law = numbers[numbers["kind"] == "law"]
+    if law.empty or law["beyond_data"].max() <= 1:
+        return
+    last = law.loc[law["beyond_data"] >= 1, "flops"].iloc[0]
+    reach = factor_text(float(law["beyond_data"].max()))
+    for text, offset, side in (("data", -4, "right"), (f"extrapolated, to {reach}", 4, "left")):
+        ax.annotate(text, (last, 0.02), xycoords=("data", "axes fraction"), xytext=(offset, 0),
+                    textcoords="offset points", ha=side, va="bottom", color=MUTED,
+                    fontsize=7.5)  # fmt: skip

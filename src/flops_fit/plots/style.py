@@ -1,0 +1,140 @@
+"""One look for all figures: colours by budget, log axes that read well, files written whole."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from flops_fit.files import write_atomic
+from flops_fit.notation import count_text, flops_text
+
+INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
+BAND = "#9aa3b2"
+MARKERS = "osD^vPX"  # one a seed
+STYLE = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#98a2b3",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "flops-fit",  # else element ids change from run to run
+}
+# Viridis without its yellow end, which is too light for thin lines on white.
+SEQUENCE = LinearSegmentedColormap.from_list(
+    "budgets", matplotlib.colormaps["viridis"](np.linspace(0.02, 0.82, 256))
+)
+MOST_LABELS = 8  # budgets labelled one by one; more get a colour bar
+
+
+class BudgetColours:
+    """Colour of a compute budget, sequential in log C; the same in every figure."""
+
+    def __init__(self, flops: Sequence[float]):
+        low, high = float(min(flops)), float(max(flops))
+        if low == high:
+            low, high = low / 2, high * 2
+        self.norm = LogNorm(low, high)
+
+    def __call__(self, flops: float | np.ndarray) -> np.ndarray:
+        """RGBA of one budget (4,) or of many (n, 4)."""
+        return SEQUENCE(self.norm(flops))
+
+    def bar(self, ax: Axes) -> None:
+        """A colour bar beside ``ax``."""
+        from matplotlib.cm import ScalarMappable
+
+        bar = ax.figure.colorbar(
+            ScalarMappable(self.norm, SEQUENCE), ax=ax, pad=0.02, aspect=30, fraction=0.05
+        )
+        bar.outline.set_visible(False)
+        bar.ax.minorticks_off()
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda c, _: flops_text(c)))
+        bar.set_label("compute C (FLOPs)")
+
+
+def log_axis(axis, text: Callable[[float], str] = count_text) -> None:
+    """Make ``axis`` logarithmic with as many labelled ticks as fit its span."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = sorted(getattr(axis.axes, f"get_{axis.axis_name}lim")())
+    decades = np.log10(high / low)
+    subs = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3.2 else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=30 if len(subs) > 1 else 9))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: text(float(f"{v:.6g}"))))
+
+
+def tick_count(value: float) -> str:
+    """A count on an axis: 100k, not 100.0k."""
+    text = count_text(value)
+    head = text.rstrip("kMBT")
+    return (head.rstrip("0").rstrip(".") if "." in head else head) + text[len(head) :]
+
+
+def spread(positions: np.ndarray, gap: float) -> np.ndarray:
+    """Move labels apart along one axis until neighbours are ``gap`` away, keeping their order."""
+    order = np.argsort(positions, kind="stable")
+    placed = np.array(positions, dtype=float)[order]
+    for _ in range(100):
+        short = gap - np.diff(placed)
+        if (short <= 1e-9).all():
+            break
+        for i in np.flatnonzero(short > 0):
+            placed[i] -= short[i] / 2
+            placed[i + 1] += short[i] / 2
+    result = np.empty_like(placed)
+    result[order] = placed
+    return result
+
+
+def message(ax: Axes, text: str) -> Axes:
+    """Say in the figure's place why there is nothing to draw."""
+    import textwrap
+
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, textwrap.fill(text, 60), ha="center", va="center", color=MUTED,
+            transform=ax.transAxes, fontsize=9, linespacing=1.5)  # fmt: skip
+    return ax
+
+
+def save(figure: Figure, numbers: pd.DataFrame, folder: str | Path, name: str, dpi: int) -> None:
+    """Write NAME.svg, NAME.png and NAME.csv (the numbers drawn), each whole, always the same bytes."""
+    picture = {
+        "svg": {"metadata": {"Date": None, "Creator": "flops-fit"}},
+        "png": {"metadata": {"Software": None}, "dpi": dpi},
+    }
+    for kind, options in picture.items():
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, **options)
+        write_atomic(Path(folder, f"{name}.{kind}"), content.getvalue())
+    write_atomic(Path(folder, f"{name}.csv"), numbers.to_csv(index=False, lineterminator="\n"))

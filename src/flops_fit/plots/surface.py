@@ -1,0 +1,111 @@
+"""The fitted surface L(N, D): its contours, the runs, the isoFLOP lines and the frontier."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from flops_fit.fit import loss_at
+from flops_fit.fit.answer import laws_of
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.runs import RunTable
+from flops_fit.notation import flops_text, loss_text
+from flops_fit.plots.style import INK, MUTED, BudgetColours, log_axis, tick_count
+
+GRID_POINTS = 61
+MARGIN = 1.6  # factor drawn beyond the runs in N and D
+LEVELS = 12
+MOST_LINES = 8  # isoFLOP lines
+COLUMNS = ["kind", "flops", "params", "tokens", "loss", "beyond_data"]
+
+
+def surface_numbers(table: RunTable, fit: dict, budgets: list[float]) -> pd.DataFrame:
+    """Rows of ``kind`` run, grid (the surface), line (C = f(N) D at a budget) and frontier.
+
+    The frontier is the surface's own N*, D*, up to the largest of ``budgets``. Only the runs
+    remain where the surface is not identifiable.
+    """
+    frame, data = table.frame, fit["data"]
+    last = data["largest_budget"]
+    runs = pd.DataFrame({"kind": "run", "flops": frame["flops"], "params": frame["params"],
+                         "tokens": frame["tokens"], "loss": frame["loss"]})  # fmt: skip
+    if fit["parametric"]["status"] == "not_identifiable":
+        return runs.reindex(columns=COLUMNS)
+    cost, law = Cost.from_dict(fit["cost"]), laws_of(fit)["surface"][0]
+    reach = np.geomspace(data["flops"][0], max([last, *budgets]), GRID_POINTS)
+    best = np.array([law.optimum(np.log(c), cost) for c in reach])[:, :, 0]
+    frontier = pd.DataFrame({
+        "kind": "frontier", "flops": reach, "params": np.exp(best[:, 0]),
+        "tokens": np.exp(cost.log_tokens(best[:, 0], np.log(reach))), "loss": best[:, 1],
+        "beyond_data": reach / last,
+    })  # fmt: skip
+    known = pd.concat([runs, frontier])
+    spans = [(known[c].min() / MARGIN, known[c].max() * MARGIN) for c in ("params", "tokens")]
+    n, d = np.meshgrid(*(np.geomspace(*span, GRID_POINTS) for span in spans))
+    flops = np.exp(cost.log_flops_per_token(np.log(n))) * d
+    grid = pd.DataFrame({"kind": "grid", "flops": flops.ravel(), "params": n.ravel(),
+                         "tokens": d.ravel(), "loss": loss_at(fit, n, d).ravel(),
+                         "beyond_data": flops.ravel() / last})  # fmt: skip
+    lines = [_line(c, cost, spans) for c in _line_budgets(data)]
+    return pd.concat([runs, grid, *lines, frontier], ignore_index=True).reindex(columns=COLUMNS)
+
+
+def _line_budgets(data: dict) -> list[float]:
+    if 0 < len(data["budgets"]) <= MOST_LINES:
+        return data["budgets"]
+    low, high = np.log10(data["flops"])
+    decades = 10.0 ** np.arange(np.ceil(low), np.floor(high) + 1)
+    return list(decades[:: max(1, -(-len(decades) // MOST_LINES))])
+
+
+def _line(flops: float, cost: Cost, spans: list) -> pd.DataFrame:
+    params = np.geomspace(*spans[0], GRID_POINTS)
+    tokens = np.exp(cost.log_tokens(np.log(params), np.log(flops)))
+    inside = (tokens >= spans[1][0]) & (tokens <= spans[1][1])
+    return pd.DataFrame({"kind": "line", "flops": flops, "params": params[inside],
+                         "tokens": tokens[inside]})  # fmt: skip
+
+
+def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
+    """Draw `surface_numbers` on log axes; contours are labelled with the loss."""
+    parts = dict(list(numbers.groupby("kind")))
+    grid = parts["grid"]
+    shape = (GRID_POINTS, GRID_POINTS)
+    n, d, loss, beyond = (grid[c].to_numpy(dtype=float).reshape(shape)
+                          for c in ("params", "tokens", "loss", "beyond_data"))  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlim=(n.min(), n.max()), ylim=(d.min(), d.max()))
+    measured = parts["run"]["loss"]
+    low = float(min(measured.min(), parts["frontier"]["loss"].min()))
+    levels = np.round(np.geomspace(low, float(measured.max()), LEVELS), 2)
+    levels = np.unique(levels)
+    ax.contourf(n, d, loss, levels=levels, cmap="Greys", vmin=low - 1.0 * (levels[-1] - low),
+                vmax=levels[-1] * 1.6, extend="both", alpha=0.55, zorder=0)  # fmt: skip
+    drawn = ax.contour(n, d, loss, levels=levels, colors=MUTED, linewidths=0.6, zorder=1)
+    ax.clabel(drawn, fmt=lambda v: loss_text(v).rstrip("0").rstrip("."), fontsize=7, inline=True,
+              inline_spacing=3)  # fmt: skip
+    ax.contourf(n, d, beyond, levels=[1, np.inf], colors="white", alpha=0.5, zorder=1.5)
+    _draw_lines(ax, parts, colours)
+    runs = parts["run"]
+    ax.scatter(runs["params"], runs["tokens"], c=colours(runs["flops"]), s=15, zorder=4,
+               edgecolors="white", linewidths=0.5)  # fmt: skip
+    frontier = parts["frontier"]
+    for part, dashes in ((frontier[frontier["beyond_data"] <= 1], "-"),
+                         (frontier[frontier["beyond_data"] >= 1], (0, (3, 1.6)))):  # fmt: skip
+        ax.plot(part["params"], part["tokens"], color=INK, linewidth=2, linestyle=dashes, zorder=5)
+    ax.set(xlabel="parameters N", ylabel="tokens D")
+    ax.grid(False)
+    log_axis(ax.xaxis, tick_count)
+    log_axis(ax.yaxis, tick_count)
+    return ax
+
+
+def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
+    """IsoFLOP lines in their budget's colour, named at the upper end."""
+    if "line" not in parts:
+        return
+    for flops, line in parts["line"].groupby("flops"):
+        colour = colours(flops)
+        ax.plot(line["params"], line["tokens"], color=colour, linewidth=0.9, zorder=2)
+        end = line.iloc[0]
+        ax.annotate(flops_text(flops), (end["params"], end["tokens"]), xytext=(4, -4),
+                    textcoords="offset points", color=colour, fontsize=7, fontweight="bold",
+                    va="top", rotation=0, zorder=6)  # fmt: skip
