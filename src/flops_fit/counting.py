@@ -21,7 +21,6 @@ import contextlib
 import math
 import sys
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -29,18 +28,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import default_collate
-from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_count
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.flop_tracker import FlopTracker
 from flops_fit.model_factory import call_model, create_model, num_params
 from flops_fit.plugins import one_line
-
-aten = torch.ops.aten
 
 ITEMS = 2  # one item alone breaks batch norm and .squeeze(), and lets an unreduced loss pass
 CPU_PARAMS = 20_000_000  # models up to here are run for real where they cannot run on meta
@@ -150,7 +145,7 @@ def count_sizes(
 
 
 class _Pass:
-    """Forward and backward on a small batch, under the eyes of a `_Tracker`."""
+    """Forward and backward on a small batch, under the eyes of a `FlopTracker`."""
 
     def __init__(self, example, loss_fn, tokens_per_item, collate_fn):
         if not tokens_per_item > 0:
@@ -163,10 +158,10 @@ class _Pass:
         with _reproducible():
             model = _build(build, device)
             where = f"{type(model).__name__}({label})" if label else type(model).__name__
-            tracker = _Tracker(model)
+            tracker = FlopTracker(model)
             with _countable_kernels(), tracker:
                 loss = self._loss(model, device, where)
-                tracker.follow_forward = False
+                tracker.in_forward = False
                 loss.backward()
         own = own_flops_per_token(model)
         flops = tracker.flops / self.tokens if own is None else own
@@ -297,241 +292,6 @@ def _sum_of_outputs(outputs: Any) -> torch.Tensor | None:
         if isinstance(leaf, torch.Tensor) and leaf.requires_grad
     ]
     return sum(parts[1:], parts[0]) if parts else None
-
-
-# ------------------------------------------------------------------------- every operator
-
-# Formulas that torch's registry lacks, or has wrong; all take the operator's own arguments.
-
-
-def _conv_backward_flops(grad_out, x, weight, *args, out_val=None) -> int:
-    """Each gradient costs a forward pass; torch 2.13's formula forgets the groups."""
-    transposed, output_mask = args[4], args[7]
-    forward = conv_flop_count(x.shape, weight.shape, grad_out.shape, transposed)
-    return forward * sum(output_mask[:2])
-
-
-def _grouped_mm_flops(a, b, *args, out_val=None, **kwargs) -> int:
-    """Rows of ``a`` [n, k] each meet one matrix of ``b`` [groups, k, m]; gradients alike."""
-    groups = a.shape[0] if (a.dim(), b.dim()) == (3, 2) else 1
-    return 2 * a.numel() * b.shape[-1] // groups
-
-
-def _mv_flops(matrix, vector, out_val=None) -> int:
-    return 2 * matrix.numel()
-
-
-def _attention_flops(query, key, value, *args, out_val=None, **kwargs) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-def _attention_backward_flops(grad_out, query, key, value, *args, out_val=None, **kwargs) -> int:
-    """Two products for each of the forward pass; torch adds the scores, computed again."""
-    return 2 * sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-FORMULAS = {
-    aten.convolution_backward: _conv_backward_flops,
-    aten._grouped_mm: _grouped_mm_flops,
-    aten.mv: _mv_flops,
-    # for models that choose their attention kernel themselves
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-    aten._scaled_dot_product_flash_attention_backward: _attention_backward_flops,
-    aten._scaled_dot_product_efficient_attention_backward: _attention_backward_flops,
-    aten._scaled_dot_product_cudnn_attention_backward: _attention_backward_flops,
-}
-
-CONVOLUTIONS = {aten.convolution, aten._convolution, aten.convolution_overrideable}
-WITH_ADDEND = {aten.addmm, aten.baddbmm}
-GATHERS = {aten.index, aten.index_select, aten.gather, aten.masked_select, aten.embedding}
-SCATTERS = {
-    *(aten.index_put, aten.index_put_, aten.index_add, aten.index_add_, aten.index_copy),
-    *(aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_, aten.masked_scatter),
-}
-CONSTANTS = {  # whatever tensor they are given
-    *(aten.lift_fresh, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like),
-    *(aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty),
-}
-REDUCTIONS = {aten.sum, aten.mean, aten.amax, aten.max}
-FREE = {  # take matrices of parameters, do no product
-    *(aten.embedding, aten._embedding_bag, aten.cat, aten.stack, aten.copy_, aten.repeat),
-    *(aten.native_layer_norm, aten._fused_rms_norm, aten.native_batch_norm),
-    *(aten.native_group_norm, aten.constant_pad_nd),
-}
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where a tensor's values come from; all views of a storage share one.
-
-    Attributes:
-        weights: the parameters it was computed from, if from nothing but parameters and
-            constants; None for data.
-        product: the weights of the last products behind it.
-        positions: how many positions met these weights.
-        chosen: if the model chose these positions (or these weights): among how many.
-    """
-
-    weights: frozenset[int] | None = None
-    product: frozenset[int] = frozenset()
-    positions: float = 0
-    chosen: float = 0
-
-
-DATA = _Origin()
-CONSTANT = _Origin(weights=frozenset())
-
-
-class _Tracker(TorchDispatchMode):
-    """Adds up FLOPs, and follows parameters to the products that they enter."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.flops = 0
-        self.follow_forward = True
-        self.unknown: set[str] = set()  # operators that use parameters in ways unknown
-        self.tables: set[int] = set()  # parameters that are looked up by row
-        self.shares: dict[int, float] = defaultdict(float)  # of the positions that met a weight
-        self.parameters = {id(p): p for p in model.parameters()}
-        # By storage. A weak reference keeps its address from being given to another.
-        self.origins: dict[int, tuple[StorageWeakRef, _Origin]] = {}
-        for buffer in model.buffers():
-            self._set(buffer, CONSTANT)
-        for key, parameter in self.parameters.items():
-            self._set(parameter, _Origin(weights=frozenset({key})))
-
-    def active_params(self) -> dict[int, float]:
-        """Trainable elements of each matmul parameter, times the share of positions it met."""
-        return {
-            key: self.parameters[key].numel() * min(1.0, share)
-            for key, share in self.shares.items()
-            if self.parameters[key].requires_grad
-        }
-
-    def vocabulary_projections(self, loss: torch.Tensor) -> set[int]:
-        """Matmul weights tied to a looked-up table, or that make the output, as long as one."""
-        entries = {self.parameters[key].shape[0] for key in self.tables}
-        last = {
-            key
-            for key in self._origin(loss).product
-            if not entries.isdisjoint(self.parameters[key].shape)
-        }
-        return self.tables | last
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        operator = getattr(func, "_overloadpacket", func)
-        formula = FORMULAS.get(operator) or flop_registry.get(operator)
-        if formula is None and hasattr(func, "decompose"):
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        out = func(*args, **kwargs)
-        flops = formula(*args, **kwargs, out_val=out) if formula else 0
-        if self.follow_forward:
-            self.flops += flops
-            self._follow(func, operator, args, kwargs, out, flops)
-        elif not torch.is_grad_enabled():  # gradients; else an activation computed again
-            self.flops += flops
-        return out
-
-    # -- what follows looks at the forward pass alone
-
-    def _follow(self, func, operator, args, kwargs, out, flops) -> None:
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        storages = {_storage_key(t) for t in inputs}
-        mutates = getattr(getattr(func, "_schema", None), "is_mutable", False)
-        made = [
-            t
-            for t in tree_leaves(out)
-            if isinstance(t, torch.Tensor) and (mutates or _storage_key(t) not in storages)
-        ]
-        if not made:  # a view
-            return
-        if flops:
-            origin = self._of_product(operator, args, flops)
-        elif operator in GATHERS and self._origin(args[0]).weights:
-            origin = self._of_lookup(args, inputs[1:])
-        elif not inputs or operator in CONSTANTS:
-            origin = CONSTANT
-        else:
-            origin = self._of_others(func, operator, inputs)
-        for tensor in made:
-            if not tensor.is_floating_point() and origin.positions and not origin.chosen:
-                self._set(tensor, replace(origin, chosen=origin.positions))  # the model's choice
-            else:
-                self._set(tensor, origin)
-
-    def _of_product(self, operator, args, flops) -> _Origin:
-        operands = args[1:3] if operator in WITH_ADDEND else args[:2]
-        origins = [self._origin(operand) for operand in operands]
-        chosen = max(origin.chosen for origin in origins)
-        positions, product = 0.0, set()
-        for origin in origins:
-            weights = self._matrices(origin.weights)
-            if not weights:
-                continue
-            positions = flops / 2 / sum(self.parameters[key].numel() for key in weights)
-            routed = chosen and operator not in CONVOLUTIONS
-            for key in weights:
-                self.shares[key] += positions / chosen if routed else 1.0
-            product |= weights
-        if not product:
-            return _Origin(positions=max(o.positions for o in origins), chosen=chosen)
-        alone = all(origin.weights is not None for origin in origins)
-        weights = frozenset().union(*(o.weights for o in origins)) if alone else None
-        return _Origin(weights, frozenset(product), positions, chosen)
-
-    def _matrices(self, weights: frozenset[int] | None) -> set[int]:
-        """Of a weight's parameters, those that are not mere gains and biases of another."""
-        if not weights or len(weights) == 1:
-            return set(weights or ())
-        return {key for key in weights if sum(n > 1 for n in self.parameters[key].shape) > 1}
-
-    def _of_lookup(self, args, indices) -> _Origin:
-        """Rows of a table are data; matrices picked from a stack stay weights."""
-        weights = self._origin(args[0]).weights
-        if all(self.parameters[key].dim() < 3 for key in weights):
-            self.tables |= weights
-            return DATA
-        return _Origin(weights, chosen=max((self._origin(i).chosen for i in indices), default=0))
-
-    def _of_others(self, func, operator, inputs) -> _Origin:
-        origins = [self._origin(t) for t in inputs]
-        data = [o for o in origins if o.weights is None]
-        weights = None if data else frozenset().union(*(o.weights for o in origins))
-        if operator is aten._embedding_bag:
-            self.tables |= origins[0].weights or frozenset()
-        elif data and operator not in FREE and torch.Tag.pointwise not in func.tags:
-            pairs = zip(inputs, origins, strict=True)
-            if any(t.dim() > 1 and self._matrices(o.weights) for t, o in pairs):
-                self.unknown.add(str(func))
-        into_constant = operator in SCATTERS and origins[0].weights is not None
-        if operator in REDUCTIONS:
-            chosen = 0.0
-        elif not data or operator in GATHERS or into_constant:
-            chosen = max(o.chosen for o in origins)
-        else:
-            chosen = min(o.chosen for o in data)
-        product = frozenset().union(*(o.product for o in origins))
-        return _Origin(weights, product, max(o.positions for o in origins), chosen)
-
-    def _origin(self, tensor) -> _Origin:
-        if not isinstance(tensor, torch.Tensor):
-            return CONSTANT
-        return self.origins.get(_storage_key(tensor), (None, DATA))[1]
-
-    def _set(self, tensor: torch.Tensor, origin: _Origin) -> None:
-        if (key := _storage_key(tensor)) is not None:
-            self.origins[key] = (StorageWeakRef(tensor.untyped_storage()), origin)
-
-
-def _storage_key(tensor: torch.Tensor) -> int | None:
-    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else None
 
 
 # ---------------------------------------------------------------- where meta does not do
