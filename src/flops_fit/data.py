@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.loss import count_per_item
@@ -145,12 +145,23 @@ class BatchView(Dataset):
 def _fetcher(dataset: Dataset, collate: Callable) -> Callable:
     if isinstance(dataset, IterableDataset):
         return _StreamReader(dataset, collate)
+    whole = _whole_batches(dataset, collate)
+    if whole is not None:
+        return whole
+    return lambda indices: collate([dataset[int(i)] for i in indices])
+
+
+def _whole_batches(dataset: Dataset, collate: Callable) -> Callable | None:
+    """A function that fetches a batch at once, where the dataset allows it."""
+    if isinstance(dataset, Subset):
+        inner = _whole_batches(dataset.dataset, collate)
+        lookup = np.asarray(dataset.indices)
+        return inner and (lambda indices: inner(lookup[np.asarray(indices)]))
     if hasattr(dataset, "get_batch"):
         return dataset.get_batch
-    if isinstance(dataset, Subset) and hasattr(dataset.dataset, "get_batch"):
-        lookup = np.asarray(dataset.indices)
-        return lambda indices: dataset.dataset.get_batch(lookup[np.asarray(indices)])
-    return lambda indices: collate([dataset[int(i)] for i in indices])
+    if isinstance(dataset, TensorDataset) and collate is default_collate:
+        return lambda indices: tuple(t[torch.as_tensor(indices)] for t in dataset.tensors)
+    return None
 
 
 class _StreamReader:
