@@ -96,7 +96,9 @@ def main(out: str) -> None:
         log: list = []
         GlobalBatches.__iter__, original = recorded_batches(log), GlobalBatches.__iter__
         data = as_data(dataset if isinstance(dataset, tuple) else (dataset, Bigrams(20)))
-        options = TrainOptions(learning_rate=0.01, progress=False, evaluation_batch_items=3, **fields)
+        options = TrainOptions(
+            learning_rate=0.01, progress=False, evaluation_batch_items=3, **fields
+        )
         try:
             outcome = train(name, Reader, data, cross_entropy, optimizer, options)
         finally:

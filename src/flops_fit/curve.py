@@ -48,7 +48,7 @@ class Curve:
         """At most `MAX_POINTS` points: each the mean loss of a run of steps, at its last step."""
         count = len(self.loss)
         edges = sorted({round(i * count / MAX_POINTS) for i in range(MAX_POINTS + 1)} - {0})
-        starts = [0, *edges[:-1]]
+        starts = [0, *edges][: len(edges)]
         return {
             "tokens": [self.tokens[e - 1] for e in edges],
             "loss": [_mean(self.loss[s:e]) for s, e in zip(starts, edges, strict=True)],
