@@ -24,13 +24,13 @@ from flops_fit.plugins import source_fingerprint
 from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_aside
 
 RESULTS = "results"
-FIGURES = ("isoflop", "optima", "loss_curves", "surface")
 STEPS = {
     "collect": "flops_fit.collect:collect",
     "fit": "flops_fit.fit.commands:run_fit",
-    "plot": "flops_fit.answer_commands:run_plot",
-    "report": "flops_fit.answer_commands:run_report",
+    "plot": "flops_fit.plots.draw:draw_all",
+    "report": "flops_fit.report:report_page",
 }
+TEMPLATES = {"report": "report.html.j2"}
 PLAN_IN_A_PROCESS = (
     "import sys; from flops_fit.config import load_config; from flops_fit.errors import *\n"
     "from flops_fit.planner import make_plan\n"
@@ -210,7 +210,8 @@ def spec_value(experiment: str, key: str):
 
 def code(step: str) -> str:
     """Fingerprint of the code of a step, so that the step reruns when its code changes."""
-    return source_fingerprint(STEPS[step])[:16]
+    template = Path(__file__).with_name(TEMPLATES[step]).read_text() if step in TEMPLATES else ""
+    return canonical_hash([source_fingerprint(STEPS[step]), template])[:16]
 
 
 def prepend(variable: str, folder: str) -> None:

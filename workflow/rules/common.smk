@@ -5,6 +5,7 @@ from snakemake.exceptions import WorkflowError
 
 from flops_fit import workflow as flops_fit
 from flops_fit.errors import FlopsFitError
+from flops_fit.plots import FIGURES
 
 CHECKOUT = str(Path(workflow.current_basedir).parents[1])
 
@@ -41,7 +42,7 @@ wildcard_constraints:
 def targets(wildcards):
     """Everything a sweep leaves behind, every run included, so that a deleted one is noticed."""
     names = ["fit.json", "table.md", "report.html"]
-    names += [f"plots/{figure}.svg" for figure in flops_fit.FIGURES]
+    names += [f"plots/{figure}.svg" for figure in FIGURES]
     runs = []
     if sweep.trains:
         names += ["plan.csv", "results.json", "results.csv"]

@@ -11,11 +11,11 @@ rule plot_law:
                 category="Figures",
                 labels={"figure": figure.replace("_", " ")},
             )
-            for figure in flops_fit.FIGURES
+            for figure in FIGURES
         ],
         other=[
             f"results/{{sweep}}/plots/{figure}.{kind}"
-            for figure in flops_fit.FIGURES
+            for figure in FIGURES
             for kind in ("png", "csv")
         ],
     log:

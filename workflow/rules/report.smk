@@ -3,9 +3,7 @@ rule write_report:
         runs=run_table,
         records=records,
         fit="results/{sweep}/fit.json",
-        figures=[
-            f"results/{{sweep}}/plots/{figure}.svg" for figure in flops_fit.FIGURES
-        ],
+        figures=[f"results/{{sweep}}/plots/{figure}.svg" for figure in FIGURES],
     output:
         html=report(
             "results/{sweep}/report.html",
