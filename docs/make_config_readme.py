@@ -1,0 +1,79 @@
+"""Write config/README.md from the schema, so that the two cannot disagree (a test compares them)."""
+
+import json
+from pathlib import Path
+
+from flops_fit.config import schema
+
+HEAD = """# Config
+
+A config says *what* is studied; *where* it runs (partitions, GPUs, retries) belongs in a profile.
+Run one with `snakemake --cores all --configfile config/NAME.yaml`; without `--configfile`,
+`config/config.yaml` is used. Keys can be overridden with `--config name=value`. Unknown keys,
+wrong types and values out of range are refused before anything runs, with the key and what is
+allowed. Numbers may be written `1e12` or `1.0e+12`. Relative paths are looked for in the working
+directory, then in the checkout.
+
+| file | what |
+|---|---|
+| `config.yaml` | the demo: 25 runs of a small GPT on real text, minutes on two cores |
+| `smoke.yaml` | seconds: every part of the path once, for tests |
+
+Everything under `resources`, `fit`, `answer` and `plot` can change without retraining anything.
+
+## Keys
+
+| key | type | default | meaning |
+|---|---|---|---|
+"""
+
+RULE = """
+## Rules
+
+`batch` and `learning_rate` are rules: {description}
+
+| key | type | meaning |
+|---|---|---|
+"""
+
+
+def rows(part: dict, prefix: str = "") -> list[str]:
+    lines = []
+    for key, child in part.get("properties", {}).items():
+        name = f"{prefix}{key}"
+        default = child.get("default")
+        shown = "" if "default" not in child or default == {} else f"`{json.dumps(default)}`"
+        lines.append(f"| `{name}` | {kind(child)} | {shown} | {child.get('description', '')} |")
+        lines += rows(child, f"{name}.")
+    return lines
+
+
+def kind(part: dict) -> str:
+    if "enum" in part:
+        return " or ".join(f"`{value}`" for value in part["enum"])
+    if "oneOf" in part:
+        return " or ".join(f"`{o['const']}`" if "const" in o else o["type"] for o in part["oneOf"])
+    if "$ref" in part:
+        return part["$ref"].rsplit("/", 1)[1]
+    kinds = part.get("type", "")
+    return kinds if isinstance(kinds, str) else " or ".join(kinds)
+
+
+def readme() -> str:
+    """The whole text of config/README.md."""
+    rule = schema()["$defs"]["rule"]
+    power = schema()["$defs"]["power"]
+    lines = [
+        HEAD + "\n".join(rows(schema())),
+        RULE.format(description=rule["description"]).rstrip(),
+    ]
+    for key, child in rule["properties"].items():
+        lines.append(f"| `{key}` | {kind(child)} | {child['description']} |")
+        if child.get("$ref", "").endswith("power"):
+            lines += [f"| `{key}.{name}` | {kind(sub)} | {sub['description']} |"
+                      for name, sub in power["properties"].items()]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).parents[1].joinpath("config", "README.md").write_text(readme())

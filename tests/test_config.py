@@ -1,0 +1,127 @@
+"""Configs: defaults, numbers written as text, and errors that name key, value and what is allowed."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flops_fit.config import complete_config, load_config, schema
+from flops_fit.errors import FlopsFitError
+
+ROOT = Path(__file__).parents[1]
+MINIMAL = {
+    "name": "x",
+    "model": {"factory": "a:b", "size_param": "d"},
+    "dataset": {"factory": "c:d"},
+    "budgets": [1e9],
+    "sizes": {"values": [8]},
+}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_is_valid(path):
+    assert load_config(path)["name"]
+
+
+def test_numbers_written_as_text_become_numbers_in_lists_and_mappings():
+    config = complete_config(
+        MINIMAL
+        | {"budgets": ["3e10", "1e12"], "sizes": {"per_budget": {"3e10": ["12"], 1e12: [16]}}}
+    )
+    assert config["budgets"] == [3e10, 1e12]
+    assert config["sizes"]["per_budget"] == {3e10: [12], 1e12: [16]}
+    assert type(config["sizes"]["per_budget"][3e10][0]) is int
+
+
+def test_the_given_mapping_stays_untouched():
+    before = yaml.safe_dump(MINIMAL)
+    complete_config(MINIMAL)
+    assert yaml.safe_dump(MINIMAL) == before
+
+
+def test_completing_twice_changes_nothing():
+    once = complete_config(MINIMAL | {"sizes": {"per_budget": {"1e9": [8]}}})
+    assert complete_config(once) == once
+
+
+def test_a_table_of_runs_needs_nothing_to_train():
+    assert complete_config({"name": "mine", "runs": "runs.csv"})["fit"]["method"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bugdets": [1]}, "bugdets: unknown key; did you mean budgets?"),
+        ({"model": {"factory": "a:b", "size_prm": "d"}}, "model.size_prm: unknown key; did you mean model.size_param?"),
+        ({"budgets": []}, "budgets: [] is not allowed; allowed: at least 1"),
+        ({"budgets": [-1e9]}, "budgets.0: -1000000000.0 is not allowed; allowed: more than 0"),
+        ({"budgets": [1e9, 1e9]}, "budgets: 1e+09 stands twice"),
+        ({"budgets": [float("inf")]}, "inf stands in the config; allowed: finite numbers"),
+        ({"seeds": [0.5]}, "seeds.0: 0.5 is not allowed; allowed: integer"),
+        ({"name": "a/b"}, "name: 'a/b' is not allowed; allowed: letters"),
+        ({"sizes": {}}, "sizes: [] given; allowed: exactly one of values, per_budget, window"),
+        ({"sizes": {"values": [8], "window": {}}}, "sizes: ['values', 'window'] given"),
+        ({"sizes": {"per_budget": {"2e9": [8]}}}, "sizes.per_budget: budget 1e+09 has no list"),
+        ({"sizes": {"per_budget": {"1e9": [8], "2e9": [8]}}}, "sizes.per_budget.2e+09: not a budget; allowed: 1e+09"),
+        ({"convention": "6ND"}, "convention: '6ND' is not allowed; allowed: counted, 6nd"),
+        ({"learning_rate": {}}, "learning_rate: [] given; allowed: exactly one of value, function, file"),
+        ({"dataset": {"factory": "c:d", "prepare": "e:f"}}, "dataset.example: missing"),
+        ({"runs": "runs.csv"}, "model: not used together with runs"),
+        ({"fit": {"delta": "small"}}, "fit.delta: 'small' is not allowed; allowed: auto or number"),
+        ({"schedule": {"warmup": 1}}, "schedule.warmup: 1 is not allowed; allowed: less than 1"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_refused_with_key_value_and_allowed(change, message):
+    with pytest.raises(FlopsFitError) as error:
+        complete_config(MINIMAL | change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("", "a config is a mapping of keys, not an empty file"),
+        ("- 1", "a config is a mapping of keys, not a list"),
+        ("name: x", "model: missing, and has no default"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, content, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(FlopsFitError) as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FlopsFitError, match="no such config file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def objects(part: dict):
+    yield part
+    for child in [*part.get("properties", {}).values(), *part.get("$defs", {}).values()]:
+        yield from objects(child)
+
+
+def test_the_schema_is_closed_and_every_key_is_described():
+    for part in objects(schema()):
+        if "properties" in part:
+            assert part["additionalProperties"] is False
+        assert (
+            part.get("description")
+            or "$ref" in part
+            or part.get("required") == ["reference", "power"]
+        )
+
+
+def test_the_config_readme_agrees_with_the_schema():
+    location = ROOT / "docs" / "make_config_readme.py"
+    spec = importlib.util.spec_from_file_location("make_config_readme", location)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "config" / "README.md").read_text() == module.readme()

@@ -1,0 +1,126 @@
+"""The grid as arithmetic: D from C, rounding to whole batches, floors, windows, rules, schedules."""
+
+import pytest
+
+from flops_fit.counting import ModelCount
+from flops_fit.errors import FlopsFitError
+from flops_fit.rules import make_rule
+from flops_fit.schedule import multiplier, phases
+from flops_fit.sweep import Experiment, SweepPlan, plan_sweep, window_sizes
+
+
+def count_of(params: int, flops: float | None = None) -> ModelCount:
+    return ModelCount(params, params, params // 2, params * 2, flops or 6.0 * params, "meta")
+
+
+def plan(sizes, counts, **changes):
+    settings = {
+        "batch_tokens": lambda **_: 640,
+        "learning_rate": lambda **_: 0.1,
+        "name": lambda f: f"{f['size_param_value']}-{f['num_tokens']}-{f['seed']}",
+    } | changes
+    return plan_sweep(sizes, counts, 64, **settings)
+
+
+def test_d_is_the_budget_over_flops_per_token_in_whole_global_batches():
+    planned = plan({6e9: [10]}, {10: count_of(10_000)}).experiments[0]
+    assert planned.num_tokens == 99_840  # 1e5 tokens are 156.25 batches of 640
+    assert planned.steps == 156
+    assert planned.batch_items == 10
+    assert planned.flops_6nd == pytest.approx(6e9, rel=0.5 / 156)
+
+
+def test_the_convention_says_what_a_budget_buys():
+    counts = {10: count_of(10_000, flops=7.5e4)}
+    assert plan({6e9: [10]}, counts).experiments[0].steps == 125
+    assert plan({6e9: [10]}, counts, convention="6nd").experiments[0].steps == 156
+
+
+def test_cells_below_the_floor_are_skipped_in_words_and_never_an_error():
+    planned = plan({6e6: [10, 1000]}, {10: count_of(100), 1000: count_of(10_000)})
+    assert [e.size_param_value for e in planned.experiments] == [10]
+    assert planned.skipped[0].reason.startswith("0 steps of 10 items; the floor is 8")
+
+
+def test_an_experiment_that_two_budgets_share_is_trained_once():
+    planned = plan({6e9: [10], 6.001e9: [10]}, {10: count_of(10_000)})
+    assert len(planned.experiments) == 1
+    assert "the same experiment as at budget 6e+09" in planned.skipped[0].reason
+
+
+def test_every_seed_repeats_every_cell():
+    planned = plan({6e9: [10]}, {10: count_of(10_000)}, seeds=(0, 7))
+    assert [e.seed for e in planned.experiments] == [0, 7]
+
+
+def test_a_plan_needs_only_a_list_of_experiments():
+    planned = SweepPlan(experiments=[Experiment("a", 1e9, 8, 100, 1000)])
+    assert len(planned) == 1
+    assert planned.total_flops == 6 * 100 * 1000
+    assert planned.table()["tokens_per_param"].tolist() == [10]
+
+
+def quadratic(size: int) -> tuple[float, int]:
+    return 6.0 * 12 * size**2, 12 * size**2
+
+
+@pytest.mark.parametrize("budget", [1e9, 1e12, 1e18])
+def test_a_window_spans_the_asked_tokens_per_parameter_evenly(budget):
+    sizes = window_sizes(budget, quadratic, count=7)
+    ratios = [budget / quadratic(s)[0] / quadratic(s)[1] for s in sizes]
+    assert len(sizes) >= 5
+    assert ratios[0] <= 200
+    assert ratios[-1] >= 2
+    assert ratios[0] > 100 or sizes[0] < 10
+    assert ratios[-1] < 4 or sizes[-1] < 10
+
+
+def test_a_window_keeps_to_multiples_and_to_sizes_long_enough_to_train():
+    sizes = window_sizes(1e12, quadratic, multiple=16)
+    assert all(size % 16 == 0 for size in sizes)
+    floored = window_sizes(1e9, quadratic, min_tokens=1e5)
+    assert all(1e9 / quadratic(size)[0] >= 1e5 for size in floored)
+
+
+def test_a_power_law_rule_is_the_product_of_its_factors():
+    rule = {
+        "value": 256,
+        "tokens": {"reference": 3e5, "power": 0.5},
+        "params": {"reference": 1e4, "power": -1},
+    }
+    assert make_rule("batch", rule)(tokens=1.2e6, params=2e4, size=3) == pytest.approx(256)
+
+
+def test_a_rule_must_give_a_positive_number():
+    rule = make_rule("learning_rate", {"function": "math:fsum"})
+    with pytest.raises(TypeError):
+        rule(params=1, tokens=1, size=1)
+    with pytest.raises(FlopsFitError, match="learning_rate: the rule gave -1"):
+        make_rule("learning_rate", {"value": -1.0})(params=1, tokens=1, size=1)
+
+
+LINEAR = {"kind": "linear", "warmup": 0.1, "decay": 0.2, "final": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "points"),
+    [
+        ("linear", {0.0: 0, 0.05: 0.5, 0.1: 1, 0.55: 0.5, 1.0: 0}),
+        ("cosine", {0.0: 0, 0.1: 1, 0.55: 0.5, 1.0: 0}),
+        ("wsd", {0.1: 1, 0.8: 1, 0.9: 0.5, 1.0: 0}),
+        ("constant", {0.05: 0.5, 0.5: 1, 1.0: 1}),
+    ],
+)
+def test_schedules_pass_through_their_known_points(kind, points):
+    schedule = LINEAR | {"kind": kind}
+    for progress, expected in points.items():
+        assert multiplier(progress, schedule) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_schedule_ends_at_its_final_factor():
+    assert multiplier(1.0, LINEAR | {"final": 0.1}) == pytest.approx(0.1)
+
+
+def test_phases_count_every_step_once():
+    for kind in ("linear", "cosine", "wsd", "constant"):
+        assert sum(phases(157, LINEAR | {"kind": kind}).values()) == 157
