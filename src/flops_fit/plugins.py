@@ -315,6 +315,8 @@ def _write_tree(node: ast.AST, parts: list[str]) -> None:
     for field, value in ast.iter_fields(node):
         if field == "body" and isinstance(node, WITH_DOCSTRING) and _is_text(value[:1]):
             value = value[1:]
+        if isinstance(node, ast.JoinedStr):  # 3.12 ends a format such as {x:{width}} with ""
+            value = [part for part in value if getattr(part, "value", None) != ""]
         if value is None or value == []:
             continue
         parts.append(f" {field}=")
