@@ -1,5 +1,6 @@
 """One experiment on 1, 2 and 4 processes: the same batches, the same curve, exactly D tokens."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -83,7 +84,7 @@ def test_muon_agrees_for_ten_steps_to_1e_4(outcomes, processes):
 def steps_dealt(dealt: list[list[int]], processes: int) -> list[list[int]]:
     """The set of items of each step, from the lists dealt to the processes in turn."""
     groups = [dealt[i : i + processes] for i in range(0, len(dealt) - processes + 1, processes)]
-    return [sorted(sum(group, [])) for group in groups]
+    return [sorted(itertools.chain.from_iterable(group)) for group in groups]
 
 
 @pytest.mark.parametrize("name", ["plain", "uneven batch", "stream"])

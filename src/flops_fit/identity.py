@@ -93,7 +93,16 @@ def data_folder(common: dict, results: str | Path) -> str | None:
 def plan_fingerprint(config: dict, common: dict, search_paths: Iterable[str], hashes) -> str:
     """Hash of everything that determines the outcome of planning ``config``."""
     paths = list(search_paths)
-    keys = ("budgets", "seeds", "convention", "batch", "learning_rate", "limits", "resources")
+    keys = (
+        "budgets",
+        "seeds",
+        "convention",
+        "batch",
+        "learning_rate",
+        "learning_rate_factors",
+        "limits",
+        "resources",
+    )
     references = [config[key]["function"] for key in ("batch", "learning_rate")
                   if "function" in config[key]]  # fmt: skip
     if config["dataset"]["example"]:

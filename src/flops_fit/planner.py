@@ -69,6 +69,7 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
         convention=config["convention"],
         batch_tokens=make_rule("batch", config["batch"], tuple(search_paths)),
         learning_rate=make_rule("learning_rate", config["learning_rate"], tuple(search_paths)),
+        rate_factors=config["learning_rate_factors"],
         batch_multiple=config["batch"].get("multiple", 1),
         min_steps=config["limits"]["min_steps"],
         name=lambda fields: experiment_id(experiment_identity(common, fields)),

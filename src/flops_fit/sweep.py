@@ -1,5 +1,6 @@
 """The sweep: which experiments answer the question, as plain arithmetic on N, D and C."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +102,7 @@ def plan_sweep(
     batch_tokens: Callable[..., float],
     learning_rate: Callable[..., float],
     batch_multiple: int = 1,
+    rate_factors: Sequence[float] = (1,),
     min_steps: int = 8,
     name: Callable[[dict], str],
 ) -> SweepPlan:
@@ -109,7 +111,8 @@ def plan_sweep(
     ``sizes``: size values by compute budget. ``counts``: the `ModelCount` of every size.
     ``batch_tokens`` and ``learning_rate``: functions of ``params, tokens, size``. ``name`` turns
     the fields of an experiment into its id. D is the budget over FLOPs per token, rounded to whole
-    global batches; cells of fewer than ``min_steps`` steps are skipped with a reason.
+    global batches; cells of fewer than ``min_steps`` steps are skipped with a reason. Every cell is
+    trained at each of ``seeds`` and each of ``rate_factors`` times its learning rate.
     """
     experiments, skipped, taken = [], [], {}
     for budget, values in sizes.items():
@@ -119,8 +122,9 @@ def plan_sweep(
             if cell["steps"] < min_steps:
                 skipped.append(Skipped(budget, size, _too_short(cell, min_steps)))
                 continue
-            for seed in seeds:
-                fields = {**cell, "seed": seed}
+            for seed, factor in itertools.product(seeds, rate_factors):
+                rate = cell["learning_rate"] * factor
+                fields = {**cell, "seed": seed, "learning_rate": rate}
                 key = name(fields)
                 if key in taken:
                     reason = f"the same experiment as at budget {taken[key]:g}: D rounds to equal"

@@ -26,6 +26,7 @@ from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_asi
 RESULTS = "results"
 STEPS = {
     "collect": "flops_fit.collect:collect",
+    "rate": "flops_fit.learning_rate:fit_learning_rate",
     "fit": "flops_fit.fit.commands:run_fit",
     "plot": "flops_fit.plots.draw:draw_all",
     "report": "flops_fit.report:report_page",
@@ -91,6 +92,11 @@ class Sweep:
     def trains(self) -> bool:
         """Whether there is anything to train; a table of existing runs is only fitted."""
         return self.config["runs"] is None
+
+    @property
+    def tunes_rate(self) -> bool:
+        """Whether the sweep looks for the learning rate instead of the law."""
+        return len(self.config["learning_rate_factors"]) > 1
 
     @property
     def runs_file(self) -> str:

@@ -41,8 +41,11 @@ wildcard_constraints:
 @readable
 def targets(wildcards):
     """Everything a sweep leaves behind, every run included, so that a deleted one is noticed."""
-    names = ["fit.json", "table.md", "report.html"]
-    names += [f"plots/{figure}.svg" for figure in FIGURES]
+    if sweep.tunes_rate:
+        names = ["learning_rate.json"]
+    else:
+        names = ["fit.json", "table.md", "report.html"]
+        names += [f"plots/{figure}.svg" for figure in FIGURES]
     runs = []
     if sweep.trains:
         names += ["plan.csv", "results.json", "results.csv"]

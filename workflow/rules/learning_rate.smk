@@ -1,0 +1,22 @@
+rule fit_learning_rate:
+    input:
+        runs=run_table,
+    output:
+        rule="results/{sweep}/learning_rate.json",
+        figure=report(
+            "results/{sweep}/plots/learning_rate.svg",
+            caption="../report/learning_rate.rst",
+            category="Figures",
+            labels={"figure": "learning rate"},
+        ),
+        png="results/{sweep}/plots/learning_rate.png",
+        csv="results/{sweep}/plots/learning_rate.csv",
+    log:
+        "results/{sweep}/logs/learning_rate.log",
+    params:
+        options=sweep.plot_options(),
+        code=flops_fit.code("rate"),
+    shell:
+        "python -m flops_fit rate --runs {input.runs} --out {output.rule}"
+        " --out-dir results/{wildcards.sweep}/plots {params.options} >{log} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"
