@@ -4,14 +4,14 @@ import numpy as np
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.cost import Cost
-from flops_fit.fit.laws import law_from_dict
+from flops_fit.fit.laws import law_from_dict, law_to_dict
 
 FAR = 10.0  # beyond the data by more than this: provisional at best
 WIDE = 2.0  # N interval, high / low, that still deserves trust
 GAP = 1.5  # factor in N* between estimators that deserves a word
 
 
-def _interval(values: np.ndarray, level: float, weight: np.ndarray | None = None) -> list[float]:
+def interval(values: np.ndarray, level: float, weight: np.ndarray | None = None) -> list[float]:
     """Percentile interval [low, high]; ``weight`` mixes resamples of several estimators."""
     tails = [(1 - level) / 2, (1 + level) / 2]
     if weight is None:
@@ -20,6 +20,12 @@ def _interval(values: np.ndarray, level: float, weight: np.ndarray | None = None
     mass = np.cumsum(weight[order])
     mass = (mass - weight[order] / 2) / mass[-1]
     return [float(v) for v in np.interp(tails, mass, values[order])]
+
+
+def laws_entry(estimate) -> dict:
+    """An `Estimate` as FIT.json keeps it under ``laws``."""
+    drawn = law_to_dict(estimate.draws) if estimate.draws is not None else None
+    return {"law": law_to_dict(estimate.law), "draws": drawn}
 
 
 def laws_of(fit: dict) -> dict[str, tuple]:
@@ -68,10 +74,10 @@ def interval_at(fit: dict, flops: float, laws: dict | None = None) -> dict:
     log_n, log_d, loss = np.concatenate(values, axis=1)
     weight = np.concatenate(weights)
     ends = {
-        "params": _interval(log_n, level, weight),
-        "tokens": _interval(log_d, level, weight),
-        "loss": _interval(loss, level, weight),
-        "tokens_per_param": _interval(log_d - log_n, level, weight),
+        "params": interval(log_n, level, weight),
+        "tokens": interval(log_d, level, weight),
+        "loss": interval(loss, level, weight),
+        "tokens_per_param": interval(log_d - log_n, level, weight),
     }
     for name in {headline["method"], *headline["covers"]} & set(laws):
         log_n, loss = (float(v[0]) for v in laws[name][0].optimum(log_c, cost))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.answer import _interval
+from flops_fit.fit.answer import interval, laws_entry
 from flops_fit.fit.bootstrap import UNITS, draw
 from flops_fit.fit.cost import cost_of
 from flops_fit.fit.envelope import estimate_envelope
@@ -12,7 +12,6 @@ from flops_fit.fit.estimators import Estimate, Runs, estimate_isoflop, estimate_
 from flops_fit.fit.forecast import forecast_surface
 from flops_fit.fit.heldout import choose, hold_out
 from flops_fit.fit.isoflop import STATUSES
-from flops_fit.fit.laws import law_to_dict
 from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
 
 METHODS = ("auto", "surface", "tied", "fixed_e", "isoflop", "envelope")
@@ -84,7 +83,7 @@ def fit_runs(
         if method not in estimates:
             raise FlopsFitError(f"method: {method!r} needs {_needs(method)}")
         chosen, why = method, f"{method}: asked for"
-    headline = _headline(chosen, why, estimates, heldout, method == "auto", cost, frame)
+    headline = headline_of(chosen, why, estimates, heldout, method == "auto", data)
     levels = level if draws is not None else None
     result = {
         "parametric": _surface_entry(estimates["surface"]),
@@ -122,13 +121,7 @@ def fit_runs(
         "cost": {**cost.to_dict(), "words": cost_words},
         "sizes": _all_sizes(table.sizes, sizes),
         "data": _ranges(table, groups),
-        "laws": {
-            name: {
-                "law": law_to_dict(e.law),
-                "draws": law_to_dict(e.draws) if e.draws is not None else None,
-            }
-            for name, e in estimates.items()
-        },
+        "laws": {name: laws_entry(estimate) for name, estimate in estimates.items()},
     }
     if result["status"] not in ("converged", "at_bound", "bracketed"):
         result["status"] = "not_identifiable"
@@ -267,7 +260,15 @@ def _path_entry(estimate: Estimate) -> dict:
     }
 
 
-def _headline(chosen, why, estimates, heldout, selected, cost, frame) -> dict:
+def headline_of(
+    chosen: str,
+    why: str,
+    estimates: dict[str, Estimate],
+    heldout: dict,
+    selected: bool,
+    runs: Runs,
+) -> dict:
+    """FIT.json's ``headline``; ``selected``: by the held-out test, so that the choice is uncertain."""
     estimate = estimates[chosen]
     scores, spread = heldout["score"], heldout["spread"]
     covers = []
@@ -287,12 +288,12 @@ def _headline(chosen, why, estimates, heldout, selected, cost, frame) -> dict:
         for n in ("surface", "isoflop", "envelope", chosen)
         if n in estimates and estimates[n].status in ("converged", "at_bound", "bracketed")
     ]
-    log_c = float(np.log(frame["flops"].max()))
+    log_c = float(np.log(runs.column("flops").max()))
     return {
         "method": chosen,
         "words": why,
         "a": float(estimate.law.exponent()[0]),
-        "slope": float(estimate.law.slope(log_c, cost)[0]),
+        "slope": float(estimate.law.slope(log_c, runs.cost)[0]),
         "reason": estimate.reason,
         "mixture": mixture,
         "covers": covers,
@@ -318,10 +319,10 @@ def _intervals(estimates: dict[str, Estimate], level: float | None) -> dict:
             "a": a,
             "b": 1 - a,
         }
-        ci = {name: _interval(values, level) for name, values in columns.items()}
+        ci = {name: interval(values, level) for name, values in columns.items()}
     for name in ("isoflop", "envelope", "tied", "fixed_e"):
         if name in estimates and estimates[name].draws is not None:
-            ci[f"{name}.a"] = _interval(estimates[name].draws.exponent(), level)
+            ci[f"{name}.a"] = interval(estimates[name].draws.exponent(), level)
     return ci
 
 

@@ -157,7 +157,12 @@ def refit_surface(
     batch = minimise(fit.form, theta, log_loss, weight, delta, data.design)
     if auto_delta or auto_exclude:
         residual = log_loss - data.design.log_surface(batch.theta)
-        scale = robust_scale(residual, weight)
+        # A resample holds fewer distinct runs, so its residuals are smaller by the unknowns' share.
+        unknowns, held = fit.form.size, (weight > 0).sum(axis=1)
+        shrunk = 1 - unknowns / np.maximum(held, unknowns + 1)
+        scale = robust_scale(residual, weight) * np.sqrt(
+            max(1 - unknowns / fit.n_runs, 1 / fit.n_runs) / shrunk
+        )
         if auto_exclude:
             weight = weight * ~far_runs(residual, weight, scale)
         delta = EFFICIENCY * scale if auto_delta else delta
