@@ -24,11 +24,6 @@ def create_model(
     """
     kwargs = dict(model_kwargs or {})
     name = getattr(model_cls, "__qualname__", repr(model_cls))
-    if size_param in kwargs:
-        raise FlopsFitError(
-            f"model.kwargs: '{size_param}' is the size parameter, its values are the sizes"
-        )
-    check_arguments(model_cls, name, {size_param: size}, "model.size_param", supplied=kwargs)
     check_arguments(model_cls, name, kwargs, "model.kwargs", supplied=(size_param,))
     try:
         model = model_cls(**{size_param: size}, **kwargs)

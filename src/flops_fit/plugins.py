@@ -70,9 +70,9 @@ def check_arguments(
     """Check that ``function(*positional, **kwargs)`` fits its signature, without calling it.
 
     ``key`` is the config key that holds ``kwargs``; it opens the error. ``positional`` counts
-    leading arguments that we pass by position, ``supplied`` names those that we add by name: both
-    are never missing, nor allowed in ``kwargs``. A callable with ``**kwargs`` accepts any name;
-    one without a readable signature (C code) is not checked.
+    leading arguments that we pass by position, ``supplied`` names those that we add by name: they
+    are not missing where ``kwargs`` lacks them, and not allowed in it. A callable with
+    ``**kwargs`` accepts any name; one without a readable signature (C code) is not checked.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -83,16 +83,22 @@ def check_arguments(
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     taken = [p.name for p in parameters if p.kind in by_position][:positional]
     named = [p for p in parameters if p.kind in by_name and p.name not in taken]
-    allowed = [p.name for p in named if p.name not in supplied]
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+    def refuse_unknown(argument: str, allowed: list[str], key: str, remark: str = "") -> None:
+        if argument not in allowed and not takes_any:
+            raise FlopsFitError(
+                f"{key}: {name} has no argument '{argument}'{remark}; "
+                f"allowed: {', '.join(allowed) or 'none'}{_close_matches(argument, allowed)}"
+            )
+
+    for argument in supplied:
+        section = key.partition(".")[0]
+        refuse_unknown(argument, [p.name for p in named], section, ", which flops-fit sets")
     for argument in kwargs:
         if argument in supplied or argument in taken:
             raise FlopsFitError(f"{key}: '{argument}' is set by flops-fit, leave it out")
-        if argument not in allowed and not takes_any:
-            raise FlopsFitError(
-                f"{key}: {name} has no argument '{argument}'; "
-                f"allowed: {', '.join(allowed) or 'none'}{_close_matches(argument, allowed)}"
-            )
+        refuse_unknown(argument, [p.name for p in named if p.name not in supplied], key)
     missing = [
         p.name
         for p in named
@@ -106,7 +112,7 @@ def one_line(error: BaseException) -> str:
     """``Type: first line of the message (file:line)``, the line being the user's own.
 
     That is the innermost frame outside of installed packages, the standard library and our core;
-    where there is none, the innermost of all.
+    where there is none, no place is given.
     """
     message = (str(error).strip().splitlines() or [""])[0]
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
