@@ -60,7 +60,7 @@ SCENARIOS = {
     "128 runs": Scenario(sizes=16, budgets=8),
     "24 runs": Scenario(sizes=6, budgets=4),
     "10% outliers": Scenario(outliers=0.10),
-    "misspecified": Scenario(bend=0.03),
+    "misspecified": Scenario(bend=0.015),
 }
 
 

@@ -60,7 +60,7 @@ def fit_runs(
     draws = draw(frame, resample, bootstrap, np.random.default_rng(seed)) if bootstrap else None
 
     def fit_all(part: Runs, part_draws, everything: bool = False) -> dict[str, Estimate]:
-        surface = estimate_surface(part, part_draws, delta, exclude)
+        surface = estimate_surface(part, part_draws, delta, exclude, profile=everything)
         found = {"surface": surface}
         if part.groups:
             found["isoflop"] = estimate_isoflop(

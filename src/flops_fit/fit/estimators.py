@@ -97,13 +97,14 @@ def estimate_surface(
     exclude: str = "auto",
     form: str = "surface",
     fixed_e: float | None = None,
+    profile: bool = False,
 ) -> Estimate:
-    """Approach 3 on ``runs`` and on every resample."""
+    """Approach 3 on ``runs`` and on every resample; ``profile`` adds the profile of E."""
 
     data = Data.of(runs.column("params"), runs.column("tokens"), runs.column("loss"))
     shape = fixed_e_form(data, fixed_e) if form == "fixed_e" else FORMS[form](data)
     fit = fit_surface(data, shape, delta, exclude)
-    verdict = judge(data, fit)
+    verdict = judge(data, fit, profile)
     law = surface_law(fit.theta, fit.centre)
     if draws is None:
         return Estimate(

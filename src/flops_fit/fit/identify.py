@@ -49,32 +49,22 @@ def _jacobian(data: Data, theta: np.ndarray) -> np.ndarray:
 
 
 def _profile(data: Data, fit: Surface) -> list[list[float]]:
-    """Objective with E held at shares of the lowest loss, the other four refitted."""
-    if fit.form.name != "surface":
-        return []
-    lowest = float(np.exp(data.log_loss.min()))
-    here = float(np.exp(fit.theta[0]))
-    points = sorted({*(PROFILE * lowest).tolist(), here})
-    results, theta = {}, None
-    for path in (
-        [e for e in points if e >= here],
-        [e for e in reversed(points) if e < here],
-    ):
-        theta = fit.theta.copy()
-        for e in path:
-            theta[0] = np.log(e)
-            form = fixed_e_form(data, e)
-            batch = minimise(
-                form, theta[None], data.log_loss, fit.weight, fit.delta, data.design, 1e-6, 30
-            )
-            theta = batch.theta[0].copy()
-            rise = 2 * (batch.objective[0] - fit.objective) / fit.scale**2
-            results[e] = max(float(rise), 0.0)
-    return [[e, results[e]] for e in sorted(results)]
+    """Objective with E held at shares of the lowest loss, the other four refitted, all at once."""
+    levels = PROFILE * float(np.exp(data.log_loss.min()))
+    theta = np.repeat(fit.theta[None], len(levels), axis=0)
+    theta[:, 0] = np.log(levels)
+    form = fixed_e_form(data, float(levels[0]))
+    batch = minimise(form, theta, data.log_loss, fit.weight, fit.delta, data.design, 1e-6)
+    rise = np.maximum(2 * (batch.objective - fit.objective) / fit.scale**2, 0.0)
+    points = [*zip(levels.tolist(), rise.tolist(), strict=True), (float(np.exp(fit.theta[0])), 0.0)]
+    return [list(point) for point in sorted(points)]
 
 
-def judge(data: Data, fit: Surface) -> Verdict:
-    """Status of a fit: converged, at_bound or not_identifiable, and why."""
+def judge(data: Data, fit: Surface, profile: bool = True) -> Verdict:
+    """Status of a fit: converged, at_bound or not_identifiable, and why.
+
+    ``profile`` False skips the profile of E, which costs as much as a fit.
+    """
     used = fit.weight > 0
     jacobian = _jacobian(data, fit.theta)[used] @ fit.form.basis
     norm = np.linalg.norm(jacobian, axis=0)
@@ -90,7 +80,7 @@ def judge(data: Data, fit: Surface) -> Verdict:
     sizes = len(np.unique(data.design.x[used]))
     horizons = len(np.unique(data.design.y[used]))
     span = [float(np.exp(np.ptp(v[used]))) for v in (data.design.x, data.design.y)]
-    profile = _profile(data, fit)
+    curve = _profile(data, fit) if profile and fit.form.name == "surface" else []
     reasons = []
     if fit.n_runs < FEWEST_RUNS:
         reasons.append(f"{fit.n_runs} runs for {fit.form.size} unknowns, at least {FEWEST_RUNS}")
@@ -101,13 +91,13 @@ def judge(data: Data, fit: Surface) -> Verdict:
     elif se_a > WORST_SE_A and fit.scale > SCALE_FLOOR * 10:
         reasons.append(f"standard error of a about {se_a:.2f}")
     if reasons:
-        flat = [e for e, rise in profile if rise < 2.7]
+        flat = [e for e, rise in curve if rise < 2.7]
         where = f", E anywhere in {flat[0]:.3g} to {flat[-1]:.3g}" if len(flat) > 1 else ""
         words = (
             f"not identifiable: {'; '.join(reasons)} (N spans x{span[0]:.3g}, D x{span[1]:.3g}, "
             f"condition number {condition:.1e}{where})"
         )
-        return Verdict("not_identifiable", words, condition, se_a, profile)
+        return Verdict("not_identifiable", words, condition, se_a, curve)
     stuck = [
         name
         for i, name in enumerate(("E", "A", "B", "alpha", "beta"))
@@ -117,8 +107,8 @@ def judge(data: Data, fit: Surface) -> Verdict:
     if stuck:
         words = f"at bound: {', '.join(stuck)} (E >= 1e-6 of the lowest loss, exponents in "
         words += f"{EXPONENT_BOUNDS[0]:g} to {EXPONENT_BOUNDS[1]:g}); condition {condition:.1e}"
-        return Verdict("at_bound", words, condition, se_a, profile)
+        return Verdict("at_bound", words, condition, se_a, curve)
     words = f"condition number {condition:.1e}, standard error of a about {se_a:.2g}"
     if not fit.converged and fit.scale > SCALE_FLOOR * 10:
         words = "the last step still lowered the objective; " + words
-    return Verdict("converged", words, condition, se_a, profile)
+    return Verdict("converged", words, condition, se_a, curve)

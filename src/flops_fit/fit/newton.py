@@ -15,9 +15,10 @@ the same gradient, which is positive semi-definite and scales with the parameter
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 CHUNK_VALUES = 96_000  # problems x points per block: its arrays stay in the cache
 METRIC_EVERY = 3  # iterations: the damping metric need not follow every step
@@ -162,7 +163,8 @@ def _project(form, theta, gradient, hessian, metric):
     else:
         t = form.basis
         g = t.T @ gradient
-        h, m = (np.einsum("ik,ijr,jl->klr", t, s, t, optimize=True) for s in (hessian, metric))
+        # Both matrices are symmetric, so contracting the second index twice gives t^T s t.
+        h, m = (np.tensordot(t, np.tensordot(t, s, (0, 0)), (0, 1)) for s in (hessian, metric))
         frozen = (np.abs(t).T @ stuck) > 0
     if frozen.any():
         g, h, m = np.where(frozen, 0.0, g), h.copy(), m.copy()
@@ -228,6 +230,12 @@ def _minimise_block(form, theta, log_loss, weight, delta, design, tolerance, max
     return ended_at, value, done, iteration
 
 
+@cache
+def _threads() -> ThreadpoolController:
+    """The loaded BLAS libraries, looked for once: the search reads the whole memory map."""
+    return ThreadpoolController()
+
+
 def minimise(
     form: Form,
     theta: np.ndarray,
@@ -254,7 +262,10 @@ def minimise(
         return values if len(values) == 1 else values[rows]
 
     blocks = []
-    with threadpool_limits(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
+    with (
+        _threads().limit(limits=1, user_api="blas"),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
         for start in range(0, count, block):
             rows = slice(start, start + block)
             blocks.append(
