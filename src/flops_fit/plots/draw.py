@@ -8,7 +8,12 @@ from matplotlib.figure import Figure
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import unit_text
 from flops_fit.plots.isoflop import draw_isoflop, isoflop_numbers
-from flops_fit.plots.loss_curves import draw_curves, heldout_numbers, loss_curve_numbers
+from flops_fit.plots.loss_curves import (
+    draw_losses,
+    draw_rates,
+    heldout_numbers,
+    loss_curve_numbers,
+)
 from flops_fit.plots.optima import QUANTITIES, draw_optima, optima_numbers
 from flops_fit.plots.style import STYLE, BudgetColours, message, save
 from flops_fit.plots.surface import draw_surface, surface_numbers
@@ -46,12 +51,9 @@ def draw_all(
         figure = Figure(figsize=(width, (0.85 if len(numbers) else 0.3) * width))
         if len(numbers):
             top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
-            draw_curves(top, numbers, "loss", colours)
-            ends = heldout_numbers(records)
-            top.scatter(ends["tokens"], ends["loss"], c=colours(ends["budget"]), s=16,
-                        edgecolors="white", linewidths=0.5, zorder=4)  # fmt: skip
+            draw_losses(top, numbers, heldout_numbers(records), colours)
             top.set_ylabel(f"training loss ({unit})")
-            draw_curves(bottom, numbers, "learning_rate", colours)
+            draw_rates(bottom, numbers, colours)
             bottom.set(ylabel="learning rate", xlabel="tokens seen")
         else:
             message(figure.subplots(), "No training curves: these runs came as a table of results.")
@@ -61,7 +63,7 @@ def draw_all(
         drawable = (numbers["kind"] == "grid").any()
         figure = Figure(figsize=(width, (0.75 if drawable else 0.3) * width))
         if drawable:
-            draw_surface(figure.subplots(), numbers, colours)
+            draw_surface(figure.subplots(), numbers, colours, unit)
         else:
             message(figure.subplots(), f"No surface to draw. {fit['parametric']['reason']}")
         save(figure, numbers, folder, "surface", dpi)

@@ -1,5 +1,7 @@
 """The IsoFLOP figure: loss against N at each compute budget, with the minima that were used."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,6 +22,7 @@ from flops_fit.plots.style import (
 )
 
 CURVE_POINTS = 81
+LAW_POINTS = 13
 SLICES = 6  # budgets at which a surface without shared budgets is cut
 COLUMNS = ["kind", "budget", "params", "tokens", "loss", "seed", "status", "run_id"]
 
@@ -40,7 +43,7 @@ def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
         budget.iloc[rows] = flops
     runs = pd.DataFrame({
         "kind": "run", "budget": budget, "params": frame["params"], "tokens": frame["tokens"],
-        "loss": frame["loss"], "seed": frame["seed"] if "seed" in frame else 0,
+        "loss": frame["loss"], "seed": frame.get("seed", 0),
         "status": ["excluded" if r in excluded else "used" for r in frame["run_id"]],
         "run_id": frame["run_id"],
     })  # fmt: skip
@@ -51,7 +54,7 @@ def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
     elif fit["parametric"]["status"] != "not_identifiable":
         parts.append(_slices(fit, runs))
     if fit["status"] != "not_identifiable":
-        grid = np.geomspace(budget.min(), budget.max(), 21)
+        grid = np.geomspace(budget.min(), budget.max(), LAW_POINTS)
         answers = [predict(fit, c) for c in grid]
         parts.append(pd.DataFrame({
             "kind": "law", "budget": grid, "params": [a["params"] for a in answers],
@@ -88,7 +91,7 @@ def _slices(fit: dict, runs: pd.DataFrame) -> pd.DataFrame:
     """The surface along C = f(N) D at a few budgets, over the sizes run near each."""
     cost, parts = Cost.from_dict(fit["cost"]), []
     edges = np.geomspace(runs["budget"].min(), runs["budget"].max(), SLICES + 1)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         near = runs[(runs["budget"] >= low) & (runs["budget"] <= high)]
         if near["params"].nunique() < 3:
             continue

@@ -2,8 +2,16 @@
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
-from flops_fit.plots.style import BudgetColours, log_axis, tick_count
+from flops_fit.plots.style import (
+    MOST_LABELS,
+    MUTED,
+    BudgetColours,
+    budget_handles,
+    log_axis,
+    tick_count,
+)
 
 COLUMNS = ["run_id", "budget", "params", "seed", "status", "tokens", "loss", "learning_rate"]
 
@@ -32,15 +40,55 @@ def heldout_numbers(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["budget", "tokens", "loss"])
 
 
-def draw_curves(ax: Axes, numbers: pd.DataFrame, column: str, colours: BudgetColours) -> Axes:
-    """``column`` (loss or learning_rate) against tokens, a line a run, diverged runs crossed."""
+def draw_losses(
+    ax: Axes, numbers: pd.DataFrame, ends: pd.DataFrame, colours: BudgetColours
+) -> Axes:
+    """Training loss against tokens, a line a run; held-out ends as dots, diverged runs crossed.
+
+    The axis covers the completed runs; the cross of a run that left it stands at its top.
+    """
+    good = numbers.loc[numbers["status"] != "diverged", "loss"]
+    top = 1.04 * float((good if len(good) else numbers["loss"]).max())
     for _, run in numbers.groupby("run_id", sort=False):
-        colour, diverged = colours(run["budget"].iloc[0]), run["status"].iloc[0] == "diverged"
-        ax.plot(run["tokens"], run[column], color=colour, linewidth=1.0, alpha=0.85,
-                linestyle=(0, (2, 1.5)) if diverged else "-", zorder=3)  # fmt: skip
-        if diverged:
-            last = run.iloc[-1]
-            ax.scatter(last["tokens"], last[column], marker="x", s=45, linewidths=2,
-                       color=colour, zorder=5)  # fmt: skip
+        _draw_run(ax, run, run["loss"].clip(upper=top), colours)
+    ax.scatter(ends["tokens"], ends["loss"], c=colours(ends["budget"]), s=18,
+               edgecolors="white", linewidths=0.6, zorder=4)  # fmt: skip
+    low = min(float(numbers["loss"].min()), float(ends["loss"].min()) if len(ends) else top)
+    ax.set_ylim(low - 0.05 * (top - low), top)
+    log_axis(ax.xaxis, tick_count)
+    _key(ax, numbers, colours)
+    return ax
+
+
+def draw_rates(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
+    """Learning rate against tokens, a line a run."""
+    for _, run in numbers.groupby("run_id", sort=False):
+        _draw_run(ax, run, run["learning_rate"], colours)
+    ax.set_ylim(bottom=0)
     log_axis(ax.xaxis, tick_count)
     return ax
+
+
+def _draw_run(ax: Axes, run: pd.DataFrame, values: pd.Series, colours: BudgetColours) -> None:
+    colour, diverged = colours(run["budget"].iloc[0]), run["status"].iloc[0] == "diverged"
+    ax.plot(run["tokens"], values, color=colour, linewidth=1.0, alpha=0.85,
+            linestyle=(0, (2, 1.5)) if diverged else "-", zorder=3)  # fmt: skip
+    if diverged:
+        ax.scatter(run["tokens"].iloc[-1], values.iloc[-1], marker="x", s=45, linewidths=2,
+                   color=colour, zorder=5, clip_on=False)  # fmt: skip
+
+
+def _key(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> None:
+    def mark(marker: str, label: str, **style) -> Line2D:
+        return Line2D([], [], linestyle="none", marker=marker, color=MUTED, label=label, **style)
+
+    budgets = sorted(numbers["budget"].unique())
+    handles = budget_handles(colours, budgets) if len(budgets) <= MOST_LABELS else []
+    if not handles:
+        colours.bar(ax)
+    handles.append(mark("o", "held-out loss at the end", markersize=4))
+    if (numbers["status"] == "diverged").any():
+        handles.append(mark("x", "diverged", markersize=5, markeredgewidth=1.6))
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2,
+              ncols=min(len(handles), 4), columnspacing=1.4, handletextpad=0.5, handlelength=1.6,
+              labelcolor=MUTED)  # fmt: skip

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from flops_fit.fit import predict
-from flops_fit.notation import factor_text, flops_text, loss_text, unit_text
+from flops_fit.notation import flops_text, loss_text, unit_text
 from flops_fit.plots.style import (
     BAND,
     INK,
@@ -15,7 +15,7 @@ from flops_fit.plots.style import (
     tick_count,
 )
 
-GRID_POINTS = 49
+GRID_POINTS = 25
 QUANTITIES = {
     "params": "Parameters N*",
     "tokens": "Tokens D*",
@@ -58,10 +58,8 @@ def _row(kind: str, answer: dict) -> dict:
     return row
 
 
-def draw_optimum(
-    ax: Axes, numbers: pd.DataFrame, quantity: str, colours: BudgetColours, slope: float | None
-) -> Axes:
-    """One panel of `optima_numbers`; ``slope`` (d ln / d ln C) is written beside the title."""
+def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: BudgetColours) -> Axes:
+    """One panel of `optima_numbers`: ``quantity`` against C."""
     law = numbers[numbers["kind"] == "law"]
     inside, beyond = law[law["beyond_data"] <= 1], law[law["beyond_data"] >= 1]
     for part, alpha, dashes in ((inside, 0.30, "-"), (beyond, 0.16, (0, (3.5, 2)))):
@@ -81,8 +79,6 @@ def draw_optimum(
                    facecolors=[colour] if used else "white",
                    edgecolors=[INK if used else colour])  # fmt: skip
     ax.set_title(QUANTITIES[quantity])
-    if slope is not None:
-        ax.set_title(f"∝ C^{slope:.2f}", loc="right", fontweight="normal", color=MUTED)
     log_axis(ax.xaxis, flops_text)
     if quantity == "loss":
         log_axis(ax.yaxis, lambda v: loss_text(v).rstrip("0").rstrip("."))
@@ -100,25 +96,25 @@ def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
     c = law["flops"].to_numpy()
     if quantity == "tokens_per_param":
         ax.axhline(REFERENCE_RATIO, **style)
-        text, at = "20 (Hoffmann et al. 2022)", REFERENCE_RATIO
-        ax.annotate(text, (c[0], at), xytext=(0, -3), textcoords="offset points", va="top",
-                    color=MUTED, fontsize=7)  # fmt: skip
+        below = law[quantity].iloc[0] < REFERENCE_RATIO  # then there is room above the line
+        ax.annotate("20 (Hoffmann et al. 2022)", (c[0], REFERENCE_RATIO),
+                    xytext=(0, 3 if below else -3), textcoords="offset points",
+                    va="bottom" if below else "top", color=MUTED, fontsize=7)  # fmt: skip
         return
-    start = law[quantity].iloc[0]
-    line = start * (c / c[0]) ** REFERENCE_SLOPE
+    middle = len(c) // 2
+    line = law[quantity].iloc[middle] * (c / c[middle]) ** REFERENCE_SLOPE
     ax.plot(c, line, **style)
-    above = line[-1] > law[quantity].iloc[-1]
-    ax.annotate("C^0.5", (c[-1], line[-1]), xytext=(-2, 4 if above else -4), ha="right",
-                textcoords="offset points", va="bottom" if above else "top", color=MUTED,
-                fontsize=7)  # fmt: skip
+    ax.annotate("$C^{\\,0.5}$", (c[-1], line[-1]), xytext=(5, 0), textcoords="offset points",
+                va="center", color=MUTED, fontsize=8, annotation_clip=False)  # fmt: skip
 
 
 def draw_optima(axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetColours, fit: dict):
     """All panels; ``axes`` maps each of `QUANTITIES` to its Axes."""
-    slope = fit["headline"]["slope"] if fit["status"] != "not_identifiable" else None
-    slopes = {"params": slope, "tokens": None if slope is None else 1 - slope}
     for quantity, ax in axes.items():
-        draw_optimum(ax, numbers, quantity, colours, slopes.get(quantity))
+        draw_optimum(ax, numbers, quantity, colours)
+    if fit["status"] != "not_identifiable":
+        growth = f"∝ $C^{{\\,{fit['headline']['slope']:.2f}}}$"
+        axes["params"].set_title(f"{QUANTITIES['params']} {growth}")
     _name_parts(axes["params"], numbers)
     for quantity in ("loss", "tokens_per_param"):
         axes[quantity].set_xlabel("compute C (FLOPs)")
@@ -132,8 +128,7 @@ def _name_parts(ax: Axes, numbers: pd.DataFrame) -> None:
     if law.empty or law["beyond_data"].max() <= 1:
         return
     last = law.loc[law["beyond_data"] >= 1, "flops"].iloc[0]
-    reach = factor_text(float(law["beyond_data"].max()))
-    for text, offset, side in (("data", -4, "right"), (f"extrapolated, to {reach}", 4, "left")):
+    for text, offset, side in (("data", -5, "right"), ("extrapolated", 5, "left")):
         ax.annotate(text, (last, 0.02), xycoords=("data", "axes fraction"), xytext=(offset, 0),
                     textcoords="offset points", ha=side, va="bottom", color=MUTED,
                     fontsize=7.5)  # fmt: skip

@@ -8,9 +8,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from flops_fit.files import write_atomic
 from flops_fit.notation import count_text, flops_text
@@ -51,8 +51,9 @@ STYLE = {
 }
 # Viridis without its yellow end, which is too light for thin lines on white.
 SEQUENCE = LinearSegmentedColormap.from_list(
-    "budgets", matplotlib.colormaps["viridis"](np.linspace(0.02, 0.82, 256))
+    "budgets", matplotlib.colormaps["viridis"](np.linspace(0.0, 0.76, 256))
 )
+NEUTRAL = LinearSegmentedColormap.from_list("neutral", ["#c9cfd9", "#f8f9fb"])  # no budget's colour
 MOST_LABELS = 8  # budgets labelled one by one; more get a colour bar
 
 
@@ -67,7 +68,11 @@ class BudgetColours:
 
     def __call__(self, flops: float | np.ndarray) -> np.ndarray:
         """RGBA of one budget (4,) or of many (n, 4)."""
-        return SEQUENCE(self.norm(flops))
+        return np.asarray(SEQUENCE(self.norm(flops)))
+
+    def text(self, flops: float) -> np.ndarray:
+        """The same colour, darkened enough to read as text."""
+        return 0.72 * self(flops) + 0.28 * np.array(to_rgba(INK))
 
     def bar(self, ax: Axes) -> None:
         """A colour bar beside ``ax``."""
@@ -88,7 +93,9 @@ def log_axis(axis, text: Callable[[float], str] = count_text) -> None:
     low, high = sorted(getattr(axis.axes, f"get_{axis.axis_name}lim")())
     decades = np.log10(high / low)
     subs = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3.2 else (1,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=30 if len(subs) > 1 else 9))
+    narrow = MaxNLocator(5, steps=(1, 2, 2.5, 5, 10))  # linear steps suit less than a decade
+    wide = LogLocator(subs=subs, numticks=30 if len(subs) > 1 else 9)
+    axis.set_major_locator(narrow if decades < 0.8 else wide)
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda v, _: text(float(f"{v:.6g}"))))
@@ -99,6 +106,17 @@ def tick_count(value: float) -> str:
     text = count_text(value)
     head = text.rstrip("kMBT")
     return (head.rstrip("0").rstrip(".") if "." in head else head) + text[len(head) :]
+
+
+def budget_handles(colours: BudgetColours, budgets: Sequence[float]) -> list:
+    """Legend entries that name each budget."""
+    from matplotlib.lines import Line2D
+
+    unit = [*[""] * (len(budgets) - 1), " FLOPs"]
+    return [
+        Line2D([], [], color=colours(c), linewidth=2, label=flops_text(c) + after)
+        for c, after in zip(budgets, unit, strict=True)
+    ]
 
 
 def spread(positions: np.ndarray, gap: float) -> np.ndarray:
@@ -137,4 +155,7 @@ def save(figure: Figure, numbers: pd.DataFrame, folder: str | Path, name: str, d
         content = io.BytesIO()
         figure.savefig(content, format=kind, **options)
         write_atomic(Path(folder, f"{name}.{kind}"), content.getvalue())
-    write_atomic(Path(folder, f"{name}.csv"), numbers.to_csv(index=False, lineterminator="\n"))
+    write_atomic(
+        Path(folder, f"{name}.csv"),
+        numbers.to_csv(index=False, lineterminator="\n", float_format="%.8g"),
+    )

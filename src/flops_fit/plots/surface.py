@@ -3,17 +3,21 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from flops_fit.fit import loss_at
 from flops_fit.fit.answer import laws_of
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.runs import RunTable
-from flops_fit.notation import flops_text, loss_text
-from flops_fit.plots.style import INK, MUTED, BudgetColours, log_axis, tick_count
+from flops_fit.notation import flops_text
+from flops_fit.plots.style import FAINT, INK, MUTED, NEUTRAL, BudgetColours, log_axis, tick_count
 
-GRID_POINTS = 61
+GRID_POINTS = 41
 MARGIN = 1.6  # factor drawn beyond the runs in N and D
-LEVELS = 12
+LEVELS = 11
+CONTOUR, BEYOND = "#8d97a8", "#fbfcfd"
 MOST_LINES = 8  # isoFLOP lines
 COLUMNS = ["kind", "flops", "params", "tokens", "loss", "beyond_data"]
 
@@ -65,8 +69,8 @@ def _line(flops: float, cost: Cost, spans: list) -> pd.DataFrame:
                          "tokens": tokens[inside]})  # fmt: skip
 
 
-def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
-    """Draw `surface_numbers` on log axes; contours are labelled with the loss."""
+def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: str) -> Axes:
+    """Draw `surface_numbers` on log axes; contours are labelled with the loss, in ``unit``."""
     parts = dict(list(numbers.groupby("kind")))
     grid = parts["grid"]
     shape = (GRID_POINTS, GRID_POINTS)
@@ -75,14 +79,13 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axe
     ax.set(xscale="log", yscale="log", xlim=(n.min(), n.max()), ylim=(d.min(), d.max()))
     measured = parts["run"]["loss"]
     low = float(min(measured.min(), parts["frontier"]["loss"].min()))
-    levels = np.round(np.geomspace(low, float(measured.max()), LEVELS), 2)
-    levels = np.unique(levels)
-    ax.contourf(n, d, loss, levels=levels, cmap="Greys", vmin=low - 1.0 * (levels[-1] - low),
-                vmax=levels[-1] * 1.6, extend="both", alpha=0.55, zorder=0)  # fmt: skip
-    drawn = ax.contour(n, d, loss, levels=levels, colors=MUTED, linewidths=0.6, zorder=1)
-    ax.clabel(drawn, fmt=lambda v: loss_text(v).rstrip("0").rstrip("."), fontsize=7, inline=True,
-              inline_spacing=3)  # fmt: skip
-    ax.contourf(n, d, beyond, levels=[1, np.inf], colors="white", alpha=0.5, zorder=1.5)
+    levels = np.unique(np.round(np.geomspace(low, float(measured.max()), LEVELS), 2))
+    drawn = {"levels": levels, "zorder": 0}
+    ax.contourf(n, d, loss, cmap=NEUTRAL.reversed(), norm=LogNorm(levels[0], levels[-1]),
+                extend="both", **drawn)  # fmt: skip
+    lines = ax.contour(n, d, loss, colors=CONTOUR, linewidths=0.6, **drawn)
+    ax.clabel(lines, fmt=lambda v: f"{v:.2f}", fontsize=7, colors=MUTED, inline_spacing=3)
+    ax.contourf(n, d, beyond, levels=[1, np.inf], colors="white", alpha=0.55, zorder=1)
     _draw_lines(ax, parts, colours)
     runs = parts["run"]
     ax.scatter(runs["params"], runs["tokens"], c=colours(runs["flops"]), s=15, zorder=4,
@@ -91,6 +94,14 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axe
     for part, dashes in ((frontier[frontier["beyond_data"] <= 1], "-"),
                          (frontier[frontier["beyond_data"] >= 1], (0, (3, 1.6)))):  # fmt: skip
         ax.plot(part["params"], part["tokens"], color=INK, linewidth=2, linestyle=dashes, zorder=5)
+    handles = [
+        Line2D([], [], color=INK, linewidth=2, label="best N and D of the surface"),
+        Line2D([], [], color=CONTOUR, linewidth=0.8, label=f"loss ({unit})"),
+    ]
+    if beyond.max() > 1:
+        handles.append(Patch(facecolor=BEYOND, edgecolor=FAINT, label="beyond the data"))
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3,
+              borderaxespad=0.2, labelcolor=MUTED, columnspacing=1.4, handlelength=1.6)  # fmt: skip
     ax.set(xlabel="parameters N", ylabel="tokens D")
     ax.grid(False)
     log_axis(ax.xaxis, tick_count)
@@ -99,13 +110,15 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axe
 
 
 def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
-    """IsoFLOP lines in their budget's colour, named at the upper end."""
+    """IsoFLOP lines in their budget's colour, named at the lower end."""
     if "line" not in parts:
         return
+    right = parts["grid"]["params"].max() / 1.0001
     for flops, line in parts["line"].groupby("flops"):
-        colour = colours(flops)
-        ax.plot(line["params"], line["tokens"], color=colour, linewidth=0.9, zorder=2)
-        end = line.iloc[0]
-        ax.annotate(flops_text(flops), (end["params"], end["tokens"]), xytext=(4, -4),
-                    textcoords="offset points", color=colour, fontsize=7, fontweight="bold",
-                    va="top", rotation=0, zorder=6)  # fmt: skip
+        ax.plot(line["params"], line["tokens"], color=colours(flops), linewidth=0.9, zorder=2)
+        end = line.iloc[-1]
+        at_right = end["params"] >= right
+        ax.annotate(flops_text(flops), (end["params"], end["tokens"]),
+                    xytext=(5, 0) if at_right else (4, 2), textcoords="offset points",
+                    va="center" if at_right else "bottom", color=colours.text(flops),
+                    fontsize=7.5, fontweight="bold", annotation_clip=False, zorder=6)  # fmt: skip
