@@ -110,8 +110,8 @@ def count_sizes(
 
     If the smallest size runs on the meta device, every size is counted there. If not, sizes up
     to 20M parameters are run on the CPU, and larger ones extrapolated: each figure is a cubic in
-    the size value through the four largest of five small sizes (those wanted, else fractions of
-    the smallest); a cubic through the four smallest must agree within 1% at the size wanted.
+    the size value through the four largest of five small sizes (those wanted, then others as
+    round); a cubic through the four smallest must agree within 1% at the size wanted.
 
     A model's own ``flops_per_token()`` (forward and backward, per target element) is believed;
     a model that has one may even fail to run here (kernels for GPUs only): then its parameters
@@ -313,8 +313,8 @@ def _count_on_cpu(count, build, size_param, sizes, meta_error) -> dict:
         raise error or meta_error
     if large and len(points) < EXTRAPOLATED_FROM:
         raise FlopsFitError(
-            f"model: {size_param}={large[0]} cannot run on the meta device ({meta_error}) and is "
-            f"too large to run on the CPU; extrapolating takes {EXTRAPOLATED_FROM} sizes of at "
+            f"model: {size_param}={large[0]} does not run on the meta device ({meta_error}) and "
+            f"is too large to run on the CPU; extrapolating takes {EXTRAPOLATED_FROM} sizes of at "
             f"most {CPU_PARAMS} parameters, only {sorted(points)} run: list more small sizes"
         )
     points = dict(sorted(points.items())[-EXTRAPOLATED_FROM:])
@@ -328,8 +328,8 @@ def _small_sizes(build, sizes) -> tuple[list, FlopsFitError | None]:
         try:
             params = _total_params(build, size, "meta")
         except FlopsFitError:
-            if small and params * (size / small[-1]) ** 3 > CPU_PARAMS:
-                break  # the constructor needs real memory: do not ask for too much
+            if small and params * (size / small[-1]) ** 3 > 4 * CPU_PARAMS:
+                break  # building takes real memory, for parameters that grow as a cube at most
             try:
                 params = _total_params(build, size, "cpu")
             except FlopsFitError as reason:
@@ -342,13 +342,18 @@ def _small_sizes(build, sizes) -> tuple[list, FlopsFitError | None]:
 
 
 def _ladder(sizes) -> list:
-    """The sizes, with whole twelfths and halvings of the smallest below them, ascending."""
-    smallest = min(sizes)
+    """The sizes and, if they are integers, others as round as they are, ascending.
+
+    Those are small multiples of divisors of the sizes' greatest common divisor: a width of 768
+    may have to be a multiple of the number of heads, so 700 is not worth a try.
+    """
     if not all(isinstance(size, int) for size in sizes):
         return sorted(sizes)
-    twelfths = {smallest * k // 12 for k in range(1, 12) if smallest * k % 12 == 0}
-    halvings = {smallest >> k for k in range(1, smallest.bit_length()) if smallest % 2**k == 0}
-    return sorted({*sizes, *twelfths, *halvings})
+    unit = math.gcd(*sizes)
+    divisors = [n for n in range(1, unit + 1) if unit % n == 0]
+    steps = [m << k for k in range(max(sizes).bit_length()) for m in (1, 3)]
+    others = {n * step for n in divisors for step in steps}
+    return sorted({*sizes, *(size for size in others if size < max(sizes))})
 
 
 def _total_params(build, size, device: str) -> int:
