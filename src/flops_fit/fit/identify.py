@@ -6,18 +6,25 @@ import numpy as np
 
 from flops_fit.fit.newton import minimise
 from flops_fit.fit.surface import (
+    CONTINUATION,
     EXPONENT_BOUNDS,
     SCALE_FLOOR,
     Data,
     Surface,
     fixed_e_form,
+    ladder,
 )
 
 FEWEST_RUNS = 7  # five unknowns and two runs to test them
 FEWEST_DISTINCT = 3  # values of N, and of D
 WORST_CONDITION = 1e10
-WORST_SE_A = 0.10  # beyond it the 90% interval of a is wider than 0.33
-PROFILE = np.array([0.02, 0.25, 0.5, 0.7, 0.85, 0.95, 0.99])  # E as a share of the lowest loss
+WORST_SE_A = 0.05  # beyond it the 90% interval of a is wider than 0.16
+PROFILE = np.array(
+    [0.02, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.96]
+)  # E as a share of the lowest loss
+
+
+WIDE_CONTINUATION = (1.0, 0.3, 0.1, *CONTINUATION)
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,17 @@ def _jacobian(data: Data, theta: np.ndarray) -> np.ndarray:
 
 
 def _profile(data: Data, fit: Surface) -> list[list[float]]:
-    """Objective with E held at shares of the lowest loss, the other four refitted, all at once."""
+    """Objective with E held at shares of the lowest loss, the other four refitted, all at once.
+
+    Far from the estimate every residual is large, so the threshold comes down from a wide one.
+    """
     levels = PROFILE * float(np.exp(data.log_loss.min()))
     theta = np.repeat(fit.theta[None], len(levels), axis=0)
     theta[:, 0] = np.log(levels)
     form = fixed_e_form(data, float(levels[0]))
-    batch = minimise(form, theta, data.log_loss, fit.weight, fit.delta, data.design, 1e-6)
+    for step in ladder(fit.delta, WIDE_CONTINUATION):
+        batch = minimise(form, theta, data.log_loss, fit.weight, step, data.design, 1e-4)
+        theta = batch.theta
     rise = np.maximum(2 * (batch.objective - fit.objective) / fit.scale**2, 0.0)
     points = [*zip(levels.tolist(), rise.tolist(), strict=True), (float(np.exp(fit.theta[0])), 0.0)]
     return [list(point) for point in sorted(points)]

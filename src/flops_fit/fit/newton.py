@@ -22,7 +22,7 @@ from threadpoolctl import ThreadpoolController
 
 CHUNK_VALUES = 96_000  # problems x points per block: its arrays stay in the cache
 METRIC_EVERY = 3  # iterations: the damping metric need not follow every step
-FIRST_DAMPING, WORST_DAMPING = 1e-2, 1e10
+FIRST_DAMPING, WORST_DAMPING = 0.1, 1e10
 ROUNDING = 1e-29  # F of exact data is about n x (2e-16)^2: no step below it means anything
 E_, P_, Q_, ALPHA_, BETA_ = range(5)
 
@@ -177,16 +177,14 @@ def _project(form, theta, gradient, hessian, metric):
 
 
 def _descent(g, h, m, damping):
-    """Steps (k, R) of (h + damping m) step = -g, damping raised until each system is positive."""
+    """Steps (k, R): of (h + damping m) where that is positive definite, else of (1 + damping) m."""
     step, positive = _solve_positive(h + damping * m, -g)
-    while not positive.all():
+    if not positive.all():
         bad = ~positive
-        damping = np.where(bad, np.maximum(damping * 8, FIRST_DAMPING), damping)
-        ridge = 1e-12 * (1 + np.abs(h[..., bad]).max(axis=(0, 1)))
-        matrix = (h + damping * m)[..., bad] + ridge * np.eye(len(g))[..., None]
-        step[:, bad], positive[bad] = _solve_positive(matrix, -g[:, bad])
-        positive |= damping > WORST_DAMPING
-    return step, damping
+        matrix = (1 + damping[bad]) * m[..., bad]
+        matrix += 1e-12 * np.abs(matrix).max(axis=(0, 1)) * np.eye(len(g))[..., None]
+        step[:, bad], _ = _solve_positive(matrix, -g[:, bad])
+    return step
 
 
 def _minimise_block(form, theta, log_loss, weight, delta, design, tolerance, max_iterations):
@@ -208,10 +206,10 @@ def _minimise_block(form, theta, log_loss, weight, delta, design, tolerance, max
             at = np.where(move[:, None], trial, at)
             state = [np.where(move, n, old) for n, old in zip(new, state, strict=True)]
             metric = np.where(move, new_metric, metric) if fresh else metric
-            eased = np.where(damping > 1e-6, damping * 0.1, 0.0)
+            eased = np.where(damping > 0.5 * FIRST_DAMPING, damping * 0.1, 0.0)
             damping = np.where(move, eased, np.maximum(damping * 8, FIRST_DAMPING))
         g, h, m = _project(form, at, *state[1:], metric)
-        step, damping = _descent(g, h, m, damping)
+        step = _descent(g, h, m, damping)
         decrease = -np.einsum("kr,kr->r", g, step)
         finished = (decrease <= tolerance * state[0] + ROUNDING) | (damping > WORST_DAMPING)
         done[live[finished]] = True
@@ -244,7 +242,7 @@ def minimise(
     delta: np.ndarray | float,
     design: Design,
     tolerance: float = 1e-13,
-    max_iterations: int = 60,
+    max_iterations: int = 150,
 ) -> Batch:
     """Minimise R problems from theta (R, 5), which must lie in the form (offset + basis phi).
 
