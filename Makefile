@@ -7,7 +7,6 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint clean
 demo: $(READY)
 	$(BIN)/snakemake --cores all
-	@$(BIN)/flops-fit answer --name demo
 
 test: $(READY)
 	$(BIN)/python -m pytest

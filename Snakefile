@@ -23,3 +23,8 @@ rule all:
     default_target: True
     input:
         targets,
+
+
+onsuccess:
+    if workflow.is_main_process and all_made(targets(None)):
+        print(f"\n{sweep.name}: {sweep.closing_words()}")

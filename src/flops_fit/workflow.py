@@ -195,6 +195,16 @@ class Sweep:
         rows = self.plan["experiments"]
         return next(r["flops_counted"] for r in rows if r["experiment_id"] == experiment)
 
+    def closing_words(self) -> str:
+        """The answer and where the rest lies, to be printed when everything is done."""
+        folder = Path(RESULTS, self.name)
+        if self.tunes_rate:
+            words = (folder / "logs" / "learning_rate.log").read_text().strip()
+            return f"{words}\nfigure: {folder}/plots/learning_rate.svg"
+        table = (folder / "table.md").read_text()
+        answers = table[table.index("## Answers") :].removeprefix("## Answers").strip()
+        return f"{answers}\n\nreport: {folder}/report.html\nfigures: {folder}/plots/"
+
     def fit_options(self) -> str:
         """The fit settings as options of ``flops-fit fit``."""
         return options(self.config["fit"])

@@ -94,3 +94,7 @@ def plan_content(wildcards):
 def checked(wildcards):
     # From the spec, not the config: a config edited under a queued sweep changes no waiting job.
     return flops_fit.spec_value(wildcards.id, "check")
+
+
+def all_made(files):
+    return all(Path(file).exists() for file in files)
