@@ -620,15 +620,61 @@ def test_a_model_without_products_or_with_nothing_to_train_is_refused():
         count_model(lambda: LanguageModel(MLP()), TEXT, token_loss, 0)
 
 
-def test_a_size_that_cannot_be_built_is_named():
+def test_a_backward_pass_that_fails_is_reported_as_the_models():
+    class OneWay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise ValueError("no way back")
+
+    class Body(nn.Module):
+        def forward(self, x):
+            return OneWay.apply(x)
+
+    message = r"LanguageModel fails in the backward pass: ValueError: no way back \(.*\.py:"
+    with pytest.raises(FlopsFitError, match=message):
+        count_text(lambda: LanguageModel(Body()))
+
+
+def test_items_that_make_no_batch_are_refused():
+    with pytest.raises(FlopsFitError, match="dataset: items make no batch: TypeError"):
+        count_model(gpt, (TEXT[0], object()), token_loss, T)
+
+
+@pytest.mark.parametrize("wrap", [lambda build: build, needs_values], ids=["meta", "cpu"])
+@pytest.mark.parametrize("sizes", [[9, 10], [10], [10, 12], [9, 12, 15, 18, 21, 100]])
+def test_a_size_that_cannot_be_built_is_named(wrap, sizes):
     def picky(width):
         assert width % 3 == 0, "width must be a multiple of 3"
-        return LanguageModel(MLP(width), width)
+        return wrap(lambda: LanguageModel(MLP(width), width))()
 
-    message = r"picky\(width=10\) cannot be built: AssertionError: width must be a multiple of 3"
-    for sizes in ([9, 10], [10]):
-        with pytest.raises(FlopsFitError, match=message):
-            count_sizes(picky, "width", sizes, {}, TEXT, token_loss, T)
+    refused = next(size for size in sizes if size % 3)
+    message = rf"picky\(width={refused}\) cannot be built: AssertionError: width must be"
+    with pytest.raises(FlopsFitError, match=message):
+        count_sizes(picky, "width", sizes, {}, TEXT, token_loss, T)
+
+
+def test_a_large_size_that_cannot_be_built_is_named_not_extrapolated(monkeypatch):
+    def picky(width):
+        assert width != 768, "not this one"
+        return LanguageModel(ReadsValues(width), width)
+
+    class ReadsValues(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.linear = nn.Linear(width, width)
+
+        def forward(self, x):
+            return self.linear(x) * float(x.isfinite().all())
+
+    monkeypatch.setattr(counting, "CPU_PARAMS", 40_000)
+    counts = count_sizes(picky, "width", [384], {}, TEXT, token_loss, T)
+    assert counts[384].params == 384 * 384 + V * 384
+    with pytest.raises(FlopsFitError, match=r"picky\(width=768\) cannot be built: .*not this"):
+        count_sizes(picky, "width", [768], {}, TEXT, token_loss, T)
 
 
 # -------------------------------------------------------------- inputs of every shape

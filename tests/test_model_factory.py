@@ -77,6 +77,15 @@ def test_a_num_params_that_is_no_positive_integer_is_refused(value):
         num_params(model)
 
 
+def test_a_num_params_that_fails_and_a_model_without_parameters_are_named():
+    model = Net(4)
+    model.num_params = lambda: 1 / 0
+    with pytest.raises(FlopsFitError, match=r"Net\.num_params\(\) fails: ZeroDivisionError.*\.py:"):
+        num_params(model)
+    with pytest.raises(FlopsFitError, match="ReLU has no trainable parameters"):
+        num_params(nn.ReLU())
+
+
 def test_tensors_tuples_and_mappings_reach_the_model_as_the_contract_says():
     class Echo(nn.Module):
         def forward(self, *args, **kwargs):

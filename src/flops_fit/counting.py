@@ -40,6 +40,7 @@ from flops_fit.plugins import one_line
 ITEMS = 2  # one item alone breaks batch norm and .squeeze(), and lets an unreduced loss pass
 CPU_PARAMS = 20_000_000  # models up to here are run for real where they cannot run on meta
 EXTRAPOLATED_FROM = 5  # sizes: a cubic through the upper four, another through the lower four
+TRIES = 10  # at most, the largest first, to find such sizes
 TOLERANCE = 0.01  # by which the two may differ at the size wanted
 USUAL_RATIO = (0.7, 1.5)  # of FLOPs per token to 6 N; beyond, 6 N D does not stand for the cost
 
@@ -152,7 +153,10 @@ class _Pass:
             raise FlopsFitError(f"tokens per item: {tokens_per_item!r}; must be positive")
         self.loss_fn = loss_fn
         self.tokens = ITEMS * tokens_per_item
-        self.batch = collate_fn([example] * ITEMS)
+        try:
+            self.batch = collate_fn([example] * ITEMS)
+        except Exception as error:
+            raise FlopsFitError(f"dataset: items make no batch: {one_line(error)}") from error
 
     def count(self, build: Callable[[], nn.Module], device: str, label: str = "") -> ModelCount:
         with _reproducible():
@@ -162,7 +166,12 @@ class _Pass:
             with _countable_kernels(), tracker:
                 loss = self._loss(model, device, where)
                 tracker.in_forward = False
-                loss.backward()
+                try:
+                    loss.backward()
+                except Exception as error:
+                    raise FlopsFitError(
+                        f"model: {where} fails in the backward pass: {one_line(error)}"
+                    ) from error
         own = own_flops_per_token(model)
         flops = tracker.flops / self.tokens if own is None else own
         if not flops > 0:
@@ -224,7 +233,12 @@ def own_flops_per_token(model: nn.Module) -> float | None:
     own = getattr(model, "flops_per_token", None)
     if not callable(own):
         return None
-    value = own()
+    try:
+        value = own()
+    except Exception as error:
+        raise FlopsFitError(
+            f"model: {type(model).__name__}.flops_per_token() fails: {one_line(error)}"
+        ) from error
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise FlopsFitError(
             f"model: {type(model).__name__}.flops_per_token() returned {value!r}, "
@@ -299,11 +313,11 @@ def _sum_of_outputs(outputs: Any) -> torch.Tensor | None:
 
 def _count_on_cpu(count, build, size_param, sizes, meta_error) -> dict:
     """Run small sizes on the CPU, extrapolate to the others; see `count_sizes`."""
-    small, error = _small_sizes(build, sizes)
+    small = _small_sizes(build, sizes)
     counts = {size: count(size, "cpu") for size in sizes if size in small}
     large = [size for size in sizes if size not in counts]
-    points = dict(counts)
-    for size in reversed(small if large else []):
+    points, error = dict(counts), None
+    for size in small[: -TRIES - 1 : -1] if large else []:
         if size not in points and len(points) < EXTRAPOLATED_FROM:
             try:
                 points[size] = count(size, "cpu")
@@ -321,9 +335,9 @@ def _count_on_cpu(count, build, size_param, sizes, meta_error) -> dict:
     return counts | {size: _extrapolate(points, size, build, size_param) for size in large}
 
 
-def _small_sizes(build, sizes) -> tuple[list, FlopsFitError | None]:
-    """Sizes that can be built and are small enough to run, ascending; and the last failure."""
-    small, error, params = [], None, 0
+def _small_sizes(build, sizes) -> list:
+    """Sizes that can be built and are small enough to run, ascending."""
+    small, params = [], 0
     for size in _ladder(sizes):
         try:
             params = _total_params(build, size, "meta")
@@ -332,13 +346,14 @@ def _small_sizes(build, sizes) -> tuple[list, FlopsFitError | None]:
                 break  # building takes real memory, for parameters that grow as a cube at most
             try:
                 params = _total_params(build, size, "cpu")
-            except FlopsFitError as reason:
-                error = reason
+            except FlopsFitError:
+                if size in sizes:
+                    raise
                 continue
         if params > CPU_PARAMS:
             break
         small.append(size)
-    return small, error
+    return small
 
 
 def _ladder(sizes) -> list:
@@ -364,7 +379,7 @@ def _total_params(build, size, device: str) -> int:
 def _extrapolate(points: dict, size, build, size_param: str) -> ModelCount:
     sizes = sorted(points)
     largest = points[sizes[-1]]
-    known = _known_without_running(lambda: build(size))
+    known = _known_without_running(build, size, smaller=sizes[-1])
     figures = {}
     for field in ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token"):
         values = {s: Fraction(getattr(points[s], field)) for s in sizes}
@@ -385,13 +400,17 @@ def _extrapolate(points: dict, size, build, size_param: str) -> ModelCount:
     return replace(largest, **figures, warnings=(*largest.warnings, text))
 
 
-def _known_without_running(build) -> dict[str, float]:
-    """Figures that the model tells once it is built, if it can be without memory."""
-    try:
-        with _reproducible():
-            model = _build(build, "meta")
-    except FlopsFitError:
-        return {}
+def _known_without_running(build, size, smaller) -> dict[str, float]:
+    """Figures that the model tells once it is built, if that works without memory at all."""
+    with _reproducible():
+        try:
+            model = _build(lambda: build(size), "meta")
+        except FlopsFitError:
+            try:
+                _build(lambda: build(smaller), "meta")
+            except FlopsFitError:
+                return {}
+            raise  # it is this size that cannot be built
     known = {"num_params": num_params(model), "params_total": _trainable(model)}
     own = own_flops_per_token(model)
     return known if own is None else {**known, "flops_per_token": own}

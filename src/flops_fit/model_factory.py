@@ -62,16 +62,23 @@ def num_params(model: nn.Module) -> int:
     but a positive integer, or when nothing is trainable.
     """
     own = getattr(model, "num_params", None)
+    name = type(model).__name__
     if not callable(own):
-        return sum(p.numel() for p in model.parameters() if p.requires_grad)
-    value = own()
+        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if not count:
+            raise FlopsFitError(f"model: {name} has no trainable parameters")
+        return count
+    try:
+        value = own()
+    except Exception as error:
+        raise FlopsFitError(f"model: {name}.num_params() fails: {one_line(error)}") from error
     try:
         count = operator.index(value)
     except TypeError:
         count = 0
     if isinstance(value, bool) or count <= 0:
         raise FlopsFitError(
-            f"model: {type(model).__name__}.num_params() returned {value!r}, not a positive integer"
+            f"model: {name}.num_params() returned {value!r}, not a positive integer"
         )
     return count
 
