@@ -166,10 +166,10 @@ class Result:
     """A finished sweep: its plan, records and law. ``law`` is None where nothing can be fitted,
     and ``reason`` then says why."""
 
-    def __init__(self, plan: SweepPlan, records: list[dict], law: dict | None, reason: str,
-                 output_dir: Path):  # fmt: skip
-        self.plan, self.records, self.law = plan, records, law
-        self.reason, self.output_dir = reason, output_dir
+    def __init__(self, plan: SweepPlan, records: list[dict], convention: str, output_dir: Path,
+                 law: dict | None, reason: str):  # fmt: skip
+        self.plan, self.records, self.convention = plan, records, convention
+        self.output_dir, self.law, self.reason = output_dir, law, reason
 
     @classmethod
     def of(cls, plan, records, convention: str, output_dir: Path, fit_options: dict) -> "Result":
@@ -182,7 +182,7 @@ class Result:
             law, reason = None, str(error)
         if law is not None and is_main_process():
             write_json(output_dir / "fit.json", law)
-        return cls(plan, records, law, reason, output_dir)
+        return cls(plan, records, convention, output_dir, law, reason)
 
     def _fitted(self) -> dict:
         if self.law is None:
@@ -206,6 +206,18 @@ class Result:
         answers = [self.predict(c) for c in compute_budgets or [*own, 3 * own[-1], 10 * own[-1]]]
         columns = ("flops", "params", "tokens", "tokens_per_param", "loss", "size_value", "verdict")
         return pd.DataFrame([{name: answer[name] for name in columns} for answer in answers])
+
+    def plot(self, folder: str | Path | None = None) -> list[Path]:
+        """Draw the figures of the law to ``folder`` (default: plots, beside the results)."""
+        from flops_fit.fit import prepare_runs
+        from flops_fit.plots import FIGURES
+        from flops_fit.plots.draw import draw_all
+
+        folder = Path(folder or self.output_dir / "plots")
+        own = sorted({e.compute_budget for e in self.plan.experiments})
+        table = prepare_runs(run_frame(self.records, self.convention))
+        draw_all(table, self.records, self._fitted(), [own[-1], 3 * own[-1], 10 * own[-1]], folder)
+        return [folder / f"{name}.svg" for name in FIGURES]
 
     def __repr__(self) -> str:
         done = sum(record["status"] == COMPLETED for record in self.records)

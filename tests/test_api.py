@@ -1,0 +1,145 @@
+"""`find_optimal`: the plan for inspection, the sweep, and an answer that knows its limits."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from flops_fit import FlopsFitError, SweepPlan, find_optimal
+
+FEATURES, CLASSES = 8, 5
+
+
+class Net(nn.Module):
+    def __init__(self, width: int, multiple: int = 1):
+        super().__init__()
+        if width % multiple:
+            raise ValueError(f"width {width} is no multiple of {multiple}")
+        self.net = nn.Sequential(nn.Linear(FEATURES, width), nn.Tanh(), nn.Linear(width, CLASSES))
+
+    def forward(self, inputs):
+        return self.net(inputs)
+
+
+def parameters(width: int) -> int:
+    return sum(p.numel() for p in Net(width).parameters())
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3000, FEATURES, generator=generator)
+    return TensorDataset(
+        inputs, (inputs @ torch.randn(FEATURES, CLASSES, generator=generator)).argmax(1)
+    )
+
+
+def test_without_data_or_training_the_plan_comes_back(dataset):
+    plans = [
+        find_optimal(Net, "width", compute_budgets=[1e7]),
+        find_optimal(Net, "width", dataset=dataset, compute_budgets=[1e7]),
+        find_optimal(Net, "width", dataset=dataset, loss_fn=nn.CrossEntropyLoss(),
+                     compute_budgets=[1e7], train=False),
+    ]  # fmt: skip
+    assert all(isinstance(plan, SweepPlan) for plan in plans)
+    assert len({tuple(e.num_tokens for e in plan.experiments) for plan in plans}) == 1
+
+
+@pytest.mark.parametrize("budget", [1e7, 1e8, 1e9])
+def test_default_sizes_are_integers_even_in_ln_n_from_2_to_200_tokens_per_parameter(budget):
+    plan = find_optimal(Net, "width", compute_budgets=[budget])
+    ratios = [e.num_tokens / e.num_params for e in plan.experiments]
+    assert len(plan) >= 5
+    assert all(type(e.size_param_value) is int for e in plan.experiments)
+    assert max(ratios) < 260
+    assert min(ratios) > 1.5
+    assert max(ratios) / min(ratios) > 10
+    assert all(e.num_params == parameters(e.size_param_value) for e in plan.experiments)
+    assert all(e.steps >= 8 for e in plan.experiments)
+
+
+def test_sizes_that_the_model_cannot_be_built_at_are_left_out():
+    plan = find_optimal(Net, "width", {"multiple": 8}, compute_budgets=[1e8])
+    assert len(plan) >= 5
+    assert all(e.size_param_value % 8 == 0 for e in plan.experiments)
+
+
+def test_cells_below_eight_steps_are_skipped_and_listed():
+    plan = find_optimal(Net, "width", compute_budgets=[1e6], sizes=[4, 4000])
+    assert [e.size_param_value for e in plan.experiments] == [4]
+    assert [(s.size_param_value, "floor is 8" in s.reason) for s in plan.skipped] == [(4000, True)]
+
+
+@pytest.fixture(scope="module")
+def result(dataset, tmp_path_factory):
+    return find_optimal(
+        Net, "width", dataset=dataset, loss_fn=nn.CrossEntropyLoss(),
+        compute_budgets=[1e6, 3e6, 1e7], sizes=[2, 4, 8, 16], learning_rate=0.01, progress=False,
+        output_dir=tmp_path_factory.mktemp("api"), fit_options={"bootstrap": 50},
+        evaluation_tokens=150,
+    )  # fmt: skip
+
+
+def test_every_experiment_trained_on_exactly_its_tokens_at_6nd(result):
+    assert len(result.records) == 12
+    for experiment, record in zip(result.plan.experiments, result.records, strict=True):
+        assert record["tokens_seen"] == experiment.num_tokens
+        assert record["flops_6nd"] == 6 * experiment.num_params * experiment.num_tokens
+
+
+def test_the_table_covers_the_budgets_and_agrees_with_predict(result):
+    table = result.chinchilla_table()
+    assert table["flops"].tolist() == [1e6, 3e6, 1e7, 3e7, 1e8]
+    assert table["params"].iloc[2] == result.predict(1e7)["params"]
+    assert result.predict(1e8)["verdict"] in ("provisional", "not identifiable", "trust")
+    assert "12 of 12 runs completed" in repr(result)
+
+
+def test_plot_writes_figures_beside_the_results(result):
+    written = result.plot()
+    assert (result.output_dir / "plots" / "isoflop.svg").exists()
+    assert all(path.exists() for path in written)
+
+
+def test_finished_experiments_are_not_trained_again(result, dataset, monkeypatch):
+    import flops_fit.trainer
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(flops_fit.trainer, "train", refuse)
+    again = find_optimal(
+        Net, "width", dataset=dataset, loss_fn=nn.CrossEntropyLoss(),
+        compute_budgets=[1e6, 3e6, 1e7], sizes=[2, 4, 8, 16], learning_rate=0.01, progress=False,
+        output_dir=result.output_dir, fit_options={"bootstrap": 50}, evaluation_tokens=150,
+    )  # fmt: skip
+    assert [r["final_loss"] for r in again.records] == [r["final_loss"] for r in result.records]
+    assert len(json.loads((result.output_dir / "results.json").read_text())) == 12
+
+
+def test_too_few_runs_for_a_law_are_said_and_not_an_error(dataset, tmp_path):
+    result = find_optimal(
+        Net, "width", dataset=dataset, loss_fn=nn.CrossEntropyLoss(), compute_budgets=[1e6],
+        sizes=[4, 8], output_dir=tmp_path, progress=False,
+    )  # fmt: skip
+    assert result.law is None
+    assert "no law" in repr(result)
+    with pytest.raises(FlopsFitError, match="no law could be fitted"):
+        result.predict(1e7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"compute_budgets": [-1.0]}, "compute_budgets: -1 given"),
+        ({"convention": "6n"}, "convention: '6n' given; allowed: 6nd, counted"),
+        ({"convention": "counted"}, "needs a dataset and a loss"),
+        ({"dataset": 3}, "int is no dataset"),
+        ({"model_kwargs": {"depth": 3}}, "has no argument 'depth'"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_trains(arguments, message):
+    with pytest.raises(FlopsFitError, match=message):
+        find_optimal(Net, "width", **arguments)
