@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 
-from flops_fit.files import write_json
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import canonical_hash, write_json
+from flops_fit.records import seal
 
 MANIFEST = "manifest.json"
 KEEP = 2  # the newest and one to fall back on
@@ -24,25 +26,45 @@ class Checkpoints:
 
     A checkpoint is accelerate's ``save_state`` in a temporary folder, flushed to disk, listed with
     its hashes in a manifest that names the experiment, and only then renamed into place. The
-    loop's own counters are plain JSON in the manifest.
+    loop's own counters are plain JSON in the manifest. What this run cannot use (truncated, another
+    experiment's, of another number of processes) stays where it is until the run is finished.
     """
 
     def __init__(self, folder: Path | None, identity_hash: str, accelerator, minutes: float):
         self.folder, self.identity_hash = folder, identity_hash
         self.accelerator, self.seconds = accelerator, 60 * minutes
         self.latest = time.monotonic()
+        self.step, self.kept = 0, []  # the last saved step; sound checkpoints, the newest first
 
     def due(self) -> bool:
         return self.folder is not None and time.monotonic() - self.latest >= self.seconds
 
     def save(self, counters: dict) -> None:
-        """Save on every process together; returns when the checkpoint is in place."""
-        if self.folder is None:
+        """Save on every process together; returns when the checkpoint is in place.
+
+        Raises `FlopsFitError` where it cannot be written; the checkpoints before it stay.
+        """
+        if self.folder is None or counters["step"] == self.step:  # nothing new since the last one
             return
         final = self.folder / f"step-{counters['step']:08d}"
         temporary = self.folder / f".{final.name}"
-        if self.accelerator.is_main_process:
+        try:
+            self._write(temporary, final, counters)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
+            raise FlopsFitError(
+                f"{final}: the checkpoint could not be written ({error}); make room or make the "
+                "folder writable, and start the run again: it goes on from its last checkpoint"
+            ) from error
+        self.kept.insert(0, final)
+        if self.accelerator.is_main_process:
+            for old in self.kept[KEEP:]:
+                shutil.rmtree(old, ignore_errors=True)
+        del self.kept[KEEP:]
+        self.step, self.latest = counters["step"], time.monotonic()
+
+    def _write(self, temporary: Path, final: Path, counters: dict) -> None:
+        if self.accelerator.is_main_process:
             temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         # .bin files: safetensors drops tied weights
@@ -50,13 +72,10 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self._seal(temporary, counters)
-            shutil.rmtree(final, ignore_errors=True)
+            shutil.rmtree(final, ignore_errors=True)  # one that could not be used
             temporary.rename(final)
             _flush_folder(self.folder)
-            for old in self._found()[KEEP:]:
-                shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.latest = time.monotonic()
 
     def _seal(self, folder: Path, counters: dict) -> None:
         files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -69,7 +88,7 @@ class Checkpoints:
                 os.fsync(file.fileno())
         manifest = {"hash": self.identity_hash, "counters": counters, "files": hashes,
                     "processes": self.accelerator.num_processes}  # fmt: skip
-        write_json(folder / MANIFEST, manifest)
+        write_json(folder / MANIFEST, seal(manifest))
         _flush_folder(folder)
 
     def restore(self) -> dict | None:
@@ -78,25 +97,38 @@ class Checkpoints:
         A truncated or foreign one is named in the log and passed over. All processes verify the
         same files, so they choose the same one.
         """
-        for folder in self._found() if self.folder else ():
+        if self.folder is None:
+            return None
+        if self.accelerator.is_main_process:
+            for unfinished in self.folder.glob(".step-*"):  # left by a kill
+                shutil.rmtree(unfinished)
+        found = sorted(self.folder.glob("step-*"), reverse=True)
+        for i, folder in enumerate(found):
             problem, manifest = self._verify(folder)
-            if problem:
+            if not problem:
+                self._load(folder)
+                self.step, self.kept = manifest["counters"]["step"], found[i:]
+                return manifest["counters"]
+            if self.accelerator.is_main_process:
                 log.warning("checkpoint %s is not used: %s", folder, problem)
-                continue
-            self._load(folder)
-            return manifest["counters"]
         return None
 
     def _load(self, folder: Path) -> None:
-        torch.manual_seed(0)
-        unrestored = torch.get_rng_state()
+        torch.seed()  # a state that no run has, to see whether it is replaced
+        before = _random_states()
         self.accelerator.load_state(str(folder))
-        if torch.equal(torch.get_rng_state(), unrestored):  # accelerate only logs this failure
-            raise RuntimeError(f"{folder}: the random state was not restored")
+        if any(map(torch.equal, before, _random_states())):  # accelerate only logs this failure
+            raise FlopsFitError(
+                f"{folder}: the random state was not restored, so the run would not go on as it "
+                "began; use the versions and devices it was saved with, or delete this folder"
+            )
 
     def _verify(self, folder: Path) -> tuple[str, dict]:
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
+            checksum = manifest.pop("checksum")
+            if canonical_hash(manifest) != checksum:
+                return f"{MANIFEST} does not match its checksum", {}
             if manifest["hash"] != self.identity_hash:
                 return "it belongs to another experiment", {}
             if manifest["processes"] != self.accelerator.num_processes:
@@ -105,17 +137,15 @@ class Checkpoints:
                 with (folder / name).open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                         return f"{name} does not match its hash", {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"its manifest or a file is missing or broken ({error})", {}
+        except OSError as error:
+            return f"{error.filename} cannot be read ({error.strerror})", {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"{MANIFEST} is broken ({error})", {}
         return "", manifest
 
-    def _found(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), reverse=True)
 
-    def remove(self) -> None:
-        """Forget all checkpoints, once the record is safely written."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+def _random_states() -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
 
 
 def _flush_folder(folder: Path) -> None:

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.loss import count_per_item
@@ -270,10 +277,15 @@ class HeldoutBatches:
 
 
 def training_loader(view: BatchView, batches: GlobalBatches, workers: int = 0) -> DataLoader:
-    """A DataLoader over ``batches`` that accelerate can prepare; batches come stacked already."""
+    """A DataLoader over ``batches`` that accelerate can prepare; batches come stacked already.
+
+    It draws from a generator of its own: every start of a loader draws once, which would shift the
+    model's dropout in a run that was resumed.
+    """
     return DataLoader(
         view, batch_sampler=batches, collate_fn=_unchanged, num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(torch.initial_seed()),
     )  # fmt: skip
 
 
