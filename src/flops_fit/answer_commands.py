@@ -1,6 +1,7 @@
 """The commands ``plot`` and ``report``; heavy imports wait until one of them runs."""
 
 import argparse
+import contextlib
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +88,6 @@ def _read(args: argparse.Namespace) -> tuple:
     """The run table, the records ([] without them), the fit and the budgets to answer for."""
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import read_json
-    from flops_fit.fit import read_runs
     from flops_fit.fit.answer import check_flops
     from flops_fit.report import default_budgets
 
@@ -98,4 +98,23 @@ def _read(args: argparse.Namespace) -> tuple:
     if not isinstance(records, list):
         raise FlopsFitError(f"{args.records}: expected a JSON list of records")
     budgets = [check_flops(c) for c in args.budgets or default_budgets(fit)]
-    return read_runs(args.runs), records, fit, budgets
+    return _fitted_runs(args.runs, args.fit, fit), records, fit, budgets
+
+
+def _fitted_runs(path: str, fit_path: str, fit: dict):
+    """The runs behind ``fit``, with N counted as it was there."""
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.fit import read_runs
+
+    tables = [read_runs(path)]
+    for column in ("params_nonembedding", "params_total"):
+        with contextlib.suppress(FlopsFitError):  # not every table has it
+            tables.append(read_runs(path, column))
+    for table in tables:
+        span = [table.frame["params"].min(), table.frame["params"].max()]
+        if len(table.frame) == fit["data"]["n_runs"] and span == fit["data"]["params"]:
+            return table
+    raise FlopsFitError(
+        f"{path}: not the runs behind {fit_path}, which has {fit['data']['n_runs']} runs of "
+        f"{fit['data']['params'][0]:.4g} to {fit['data']['params'][1]:.4g} parameters; fit again"
+    )

@@ -36,9 +36,9 @@ QUANTITIES = (
     ("loss", "Expected loss", loss_text),
 )
 ESTIMATORS = {
-    "surface": "surface L(N, D) = E + A/N^α + B/D^β (approach 3)",
-    "isoflop": "minima of the IsoFLOP curves (approach 2)",
-    "envelope": "envelope of the training curves (approach 1)",
+    "surface": "surface L(N, D), approach 3",
+    "isoflop": "IsoFLOP minima, approach 2",
+    "envelope": "envelope of training curves, approach 1",
     "tied": "surface with α = β",
     "fixed_e": "surface with E held fixed",
 }
@@ -70,7 +70,7 @@ def answers_of(fit: dict, budgets: list[float]) -> list[dict]:
             for name, label, write in QUANTITIES
         ]  # fmt: skip
         ranges = {share: _interval(answer[f"range_{share}pct"], count_text) for share in ("1", "5")}
-        answers.append({**answer, "rows": rows, "ranges": ranges,
+        answers.append({**answer, "rows": rows, "checked": _checked(answer, fit), "ranges": ranges,
                         "budget": flops_text(answer["flops"]),
                         "beyond": _beyond(answer["beyond_data"])})  # fmt: skip
     return answers
@@ -82,12 +82,45 @@ def _interval(ends: list[float] | None, write) -> dict | None:
     return {"low": ends[0], "high": ends[1], "text": f"{write(ends[0])} – {write(ends[1])}"}
 
 
+def _checked(answer: dict, fit: dict) -> str:
+    """What the verdict could look at: with fewer runs or estimators, fewer things."""
+    checks = ["the distance from the data"]
+    if fit["isoflop"]["shared"]:
+        checks.append("the brackets of the minima")
+    if answer["ci"]:
+        checks.append("the width of the interval")
+    if len(answer["estimators"]) > 1:
+        checks.append("the agreement of the estimators")
+    return ", ".join(checks[:-1]) + " or " * (len(checks) > 1) + checks[-1]
+
+
 def _beyond(factor: float) -> str:
     if abs(factor - 1) < 1e-9:
         return "the largest budget of the data"
     if factor < 1:
         return f"inside the data, {factor_text(factor)} the largest budget"
     return f"{factor_text(factor)} the largest budget: extrapolated"
+
+
+def range_bars(answers: list[dict]) -> list[dict]:
+    """Where each range of good sizes lies on one axis of ln N, in per cent of its width.
+
+    ``wide`` and ``near`` are [left, width] of the 5% and the 1% range, ``best`` is N*.
+    """
+    low = min(answer["range_5pct"][0] for answer in answers)
+    high = max(answer["range_5pct"][1] for answer in answers)
+    scale = 100 / max(float(np.log(high / low)), 1e-9)
+
+    def at(params: float) -> float:
+        return round(float(np.log(params / low)) * scale, 2)
+
+    def span(ends: list[float]) -> list[float]:
+        return [at(ends[0]), round(at(ends[1]) - at(ends[0]), 2)]
+
+    return [
+        {"wide": span(a["range_5pct"]), "near": span(a["range_1pct"]), "best": at(a["params"])}
+        for a in answers
+    ]
 
 
 def minima_of(fit: dict) -> list[dict]:
@@ -328,21 +361,28 @@ def report_page(
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        count=count_text, flops=flops_text, loss=loss_text, factor=factor_text, share=share_text
+        sentence=lambda text: text[:1].upper() + text[1:],
+        count=count_text,
+        flops=flops_text,
+        loss=loss_text,
+        factor=factor_text,
+        share=share_text,
     )
+    answers = answers_of(fit, budgets)
     return environment.get_template("report.html.j2").render(
         name=name,
         fit=fit,
         unit=unit_text(fit["data"]["loss_unit"]),
         level=f"{100 * fit['bootstrap']['level']:g}%",
-        answers=answers_of(fit, budgets),
+        answers=answers,
+        bars=range_bars(answers),
         minima=minima_of(fit),
         estimators=estimators_of(fit, budgets),
         heldout=heldout_of(fit),
         health=health_of(table, records, fit, plan),
         recipe=recipe_of(records),
         provenance=provenance_of(records, plan, files or {}),
-        figures={key: {**value} for key, value in figures_of(plots).items()},
+        figures=figures_of(plots),
         convention=(plan or {}).get("convention"),
         budgets=budgets,
     )

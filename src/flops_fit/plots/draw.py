@@ -1,8 +1,9 @@
-"""All figures of a fit, laid out and written."""
+"""The figures of a fit, laid out and written."""
 
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 from matplotlib.figure import Figure
 
 from flops_fit.fit.runs import RunTable
@@ -17,6 +18,8 @@ from flops_fit.plots.loss_curves import (
 from flops_fit.plots.optima import QUANTITIES, draw_optima, optima_numbers
 from flops_fit.plots.style import STYLE, BudgetColours, message, save
 from flops_fit.plots.surface import draw_surface, surface_numbers
+
+Drawn = tuple[Figure, pd.DataFrame]  # a figure and the numbers in it
 
 
 def draw_all(
@@ -33,37 +36,71 @@ def draw_all(
     ``records`` may be empty (a table of runs from elsewhere); ``budgets`` are those answered for;
     ``width`` in inches.
     """
-    colours = BudgetColours([*table.frame["flops"], *fit["data"]["budgets"]])
-    unit = unit_text(fit["data"]["loss_unit"])
     with matplotlib.rc_context(STYLE):
-        numbers = isoflop_numbers(table, fit)
-        figure = Figure(figsize=(width, 0.66 * width))
-        draw_isoflop(figure.subplots(), numbers, colours, unit)
-        save(figure, numbers, folder, "isoflop", dpi)
+        figures = {
+            "isoflop": isoflop_figure(table, fit, width),
+            "optima": optima_figure(table, fit, budgets, width),
+            "loss_curves": loss_curves_figure(table, records, fit, width),
+            "surface": surface_figure(table, fit, budgets, width),
+        }
+        for name, (figure, numbers) in figures.items():
+            save(figure, numbers, folder, name, dpi)
 
-        numbers = optima_numbers(fit, budgets)
-        figure = Figure(figsize=(width, 0.82 * width))
-        axes = dict(zip(QUANTITIES, figure.subplots(2, 2, sharex=True).flat, strict=True))
-        draw_optima(axes, numbers, colours, fit)
-        save(figure, numbers, folder, "optima", dpi)
 
-        numbers = loss_curve_numbers(records)
-        figure = Figure(figsize=(width, (0.85 if len(numbers) else 0.3) * width))
-        if len(numbers):
-            top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
-            draw_losses(top, numbers, heldout_numbers(records), colours)
-            top.set_ylabel(f"training loss ({unit})")
-            draw_rates(bottom, numbers, colours)
-            bottom.set(ylabel="learning rate", xlabel="tokens seen")
-        else:
-            message(figure.subplots(), "No training curves: these runs came as a table of results.")
-        save(figure, numbers, folder, "loss_curves", dpi)
+def isoflop_figure(table: RunTable, fit: dict, width: float) -> Drawn:
+    """Loss against N per budget."""
+    numbers = isoflop_numbers(table, fit)
+    figure = Figure(figsize=(width, 0.66 * width))
+    draw_isoflop(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
+    return figure, numbers
 
-        numbers = surface_numbers(table, fit, budgets)
-        drawable = (numbers["kind"] == "grid").any()
-        figure = Figure(figsize=(width, (0.75 if drawable else 0.3) * width))
-        if drawable:
-            draw_surface(figure.subplots(), numbers, colours, unit)
-        else:
-            message(figure.subplots(), f"No surface to draw. {fit['parametric']['reason']}")
-        save(figure, numbers, folder, "surface", dpi)
+
+def optima_figure(table: RunTable, fit: dict, budgets: list[float], width: float) -> Drawn:
+    """N*, D*, L* and tokens per parameter against C."""
+    numbers = optima_numbers(fit, budgets)
+    if numbers.empty:
+        return _instead(f"No optimum to draw. {fit['headline']['reason']}", numbers, width)
+    figure = Figure(figsize=(width, 0.82 * width))
+    axes = dict(zip(QUANTITIES, figure.subplots(2, 2, sharex=True).flat, strict=True))
+    draw_optima(axes, numbers, colours_of(table, fit), fit)
+    return figure, numbers
+
+
+def loss_curves_figure(table: RunTable, records: list[dict], fit: dict, width: float) -> Drawn:
+    """Training loss and learning rate against tokens."""
+    numbers, colours = loss_curve_numbers(records), colours_of(table, fit)
+    if numbers.empty:
+        why = "No training curves: these runs came as a table of results."
+        return _instead(why, numbers, width)
+    figure = Figure(figsize=(width, 0.85 * width))
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
+    draw_losses(top, numbers, heldout_numbers(records), colours)
+    draw_rates(bottom, numbers, colours)
+    top.set_ylabel(f"training loss ({_unit(fit)})")
+    bottom.set(ylabel="learning rate", xlabel="tokens seen")
+    return figure, numbers
+
+
+def surface_figure(table: RunTable, fit: dict, budgets: list[float], width: float) -> Drawn:
+    """Contours of L(N, D) with the runs on them."""
+    numbers = surface_numbers(table, fit, budgets)
+    if not (numbers["kind"] == "grid").any():
+        return _instead(f"No surface to draw. {fit['parametric']['reason']}", numbers, width)
+    figure = Figure(figsize=(width, 0.75 * width))
+    draw_surface(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
+    return figure, numbers
+
+
+def colours_of(table: RunTable, fit: dict) -> BudgetColours:
+    """One colour scale for all figures of a fit."""
+    return BudgetColours([*table.frame["flops"], *fit["data"]["budgets"]])
+
+
+def _unit(fit: dict) -> str:
+    return unit_text(fit["data"]["loss_unit"])
+
+
+def _instead(why: str, numbers: pd.DataFrame, width: float) -> Drawn:
+    figure = Figure(figsize=(width, 0.3 * width))
+    message(figure.subplots(), why)
+    return figure, numbers

@@ -177,7 +177,7 @@ def _key(ax: Axes, parts: dict, seeds: list) -> None:
     def mark(marker: str, label: str, **style) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=MUTED, label=label, **style)
 
-    handles = [mark(MARKERS[i % len(MARKERS)], f"seed {seed}", markersize=4.5)
+    handles = [mark(MARKERS[i % len(MARKERS)], f"seed {seed:g}", markersize=4.5)
                for i, seed in enumerate(seeds)] if len(seeds) > 1 else []  # fmt: skip
     statuses = set(parts["minimum"]["status"]) if "minimum" in parts else set()
     if "bracketed" in statuses:

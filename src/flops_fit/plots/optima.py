@@ -23,6 +23,7 @@ QUANTITIES = {
     "tokens_per_param": "Tokens per parameter",
 }
 REFERENCE_SLOPE = 0.5  # N* and D* of Hoffmann et al. 2022 both grow about as C^0.5
+LEAST_RATIO_SPAN = 3.0
 REFERENCE_RATIO = 20.0  # tokens per parameter, Hoffmann et al. 2022
 COLUMNS = ["kind", "flops", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_low", "_high")),
            "beyond_data", "status"]  # fmt: skip
@@ -84,8 +85,17 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
         log_axis(ax.yaxis, lambda v: loss_text(v).rstrip("0").rstrip("."))
         return ax
     _reference(ax, law, quantity)
+    if quantity == "tokens_per_param":
+        _widen(ax, LEAST_RATIO_SPAN)
     log_axis(ax.yaxis, tick_count)
     return ax
+
+
+def _widen(ax: Axes, least: float) -> None:
+    """Let the y axis span at least a factor ``least``, so that noise does not fill the panel."""
+    low, high = ax.get_ylim()
+    more = max(np.log(least) - np.log(high / low), 0) / 2
+    ax.set_ylim(low * np.exp(-more), high * np.exp(more))
 
 
 def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
@@ -112,7 +122,10 @@ def draw_optima(axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetCol
     """All panels; ``axes`` maps each of `QUANTITIES` to its Axes."""
     for quantity, ax in axes.items():
         draw_optimum(ax, numbers, quantity, colours)
-    if fit["status"] != "not_identifiable":
+    if fit["status"] == "not_identifiable":
+        axes["params"].text(0.5, 0.5, "no law: not identifiable", color=MUTED, ha="center",
+                            transform=axes["params"].transAxes)  # fmt: skip
+    else:
         growth = f"∝ $C^{{\\,{fit['headline']['slope']:.2f}}}$"
         axes["params"].set_title(f"{QUANTITIES['params']} {growth}")
     _name_parts(axes["params"], numbers)

@@ -113,12 +113,12 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
     """IsoFLOP lines in their budget's colour, named at the lower end."""
     if "line" not in parts:
         return
-    right = parts["grid"]["params"].max() / 1.0001
+    right = parts["grid"]["params"].max()
     for flops, line in parts["line"].groupby("flops"):
         ax.plot(line["params"], line["tokens"], color=colours(flops), linewidth=0.9, zorder=2)
         end = line.iloc[-1]
-        at_right = end["params"] >= right
-        ax.annotate(flops_text(flops), (end["params"], end["tokens"]),
+        at_right = end["params"] >= right / 1.3  # else the label would cross the frame
+        ax.annotate(flops_text(flops), (right if at_right else end["params"], end["tokens"]),
                     xytext=(5, 0) if at_right else (4, 2), textcoords="offset points",
                     va="center" if at_right else "bottom", color=colours.text(flops),
                     fontsize=7.5, fontweight="bold", annotation_clip=False, zorder=6)  # fmt: skip

@@ -1,0 +1,365 @@
+"""The answer page and table: their numbers are the fit's, and the page stands alone."""
+
+import argparse
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+import measured_sweep
+from flops_fit.answer_commands import (
+    add_plot_arguments,
+    add_report_arguments,
+    run_plot,
+    run_report,
+)
+from flops_fit.collect import run_table
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import write_json
+from flops_fit.fit import fit_runs, predict, prepare_runs, read_runs
+from flops_fit.notation import count_text, flops_text, loss_text
+from flops_fit.plots import FIGURES
+from flops_fit.report import inline_svg, markdown_table, report_page
+
+BUDGETS = [8.1e11, 2.43e12, 8.1e13]
+SECTIONS = [
+    "answer",
+    "why",
+    "heldout",
+    "sensitivity",
+    "range",
+    "health",
+    "limitations",
+    "reproduce",
+]
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and texts, and where each stands."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open[-1]['tag']}"
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "attrs": dict(attrs), "text": "", "within": list(self.open)}
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag=None, within=None, **attributes):
+        return [
+            e for e in self.elements
+            if (tag is None or e["tag"] == tag)
+            and (within is None or within in e["within"])
+            and all(e["attrs"].get(k.replace("_", "-")) == v for k, v in attributes.items())
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A sweep's tables, fit, figures, page and table, made by the commands."""
+    folder = tmp_path_factory.mktemp("sweep")
+    runs = [*measured_sweep.records(), measured_sweep.diverged(), measured_sweep.failed()]
+    measured_sweep.write(folder, runs)
+    write_json(folder / "plan.json", measured_sweep.plan(runs))
+    write_json(folder / "fit.json", fit_runs(read_runs(folder / "results.csv"), bootstrap=60))
+    command("plot", folder, "--out-dir", folder / "plots", "--dpi", "50")
+    command("report", folder, "--plots", folder / "plots", "--plan", folder / "plan.json",
+            "--name", "demo", "--out", folder / "report.html", "--table", folder / "table.md",
+            "--budgets", *map(str, BUDGETS))  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fit(folder):
+    return json.loads((folder / "fit.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Page((folder / "report.html").read_text())
+
+
+def command(verb, folder, *more, **replaced):
+    """Run plot or report on the tables in ``folder``."""
+    add, run = {
+        "plot": (add_plot_arguments, run_plot),
+        "report": (add_report_arguments, run_report),
+    }[verb]
+    parser = argparse.ArgumentParser()
+    add(parser)
+    files = {"runs": "results.csv", "records": "results.json", "fit": "fit.json", **replaced}
+    options = [o for key, name in files.items() if name for o in (f"--{key}", folder / name)]
+    run(parser.parse_args([str(o) for o in (*options, *more)]))
+
+
+def test_the_sections_stand_in_order(page):
+    assert [e["attrs"]["id"] for e in page.all("section")] == SECTIONS
+
+
+def test_the_numbers_on_the_page_are_those_of_predict(page, fit):
+    writers = {"params": count_text, "tokens": count_text, "tokens_per_param": count_text,
+               "loss": loss_text}  # fmt: skip
+    cards = page.all("article")
+    assert [float(c["attrs"]["data-flops"]) for c in cards] == BUDGETS
+    for card in cards:
+        answer = predict(fit, float(card["attrs"]["data-flops"]))
+        assert flops_text(answer["flops"]) in card["text"]
+        for name, write in writers.items():
+            (cell,) = page.all("dd", within=card, data_name=name)
+            value, low, high = page.all("data", within=cell)
+            assert float(value["attrs"]["value"]) == answer[name]
+            assert value["text"] == write(answer[name])
+            assert [float(e["attrs"]["value"]) for e in (low, high)] == answer["ci"][name]
+            assert [e["text"] for e in (low, high)] == [write(v) for v in answer["ci"][name]]
+        (near,) = page.all("dd", within=card, data_name="range_1pct")
+        assert near["text"] == " – ".join(map(count_text, answer["range_1pct"]))
+        (size,) = page.all("dd", within=card, data_name="size_value")
+        assert size["text"] == f"d_model: {answer['size_value']}"
+        (verdict,) = [e for e in page.all("span", within=card) if "verdict" in e["attrs"]["class"]]
+        assert verdict["text"] == answer["verdict"]
+        assert [e["text"] for e in page.all("li", within=card)] == answer["reasons"]
+
+
+def test_an_answer_far_beyond_the_data_says_why_it_is_provisional(page):
+    far = page.all("article")[2]
+    assert "provisional" in far["attrs"]["class"]
+    assert "100x beyond the largest budget" in far["text"]
+
+
+def test_the_ranges_and_the_minima_are_those_of_the_fit(page, fit):
+    (section,) = page.all("section", id="range")
+    for share in ("1", "5"):
+        cells = page.all("td", within=section, data_name=f"range_{share}pct")
+        for cell, budget in zip(cells, BUDGETS, strict=True):
+            ends = [float(e["attrs"]["value"]) for e in page.all("data", within=cell)]
+            assert ends == predict(fit, budget)[f"range_{share}pct"]
+    (minima,) = page.all("table", id="minima")
+    values = [float(e["attrs"]["value"]) for e in page.all("data", within=minima)]
+    expected = [b[key] for b in fit["isoflop"]["budgets"]
+                for key in ("flops", "params_opt", "tokens_opt", "loss_opt")]  # fmt: skip
+    assert values == expected
+
+
+def test_every_estimator_stands_beside_the_headline(page, fit):
+    (table,) = page.all("table", id="estimators")
+    rows = page.all("tr", within=table)[1:]
+    assert len(rows) == len(fit["laws"])
+    (headline,) = [r for r in rows if r["attrs"].get("class") == "headline"]
+    values = [float(e["attrs"]["value"]) for e in page.all("data", within=headline)]
+    assert values == pytest.approx([predict(fit, c)["params"] for c in BUDGETS], rel=1e-12)
+
+
+def test_runs_left_out_and_cells_not_trained_are_listed_with_their_reasons(page):
+    (health,) = page.all("section", id="health")
+    (table,) = page.all("table", id="left-out")
+    rows = [row["text"] for row in page.all("tr", within=table)[1:]]
+    assert len(rows) == 2
+    assert "diverged: the loss of step 1301 is not finite" in rows[0]
+    assert "failed: out of memory" in rows[1]
+    assert "5 steps of 8 items; the floor is 8" in health["text"]
+    assert "24 completed, 1 diverged, 1 failed" in health["text"]
+
+
+def test_every_figure_is_inline_with_its_numbers_and_no_two_ids_are_equal(page, folder):
+    ids = [e["attrs"]["id"] for e in page.elements if "id" in e["attrs"]]
+    assert len(ids) == len(set(ids))
+    for name in FIGURES:
+        (figure,) = page.all("figure", id=f"figure-{name}")
+        assert page.all("svg", within=figure)[0]["attrs"]["aria-label"] == FIGURES[name]
+        (link,) = page.all("a", within=figure)
+        kind, content = link["attrs"]["href"].split(",")
+        assert kind == "data:text/csv;base64"
+        assert base64.b64decode(content) == (folder / "plots" / f"{name}.csv").read_bytes()
+
+
+def test_every_reference_inside_the_page_has_its_target(page):
+    ids = {e["attrs"]["id"] for e in page.elements if "id" in e["attrs"]}
+    wanted = set()
+    for element in page.elements:
+        for key, value in element["attrs"].items():
+            if key.endswith("href") and value.startswith("#"):
+                wanted.add(value[1:])
+            wanted |= set(re.findall(r"url\(#([^)]+)\)", value or ""))
+    assert len(wanted) > 50
+    assert wanted <= ids
+
+
+def test_the_page_asks_for_nothing_from_outside(page):
+    for element in page.elements:
+        assert element["tag"] not in {"script", "iframe", "object", "embed", "img"}
+        for key, value in element["attrs"].items():
+            if key in {"src", "srcset", "action"} or key.endswith("href"):
+                assert value.startswith(("#", "data:")), (element["tag"], key, value)
+            assert not re.search(r"url\((?!#)", value or "")
+    (style,) = page.all("style")
+    assert "@import" not in style["text"]
+    assert "url(" not in style["text"]
+    assert page.all("meta", http_equiv="Content-Security-Policy")
+
+
+def test_what_is_needed_to_repeat_it_is_on_the_page(page):
+    (section,) = page.all("section", id="reproduce")
+    for text in ("2.13.0+cpu", "node01 (25 runs)", "flops_fit.examples.gpt:GPT", "3f2a9c1b", "sha256",
+                 "flops-fit predict --fit fit.json --flops 8.1e+11 --json"):  # fmt: skip
+        assert text in section["text"], text
+
+
+def test_a_page_written_twice_is_the_same(folder):
+    command("report", folder, "--plots", folder / "plots", "--plan", folder / "plan.json",
+            "--name", "demo", "--out", folder / "again.html",
+            "--budgets", *map(str, BUDGETS))  # fmt: skip
+    assert (folder / "again.html").read_bytes() == (folder / "report.html").read_bytes()
+
+
+def test_text_from_runs_is_escaped(folder, fit):
+    runs = [*measured_sweep.records(), measured_sweep.diverged()]
+    runs[-1]["reason"] = "<script>alert(1)</script>"
+    table = prepare_runs(pd.DataFrame(run_table(runs, "counted")))
+    named = {**fit, "excluded": {**fit["excluded"], "runs": [
+        {"run_id": runs[-1]["experiment_id"], "row": 1, "reason": "diverged"}]}}  # fmt: skip
+    text = report_page(table, runs, named, folder / "plots", BUDGETS, "<b>sweep</b>")
+    assert "<script" not in text
+    assert "<b>sweep" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_the_markdown_table_holds_minima_and_answers(folder, fit):
+    lines = (folder / "table.md").read_text().splitlines()
+    rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("| ")
+    ]
+    minima, answers = rows[1:5], rows[6:]
+    for row, entry in zip(minima, fit["isoflop"]["budgets"], strict=True):
+        expected = [flops_text(entry["flops"]), count_text(entry["params_opt"]),
+                    count_text(entry["tokens_opt"])]  # fmt: skip
+        assert row[:3] == expected
+        assert row[5] == "minimum, used"
+    for row, budget in zip(answers, BUDGETS, strict=True):
+        answer = predict(fit, budget)
+        low, high = map(count_text, answer["ci"]["params"])
+        assert row[0] == flops_text(budget)
+        assert row[1] == f"{count_text(answer['params'])} [{low} – {high}]"
+        assert row[7].startswith(answer["verdict"])
+    assert len({line.count("|") for line in lines[-4:]}) == 1
+
+
+def test_a_bare_table_without_records_plan_or_intervals_gives_a_page(tmp_path):
+    runs = pd.DataFrame(run_table(measured_sweep.records(), "counted"))
+    runs[["params", "tokens", "loss"]].to_csv(tmp_path / "runs.csv", index=False)
+    fit = fit_runs(read_runs(tmp_path / "runs.csv"), bootstrap=0)
+    write_json(tmp_path / "fit.json", fit)
+    command("plot", tmp_path, "--out-dir", tmp_path / "plots", "--dpi", "50", runs="runs.csv",
+            records=None)  # fmt: skip
+    command("report", tmp_path, "--plots", tmp_path / "plots", "--name", "mine", "--out",
+            tmp_path / "page.html", runs="runs.csv", records=None)  # fmt: skip
+    page = Page((tmp_path / "page.html").read_text())
+    cards = page.all("article")
+    largest = fit["data"]["largest_budget"]
+    assert [float(c["attrs"]["data-flops"]) for c in cards] == [largest, 3 * largest, 10 * largest]
+    assert "no intervals" in cards[0]["text"]
+    assert not page.all("small", within=page.all("dd", data_name="params")[0])
+
+
+def test_what_cannot_be_identified_is_headed_so(tmp_path):
+    runs = pd.DataFrame(run_table(measured_sweep.records()[:6], "counted"))
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    fit = fit_runs(read_runs(tmp_path / "runs.csv"), bootstrap=0)
+    assert fit["status"] == "not_identifiable"
+    write_json(tmp_path / "fit.json", fit)
+    for verb, more in (("plot", ["--out-dir", tmp_path / "plots"]),
+                       ("report", ["--plots", tmp_path / "plots", "--name", "few",
+                                   "--out", tmp_path / "page.html"])):  # fmt: skip
+        command(verb, tmp_path, *more, runs="runs.csv", records=None)
+    page = Page((tmp_path / "page.html").read_text())
+    for card in page.all("article"):
+        assert "not-identifiable" in card["attrs"]["class"]
+        assert page.all("li", within=card)
+
+
+def test_n_is_counted_as_in_the_fit(folder, tmp_path):
+    table = read_runs(folder / "results.csv", "params_total")
+    write_json(tmp_path / "fit.json", fit_runs(table, bootstrap=0))
+    for name in ("results.csv", "results.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    command("plot", tmp_path, "--out-dir", tmp_path / "plots", "--dpi", "50")
+    drawn = pd.read_csv(tmp_path / "plots" / "isoflop.csv")
+    runs = drawn[drawn["kind"] == "run"].set_index("run_id")["params"]
+    expected = pd.read_csv(folder / "results.csv").set_index("run_id")["params_total"]
+    assert (runs == expected[runs.index]).all()
+
+
+def test_runs_that_are_not_behind_the_fit_are_refused(folder, tmp_path):
+    lines = (folder / "results.csv").read_text().splitlines()
+    (tmp_path / "results.csv").write_text("\n".join(lines[:-6]) + "\n")
+    for name in ("results.json", "fit.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(
+        FlopsFitError, match=r"results\.csv: not the runs behind .*fit\.json.*24 runs"
+    ):
+        command("plot", tmp_path, "--out-dir", tmp_path / "plots")
+    assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "more", "message"),
+    [
+        ("plot", ["--out-dir", "x", "--dpi", "0"], "--dpi: 0; allowed: a positive number"),
+        ("plot", ["--out-dir", "x", "--budgets", "-1"], "flops: -1.0; allowed: a positive"),
+        (
+            "report",
+            ["--plots", "nowhere", "--name", "a", "--out", "x"],
+            r"nowhere/isoflop.svg: no such",
+        ),
+    ],
+)
+def test_bad_options_are_named(folder, verb, more, message):
+    with pytest.raises(FlopsFitError, match=message):
+        command(verb, folder, *more)
+
+
+def test_a_file_that_is_no_fit_is_refused(folder, tmp_path):
+    for name in ("results.csv", "results.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    write_json(tmp_path / "fit.json", [1, 2])
+    with pytest.raises(FlopsFitError, match=r"fit\.json: not a fit"):
+        command("plot", tmp_path, "--out-dir", tmp_path / "plots")
+
+
+def test_a_broken_figure_is_named(tmp_path):
+    (tmp_path / "isoflop.svg").write_text("<svg")
+    with pytest.raises(FlopsFitError, match=r"isoflop\.svg: not an SVG file"):
+        inline_svg(tmp_path / "isoflop.svg", "isoflop", "title")
+
+
+@pytest.mark.parametrize("add", [add_plot_arguments, add_report_arguments])
+def test_the_example_in_the_help_parses(add):
+    parser = argparse.ArgumentParser()
+    add(parser)
+    example = parser.epilog.split("flops-fit", 1)[1].replace("\\\n", " ").split()[1:]
+    assert parser.parse_args(example).runs == "results/demo/results.csv"
+
+
+def test_the_table_without_minima_has_answers_only(fit):
+    bare = {**fit, "isoflop": {**fit["isoflop"], "budgets": []}}
+    text = markdown_table(bare, BUDGETS)
+    assert text.startswith("## Answers")
