@@ -50,7 +50,7 @@ def draw_all(
 def isoflop_figure(table: RunTable, fit: dict, width: float) -> Drawn:
     """Loss against N per budget."""
     numbers = isoflop_numbers(table, fit)
-    figure = Figure(figsize=(width, 0.66 * width))
+    figure = Figure(figsize=(width, 0.7 * width))
     draw_isoflop(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
     return figure, numbers
 
@@ -60,7 +60,7 @@ def optima_figure(table: RunTable, fit: dict, budgets: list[float], width: float
     numbers = optima_numbers(fit, budgets)
     if numbers.empty:
         return _instead(f"No optimum to draw. {fit['headline']['reason']}", numbers, width)
-    figure = Figure(figsize=(width, 0.82 * width))
+    figure = Figure(figsize=(width, 0.88 * width))
     axes = dict(zip(QUANTITIES, figure.subplots(2, 2, sharex=True).flat, strict=True))
     draw_optima(axes, numbers, colours_of(table, fit), fit)
     return figure, numbers

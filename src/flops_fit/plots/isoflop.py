@@ -165,7 +165,7 @@ def _label_ends(ax: Axes, runs: pd.DataFrame, colours: BudgetColours) -> None:
     for (index, row), height in zip(ends.iterrows(), heights, strict=True):
         text = flops_text(row["budget"]) + (" FLOPs" if index == top else "")
         ax.annotate(text, (row["params"], height), xytext=(7, 0), textcoords="offset points",
-                    color=colours(row["budget"]), va="center", fontsize=8,
+                    color=colours.text(row["budget"]), va="center", fontsize=9,
                     fontweight="bold")  # fmt: skip
 
 

@@ -109,13 +109,13 @@ def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
         below = law[quantity].iloc[0] < REFERENCE_RATIO  # then there is room above the line
         ax.annotate("20 (Hoffmann et al. 2022)", (c[0], REFERENCE_RATIO),
                     xytext=(0, 3 if below else -3), textcoords="offset points",
-                    va="bottom" if below else "top", color=MUTED, fontsize=7)  # fmt: skip
+                    va="bottom" if below else "top", color=MUTED, fontsize=8)  # fmt: skip
         return
     middle = len(c) // 2
     line = law[quantity].iloc[middle] * (c / c[middle]) ** REFERENCE_SLOPE
     ax.plot(c, line, **style)
     ax.annotate("$C^{\\,0.5}$", (c[-1], line[-1]), xytext=(5, 0), textcoords="offset points",
-                va="center", color=MUTED, fontsize=8, annotation_clip=False)  # fmt: skip
+                va="center", color=MUTED, fontsize=9, annotation_clip=False)  # fmt: skip
 
 
 def draw_optima(axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetColours, fit: dict):
@@ -144,4 +144,4 @@ def _name_parts(ax: Axes, numbers: pd.DataFrame) -> None:
     for text, offset, side in (("data", -5, "right"), ("extrapolated", 5, "left")):
         ax.annotate(text, (last, 0.02), xycoords=("data", "axes fraction"), xytext=(offset, 0),
                     textcoords="offset points", ha=side, va="bottom", color=MUTED,
-                    fontsize=7.5)  # fmt: skip
+                    fontsize=8.5)  # fmt: skip

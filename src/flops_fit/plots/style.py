@@ -20,11 +20,11 @@ BAND = "#9aa3b2"
 MARKERS = "osD^vPX"  # one a seed
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
-    "font.size": 8.5,
-    "axes.titlesize": 9,
+    "font.size": 9.5,
+    "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 8.5,
+    "axes.labelsize": 9.5,
     "axes.labelcolor": INK,
     "axes.edgecolor": "#98a2b3",
     "axes.linewidth": 0.8,
@@ -37,14 +37,14 @@ STYLE = {
     "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
     "xtick.major.size": 3,
     "ytick.major.size": 3,
     "lines.linewidth": 1.5,
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
     "figure.constrained_layout.use": True,
     "svg.fonttype": "path",
     "svg.hashsalt": "flops-fit",  # else element ids change from run to run
@@ -141,7 +141,7 @@ def message(ax: Axes, text: str) -> Axes:
 
     ax.set_axis_off()
     ax.text(0.5, 0.5, textwrap.fill(text, 60), ha="center", va="center", color=MUTED,
-            transform=ax.transAxes, fontsize=9, linespacing=1.5)  # fmt: skip
+            transform=ax.transAxes, fontsize=10, linespacing=1.5)  # fmt: skip
     return ax
 
 

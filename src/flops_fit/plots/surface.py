@@ -84,7 +84,7 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     ax.contourf(n, d, loss, cmap=NEUTRAL.reversed(), norm=LogNorm(levels[0], levels[-1]),
                 extend="both", **drawn)  # fmt: skip
     lines = ax.contour(n, d, loss, colors=CONTOUR, linewidths=0.6, **drawn)
-    ax.clabel(lines, fmt=lambda v: f"{v:.2f}", fontsize=7, colors=MUTED, inline_spacing=3)
+    ax.clabel(lines, fmt=lambda v: f"{v:.2f}", fontsize=8, colors=MUTED, inline_spacing=3)
     ax.contourf(n, d, beyond, levels=[1, np.inf], colors="white", alpha=0.55, zorder=1)
     _draw_lines(ax, parts, colours)
     runs = parts["run"]
@@ -121,4 +121,4 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
         ax.annotate(flops_text(flops), (right if at_right else end["params"], end["tokens"]),
                     xytext=(5, 0) if at_right else (4, 2), textcoords="offset points",
                     va="center" if at_right else "bottom", color=colours.text(flops),
-                    fontsize=7.5, fontweight="bold", annotation_clip=False, zorder=6)  # fmt: skip
+                    fontsize=8.5, fontweight="bold", annotation_clip=False, zorder=6)  # fmt: skip
