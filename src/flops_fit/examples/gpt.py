@@ -17,6 +17,11 @@ ROTARY_BASE = 100.0  # for contexts of tens of tokens; 10,000 is for thousands
 # 1/sqrt(head_dim) allows only +-4 at head_dim 16: 0.08 nats worse, and twice the seed spread.
 MAX_SCORE = 12.0
 
+# Only directions count, for the look-up is normalised: small rows turn quickly at AdamW's steps of
+# lr. Against rows of std 1, 18 of 20 paired runs from 3e10 to 8.1e11 FLOPs ended lower, by 0.028
+# nats in the median; 0.02 and 0.3 were no better at 3e10.
+EMBEDDING_STD = 0.1
+
 HEAD_REFERENCE_WIDTH = 64  # the width at which the output head's learning rate is `lr` itself
 
 
@@ -127,6 +132,7 @@ class GPT(nn.Module):
 
     def initialise(self) -> None:
         """Uniform matrices of standard deviation 1/sqrt(fan_in); every output starts at zero."""
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         for block in self.blocks:
             for matrix in (block.attention.qkv.weight, block.mlp.up.weight):
                 bound = (3 / matrix.size(1)) ** 0.5
