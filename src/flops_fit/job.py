@@ -3,21 +3,28 @@
 Run by `flops_fit.launch` through ``accelerate launch -m flops_fit.job SPEC RESULT``.
 """
 
-import fcntl
+import contextlib
 import logging
 import os
 import platform
-import shutil
 import sys
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fingerprints import FileHashes
 from flops_fit.identity import changed_sources, read_spec
+from flops_fit.locks import run_lock
 from flops_fit.options import TrainOptions
 from flops_fit.places import run_folder
-from flops_fit.records import copy_record, finish_run, valid_record, write_failure
-from flops_fit.stopping import RETRY_STATUS, StopRequest, stop_with_parent
+from flops_fit.records import (
+    CHECKPOINTS,
+    FAILURE,
+    finish_run,
+    finished_before,
+    note_failure,
+    restore_run,
+)
+from flops_fit.stopping import RETRY_STATUS, Stopped, StopRequest, stop_with_parent
 
 OUT_OF_MEMORY = (
     "out of memory; set resources.micro_batch_items (gradients are then accumulated, the result "
@@ -33,57 +40,41 @@ def main(arguments: list[str]) -> int:
     """
     logging.basicConfig(format="flops-fit: %(message)s")
     spec_path, result = arguments
-    stop_with_parent()
     stop = StopRequest()
     with stop.listening():
         spec = read_spec(spec_path)
-        results = Path(spec_path).parents[2]
-        folder = run_folder(results, spec["experiment_id"])
+        folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
         return run(spec, folder, result, stop)
 
 
 def run(spec: dict, folder: Path, result: str, stop: StopRequest) -> int:
-    """Train ``spec`` below ``folder`` while holding its lock."""
-    from flops_fit.trainer import Stopped
-
+    """Train ``spec`` below ``folder``, whose lock the main process holds."""
     main_process = int(os.environ.get("RANK", 0)) == 0
-    identifier = spec["experiment_id"]
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = hold_lock(folder) if main_process else None
-    try:
-        if main_process and valid_record(folder, identifier, spec["hash"]):
-            copy_record(folder, result)  # another job finished it while this one started
-            return 0 if int(os.environ.get("WORLD_SIZE", 1)) == 1 else RETRY_STATUS
-        record = train_spec(spec, folder, stop)
-        if main_process:
-            finish_run(folder, record, result)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        return 0
-    except Stopped as stopped:
-        print(f"flops-fit: {stopped}; saved, to be resumed", file=sys.stderr)
-        return RETRY_STATUS
-    except FlopsFitError as error:
-        if main_process:
-            write_failure(folder, identifier, spec["hash"], str(error))
-            print(f"flops-fit: {identifier}: {error}", file=sys.stderr)
-        return 2
-    except Exception as error:
-        if main_process:
-            reason = (
-                OUT_OF_MEMORY if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
-            )
-            write_failure(folder, identifier, spec["hash"], reason)
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def hold_lock(folder: Path) -> int:
-    """Take the run folder's lock, waiting for a trainer that is still busy saving."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
+    name = spec["experiment_id"], spec["hash"]
+    with contextlib.ExitStack() as held:
+        try:
+            stop_with_parent(int(os.environ.get("FLOPS_FIT_LAUNCHER", os.getppid())))
+            if main_process:
+                held.enter_context(run_lock(folder, stop))
+                if finished_before(folder, *name):  # by another job, while this one started
+                    restore_run(folder, result)
+                    return 0 if int(os.environ.get("WORLD_SIZE", 1)) == 1 else RETRY_STATUS
+                (folder / FAILURE).unlink(missing_ok=True)
+            record = train_spec(spec, folder, stop)
+            if main_process:
+                finish_run(folder, record, result)
+            return 0
+        except Stopped as stopped:
+            print(f"flops-fit: {stopped}; to be resumed", file=sys.stderr)
+            return RETRY_STATUS
+        except FlopsFitError as error:
+            if note_failure(folder, *name, str(error)):
+                print(f"flops-fit: {name[0]}: {error}", file=sys.stderr)
+            return 2
+        except Exception as error:
+            kind = f"{type(error).__name__}: {error}"
+            note_failure(folder, *name, OUT_OF_MEMORY if is_out_of_memory(error) else kind)
+            raise
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -114,7 +105,7 @@ def train_spec(spec: dict, folder: Path, stop: StopRequest) -> dict:
         load_loss(spec["identity"]["loss"]["function"]),
         lambda model, rate: make_optimizer(spec, model, rate),
         options_of(spec),
-        folder / "checkpoints",
+        folder / CHECKPOINTS,
         spec["hash"],
         stop,
     )

@@ -4,14 +4,14 @@ Light on purpose: a finished run is restored in milliseconds, without torch. Oth
 *becomes* the launcher (exec), so that a signal to the job reaches it.
 """
 
-import fcntl
 import os
 import sys
 from pathlib import Path
 
 from flops_fit.identity import read_spec
+from flops_fit.locks import run_lock
 from flops_fit.places import run_folder
-from flops_fit.records import copy_record, valid_record
+from flops_fit.records import finished_before, restore_run
 
 
 def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> None:
@@ -22,16 +22,17 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
     """
     spec = read_spec(spec_path)
     folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
-    wait_for_other_trainer(folder)
-    if valid_record(folder, spec["experiment_id"], spec["hash"]):
-        copy_record(folder, result)
-        print(f"{spec['experiment_id']}: finished before; restored from its record")
-        return
+    with run_lock(folder):
+        if finished_before(folder, spec["experiment_id"], spec["hash"]):
+            restore_run(folder, result)
+            print(f"{spec['experiment_id']}: finished before; restored from its record")
+            return
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "FLOPS_FIT_PROCESSES": str(processes),
         "FLOPS_FIT_GPUS": str(gpus),
+        "FLOPS_FIT_LAUNCHER": str(os.getpid()),
     }
     if gpus == 0:
         environment["ACCELERATE_USE_CPU"] = "true"
@@ -44,25 +45,14 @@ def command(spec_path: str, result: str, processes: int, threads: int, gpus: int
 
     Unsaid values come from a file in the user's home or from the machine. ``--cpu
     --num_processes 2`` silently runs one process: several need ``--multi_gpu``, also on CPUs.
+    ``--quiet`` leaves the trainer's own message the last one in the log.
     """
     line = [sys.executable, "-m", "accelerate.commands.launch",
             "--num_processes", str(processes), "--num_machines", "1",
             "--mixed_precision", "no", "--dynamo_backend", "no",
-            "--num_cpu_threads_per_process", str(threads)]  # fmt: skip
+            "--num_cpu_threads_per_process", str(threads), "--quiet"]  # fmt: skip
     if processes > 1:
         line += ["--multi_gpu", "--main_process_port", "0"]
     elif gpus == 0:
         line += ["--cpu"]
     return [*line, "-m", "flops_fit.job", spec_path, result]
-
-
-def wait_for_other_trainer(folder: Path) -> None:
-    """Wait while a trainer of the same experiment lives, such as an orphan of a killed workflow."""
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    finally:
-        os.close(descriptor)

@@ -4,13 +4,17 @@ The record is never declared to Snakemake, which deletes declared outputs before
 failure and after a kill; so a finished run is never repeated.
 """
 
+import contextlib
 import json
+import shutil
+import sys
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import canonical_hash, read_json, write_atomic, write_json
 
 RECORD, RESULT, FAILURE = "record.json", "result.json", "failure.json"
+CHECKPOINTS = "checkpoints"
 COMPLETED, DIVERGED = "completed", "diverged"
 
 
@@ -51,30 +55,64 @@ def read_record(path: str | Path, experiment_id: str, identity_hash: str | None 
         raise FlopsFitError(f"{path}: {error}") from None
 
 
-def valid_record(folder: Path, experiment_id: str, identity_hash: str) -> bool:
-    """Whether ``folder`` holds the sound record of exactly this experiment."""
+def finished_before(folder: Path, experiment_id: str, identity_hash: str) -> bool:
+    """Whether ``folder`` holds the sound record of exactly this experiment.
+
+    A broken or foreign one is named and moved aside.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return False
     try:
-        read_record(folder / RECORD, experiment_id, identity_hash)
-    except FlopsFitError:
+        read_record(path, experiment_id, identity_hash)
+    except FlopsFitError as error:
+        kept = set_aside(path)
+        print(f"flops-fit: {error}; moved to {kept.name}, training again", file=sys.stderr)
         return False
     return True
 
 
 def finish_run(folder: Path, record: dict, result: str | Path) -> None:
-    """Write the record, then its copy at ``result``; a failure of an earlier try is forgotten."""
-    write_json(folder / RECORD, seal(record))
+    """Write the record, and then what follows from it; after a kill, `restore_run` does the rest."""
+    with _writing(folder / RECORD):
+        write_json(folder / RECORD, seal(record))
+    restore_run(folder, result)
+
+
+def restore_run(folder: Path, result: str | Path) -> None:
+    """Copy the record to ``result`` and remove what no longer counts, half-written files included."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     (folder / FAILURE).unlink(missing_ok=True)
-    copy_record(folder, result)
+    for path in (folder / RECORD, folder / FAILURE, Path(result)):
+        for left in path.parent.glob(f".{path.name}.*"):  # by a kill, see `write_atomic`
+            left.unlink()
+    with _writing(result):
+        write_atomic(result, (folder / RECORD).read_bytes())
 
 
-def copy_record(folder: Path, result: str | Path) -> None:
-    write_atomic(result, (folder / RECORD).read_bytes())
+@contextlib.contextmanager
+def _writing(path: str | Path):
+    """Let a full or read-only disk name the file and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise FlopsFitError(
+            f"{path}: cannot be written ({error.strerror}); make room or make its folder writable, "
+            "and start the run again"
+        ) from error
 
 
-def write_failure(folder: Path, experiment_id: str, identity_hash: str, reason: str) -> None:
-    """Leave ``failure.json``: which experiment failed and why."""
-    failure = {"experiment_id": experiment_id, "hash": identity_hash, "reason": reason}
-    write_json(folder / FAILURE, failure)
+def note_failure(folder: Path, experiment_id: str, identity_hash: str, reason: str) -> bool:
+    """Leave ``failure.json`` (which experiment failed and why), and say whether this was the first.
+
+    When one process of several fails, the others fail because of it: only the first reason counts.
+    """
+    if read_failure(folder, identity_hash) is not None:
+        return False
+    with contextlib.suppress(OSError):  # the disk itself may be what failed
+        failure = {"experiment_id": experiment_id, "hash": identity_hash, "reason": reason}
+        write_json(folder / FAILURE, failure)
+    return True
 
 
 def read_failure(folder: Path, identity_hash: str) -> str | None:

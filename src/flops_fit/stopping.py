@@ -6,9 +6,13 @@ import os
 import signal
 import sys
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 RETRY_STATUS = 75  # EX_TEMPFAIL: stopped on request, work saved, try again
 _PR_SET_PDEATHSIG = 1
+
+
+class Stopped(Exception):
+    """A run was asked to stop; what it has done is in a checkpoint."""
 
 
 class StopRequest:
@@ -19,13 +23,13 @@ class StopRequest:
     """
 
     def __init__(self):
-        self.signal: signal.Signals | None = None
+        self.signal: str | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def _handle(self, number, frame) -> None:
-        self.signal = signal.Signals(number)
+        self.signal = signal.Signals(number).name
 
     @contextlib.contextmanager
     def listening(self):
@@ -38,15 +42,14 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
-def stop_with_parent() -> None:
-    """On Linux, have the kernel send SIGTERM to this process when its parent dies.
+def stop_with_parent(parent: int) -> None:
+    """On Linux, have the kernel send SIGTERM to this process when ``parent`` (its launcher) dies.
 
     A launcher that is killed outright leaves its trainers alive; they could then race the retry of
-    their own experiment. SIGTERM and not SIGKILL, so that the work is saved.
+    their own experiment. SIGTERM and not SIGKILL, so that the work is saved. Raises `Stopped` when
+    the launcher died before the request took effect.
     """
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before the request took effect
-        os.kill(os.getpid(), signal.SIGTERM)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise Stopped(f"the launcher (process {parent}) is gone")

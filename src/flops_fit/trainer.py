@@ -50,12 +50,8 @@ from flops_fit.optimizer import adamw, as_one_optimizer
 from flops_fit.options import COSINE, TrainOptions
 from flops_fit.records import COMPLETED, DIVERGED
 from flops_fit.schedule import multiplier
-from flops_fit.stopping import StopRequest
+from flops_fit.stopping import Stopped, StopRequest
 from flops_fit.sweep import Experiment, SweepPlan
-
-
-class Stopped(Exception):
-    """Training was asked to stop; its work is in a checkpoint."""
 
 
 def train(
