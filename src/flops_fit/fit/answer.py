@@ -8,7 +8,7 @@ from flops_fit.fit.laws import law_from_dict, law_to_dict
 
 FAR = 10.0  # beyond the data by more than this: provisional at best
 WIDE = 2.0  # N interval, high / low, that still deserves trust
-GAP = 1.5  # factor in N* between estimators that deserves a word
+GAP = 1.25  # factor in N* between estimators that deserves a word where intervals do not cover it
 
 
 def interval(values: np.ndarray, level: float, weight: np.ndarray | None = None) -> list[float]:
@@ -125,8 +125,9 @@ def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tu
         reasons.append(f"the interval of N spans a factor {ci['params'][1] / ci['params'][0]:.2g}")
     if not ci:
         reasons.append("no intervals: fitted with --bootstrap 0")
-    spread = max(answers.values()) / min(answers.values())
-    if spread > GAP:
+    low, high = ci.get("params", [0.0, 0.0])
+    apart = [v for v in answers.values() if not low <= v <= high]
+    if apart and max(answers.values()) / min(answers.values()) > GAP:
         told = ", ".join(f"{k} {v:.3g}" for k, v in answers.items())
         reasons.append(f"estimators disagree on N*: {told}")
     reasons += headline["warnings"]

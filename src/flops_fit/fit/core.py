@@ -17,6 +17,8 @@ from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
 METHODS = ("auto", "surface", "tied", "fixed_e", "isoflop", "envelope")
 FEWEST_RUNS = 5
 HELDOUT_RESAMPLES = 200
+MISFIT = 3.0  # residual scale over seed noise
+MOVED = 1.2  # factor in N* that an exclusion must not move in silence
 
 
 def fit_runs(
@@ -123,9 +125,27 @@ def fit_runs(
         "data": _ranges(table, groups),
         "laws": {name: laws_entry(estimate) for name, estimate in estimates.items()},
     }
+    headline["warnings"] += _warnings(result)
     if result["status"] not in ("converged", "at_bound", "bracketed"):
         result["status"] = "not_identifiable"
     return result
+
+
+def _warnings(result: dict) -> list[str]:
+    """What the numbers alone would not tell: misfit beyond seed noise, weight of exclusions."""
+    warnings = []
+    noise, scale = result["bootstrap"]["seed_noise"], result["parametric"]["scale"]
+    if noise and noise["df"] >= 3 and scale > MISFIT * noise["sd"]:
+        warnings.append(
+            f"the surface misses the runs by {100 * scale:.2g}% where seeds differ by "
+            f"{100 * noise['sd']:.2g}%: its form does not fit here"
+        )
+    put_back = result["excluded"]["with_them"]
+    if put_back:
+        factor = put_back["params_at_largest"] / put_back["params_at_largest_without"]
+        if abs(np.log(factor)) > np.log(MOVED):
+            warnings.append(f"with the runs left out put back N* would be {factor:.2f} x as large")
+    return warnings
 
 
 def _check(table, delta, bootstrap, method, exclude, resample, fixed_e, curve, window, level):

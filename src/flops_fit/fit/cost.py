@@ -5,6 +5,7 @@ not), so f comes from the runs where they record it, and N* is found on that tru
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -26,25 +27,31 @@ class Cost:
     params: tuple[float, ...] = ()
     per_token: tuple[float, ...] = ()
 
+    @cached_property
+    def _ratio(self):
+        """ln(f / N) over ln N, its derivative and the ends of ln N; None for f = factor x N."""
+        if len(self.params) < 2:
+            return None
+        known = np.log(self.params)
+        curve = PchipInterpolator(known, np.log(self.per_token) - known)
+        return curve, curve.derivative(), (known[0], known[-1])
+
     def log_flops_per_token(self, log_n: np.ndarray) -> np.ndarray:
         """ln f at ln N."""
         log_n = np.asarray(log_n, dtype=float)
-        if len(self.params) < 2:
+        if self._ratio is None:
             return log_n + np.log(self.factor)
-        known = np.log(self.params)
-        ratio = np.log(self.per_token) - known
-        inside = np.clip(log_n, known[0], known[-1])
-        return log_n + PchipInterpolator(known, ratio)(inside)
+        curve, _, ends = self._ratio
+        return log_n + curve(np.clip(log_n, *ends))
 
     def slope(self, log_n: np.ndarray) -> np.ndarray:
         """d ln f / d ln N at ln N; 1 for f proportional to N."""
         log_n = np.asarray(log_n, dtype=float)
-        if len(self.params) < 2:
+        if self._ratio is None:
             return np.ones_like(log_n)
-        known = np.log(self.params)
-        ratio = PchipInterpolator(known, np.log(self.per_token) - known).derivative()
-        inside = (log_n > known[0]) & (log_n < known[-1])
-        return 1 + np.where(inside, ratio(np.clip(log_n, known[0], known[-1])), 0.0)
+        _, slope, (low, high) = self._ratio
+        inside = (log_n > low) & (log_n < high)
+        return 1 + np.where(inside, slope(np.clip(log_n, low, high)), 0.0)
 
     def log_tokens(self, log_n: np.ndarray, log_c: np.ndarray) -> np.ndarray:
         """ln D of a run of N parameters that spends C."""

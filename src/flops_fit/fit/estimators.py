@@ -240,5 +240,5 @@ def _path(log_c: np.ndarray, minima: list[Minima]) -> tuple[PathLaw, str, str]:
         lost = len(good) - int(good.sum())
         words = f"{int(good.sum())} of {len(good)} minima bracketed"
         return law, "bracketed", words if lost else f"all {len(good)} minima bracketed"
-    worst = STATUSES[int(np.bincount(status[~good]).argmax())]
+    worst = STATUSES[int(np.bincount(status[~good]).argmax())] if not good.all() else STATUSES[3]
     return law, worst, f"{int(good.sum())} of {len(good)} minima bracketed; at least 2 are needed"

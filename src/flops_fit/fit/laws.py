@@ -43,7 +43,7 @@ class SurfaceLaw:
         _, ln_a, ln_b, alpha, beta = self.values.T
         start = np.log(alpha / beta) + ln_a - ln_b + beta * (log_c - np.log(cost.factor))
         log_n = start / (alpha + beta)
-        if len(cost.params) >= 2:
+        if cost.params:
             grid = log_n + GRID[:, None]
             best = np.argmin(self.loss(grid, cost.log_tokens(grid, log_c)), axis=0)
             at = np.arange(len(log_n))

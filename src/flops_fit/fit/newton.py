@@ -242,7 +242,7 @@ def minimise(
     delta: np.ndarray | float,
     design: Design,
     tolerance: float = 1e-13,
-    max_iterations: int = 150,
+    max_iterations: int = 60,
 ) -> Batch:
     """Minimise R problems from theta (R, 5), which must lie in the form (offset + basis phi).
 

@@ -22,9 +22,9 @@ EXCLUDE_AT_MOST = 0.10  # of the runs
 CONTINUATION = (3e-2, 1e-2, 3e-3, 1e-3)
 EXPONENTS = np.geomspace(0.03, 2.5, 28)
 STARTS = 8
+LONG_DESCENT = 150  # iterations: along a flat valley Newton creeps
 E_FLOOR = 1e-6  # of the lowest loss: below it E is "at bound"
 EXPONENT_BOUNDS = (1e-3, 6.0)
-UNKNOWNS = 5
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,9 @@ def _descend(data: Data, form: Form, theta, weight, delta: float) -> Batch:
     """Follow starts down the ladder of thresholds to ``delta``."""
     for step in ladder(delta):
         tolerance = 1e-13 if step == delta else 1e-4
-        batch = minimise(form, theta, data.log_loss, weight, step, data.design, tolerance)
+        batch = minimise(
+            form, theta, data.log_loss, weight, step, data.design, tolerance, LONG_DESCENT
+        )
         theta = batch.theta
     return batch
 

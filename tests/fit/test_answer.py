@@ -1,0 +1,207 @@
+"""predict: the optimum on the true cost, ranges that cost what they say, verdicts in words."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import minimize_scalar
+from simulated import GRIDS, LAWS, log_optimum, loss_of, small_models, sweep
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit import describe, fit_runs, predict
+from flops_fit.fit.cost import Cost, cost_of
+from flops_fit.fit.laws import PathLaw, SurfaceLaw
+
+KEYS = {
+    "flops", "params", "tokens", "loss", "tokens_per_param", "ci", "range_1pct", "range_5pct",
+    "size_value", "beyond_data", "verdict", "reasons",
+}  # fmt: skip
+
+
+def surface(law):
+    e, a, b, alpha, beta = law
+    return SurfaceLaw(np.array([[e, np.log(a), np.log(b), alpha, beta]]))
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return fit_runs(sweep(LAWS["besiroglu"], noise=0.005), bootstrap=200)
+
+
+def test_the_answer_has_every_promised_key_and_only_finite_numbers(noisy):
+    answer = predict(noisy, 1e21)
+    assert set(answer) >= KEYS
+    json.dumps(answer, allow_nan=False)
+    json.dumps(noisy, allow_nan=False)
+    assert set(answer["ci"]) == {"params", "tokens", "loss", "tokens_per_param"}
+    for name, (low, high) in answer["ci"].items():
+        assert low < answer[name] < high
+    assert answer["params"] * answer["tokens"] * 6 == pytest.approx(1e21)
+    assert answer["tokens_per_param"] == pytest.approx(answer["tokens"] / answer["params"])
+    assert answer["beyond_data"] == pytest.approx(10)
+
+
+def test_the_answer_is_the_same_after_a_round_trip_through_json(noisy):
+    assert predict(json.loads(json.dumps(noisy)), 3e20) == predict(noisy, 3e20)
+
+
+def test_noise_free_answers_are_exact_at_a_hundred_times_the_data():
+    law = LAWS["hoffmann"]
+    fit = fit_runs(sweep(law, GRIDS["off and drifting"]), bootstrap=0)
+    answer = predict(fit, 1e22)
+    assert abs(np.log(answer["params"]) - log_optimum(law, 1e22)) <= 1e-10
+    assert answer["loss"] == pytest.approx(loss_of(law, answer["params"], answer["tokens"]))
+    assert answer["ci"] == {}
+
+
+def test_the_optimum_is_found_on_the_cost_that_runs_really_have():
+    law, factor = LAWS["besiroglu"], 1.0
+    sizes = np.geomspace(1e7, 1e10, 12)
+    per_token = 6 * sizes * (factor + 0.5 * (sizes / 1e7) ** -0.3)
+    cost = Cost(6.0, tuple(sizes), tuple(per_token))
+    log_n, loss = surface(law).optimum(np.log(1e20), cost)
+
+    def on_the_line(log_n):
+        return loss_of(law, np.exp(log_n), np.exp(cost.log_tokens(log_n, np.log(1e20))))
+
+    brute = minimize_scalar(
+        on_the_line, bounds=(17, 23), method="bounded", options={"xatol": 1e-10}
+    )
+    assert log_n[0] == pytest.approx(brute.x, abs=1e-5)
+    assert loss[0] == pytest.approx(brute.fun, rel=1e-12)
+    plain = surface(law).optimum(np.log(1e20), Cost())[0]
+    assert abs(log_n[0] - plain[0]) > 0.01
+
+
+def test_the_slope_is_the_closed_form_on_6nd_and_departs_from_it_on_a_true_cost():
+    law = surface(LAWS["besiroglu"])
+    assert law.slope(np.log(1e20), Cost())[0] == pytest.approx(law.exponent()[0], abs=1e-9)
+    sizes = np.geomspace(1e8, 1e10, 9)
+    bent = Cost(6.0, tuple(sizes), tuple(6 * sizes**0.9))
+    assert abs(law.slope(np.log(1e20), bent)[0] - law.exponent()[0]) > 0.005
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05])
+def test_at_the_ends_of_the_range_the_optimum_costs_what_it_says(share):
+    law, cost, log_c = surface(LAWS["besiroglu"]), Cost(), np.log(1e21)
+    log_n, target = law.optimum(log_c, cost)
+    low, high = law.range(log_c, cost, share)
+    assert low[0] < log_n[0] < high[0]
+    for end in (low, high):
+        more = cost.log_tokens(end, log_c + np.log1p(share))
+        assert law.loss(end, more)[0] == pytest.approx(target[0], rel=1e-10)
+
+
+def test_twice_the_best_size_wastes_about_a_seventh_of_the_compute():
+    low, high = surface(LAWS["besiroglu"]).range(np.log(1e21), Cost(), 0.14)
+    log_n = surface(LAWS["besiroglu"]).optimum(np.log(1e21), Cost())[0]
+    assert np.exp(high - log_n)[0] == pytest.approx(2, rel=0.07)
+    assert np.exp(log_n - low)[0] == pytest.approx(2, rel=0.07)
+
+
+def test_range_of_a_path_law_agrees_with_the_surface_it_came_from():
+    law, cost, log_c = LAWS["besiroglu"], Cost(), np.log(1e20)
+    true = surface(law)
+    log_n, loss = (v[0] for v in true.optimum(log_c, cost))
+    step = 1e-3
+    around = [true.loss(log_n + s, cost.log_tokens(log_n + s, log_c))[0] for s in (-step, step)]
+    curvature = (around[0] + around[1] - 2 * loss) / (2 * step**2)
+    gamma = law[3] * law[4] / (law[3] + law[4])
+    a = law[4] / (law[3] + law[4])
+    path = PathLaw(
+        np.array([[log_n - a * log_c, a, law[0], np.log(loss - law[0]) + gamma * log_c, gamma,
+                   curvature / (loss - law[0])]])
+    )  # fmt: skip
+    for share in (0.01, 0.05):
+        ours, theirs = path.range(log_c, cost, share), true.range(log_c, cost, share)
+        assert [v[0] for v in ours] == pytest.approx([v[0] for v in theirs], abs=0.03)
+
+
+def test_small_models_get_a_buildable_size_near_the_best_n():
+    fit = fit_runs(small_models(), bootstrap=100)
+    answer = predict(fit, 2.43e12)
+    assert answer["method"] == "isoflop"
+    width = answer["size_value"]
+    assert 24 * width**2 + 128 * width == pytest.approx(answer["params"], rel=0.05)
+    # A fifth budget was trained later: its parabola has N* = 141k and loss 1.2472.
+    assert answer["params"] == pytest.approx(141e3, rel=0.12)
+    low, high = answer["ci"]["loss"]
+    assert low < 1.2472 < high
+
+
+def test_there_is_no_size_value_without_integer_sizes(noisy):
+    assert predict(noisy, 1e20)["size_value"] is None
+
+
+def test_verdicts():
+    law = LAWS["besiroglu"]
+    sure = fit_runs(sweep(law, noise=0.001, sizes=11), bootstrap=100)
+    assert predict(sure, 3e20)["verdict"] == "trust"
+    far = predict(sure, 1e23)
+    assert far["verdict"] == "provisional"
+    assert any("beyond the largest budget" in r for r in far["reasons"])
+    without = predict(fit_runs(sweep(law), bootstrap=0), 3e20)
+    assert without["verdict"] == "provisional"
+    assert any("no intervals" in r for r in without["reasons"])
+    vague = fit_runs(sweep(law, (1.2, 0, 0), budgets=1, sizes=8, noise=0.01), bootstrap=50)
+    answer = predict(vague, 1e19)
+    assert answer["verdict"] == "not identifiable"
+    assert np.isfinite(answer["params"])
+
+
+def test_an_edge_budget_takes_trust_away():
+    law = LAWS["besiroglu"]
+    frame = sweep(law, GRIDS["narrow"], noise=0.0005)
+    top = frame["budget"].max()
+    cut = frame[(frame["budget"] < top) | (frame["params"] < np.exp(log_optimum(law, top)) * 0.8)]
+    reasons = predict(fit_runs(cut, bootstrap=100), 2e20)["reasons"]
+    assert any("at_edge" in r for r in reasons)
+
+
+def test_estimators_that_disagree_take_trust_away():
+    frame = sweep(LAWS["lopsided"], (30.0, 0.0, 0.0), noise=0.0005)
+    fit = fit_runs(frame, bootstrap=100)
+    answer = predict(fit, 1e21)
+    assert answer["estimators"]["isoflop"] / answer["estimators"]["surface"] < 0.8
+    assert any("estimators disagree" in r for r in answer["reasons"])
+
+
+@pytest.mark.parametrize("flops", [0, -1e20, float("nan"), float("inf"), "much"])
+def test_a_budget_that_is_not_positive_is_refused(noisy, flops):
+    with pytest.raises(FlopsFitError, match="allowed: a positive finite number"):
+        predict(noisy, flops)
+
+
+def test_the_description_says_what_the_answer_says(noisy):
+    answer = predict(noisy, 1e21)
+    text = describe(answer, noisy)
+    for part in (f"{answer['params']:.4g}", f"{answer['loss']:.4f}", answer["verdict"], "90%"):
+        assert part in text
+    assert all(reason in text for reason in answer["reasons"])
+
+
+def frame_with_rate(rate):
+    sizes = np.repeat(np.geomspace(1e7, 1e9, 6), 3)
+    tokens = np.tile([1e9, 3e9, 9e9], 6)
+    return pd.DataFrame({"params": sizes, "tokens": tokens, "flops": rate(sizes) * tokens})
+
+
+def test_cost_is_6nd_where_the_runs_say_so_and_a_table_where_f_bends():
+    cost, words = cost_of(frame_with_rate(lambda n: 6 * n))
+    assert cost == Cost()
+    assert words == "C = 6 N D"
+    cost, words = cost_of(frame_with_rate(lambda n: 6 * n**0.9))
+    assert len(cost.params) == 6
+    assert cost.log_flops_per_token(np.log(1e8)) == pytest.approx(np.log(6 * 1e8**0.9), rel=1e-9)
+    assert "6 sizes" in words
+    cost, _ = cost_of(frame_with_rate(lambda n: 7 * n))
+    assert cost.factor == pytest.approx(7)
+    assert cost.params == ()
+
+
+def test_beyond_the_table_the_cost_per_parameter_stays():
+    cost = Cost(6.0, (1e7, 1e8), (7e7, 6.5e8))
+    assert np.exp(cost.log_flops_per_token(np.log(1e9))) == pytest.approx(6.5e9)
+    assert cost.slope(np.log(1e9)) == 1
+    assert Cost.from_dict(json.loads(json.dumps(cost.to_dict()))) == cost

@@ -1,0 +1,150 @@
+"""The commands fit and predict: what they write, what they print, what they refuse."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from simulated import LAWS, small_models, sweep
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit.commands import (
+    add_fit_arguments,
+    add_predict_arguments,
+    run_fit,
+    run_predict,
+)
+
+PARAMETRIC = {"E", "A", "B", "alpha", "beta", "a", "b", "objective", "n_runs", "status", "reason"}
+BUDGET = {"flops", "params_opt", "tokens_opt", "loss_opt", "status", "reason"}
+
+
+def run(command, *words):
+    parser = argparse.ArgumentParser()
+    add, do = {
+        "fit": (add_fit_arguments, run_fit),
+        "predict": (add_predict_arguments, run_predict),
+    }[command]
+    add(parser)
+    do(parser.parse_args([str(w) for w in words]))
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    frame = sweep(LAWS["besiroglu"], noise=0.005, sizes=9, budgets=4).assign(outlier=False)
+    frame.loc[4, ["loss", "outlier"]] = [9.0, True]
+    frame.to_csv(folder / "runs.csv", index=False)
+    run("fit", "--runs", folder / "runs.csv", "--out", folder / "fit.json", "--bootstrap", 100)
+    return folder
+
+
+def test_fit_writes_the_promised_keys(fitted):
+    fit = json.loads((fitted / "fit.json").read_text())
+    assert set(fit["parametric"]) >= PARAMETRIC
+    assert fit["parametric"]["n_runs"] == 35
+    assert len(fit["isoflop"]["budgets"]) == 4
+    for budget in fit["isoflop"]["budgets"]:
+        assert set(budget) >= BUDGET
+    assert set(fit) >= {
+        "ci", "delta", "bootstrap", "status", "excluded", "heldout", "headline", "forecast",
+    }  # fmt: skip
+    assert fit["excluded"]["by_reason"] == {"outlier": 1}
+    assert set(fit["forecast"]) >= {"E", "A", "B", "alpha", "beta", "kappa"}
+
+
+def test_fit_ends_with_one_line_that_names_the_file_and_the_headline(fitted, capsys):
+    run("fit", "--runs", fitted / "runs.csv", "--out", fitted / "again.json", "--bootstrap", 50)
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith(f"wrote {fitted / 'again.json'}: a = 0.5")
+    assert "35 runs, 1 left out" in last
+
+
+def test_predict_prints_the_answer_readable_and_as_json(fitted, capsys):
+    run("predict", "--fit", fitted / "fit.json", "--flops", 1e21)
+    text = capsys.readouterr().out
+    run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--json")
+    answer = json.loads(capsys.readouterr().out)
+    assert f"{answer['params']:.4g}" in text
+    assert answer["verdict"] in ("trust", "provisional")
+
+
+def test_predict_at_points_adds_both_losses_and_keeps_the_other_columns(fitted):
+    points = pd.DataFrame({"name": ["a", "b"], "params": [1e9, 2e9], "tokens": [2e10, 4e10]})
+    points.to_csv(fitted / "points.csv", index=False)
+    run("predict", "--fit", fitted / "fit.json", "--at", fitted / "points.csv", "--out",
+        fitted / "predicted.csv")  # fmt: skip
+    predicted = pd.read_csv(fitted / "predicted.csv")
+    assert list(predicted.columns) == ["name", "params", "tokens", "loss", "loss_forecast"]
+    assert (predicted["loss"].diff().dropna() < 0).all()
+    p = json.loads((fitted / "fit.json").read_text())["parametric"]
+    expected = p["E"] + p["A"] * 1e9 ** -p["alpha"] + p["B"] * 2e10 ** -p["beta"]
+    assert predicted["loss"].iloc[0] == pytest.approx(expected)
+
+
+def test_predict_at_points_needs_a_place_to_write(fitted):
+    with pytest.raises(FlopsFitError, match="--at: needs --out"):
+        run("predict", "--fit", fitted / "fit.json", "--at", "points.csv")
+
+
+def test_predict_refuses_a_file_that_is_no_fit(fitted, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    with pytest.raises(FlopsFitError, match="not a fit"):
+        run("predict", "--fit", other, "--flops", 1e20)
+
+
+def test_bad_runs_leave_an_earlier_fit_untouched(fitted, tmp_path):
+    out = tmp_path / "fit.json"
+    out.write_text("kept")
+    bad = tmp_path / "bad.csv"
+    bad.write_text("params,tokens,loss\n1e8,2e9,nan\n")
+    with pytest.raises(FlopsFitError, match="row 2, column 'loss'"):
+        run("fit", "--runs", bad, "--out", out)
+    assert out.read_text() == "kept"
+
+
+def test_a_fixed_delta_fits_every_run_that_the_table_does_not_mark(tmp_path):
+    frame = sweep(LAWS["besiroglu"], noise=0.003)
+    frame.loc[20, "loss"] *= 1.5
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    for words, used in (((), 74), (("--delta", "1e-3"), 75), (("--exclude", "none"), 75)):
+        run("fit", "--runs", tmp_path / "runs.csv", "--out", tmp_path / "f.json",
+            "--bootstrap", 0, *words)  # fmt: skip
+        fit = json.loads((tmp_path / "f.json").read_text())
+        assert fit["parametric"]["n_runs"] == used
+    assert fit["excluded"]["with_them"] is None
+
+
+def test_what_is_left_out_is_named_with_the_answer_it_would_give(tmp_path):
+    frame = small_models()
+    frame.loc[3, "loss"] *= 1.5
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    run("fit", "--runs", tmp_path / "runs.csv", "--out", tmp_path / "f.json", "--bootstrap", 0)
+    left = json.loads((tmp_path / "f.json").read_text())["excluded"]
+    assert left["count"] == 1
+    assert left["runs"][0]["row"] == 5
+    assert "robust scales" in left["runs"][0]["reason"]
+    assert left["with_them"]["a"] > 0
+
+
+def test_describing_the_commands_imports_nothing_heavy():
+    code = (
+        "import argparse, sys; from flops_fit.fit import commands as c;"
+        "p = argparse.ArgumentParser(); c.add_fit_arguments(p); p.format_help();"
+        "p = argparse.ArgumentParser(); c.add_predict_arguments(p); p.format_help();"
+        "print(sorted({'numpy', 'scipy', 'pandas', 'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_fitting_imports_neither_torch_nor_matplotlib():
+    code = (
+        "import sys; from flops_fit.fit import fit_runs, predict, read_runs;"
+        "print(sorted({'torch', 'matplotlib', 'accelerate'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
