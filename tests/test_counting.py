@@ -4,6 +4,7 @@ A product with n weights costs 2n FLOPs per position forward, 2n for the gradien
 and 2n for that of its input where one is needed: 6n, or 4n in a first layer that reads plain data.
 """
 
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from flops_fit import counting
 from flops_fit.counting import count_model, count_sizes
 from flops_fit.errors import FlopsFitError
+from flops_fit.flop_tracker import FORMULAS
 
 V, T, d = 60, 32, 16  # vocabulary, sequence length, width; no two products of them are equal
 random = torch.Generator().manual_seed(0)
@@ -57,17 +59,17 @@ class LanguageModel(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with one head, by the kernel that ``backend`` names."""
+    """Causal self-attention with one head, by torch's choice of kernel or by our own."""
 
     def __init__(self, width: int = d, backend: SDPBackend | None = None):
         super().__init__()
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.backends = [backend] if backend else list(SDPBackend.__members__.values())[1:4]
+        self.kernel = (lambda: sdpa_kernel(backend)) if backend else contextlib.nullcontext
 
     def forward(self, x):
         q, k, v = self.qkv(x).unsqueeze(1).chunk(3, dim=-1)
-        with sdpa_kernel(self.backends):
+        with self.kernel():
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return x + self.out(y.squeeze(1))
 
@@ -118,6 +120,13 @@ def test_a_gpt_block_with_causal_attention(constructor):
 @pytest.mark.parametrize("wrap", [lambda build: build, needs_values], ids=["meta", "cpu"])
 def test_attention_costs_the_same_by_any_kernel_on_any_device(backend, wrap):
     count = count_text(wrap(lambda: LanguageModel(Attention(backend=backend))))
+    assert count.flops_per_token == 6 * (4 * d * d + V * d) + 12 * T * d
+
+
+def test_attention_by_torchs_choice_is_counted_by_its_products(monkeypatch):
+    for operator in [op for op in FORMULAS if "attention" in str(op)]:
+        monkeypatch.delitem(FORMULAS, operator)
+    count = count_text(needs_values(lambda: LanguageModel(Attention())))
     assert count.flops_per_token == 6 * (4 * d * d + V * d) + 12 * T * d
 
 
@@ -259,6 +268,51 @@ def test_matrices_as_long_as_the_vocabulary_are_not_mistaken_for_the_head():
 
     count = count_text(lambda: LanguageModel(MLP(width), width))
     assert count.params_nonembedding == 8 * width * width
+
+
+def test_a_head_as_wide_as_the_positions_is_not_mistaken_for_a_vocabulary():
+    class Regression(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positions = nn.Embedding(T, T)
+            self.head = nn.Linear(T, 5)
+
+        def forward(self, x):
+            return self.head(x + self.positions(torch.arange(T, device=x.device)))
+
+    item = (torch.zeros(T, T), torch.zeros(T, 5))
+    assert count_model(Regression, item, F.mse_loss, T).params_nonembedding == 5 * T
+
+
+def test_a_tied_weight_belongs_to_the_embedding_wherever_it_is_multiplied():
+    class Mixed(LanguageModel):
+        def __init__(self):
+            super().__init__(MLP(), tied=True)
+            self.mix = nn.Linear(V, 7, bias=False)
+
+        def forward(self, x):
+            return self.mix(super().forward(x))
+
+    item = (TEXT[0], TEXT[1] % 7)
+    count = count_model(Mixed, item, token_loss, T)
+    assert (count.params, count.params_nonembedding) == (
+        8 * d * d + V * d + 7 * V,
+        8 * d * d + 7 * V,
+    )
+
+
+def test_tensors_merely_shaped_like_a_parameter_do_not_stand_for_it():
+    class Stateful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(d, d))
+            self.cell = nn.Linear(d, d, bias=False)
+
+        def forward(self, x):
+            state = self.unused.new_zeros(len(x), 1, d) + torch.zeros_like(self.unused[:1])
+            return x + self.cell(state)
+
+    assert count_text(lambda: LanguageModel(Stateful())).params_nonembedding == d * d
 
 
 def test_frozen_weights_are_no_parameters_and_cost_no_gradient():
@@ -486,6 +540,16 @@ def test_experts_all_computed_are_all_active_and_a_pooled_head_stays_whole():
     assert count.params == K * 2 * d * WIDE + E * d + V * d
 
 
+def test_reading_one_position_after_routed_experts_keeps_the_head_whole():
+    class Last(LanguageModel):
+        def forward(self, x):
+            return self.head(self.body(self.embedding(x))[:, -1])
+
+    label = (TEXT[0], torch.tensor(1))
+    count = count_model(lambda: Last(LoopedExperts()), label, F.cross_entropy, 1)
+    assert count.params == K * 2 * d * WIDE + E * d + V * d
+
+
 def test_an_expert_that_no_token_meets_is_no_unknown_operator():
     class FirstTwo(LoopedExperts):
         def route(self, x):
@@ -514,9 +578,14 @@ def test_recomputed_activations_do_not_count(reentrant):
     assert count.flops_per_token == count_text(gpt).flops_per_token
 
 
-def test_a_compiled_model_is_counted_as_it_is_written():
-    count = count_text(lambda: torch.compile(LanguageModel(torch.compile(MLP()))))
-    assert count.flops_per_token == 6 * (8 * d * d + V * d)
+@pytest.mark.parametrize("wrap", [lambda build: build, needs_values], ids=["meta", "cpu"])
+def test_a_compiled_model_is_counted_as_it_is_written(wrap):
+    def compiled():
+        body = MLP()
+        body.forward = torch.compile(body.forward, fullgraph=True)
+        return torch.compile(LanguageModel(body))
+
+    assert count_text(wrap(compiled)).flops_per_token == 6 * (8 * d * d + V * d)
 
 
 # ------------------------------------------------------------------------ what warns
@@ -837,19 +906,23 @@ def test_own_flops_that_are_no_positive_number_are_refused(value, monkeypatch):
         count_text(lambda: Declared(MLP()))
 
 
-def test_a_model_that_runs_on_gpus_only_is_counted_by_its_word_and_its_modules():
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_that_runs_on_gpus_only_is_counted_by_its_word_and_its_modules(tied):
     class GpuOnly(Declared):
         def forward(self, x):
             raise RuntimeError("no kernel for this device")
 
-    build = lambda width: GpuOnly(MLP(width), width)  # noqa: E731
+    def build(width):
+        return GpuOnly(MLP(width), width, tied)
+
+    width = V // 4  # the hidden layer is as long as the vocabulary
     for count in (
-        count_text(lambda: build(d)),
-        count_sizes(build, "width", [d, 10**5], {}, TEXT, token_loss, T)[d],
+        count_text(lambda: build(width)),
+        count_sizes(build, "width", [width, 10**5], {}, TEXT, token_loss, T)[width],
     ):
         assert (count.flops_per_token, count.method) == (1000.5, "model")
-        assert count.params == 8 * d * d + V * d
-        assert count.params_nonembedding == 8 * d * d
+        assert count.params == 8 * width * width + V * width
+        assert count.params_nonembedding == 8 * width * width
         assert "no kernel for this device" in count.warnings[0]
 
 
