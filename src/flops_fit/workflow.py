@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flops_fit.amounts import check_epochs
@@ -76,13 +76,16 @@ def _make_plan(config: dict, results: str, paths: list[str]) -> None:
 
 
 class Sweep:
-    """The configured sweep as the rules see it. Nothing is planned before a rule asks."""
+    """The configured sweep as the rules see it. Nothing is planned before a rule asks.
 
-    def __init__(self, config: dict, checkout: str, dry_run: bool = False):
+    ``read_only()``: whether results must stay as they are, under a dry run and within a job.
+    """
+
+    def __init__(self, config: dict, checkout: str, read_only: Callable[[], bool]):
         self.config = complete_config(config)
         self.name = self.config["name"]
         self.paths = search_paths([checkout])
-        self.dry_run = dry_run
+        self.read_only = read_only  # known only once Snakemake has read all rules
         # Jobs call `python -m flops_fit`: let both be these, whatever environment is activated.
         prepend("PATH", os.path.dirname(sys.executable))
         if "site-packages" not in __file__:
@@ -110,7 +113,7 @@ class Sweep:
     def plan(self) -> dict:
         """The plan, with results on disk checked before Snakemake looks at them."""
         plan = plan_config(self.config, RESULTS, self.paths)
-        if not self.dry_run:
+        if not self.read_only():
             self._keep(plan)
         self._check_results(plan)
         self._check_epochs(plan)
@@ -150,7 +153,7 @@ class Sweep:
                 if known.get(str(path)) != state and not self._verified(path, row, folder):
                     continue
                 seen[str(path)] = state
-        if seen != known and not self.dry_run:
+        if seen != known and not self.read_only():
             write_changed(cache, {**known, **seen})
 
     def _verified(self, path: Path, row: dict, folder: Path) -> bool:
@@ -158,9 +161,9 @@ class Sweep:
             read_record(path, row["experiment_id"], row["hash"])
             return True
         except FlopsFitError as error:
-            kept = "to be moved aside" if self.dry_run else f"moved to {path.name}.corrupt"
+            kept = "to be moved aside" if self.read_only() else f"moved to {path.name}.corrupt"
             print(f"flops-fit: {error}; {kept}", file=sys.stderr)
-        if not self.dry_run:
+        if not self.read_only():
             set_aside(path)
             if path.name == RECORD:  # without its record a result is no longer backed
                 (folder / RESULT).unlink(missing_ok=True)

@@ -30,7 +30,9 @@ def readable(function):
     return wrapped
 
 
-sweep = readable(flops_fit.Sweep)(config, CHECKOUT, dry_run=workflow.dryrun)
+sweep = readable(flops_fit.Sweep)(
+    config, CHECKOUT, read_only=lambda: workflow.dryrun or not workflow.is_main_process
+)
 
 
 wildcard_constraints:
