@@ -230,6 +230,17 @@ def test_what_cannot_be_identified_is_said_instead_of_drawn(tmp_path):
     assert len(list(tmp_path.iterdir())) == 12
 
 
+def test_a_handful_of_scattered_runs_is_drawn_without_a_law(tmp_path):
+    rng = np.random.default_rng(2)
+    sizes, tokens = 10 ** rng.uniform(7, 9, 5), 10 ** rng.uniform(9, 11, 5)
+    runs = pd.DataFrame({"params": sizes, "tokens": tokens, "loss": rng.uniform(2, 3, 5)})
+    table = prepare_runs(runs)
+    fit = fit_runs(table, bootstrap=0)
+    assert set(isoflop_numbers(table, fit)["kind"]) == {"run"}
+    draw_all(table, [], fit, [1e20], tmp_path, dpi=50)
+    assert len(list(tmp_path.iterdir())) == 12
+
+
 def test_the_frontier_of_the_surface_is_its_lowest_loss_at_equal_compute(table, fit):
     numbers = surface_numbers(table, fit, BUDGETS)
     grid = numbers[numbers["kind"] == "grid"]

@@ -19,6 +19,7 @@ from flops_fit.plots.optima import QUANTITIES, draw_optima, optima_numbers
 from flops_fit.plots.style import STYLE, BudgetColours, message, save
 from flops_fit.plots.surface import draw_surface, surface_numbers
 
+TWO_COLUMNS = 4.5  # inches: narrower figures stack their panels
 Drawn = tuple[Figure, pd.DataFrame]  # a figure and the numbers in it
 
 
@@ -50,7 +51,7 @@ def draw_all(
 def isoflop_figure(table: RunTable, fit: dict, width: float) -> Drawn:
     """Loss against N per budget."""
     numbers = isoflop_numbers(table, fit)
-    figure = Figure(figsize=(width, 0.7 * width))
+    figure = Figure(figsize=(width, max(0.7 * width, 3.2)))
     draw_isoflop(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
     return figure, numbers
 
@@ -60,8 +61,9 @@ def optima_figure(table: RunTable, fit: dict, budgets: list[float], width: float
     numbers = optima_numbers(fit, budgets)
     if numbers.empty:
         return _instead(f"No optimum to draw. {fit['headline']['reason']}", numbers, width)
-    figure = Figure(figsize=(width, 0.88 * width))
-    axes = dict(zip(QUANTITIES, figure.subplots(2, 2, sharex=True).flat, strict=True))
+    rows, columns, height = (2, 2, 0.88) if width >= TWO_COLUMNS else (4, 1, 2.4)
+    figure = Figure(figsize=(width, height * width))
+    axes = dict(zip(QUANTITIES, figure.subplots(rows, columns, sharex=True).flat, strict=True))
     draw_optima(axes, numbers, colours_of(table, fit), fit)
     return figure, numbers
 
@@ -72,7 +74,7 @@ def loss_curves_figure(table: RunTable, records: list[dict], fit: dict, width: f
     if numbers.empty:
         why = "No training curves: these runs came as a table of results."
         return _instead(why, numbers, width)
-    figure = Figure(figsize=(width, 0.85 * width))
+    figure = Figure(figsize=(width, max(0.85 * width, 4.5)))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
     draw_losses(top, numbers, heldout_numbers(records), colours)
     draw_rates(bottom, numbers, colours)
@@ -86,7 +88,7 @@ def surface_figure(table: RunTable, fit: dict, budgets: list[float], width: floa
     numbers = surface_numbers(table, fit, budgets)
     if not (numbers["kind"] == "grid").any():
         return _instead(f"No surface to draw. {fit['parametric']['reason']}", numbers, width)
-    figure = Figure(figsize=(width, 0.75 * width))
+    figure = Figure(figsize=(width, max(0.75 * width, 3.5)))
     draw_surface(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
     return figure, numbers
 

@@ -16,6 +16,7 @@ from flops_fit.plots.style import (
     MOST_LABELS,
     MUTED,
     BudgetColours,
+    key,
     log_axis,
     spread,
     tick_count,
@@ -193,7 +194,4 @@ def _key(ax: Axes, parts: dict, seeds: list) -> None:
     if "law" in parts:
         handles.append(Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, (1, 1.6)),
                               label="fitted N*(C)"))  # fmt: skip
-    columns = min(len(handles), 4)
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns,
-              borderaxespad=0.2, handletextpad=0.5, columnspacing=1.4, handlelength=1.6,
-              labelcolor=MUTED)  # fmt: skip
+    key(ax, handles)

@@ -9,6 +9,7 @@ from flops_fit.plots.style import (
     MUTED,
     BudgetColours,
     budget_handles,
+    key,
     log_axis,
     tick_count,
 )
@@ -89,6 +90,4 @@ def _key(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> None:
     handles.append(mark("o", "held-out loss at the end", markersize=4))
     if (numbers["status"] == "diverged").any():
         handles.append(mark("x", "diverged", markersize=5, markeredgewidth=1.6))
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2,
-              ncols=min(len(handles), 4), columnspacing=1.4, handletextpad=0.5, handlelength=1.6,
-              labelcolor=MUTED)  # fmt: skip
+    key(ax, handles)

@@ -18,6 +18,7 @@ from flops_fit.notation import count_text, flops_text
 INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
 BAND = "#9aa3b2"
 MARKERS = "osD^vPX"  # one a seed
+KEY_SIZE = 9.0  # points
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
     "font.size": 9.5,
@@ -44,7 +45,7 @@ STYLE = {
     "lines.linewidth": 1.5,
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": KEY_SIZE,
     "figure.constrained_layout.use": True,
     "svg.fonttype": "path",
     "svg.hashsalt": "flops-fit",  # else element ids change from run to run
@@ -119,6 +120,20 @@ def budget_handles(colours: BudgetColours, budgets: Sequence[float]) -> list:
     ]
 
 
+def key(ax: Axes, handles: list) -> None:
+    """A legend above ``ax``, in as many columns as its width holds."""
+    if not handles:
+        return
+    widths = [KEY_SIZE * (0.55 * len(handle.get_label()) + 3.6) for handle in handles]  # points
+    room = 72 * ax.figure.get_figwidth() - 45
+    for rows in range(1, len(handles) + 1):
+        if sum(max(widths[i : i + rows]) for i in range(0, len(widths), rows)) <= room:
+            break
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=-(-len(handles) // rows),
+              borderaxespad=0.2, handletextpad=0.5, columnspacing=1.4, handlelength=1.6,
+              labelcolor=MUTED)  # fmt: skip
+
+
 def spread(positions: np.ndarray, gap: float) -> np.ndarray:
     """Move labels apart along one axis until neighbours are ``gap`` away, keeping their order."""
     order = np.argsort(positions, kind="stable")
@@ -141,7 +156,8 @@ def message(ax: Axes, text: str) -> Axes:
 
     ax.set_axis_off()
     ax.text(0.5, 0.5, textwrap.fill(text, 60), ha="center", va="center", color=MUTED,
-            transform=ax.transAxes, fontsize=10, linespacing=1.5)  # fmt: skip
+            transform=ax.transAxes, fontsize=10, linespacing=1.5,
+            in_layout=False)  # fmt: skip
     return ax
 
 

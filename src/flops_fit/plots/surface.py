@@ -12,7 +12,16 @@ from flops_fit.fit.answer import laws_of
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import flops_text
-from flops_fit.plots.style import FAINT, INK, MUTED, NEUTRAL, BudgetColours, log_axis, tick_count
+from flops_fit.plots.style import (
+    FAINT,
+    INK,
+    MUTED,
+    NEUTRAL,
+    BudgetColours,
+    key,
+    log_axis,
+    tick_count,
+)
 
 GRID_POINTS = 41
 MARGIN = 1.6  # factor drawn beyond the runs in N and D
@@ -100,8 +109,7 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     ]
     if beyond.max() > 1:
         handles.append(Patch(facecolor=BEYOND, edgecolor=FAINT, label="beyond the data"))
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3,
-              borderaxespad=0.2, labelcolor=MUTED, columnspacing=1.4, handlelength=1.6)  # fmt: skip
+    key(ax, handles)
     ax.set(xlabel="parameters N", ylabel="tokens D")
     ax.grid(False)
     log_axis(ax.xaxis, tick_count)
