@@ -1,52 +1,54 @@
 """Loss against learning rate in every cell of a learning-rate sweep, with the fitted rule."""
 
+from collections.abc import Callable
+
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flops_fit.plots.style import MUTED, STYLE, BudgetColours, log_axis, save
+from flops_fit.plots.style import INK, MUTED, STYLE, BudgetColours, log_axis, save, tick_count
+from flops_fit.rules import make_rule
+
+COLUMNS = 3
 
 
 def draw_rate_figure(runs: pd.DataFrame, fit: dict, folder: str, dpi: int, width: float) -> None:
-    """Write learning_rate.svg, .png and .csv to ``folder``."""
+    """Write learning_rate.svg, .png and .csv to ``folder``: a panel for every cell."""
+    rule = make_rule("learning_rate", fit)
+    colours = BudgetColours(runs["budget"].unique())
+    rows = -(-len(fit["cells"]) // COLUMNS)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, 0.62 * width))
-        draw_learning_rate(figure.subplots(), runs, fit, BudgetColours(runs["budget"].unique()))
+        figure = Figure(figsize=(width, (0.08 + 0.3 * rows) * width))
+        panels = figure.subplots(rows, COLUMNS, sharex=True, squeeze=False).ravel()
+        for ax, cell in zip(panels, fit["cells"], strict=False):
+            draw_cell(ax, runs, cell, rule, colours)
+        for ax in panels[len(fit["cells"]) :]:
+            ax.set_axis_off()
+        log_axis(panels[0].xaxis, lambda value: f"{value:g}")
+        figure.supxlabel("peak learning rate (dotted: the rule)", fontsize=8.5, color=INK)
+        figure.supylabel("held-out loss (nats per token)", fontsize=8.5, color=INK)
         save(figure, pd.DataFrame(fit["cells"]), folder, "learning_rate", dpi)
 
 
-def draw_learning_rate(ax: Axes, runs: pd.DataFrame, fit: dict, colours: BudgetColours) -> Axes:
-    """Loss above each cell's lowest, against the rate: dots runs, stars the bracketed minima.
-
-    Losses are shown relative to their cell, since cells differ in loss far more than rates do.
-    The tick below each curve is what the rule says there.
-    """
-    for cell in fit["cells"]:
-        own = runs[(runs["size"] == cell["size"]) & (runs["tokens"] == cell["tokens"])]
-        own = own[own["loss"].notna()].sort_values("learning_rate")
-        if own.empty:
-            continue
-        colour = colours(own["budget"].iloc[0])
-        above = own["loss"] - own["loss"].min()
-        ax.plot(own["learning_rate"], above, "o-", markersize=3.5, linewidth=1, color=colour)
-        bracketed = cell["status"] == "bracketed"
-        ax.plot(cell["best_rate"], cell["loss"] - own["loss"].min(), "*" if bracketed else "s",
-                markersize=11 if bracketed else 8, color=colour, zorder=4,
-                markerfacecolor=colour if bracketed else "white")  # fmt: skip
-        end = own.iloc[-1]
-        ax.annotate(f"size {cell['size']:g}, D {cell['tokens']:.2g}",
-                    (end["learning_rate"], above.iloc[-1]), xytext=(4, 0), fontsize=7,
-                    textcoords="offset points", color=MUTED, va="center")  # fmt: skip
-    ax.set_xlabel("peak learning rate")
-    ax.set_ylabel("loss above the cell's lowest (nats per token)")
-    ax.set_ylim(bottom=-0.01, top=np.nanquantile(_above(runs), 0.95) * 1.1 + 0.01)
-    ax.margins(x=0.12)
-    log_axis(ax.xaxis, lambda value: f"{value:g}")
+def draw_cell(ax: Axes, runs: pd.DataFrame, cell: dict, rule: Callable, colours) -> Axes:
+    """One size and D: runs as dots, a bracketed minimum as a star, an edge as a hollow square."""
+    own = runs[(runs["size"] == cell["size"]) & (runs["tokens"] == cell["tokens"])]
+    own = own[own["loss"].notna()].sort_values("learning_rate")
+    colour = colours(runs.loc[runs["tokens"] == cell["tokens"], "budget"].iloc[0])
+    ax.plot(own["learning_rate"], own["loss"], "o", markersize=3.5, color=colour)
+    if cell["status"] == "bracketed":
+        near = np.log(own["learning_rate"] / cell["best_rate"])
+        x = np.linspace(near.min(), near.max(), 60)
+        curve = cell["loss"] + cell["curvature"] * x**2
+        ax.plot(cell["best_rate"] * np.exp(x), curve, linewidth=1, color=colour)
+        ax.plot(cell["best_rate"], cell["loss"], "*", markersize=10, color=colour,
+                markeredgecolor=INK, markeredgewidth=0.6, zorder=4)  # fmt: skip
+    elif len(own):
+        ax.plot(cell["best_rate"], cell["loss"], "s", markersize=7, markerfacecolor="white",
+                color=colour, zorder=4)  # fmt: skip
+    factors = {"params": cell["params"], "tokens": cell["tokens"], "size": cell["size"]}
+    ax.axvline(rule(**factors), color=MUTED, linestyle=":", linewidth=1)
+    ax.set_title(f"size {cell['size']:g}, D {tick_count(cell['tokens'])}", fontsize=8)
     return ax
-
-
-def _above(runs: pd.DataFrame) -> np.ndarray:
-    lowest = runs.groupby(["size", "tokens"])["loss"].transform("min")
-    return (runs["loss"] - lowest).to_numpy()
