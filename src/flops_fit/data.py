@@ -132,7 +132,7 @@ def first_item(data: Data) -> tuple[Any, Tensor]:
 class BatchView(Dataset):
     """A dataset that is read batch by batch: indices in, ``(inputs, targets, counts)`` out.
 
-    ``counts`` lists the target elements of each item. A dataset with ``get_batch(indices)`` hands
+    ``counts`` holds the target elements of each item. A dataset with ``get_batch(indices)`` hands
     over whole batches, which is what keeps small models from waiting for Python. An empty share
     (a last batch smaller than the number of processes) yields one item that counts nothing.
     """
@@ -141,10 +141,10 @@ class BatchView(Dataset):
         self.loss_fn = loss_fn
         self.fetch = _fetcher(dataset, collate)
 
-    def __getitems__(self, indices) -> tuple[Any, Tensor, list[int]]:
+    def __getitems__(self, indices) -> tuple[Any, Tensor, np.ndarray]:
         if len(indices) == 0:
             inputs, targets = self.fetch([0])
-            return inputs, targets, [0]
+            return inputs, targets, np.zeros(1, int)
         inputs, targets = self.fetch(indices)
         return inputs, targets, count_per_item(targets, self.loss_fn)
 
@@ -236,11 +236,18 @@ class GlobalBatches:
         position = self.start
         while True:
             count = self.step_items(position)
-            positions = np.arange(position, position + count)
-            indices = positions if self.items is None else self.indices(position, count)
-            shares = [indices[positions % self.processes == r] for r in range(self.processes)]
-            parts = [np.array_split(share, self.micro_batches(position)) for share in shares]
-            yield from itertools.chain.from_iterable(zip(*parts, strict=True))
+            if self.items is None:
+                indices = np.arange(position, position + count)
+            else:
+                indices = self.indices(position, count)
+            firsts = ((r - position) % self.processes for r in range(self.processes))
+            shares = [indices[first :: self.processes] for first in firsts]
+            micro_batches = self.micro_batches(position)
+            if micro_batches == 1:
+                yield from shares
+            else:
+                parts = (np.array_split(share, micro_batches) for share in shares)
+                yield from itertools.chain.from_iterable(zip(*parts, strict=True))
             position += count
 
     def indices(self, position: int, count: int) -> np.ndarray:
@@ -296,7 +303,7 @@ def heldout_loader(
     heldout = data.heldout
     if isinstance(heldout, IterableDataset):
         heldout = _first_items(heldout, tokens, loss_fn)
-    per_item = max(count_per_item(torch.as_tensor(heldout[0][1])[None], loss_fn)[0], 1)
+    per_item = max(int(count_per_item(torch.as_tensor(heldout[0][1])[None], loss_fn)[0]), 1)
     items = min(len(heldout), -(-tokens // per_item))
     view = BatchView(heldout, data.collate, loss_fn)
     return training_loader(view, HeldoutBatches(items, batch_items, processes))

@@ -17,9 +17,8 @@ def evaluate(accelerator, model, loader, loss_fn) -> dict:
     model.eval()
     sums = []
     for inputs, targets, counts in loader:
-        count = sum(counts)
-        with accelerator.autocast():
-            loss = loss_fn(call_model(model, inputs), targets)
+        count = int(counts.sum())
+        loss = loss_fn(call_model(model, inputs), targets)
         total = loss.double().reshape(()) * count if count else torch.zeros_like(loss).double()
         sums.append(torch.stack([total, torch.full_like(total, count)]))
     model.train()

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -21,7 +22,7 @@ def target_elements(targets: torch.Tensor, loss_fn) -> int:
 
 def agree(accelerator: Accelerator, parts: list, stop: bool, save: bool) -> tuple[int, bool, bool]:
     """Global target count of the step, and whether any process wants to stop or save."""
-    local = sum(sum(counts) for _, _, counts in parts)
+    local = sum(int(counts.sum()) for _, _, counts in parts)
     if accelerator.num_processes == 1:
         return local, stop, save
     votes = torch.tensor([local, stop, save], device=accelerator.device)
@@ -41,7 +42,7 @@ def trim(accelerator, model, loss_fn, parts: list, position: int, wanted: int) -
     `FlopsFitError` where the loss cannot ignore targets: D must then be whole items.
     """
     world, rank = accelerator.num_processes, accelerator.process_index
-    mine = [count for _, _, counts in parts for count in counts]
+    mine = [count for _, _, counts in parts for count in counts.tolist()]
     everyone = gather_object([mine])
     shares = [iter(share) for share in everyone]
     kept, left = {r: [] for r in range(world)}, wanted
@@ -58,7 +59,7 @@ def trim(accelerator, model, loss_fn, parts: list, position: int, wanted: int) -
 def trim_part(model, loss_fn, part: tuple, keep: list[int]) -> tuple:
     """One micro-batch in which item i keeps its first ``keep[i]`` targets."""
     inputs, targets, counts = part
-    if keep == counts:
+    if keep == counts.tolist():
         return part
     with torch.no_grad():
         masks = masks_targets(loss_fn, call_model(model, inputs), targets)
@@ -73,4 +74,4 @@ def trim_part(model, loss_fn, part: tuple, keep: list[int]) -> tuple:
         flat = item.view(-1)
         counted = (flat != ignore_index_of(loss_fn)).nonzero().view(-1)
         flat[counted[limit:]] = ignore_index_of(loss_fn)
-    return inputs, targets, keep
+    return inputs, targets, np.array(keep)

@@ -1,5 +1,6 @@
 """The default loss, and how target elements (tokens) are counted."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,20 +23,21 @@ def ignore_index_of(loss_fn) -> int:
     return getattr(loss_fn, "ignore_index", IGNORE_INDEX)
 
 
-def count_per_item(targets: Tensor, loss_fn) -> list[int]:
+def count_per_item(targets: Tensor, loss_fn) -> np.ndarray:
     """Target elements of each item of a batch that are not the loss's ``ignore_index``.
 
-    ``targets`` has shape ``(items, ...)``. A loss may override the rule with its own
+    ``targets`` has shape ``(items, ...)``, the counts ``(items,)``: an array, as accelerate looks
+    for tensors in every element of a list. A loss may override the rule with its own
     ``count_targets(targets) -> int``, which is then asked item by item.
     """
     own = getattr(loss_fn, "count_targets", None)
     if own is not None:
-        return [int(own(targets[i : i + 1])) for i in range(len(targets))]
+        return np.array([int(own(targets[i : i + 1])) for i in range(len(targets))])
     if targets.is_floating_point() or targets.ndim == 0:
         per_item = targets[0].numel() if targets.ndim else 1
-        return [per_item] * (len(targets) if targets.ndim else 1)
+        return np.full(len(targets) if targets.ndim else 1, per_item)
     kept = targets != ignore_index_of(loss_fn)
-    return (kept.flatten(1).sum(1) if kept.ndim > 1 else kept.long()).tolist()
+    return (kept.flatten(1).sum(1) if kept.ndim > 1 else kept.long()).numpy(force=True)
 
 
 def masks_targets(loss_fn, outputs, targets: Tensor) -> bool:

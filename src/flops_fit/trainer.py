@@ -105,6 +105,8 @@ def train(
         check_partial_item(model, data, loss_fn, options.tokens, per_item)
     optimizer = as_one_optimizer(build_optimizer(model, options.learning_rate))
     model, optimizer, dataloader = accelerator.prepare(model, optimizer, dataloader)
+    if accelerator.scaler is None:  # accelerate's wrapper looks for a package on disk at each step
+        optimizer = optimizer.optimizer
     params = num_params(accelerator.unwrap_model(model))
     torch.manual_seed(options.seed + accelerator.process_index)  # dropout differs by process
 
@@ -153,10 +155,9 @@ def train(
         share_of_loss = None
         for i, (inputs, targets, counts) in enumerate(parts):
             with last_part_syncs(accelerator, model, last=i == len(parts) - 1):
-                share = sum(counts) / total  # of the global batch: uneven shares stay exact
+                share = int(counts.sum()) / total  # of the global batch: uneven shares stay exact
                 targets = targets if share else torch.zeros_like(targets)
-                with accelerator.autocast():
-                    loss = loss_fn(call_model(model, inputs), targets)
+                loss = loss_fn(call_model(model, inputs), targets)
                 if share * accelerator.num_processes == 1.0:
                     accelerator.backward(loss)
                 else:  # DDP averages gradients over the processes
