@@ -12,6 +12,7 @@ from flops_fit.plots.style import (
     key,
     log_axis,
     tick_count,
+    tick_loss,
 )
 
 COLUMNS = ["run_id", "budget", "params", "seed", "status", "tokens", "loss", "learning_rate"]
@@ -55,7 +56,8 @@ def draw_losses(
     ax.scatter(ends["tokens"], ends["loss"], c=colours(ends["budget"]), s=18,
                edgecolors="white", linewidths=0.6, zorder=4)  # fmt: skip
     low = min(float(numbers["loss"].min()), float(ends["loss"].min()) if len(ends) else top)
-    ax.set_ylim(low - 0.05 * (top - low), top)
+    ax.set_ylim(low / 1.04, top)
+    log_axis(ax.yaxis, tick_loss)
     log_axis(ax.xaxis, tick_count)
     _key(ax, numbers, colours)
     return ax

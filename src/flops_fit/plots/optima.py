@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from flops_fit.fit import predict
-from flops_fit.notation import flops_text, loss_text, unit_text
+from flops_fit.notation import flops_text, unit_text
 from flops_fit.plots.style import (
     BAND,
     INK,
@@ -13,6 +13,7 @@ from flops_fit.plots.style import (
     BudgetColours,
     log_axis,
     tick_count,
+    tick_loss,
 )
 
 GRID_POINTS = 25
@@ -82,7 +83,7 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
     ax.set_title(QUANTITIES[quantity])
     log_axis(ax.xaxis, flops_text)
     if quantity == "loss":
-        log_axis(ax.yaxis, lambda v: loss_text(v).rstrip("0").rstrip("."))
+        log_axis(ax.yaxis, tick_loss)
         return ax
     _reference(ax, law, quantity)
     if quantity == "tokens_per_param":

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from flops_fit.files import write_atomic
-from flops_fit.notation import count_text, flops_text
+from flops_fit.notation import count_text, flops_text, loss_text
 
 INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
 BAND = "#9aa3b2"
@@ -107,6 +107,11 @@ def tick_count(value: float) -> str:
     text = count_text(value)
     head = text.rstrip("kMBT")
     return (head.rstrip("0").rstrip(".") if "." in head else head) + text[len(head) :]
+
+
+def tick_loss(value: float) -> str:
+    """A loss on an axis: 2.5, not 2.5000."""
+    return loss_text(value).rstrip("0").rstrip(".")
 
 
 def budget_handles(colours: BudgetColours, budgets: Sequence[float]) -> list:
