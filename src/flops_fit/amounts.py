@@ -3,16 +3,25 @@
 from flops_fit.errors import FlopsFitError
 
 
-def check_epochs(data: dict, largest: dict, max_epochs: float) -> None:
-    """Refuse a plan whose longest experiment passes over the data more than ``max_epochs`` times.
+def check_amount(data: dict, rows: list[dict], max_epochs: float) -> None:
+    """Refuse a plan that needs more data than there is.
 
-    ``data`` is what `check_inputs` found, ``largest`` the plan's row with the most tokens.
+    ``data`` is what `check_inputs` found, ``rows`` the plan's experiments. No global batch may hold
+    an item twice, and no experiment passes over the data more than ``max_epochs`` times.
     """
-    unique = data["unique_tokens"]
-    if unique is None or largest["num_tokens"] <= max_epochs * unique:
+    if data["unique_items"] is None:
         return
-    raise FlopsFitError(
-        f"limits.max_epochs: {largest['experiment_id']} needs "
-        f"{largest['num_tokens'] / unique:.2f} passes over {unique} unique tokens; allowed: "
-        f"{max_epochs:g}, so smaller budgets, larger sizes or more data"
-    )
+    widest = max(rows, key=lambda row: row["batch_items"])
+    if widest["batch_items"] > data["unique_items"]:
+        raise FlopsFitError(
+            f"batch: a global batch of {widest['experiment_id']} has {widest['batch_items']} items, "
+            f"the training data {data['unique_items']}; allowed: a batch that the data can fill"
+        )
+    longest = max(rows, key=lambda row: row["num_tokens"])
+    if longest["num_tokens"] > max_epochs * data["unique_tokens"]:
+        raise FlopsFitError(
+            f"limits.max_epochs: {longest['experiment_id']} needs "
+            f"{longest['num_tokens'] / data['unique_tokens']:.2f} passes over "
+            f"{data['unique_tokens']} unique tokens; allowed: {max_epochs:g}, so smaller budgets, "
+            "larger sizes or more data"
+        )

@@ -131,7 +131,7 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from flops_fit.amounts import check_epochs
+    from flops_fit.amounts import check_amount
     from flops_fit.checks import check_inputs
     from flops_fit.files import read_json, write_json
     from flops_fit.identity import read_spec
@@ -141,8 +141,7 @@ def run_check(args: argparse.Namespace) -> None:
     smallest = min(plan["experiments"], key=lambda row: row["params_total"])
     spec = read_spec(spec_file(args.results, smallest["experiment_id"]))
     data = check_inputs(spec)
-    largest = max(plan["experiments"], key=lambda row: row["num_tokens"])
-    check_epochs(data, largest, spec["max_epochs"])
+    check_amount(data, plan["experiments"], spec["max_epochs"])
     write_json(plan["check"], data)
     print(f"wrote {plan['check']}: one real batch passes model, loss and optimiser")
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from flops_fit.amounts import check_epochs
+from flops_fit.amounts import check_amount
 from flops_fit.config import complete_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import canonical_hash, read_json, write_json
@@ -116,7 +116,7 @@ class Sweep:
         if not self.read_only():
             self._keep(plan)
         self._check_results(plan)
-        self._check_epochs(plan)
+        self._check_amount(plan)
         return plan
 
     def _keep(self, plan: dict) -> None:
@@ -130,10 +130,10 @@ class Sweep:
         for name in names:
             write_changed(plan_folder(RESULTS) / name, plan)
 
-    def _check_epochs(self, plan: dict) -> None:
+    def _check_amount(self, plan: dict) -> None:
         if Path(plan["check"]).exists():
-            largest = max(plan["experiments"], key=lambda row: row["num_tokens"])
-            check_epochs(read_json(plan["check"]), largest, self.config["limits"]["max_epochs"])
+            data, limits = read_json(plan["check"]), self.config["limits"]
+            check_amount(data, plan["experiments"], limits["max_epochs"])
 
     def _check_results(self, plan: dict) -> None:
         """Move broken results and records aside (under a dry run: only name them).
