@@ -276,6 +276,12 @@ def _find_in(tail: str, name: str, folders: Iterable[Path]) -> _Module | None:
     return _Module(name, None, tuple(portions)) if portions else None
 
 
+def syntax_tree_hash(file: Path) -> str:
+    """The digest of one file's syntax tree, as `source_fingerprint` knows it."""
+    status = file.stat()
+    return _read_source(file, status.st_mtime_ns, status.st_size)[0]
+
+
 @lru_cache(maxsize=4096)
 def _read_source(file: Path, mtime_ns: int, size: int) -> tuple[str, tuple[tuple, ...]]:
     """The digest of a file's syntax tree, and its imports as (level, module, names)."""
