@@ -315,6 +315,21 @@ def test_tensors_merely_shaped_like_a_parameter_do_not_stand_for_it():
     assert count_text(lambda: LanguageModel(Stateful())).params_nonembedding == d * d
 
 
+def test_a_result_written_into_a_given_tensor_is_that_tensor():
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.linear = nn.Parameter(torch.ones(1)), nn.Linear(d, d)
+
+        def forward(self, x):
+            with torch.no_grad():
+                for _ in range(2):
+                    y = torch.mul(self.one, x, out=torch.empty_like(x))
+            return x + self.linear(y)
+
+    assert count_text(lambda: LanguageModel(Written())).params_nonembedding == d * d
+
+
 def test_frozen_weights_are_no_parameters_and_cost_no_gradient():
     def half_frozen():
         model = LanguageModel(MLP())
@@ -538,6 +553,28 @@ def test_experts_all_computed_are_all_active_and_a_pooled_head_stays_whole():
     label = (TEXT[0], torch.tensor(1))
     count = count_model(lambda: Pooled(MaskedExperts()), label, F.cross_entropy, 1)
     assert count.params == K * 2 * d * WIDE + E * d + V * d
+
+
+def test_experts_within_experts_count_by_their_share_of_all_tokens():
+    class Nested(nn.Module):
+        """Each token goes to one of two groups, and there to two of four experts."""
+
+        def __init__(self):
+            super().__init__()
+            self.router = nn.Linear(d, 2, bias=False)
+            self.groups = nn.ModuleList(LoopedExperts() for _ in range(2))
+
+        def forward(self, x):
+            rows = x.reshape(-1, d)
+            gate, chosen = self.router(rows).softmax(-1).max(-1)
+            out = torch.zeros_like(rows)
+            for g, group in enumerate(self.groups):
+                out[chosen == g] = gate[chosen == g, None] * group(rows[chosen == g])
+            return x + out.view_as(x)
+
+    count = count_text(lambda: LanguageModel(Nested()))
+    assert count.params_nonembedding == 2 * d + E * d + K * 2 * d * WIDE
+    assert count.flops_per_token == pytest.approx(6 * count.params, rel=1e-12)
 
 
 def test_reading_one_position_after_routed_experts_keeps_the_head_whole():

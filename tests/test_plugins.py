@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -319,6 +320,26 @@ def test_our_own_examples_are_known_by_their_source_also_when_installed(tmp_path
     assert source_fingerprint(reference, paths) == before
     (package / "examples" / "toy.py").write_text("def build(): return 22\n")
     assert source_fingerprint(reference, paths) != before
+
+
+def test_a_package_that_only_an_import_hook_finds_is_known_by_its_source(tmp_path, monkeypatch):
+    """Some editable installs work so: nothing on the path, a finder that knows the folder."""
+    source = tmp_path / "src" / "hooked" / "model.py"
+    source.parent.mkdir(parents=True)
+    (source.parent / "__init__.py").write_text("")
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "hooked":
+                return spec_from_file_location(name, source.parent / "__init__.py")
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    source.write_text("def build(): return 1\n")
+    before = source_fingerprint("hooked.model:build")
+    source.write_text("def build(): return 22\n")
+    assert source_fingerprint("hooked.model:build") != before
+    assert "hooked" not in sys.modules
 
 
 def test_an_edit_within_one_process_is_seen(write):

@@ -53,7 +53,6 @@ FORMULAS = {
     aten._scaled_dot_product_cudnn_attention_backward: _attention_backward_flops,
 }
 
-CONVOLUTIONS = {aten.convolution, aten._convolution, aten.convolution_overrideable}
 WITH_ADDEND = {aten.addmm, aten.baddbmm}
 GATHERS = {aten.index, aten.index_select, aten.gather, aten.masked_select, aten.embedding}
 SCATTERS = {
@@ -215,10 +214,9 @@ class FlopTracker(TorchDispatchMode):
             if not weights:
                 continue
             positions = flops / 2 / sum(self.parameters[key].numel() for key in weights)
-            routed = chosen and operator not in CONVOLUTIONS
             for key in weights:
                 self.features[key] = out[0].shape[-1] if isinstance(out, tuple) else out.shape[-1]
-                self.shares[key] += positions / chosen if routed else 1.0
+                self.shares[key] += positions / chosen if chosen else 1.0
             product |= weights
         if not product:
             return _Origin(positions=max(o.positions for o in origins), chosen=chosen)
