@@ -31,8 +31,8 @@ FIT.json, every number finite (trust is carried by the statuses):
 - ``excluded``: ``rule, count, by_reason, runs`` [{run_id, row, reason}], ``with_them`` (the
   surface with the automatic exclusions put back) or null.
 - ``heldout``: ``levels`` [{left_out, trained_up_to, n_runs, predictions: [{estimator, flops,
-  params, params_measured, loss, loss_measured, excess, loss_error}]}], ``score``, ``spread``,
-  ``selected`` per estimator.
+  params, params_measured, loss, loss_measured, excess, loss_error}]}], ``levels_scored`` (where
+  all estimators could be compared), ``score``, ``spread``, ``selected`` per estimator.
 - ``forecast``: ``E, A, B, alpha, beta, kappa`` for the loss of a next budget, never for N*.
 - ``cost``: ``factor, params, flops_per_token, words`` of C = f(N) D; ``sizes``: [{size, params,
   params_nonembedding, params_total, flops_per_token}], as far as known.

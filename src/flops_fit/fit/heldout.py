@@ -74,9 +74,10 @@ def hold_out(runs: Runs, fit_all, draws: Draws | None, resamples: int) -> dict:
     ``spread`` (sd over resamples of surface minus estimator) and ``selected`` (share of resamples
     in which the rule of the headline would have chosen each).
     """
-    levels, scores, drawn = [], {}, {}
+    levels: list[dict] = []
+    scores: list[dict[str, float]] = []  # per level, by estimator
+    drawn: list[dict[str, np.ndarray]] = []  # the same on every resample
     budgets = runs.groups
-    names: set[str] = set()
     for out in LEAVE_OUT:
         if len(budgets) - out < 2:
             break
@@ -96,18 +97,17 @@ def hold_out(runs: Runs, fit_all, draws: Draws | None, resamples: int) -> dict:
             "n_runs": len(training),
             "predictions": [],
         }
+        scores.append({})
+        drawn.append({})
         for name, estimate in estimates.items():
             if not _usable(estimate):
                 continue
-            names.add(name)
-            scores.setdefault(name, []).append(
-                float(score(estimate, estimate.law, runs, references)[0])
-            )
+            scores[-1][name] = float(score(estimate, estimate.law, runs, references)[0])
             if estimate.draws is not None:
                 full = np.full(resamples, np.nan)
                 values = score(estimate, estimate.draws, runs, references)
                 full[np.flatnonzero(estimate.usable)[: len(values)]] = values
-                drawn.setdefault(name, []).append(full)
+                drawn[-1][name] = full
             for reference in references:
                 log_n, loss = estimate.law.optimum(np.log(reference.flops), runs.cost)
                 measured_n, measured_loss = reference.best()
@@ -126,11 +126,22 @@ def hold_out(runs: Runs, fit_all, draws: Draws | None, resamples: int) -> dict:
                     }
                 )
         levels.append(level)
-    depth = len(levels)
-    complete = {n: float(np.mean(v)) for n, v in scores.items() if len(v) == depth}
-    result = {"levels": levels, "score": complete, "spread": {}, "selected": {}}
-    if "surface" in drawn and "surface" in complete:
-        resampled = {n: np.mean(v, axis=0) for n, v in drawn.items() if n in complete}
+    names = set(scores[0]) if scores else set()
+    # Too little is left at some level for an estimator: compare where all of them can be.
+    shared = [i for i, level in enumerate(scores) if names <= set(level)]
+    result = {
+        "levels": levels,
+        "levels_scored": len(shared),
+        "score": {n: float(np.mean([scores[i][n] for i in shared])) for n in sorted(names)},
+        "spread": {},
+        "selected": {},
+    }
+    resampled = {
+        n: np.mean([drawn[i][n] for i in shared], axis=0)
+        for n in sorted(names)
+        if all(n in drawn[i] for i in shared)
+    }
+    if "surface" in resampled:
         _compare(result, resampled)
     return result
 
@@ -187,7 +198,7 @@ def choose(estimates: dict[str, Estimate], heldout: dict) -> tuple[str, str]:
         return "surface", f"surface: {others}, so no held-out comparison"
     best = min((n for n in usable if n in scores), key=scores.get)
     told = ", ".join(f"{n} {100 * s:.2f}%" for n, s in sorted(scores.items(), key=lambda i: i[1]))
-    depth = len(heldout["levels"])
+    depth = heldout["levels_scored"]
     tail = f"(held-out score on the last {depth} budget{'s' * (depth > 1)}: {told})"
     if best == "surface":
         return "surface", f"surface: the best held-out score {tail}"
