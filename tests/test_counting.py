@@ -319,12 +319,12 @@ def test_a_result_written_into_a_given_tensor_is_that_tensor():
     class Written(nn.Module):
         def __init__(self):
             super().__init__()
-            self.one, self.linear = nn.Parameter(torch.ones(1)), nn.Linear(d, d)
+            self.linear = nn.Linear(d, d)
 
         def forward(self, x):
             with torch.no_grad():
                 for _ in range(2):
-                    y = torch.mul(self.one, x, out=torch.empty_like(x))
+                    y = torch.mul(self.linear.weight[0], x, out=torch.empty_like(x))
             return x + self.linear(y)
 
     assert count_text(lambda: LanguageModel(Written())).params_nonembedding == d * d
@@ -555,14 +555,15 @@ def test_experts_all_computed_are_all_active_and_a_pooled_head_stays_whole():
     assert count.params == K * 2 * d * WIDE + E * d + V * d
 
 
-def test_experts_within_experts_count_by_their_share_of_all_tokens():
+@pytest.mark.parametrize("experts", [LoopedExperts, GatheredExperts])
+def test_experts_within_experts_count_by_their_share_of_all_tokens(experts):
     class Nested(nn.Module):
         """Each token goes to one of two groups, and there to two of four experts."""
 
         def __init__(self):
             super().__init__()
             self.router = nn.Linear(d, 2, bias=False)
-            self.groups = nn.ModuleList(LoopedExperts() for _ in range(2))
+            self.groups = nn.ModuleList(experts() for _ in range(2))
 
         def forward(self, x):
             rows = x.reshape(-1, d)

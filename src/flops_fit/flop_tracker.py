@@ -199,7 +199,7 @@ class FlopTracker(TorchDispatchMode):
             origin = self._of_others(func, operator, inputs)
         for tensor in made:
             is_choice = not (tensor.is_floating_point() or tensor.is_complex())
-            if is_choice and origin.positions and not origin.chosen:
+            if is_choice and origin.positions:
                 self._set(tensor, replace(origin, chosen=origin.positions))
             else:
                 self._set(tensor, origin)
