@@ -150,7 +150,7 @@ class Project:
     ) -> Outcome:  # fmt: skip
         """Run Snakemake from ``cwd`` (by default outside the user's folder) and wait for its end."""
         done = subprocess.run(
-            self.command(*arguments, config=config), cwd=cwd or self.root, text=True, timeout=300,
+            self.command(*arguments, config=config), cwd=cwd or self.root, text=True, timeout=900,
             env=self.environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             check=False,
         )  # fmt: skip

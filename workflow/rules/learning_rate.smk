@@ -13,6 +13,8 @@ rule fit_learning_rate:
         csv="results/{sweep}/plots/learning_rate.csv",
     log:
         "results/{sweep}/logs/learning_rate.log",
+    conda:
+        "../../envs/flops-fit.yaml"
     params:
         options=sweep.plot_options(),
         code=flops_fit.code("rate"),

@@ -1,0 +1,66 @@
+"""Bad input through Snakemake: our own message, nothing trained, nothing touched, no traceback."""
+
+import os
+
+import pytest
+from project import SWEEP
+
+NOISE = ("Traceback", "additionalProperties", "exclusiveMinimum", "$defs")
+
+
+def contents(project) -> dict[str, int]:
+    """Times of everything computed so far, outside the plan's folder."""
+    files = [p for p in project.results.rglob("*") if p.is_file() and ".plan" not in p.parts]
+    return {str(p): os.stat(p).st_mtime_ns for p in files}
+
+
+def model(**changes) -> dict:
+    return {"model": {**SWEEP["model"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bugdets": [1e5]}, "flops-fit: error: bugdets: unknown key; did you mean budgets?"),
+        ({"budgets": []}, "flops-fit: error: budgets: [] is not allowed; allowed: at least 1"),
+        (model(factory="mymodel:Nett"), "mymodel has no 'Nett'; did you mean 'Net'?"),
+        (model(factory="nomodel:Net"), "nomodel:Net: no module named 'nomodel' in"),
+        (model(size_param="depth"), "Net has no"),
+        (
+            {"dataset": {**SWEEP["dataset"], "sources": ["none.txt"]}},
+            "flops-fit: error: dataset.sources: 'none.txt' does not exist",
+        ),
+    ],
+    ids=["misspelt key", "no budgets", "no name", "no module", "no size parameter", "no source"],
+)
+def test_a_bad_config_ends_snakemake_with_one_message(project, change, message):
+    before = contents(project)
+    project.configure(**change)
+    done = project.run(succeeds=False)
+    assert message in done.output
+    assert done.output.count("flops-fit: error: ") == 1
+    assert done.jobs == []
+    assert not [noise for noise in NOISE if noise in done.output], done.output
+    assert contents(project) == before
+
+
+def test_data_that_the_loss_refuses_end_the_sweep_before_it_trains(project):
+    before = contents(project)
+    table = (project.work / "points.csv").read_text()
+    (project.work / "points.csv").write_text(table + "0,0,0,0,4\n")
+    done = project.run(succeeds=False)
+    message = "mydata:Points: the loss refuses a held-out batch (targets shape (2,), values"
+    assert f"flops-fit: error: {message}" in done.output
+    assert done.output.count("flops-fit: error: ") == 1
+    assert done.rules <= {"check_inputs", "plan_sweep"}
+    assert not [noise for noise in NOISE if noise in done.output], done.output
+    after = contents(project)
+    assert {p for p in after if after[p] != before.get(p)} <= {
+        str(project.results / "own" / name) for name in ("plan.csv", "logs/plan.log")
+    }
+
+
+def test_a_number_from_the_command_line_is_read_as_one_and_checked_as_one(project):
+    assert project.dry_run("--config", "limits={max_epochs: 2e1}").jobs == []
+    done = project.run("--config", "limits={max_epochs: -1}", succeeds=False)
+    assert "limits.max_epochs: -1 is not allowed; allowed: more than 0" in done.output

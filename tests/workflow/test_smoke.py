@@ -1,0 +1,121 @@
+"""``config/smoke.yaml`` from an empty folder to the report, and what a workflow owes its readers."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from project import REPOSITORY
+
+FIGURES = ("isoflop", "optima", "loss_curves", "surface")
+
+
+def snakemake(work: Path, *arguments: str, config: Path, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments, "--snakefile", str(REPOSITORY / "Snakefile"),
+         "--directory", str(work), "--configfile", str(config)],
+        cwd=work, text=True, timeout=900, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        check=False, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    """A folder in which the smoke sweep has run; the text is found in the checkout."""
+    work = tmp_path_factory.mktemp("smoke")
+    done = snakemake(work, "--cores", "2", config=REPOSITORY / "config/smoke.yaml")
+    assert done.returncode == 0, done.stdout
+    return work
+
+
+def test_the_smoke_sweep_leaves_every_promised_file(smoke):
+    sweep = smoke / "results/smoke"
+    for name in ("plan.csv", "results.json", "results.csv", "fit.json", "table.md", "report.html"):
+        assert (sweep / name).stat().st_size > 0, name
+    for figure in FIGURES:
+        for kind in ("svg", "png", "csv"):
+            assert (sweep / "plots" / f"{figure}.{kind}").stat().st_size > 0, figure
+
+
+def test_plan_records_and_table_speak_of_the_same_experiments(smoke):
+    sweep = smoke / "results/smoke"
+    with (sweep / "plan.csv").open() as file:
+        planned = {row["experiment_id"]: row for row in csv.DictReader(file)}
+    records = {r["experiment_id"]: r for r in json.loads((sweep / "results.json").read_text())}
+    with (sweep / "results.csv").open() as file:
+        table = {row["run_id"]: row for row in csv.DictReader(file)}
+    assert set(planned) == set(records) == set(table)
+    assert len(planned) == 6
+    for name, record in records.items():
+        assert record["status"] == "completed"
+        assert record["tokens_seen"] == int(planned[name]["num_tokens"])
+        assert record["flops_counted"] == pytest.approx(float(planned[name]["flops_counted"]))
+        assert float(table[name]["loss"]) == record["final_loss"]
+        own = smoke / "results/runs" / name
+        assert (own / "result.json").read_bytes() == (own / "record.json").read_bytes()
+        assert (own / "train.log").exists()
+        assert (own / "benchmark.tsv").exists()
+
+
+def test_the_fit_is_of_all_runs_and_finite(smoke):
+    fit = json.loads((smoke / "results/smoke/fit.json").read_text(), parse_constant=pytest.fail)
+    assert fit["parametric"]["n_runs"] == 6
+    assert fit["parametric"]["status"] in {"converged", "at_bound", "not_identifiable"}
+    assert [b["flops"] for b in fit["isoflop"]["budgets"]] == pytest.approx([4e8, 8e8], rel=0.05)
+
+
+def test_the_report_of_snakemake_is_one_file_with_the_figures(smoke):
+    done = snakemake(smoke, "--report", "all.html", config=REPOSITORY / "config/smoke.yaml")
+    assert done.returncode == 0, done.stdout
+    page = (smoke / "all.html").read_text()
+    for figure in FIGURES:
+        assert f"results/smoke/plots/{figure}.svg" in page
+    assert "results/smoke/report.html" in page
+    assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', page)
+
+
+def test_a_dry_run_of_a_planned_sweep_needs_no_torch(smoke, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')\n")
+    (smoke / "results/smoke/fit.json").rename(smoke / "fit.json")
+    try:
+        done = snakemake(smoke, "-n", config=REPOSITORY / "config/smoke.yaml",
+                         env=environment(PYTHONPATH=str(tmp_path)))  # fmt: skip
+    finally:
+        (smoke / "fit.json").rename(smoke / "results/smoke/fit.json")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^fit_law +1$", done.stdout, re.MULTILINE)
+    assert not re.search(r"^train_run", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [["--lint"], ["--list-rules"], ["--unlock"]])
+def test_a_broken_plug_in_keeps_nobody_from_looking_at_the_workflow(tmp_path, arguments):
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')\n")
+    config = tmp_path / "broken.yaml"
+    text = (REPOSITORY / "config/smoke.yaml").read_text()
+    config.write_text(text.replace("flops_fit.examples.gpt:GPT", "surely_missing:Model"))
+    done = snakemake(tmp_path, *arguments, config=config, env=environment(PYTHONPATH=str(tmp_path)))
+    assert done.returncode == 0, done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_workflow_is_lint_clean():
+    done = snakemake(REPOSITORY, "--lint", config=REPOSITORY / "config/smoke.yaml")
+    assert done.returncode == 0
+    assert "Congratulations, your workflow is in a good condition!" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("snakefmt", path=str(Path(sys.executable).parent)) is None,
+                    reason="snakefmt is not installed")  # fmt: skip
+def test_the_workflow_is_formatted():
+    snakefmt = Path(sys.executable).with_name("snakefmt")
+    subprocess.run([snakefmt, "--check", "Snakefile", "workflow"], cwd=REPOSITORY, check=True)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    import os
+
+    return {**os.environ, **variables}
