@@ -28,7 +28,7 @@ def struck(starter, processes: int, strikes: list[tuple]) -> Scenario:
     """A long experiment that is hit by each of ``strikes`` in turn and then left in peace."""
 
     def scenario(plan: Plan, folder: Path) -> None:
-        experiment = Experiment(folder, plan, processes, starter).planned()
+        experiment = Experiment(folder, plan, processes, starter, long=True).planned()
         for strike in strikes:
             experiment.strike(*strike)
         experiment.complete()
@@ -78,7 +78,7 @@ def almost_done(plan: Plan, folder: Path) -> Experiment:
     """An experiment that was asked to stop in its last steps."""
     experiment = Experiment(folder / "almost", plan).planned()
     attempt = experiment.start()
-    experiment.wait_for_steps(experiment.reference["steps_done"] - 2)
+    experiment.wait_for_steps(experiment.reference["steps_done"] - 4)
     experiment.ranks()[0].send_signal(TERM)
     assert attempt.wait(PATIENCE) != 0
     return experiment
@@ -196,7 +196,7 @@ def damaged_checkpoints(processes: int, damages: list) -> Scenario:
     """The newest checkpoint is spoilt while nobody runs; the one before it must serve."""
 
     def scenario(plan: Plan, folder: Path) -> None:
-        experiment = Experiment(folder, plan, processes).planned()
+        experiment = Experiment(folder, plan, processes, long=True).planned()
         for damage in damages:
             experiment.strike(TERM, "rank 0")
             newest = max(experiment.run.glob("checkpoints/step-*"))
@@ -215,7 +215,6 @@ def no_sound_checkpoint(plan: Plan, folder: Path) -> None:
     """All checkpoints are damaged: the run starts over."""
     experiment = Experiment(folder, plan).planned()
     experiment.strike(KILL, "rank 0")
-    experiment.wait_for_steps(0)
     for checkpoint in experiment.run.glob("checkpoints/step-*"):
         truncate(checkpoint / "optimizer.bin", experiment.random)
     plan.tally.inject("no sound checkpoint")

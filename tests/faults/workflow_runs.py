@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Workflow:
-    """Snakemake on the campaign's config in ``folder``; asks for the results of its two runs."""
+    """Snakemake on the campaign's config in ``folder``; asks for the table of its two runs."""
 
     def __init__(self, folder: Path, plan: Plan):
         self.folder, self.tally = folder, plan.tally
@@ -31,8 +31,7 @@ class Workflow:
     def start(self, *options: str) -> subprocess.Popen:
         line = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
                 "--directory", str(self.folder), "--configfile", str(self.folder / "sweep.yaml"),
-                "--cores", "2", *options, "--", *(f"results/runs/{run.id}/result.json"
-                                                  for run in self.runs)]  # fmt: skip
+                "--cores", "2", *options, "--", "results/faults/results.csv"]  # fmt: skip
         environment = {**os.environ, "FAULTS_PROGRESS": str(self.progress), "FAULTS_SLEEP": "0.1"}
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(line, cwd=self.folder, env=environment, stdout=log, stderr=log,
@@ -43,7 +42,8 @@ class Workflow:
 
     def wait_for_steps(self, running: subprocess.Popen, steps: int) -> None:
         deadline = time.monotonic() + PATIENCE
-        while self.steps() < steps and running.poll() is None:
+        while self.steps() < steps:
+            assert running.poll() is None, self.said()
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.02)
 
