@@ -4,11 +4,11 @@
 
 Each size is timed in pairs, the trainer and the plain loop in turn, in one process on one thread;
 start-up and evaluation are left out on both sides. Both loops train the same windows in the same
-order from the same initial weights, and their final training losses are compared bit for bit, so
-that the plain loop is known to do the same work. Reported are medians over the pairs:
-``throughput_ratio`` of tokens per second (trainer / plain), ``cpu_ratio`` of the CPU time spent
-from the first step to the last (plain / trainer; less moved by other work on the machine), and the
-trainer's ``data_share``. The last line is one JSON object.
+order from the same initial weights, and their last training losses must agree bit for bit, so that
+the plain loop is known to do the same work. Reported are ``throughput_ratio``, the median over the
+pairs of tokens per second (trainer / plain), ``cpu_ratio``, that of the CPU time of a median step
+(plain / trainer; hardly moved by other work on the machine), and the trainer's ``data_share``, the
+part of its loop spent waiting for data. The last line is one JSON object.
 """
 
 import os
@@ -42,20 +42,21 @@ BATCH_TOKENS = {32: 256, 64: 512, 128: 960, 256: 1920}
 
 
 class ClockedLoss:
-    """The loss, which notes the CPU time at every training step."""
+    """The loss, which notes the CPU time at every training step, and the last value."""
 
     def __init__(self):
-        self.times = []
+        self.times, self.last = [], None
 
     def __call__(self, outputs, targets):
-        if outputs.requires_grad:
+        loss = cross_entropy(outputs, targets)
+        if loss.requires_grad:
             self.times.append(time.process_time())
-        return cross_entropy(outputs, targets)
+            self.last = loss.detach()
+        return loss
 
-    @property
-    def cpu_seconds(self) -> float:
-        """From the first step to the last."""
-        return self.times[-1] - self.times[0]
+    def figures(self) -> dict:
+        steps = np.diff(self.times)
+        return {"cpu_seconds": float(np.median(steps)), "last_loss": self.last.item()}
 
 
 def plain_loop(windows: np.ndarray, order: np.ndarray, d_model: int, steps: int) -> dict:
@@ -78,10 +79,8 @@ def plain_loop(windows: np.ndarray, order: np.ndarray, d_model: int, steps: int)
         for o in optimizers:
             o.step()
             o.zero_grad(set_to_none=True)
-    last_loss = loss.item()
     seconds = time.perf_counter() - started
-    return {"tokens_per_second": steps * BATCH_TOKENS[d_model] / seconds,
-            "cpu_seconds": loss_fn.cpu_seconds, "last_loss": last_loss}  # fmt: skip
+    return {"tokens_per_second": steps * BATCH_TOKENS[d_model] / seconds, **loss_fn.figures()}
 
 
 def our_loop(data: Data, d_model: int, steps: int) -> dict:
@@ -91,9 +90,8 @@ def our_loop(data: Data, d_model: int, steps: int) -> dict:
         tokens=steps * BATCH_TOKENS[d_model], batch_items=BATCH_TOKENS[d_model] // SEQ_LEN,
         learning_rate=LEARNING_RATE, seed=SEED, schedule=SCHEDULE, evaluation_tokens=SEQ_LEN,
     )  # fmt: skip
-    losses = []
     outcome = train("benchmark", lambda: GPT(d_model), data, loss_fn, optimizer, options)
-    return {**outcome, "cpu_seconds": loss_fn.cpu_seconds}
+    return {**outcome, **loss_fn.figures()}
 
 
 def compare(data: Data, windows: np.ndarray, d_model: int, pairs: int) -> dict:
@@ -107,8 +105,12 @@ def compare(data: Data, windows: np.ndarray, d_model: int, pairs: int) -> dict:
     for _ in range(pairs):
         ours.append(our_loop(data, d_model, steps))
         plain.append(plain_loop(windows, order, d_model, steps))
+    if len({run["last_loss"] for run in ours + plain}) > 1:
+        raise RuntimeError(f"d = {d_model}: the loops did not train the same steps")
+
     def ratio(key: str, a: list, b: list) -> float:
         return statistics.median(x[key] / y[key] for x, y in zip(a, b, strict=True))
+
     return {
         "throughput_ratio": round(ratio("tokens_per_second", ours, plain), 4),
         "cpu_ratio": round(ratio("cpu_seconds", plain, ours), 4),

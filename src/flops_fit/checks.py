@@ -8,7 +8,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from flops_fit.building import load_data, load_loss, make_model, make_optimizer
-from flops_fit.data import Data, GlobalBatches, first_item
+from flops_fit.data import Data, GlobalBatches, bytes_per_token, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.exact import target_elements
 from flops_fit.loss import ignore_index_of, masks_targets
@@ -19,9 +19,10 @@ from flops_fit.plugins import add_search_paths, one_line
 
 
 def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
-    """Refuse to run on other devices or another number of processes than were asked for.
+    """Refuse to run on other devices, processes or number formats than were asked for.
 
-    ``accelerate launch --cpu --num_processes 2`` silently runs one process.
+    ``accelerate launch --cpu --num_processes 2`` silently runs one process, and fp16 on a CPU
+    silently trains in fp32.
     """
     world = accelerator.num_processes
     if options.processes is not None and world != options.processes:
@@ -37,6 +38,11 @@ def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
         raise FlopsFitError(
             f"resources.gpus: the job was given {options.gpus} and sees none; check the driver and "
             "CUDA_VISIBLE_DEVICES, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
+        )
+    if options.precision != "no" and not accelerator.native_amp:
+        raise FlopsFitError(
+            f"precision: {options.precision} is not offered by {accelerator.device.type}; allowed "
+            "here: no, bf16"
         )
     if options.batch_items < world:
         raise FlopsFitError(
@@ -111,7 +117,7 @@ def check_inputs(spec: dict) -> dict:
         "unique_items": items,
         "unique_tokens": None if items is None else items * per_item,
         "heldout_items": None if data.is_stream else len(data.heldout),
-        "bytes_per_token": getattr(data.train, "bytes_per_token", None),
+        "bytes_per_token": bytes_per_token(data.train),
     }
 
 

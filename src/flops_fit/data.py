@@ -129,6 +129,12 @@ def first_item(data: Data) -> tuple[Any, Tensor]:
     return inputs, torch.as_tensor(targets)
 
 
+def bytes_per_token(dataset: Dataset) -> float | None:
+    """Mean bytes of text behind a token, where the dataset knows its tokenizer."""
+    whole = dataset.dataset if isinstance(dataset, Subset) else dataset
+    return getattr(whole, "bytes_per_token", None)
+
+
 class BatchView(Dataset):
     """A dataset that is read batch by batch: indices in, ``(inputs, targets, counts)`` out.
 
@@ -283,7 +289,9 @@ class HeldoutBatches:
             yield np.arange(0)
 
 
-def training_loader(view: BatchView, batches: GlobalBatches, workers: int = 0) -> DataLoader:
+def training_loader(
+    view: BatchView, batches: GlobalBatches, pinned: bool = False, workers: int = 0
+) -> DataLoader:
     """A DataLoader over ``batches`` that accelerate can prepare; batches come stacked already.
 
     It draws from a generator of its own: every start of a loader draws once, which would shift the
@@ -291,13 +299,13 @@ def training_loader(view: BatchView, batches: GlobalBatches, workers: int = 0) -
     """
     return DataLoader(
         view, batch_sampler=batches, collate_fn=_unchanged, num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         generator=torch.Generator().manual_seed(torch.initial_seed()),
     )  # fmt: skip
 
 
 def heldout_loader(
-    data: Data, loss_fn, tokens: int, batch_items: int, processes: int
+    data: Data, loss_fn, tokens: int, batch_items: int, processes: int, pinned: bool = False
 ) -> DataLoader:
     """A DataLoader over the first items of the held-out part that hold ``tokens`` targets."""
     heldout = data.heldout
@@ -306,7 +314,7 @@ def heldout_loader(
     per_item = max(int(count_per_item(torch.as_tensor(heldout[0][1])[None], loss_fn)[0]), 1)
     items = min(len(heldout), -(-tokens // per_item))
     view = BatchView(heldout, data.collate, loss_fn)
-    return training_loader(view, HeldoutBatches(items, batch_items, processes))
+    return training_loader(view, HeldoutBatches(items, batch_items, processes), pinned)
 
 
 def _first_items(stream: IterableDataset, tokens: int, loss_fn) -> list:

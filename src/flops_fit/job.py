@@ -140,6 +140,8 @@ def options_of(spec: dict) -> TrainOptions:
 
 def make_record(spec: dict, outcome: dict) -> dict:
     """The record: what the experiment is, what came out, what it cost, and where it ran."""
+    from flops_fit.devices import speed
+
     counts, tokens = spec["counts"], outcome["tokens_seen"]
     return {
         "experiment_id": spec["experiment_id"],
@@ -149,6 +151,7 @@ def make_record(spec: dict, outcome: dict) -> dict:
         **outcome,
         "flops_6nd": 6.0 * outcome["num_params"] * tokens,
         "flops_counted": counts["flops_per_token"] * tokens,
+        **speed(outcome, counts["flops_per_token"]),
         "versions": versions(),
         "host": platform.node(),
     }

@@ -6,11 +6,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")  # where torch has fused steps
+
 
 def adamw(model: nn.Module, lr: float, **kwargs) -> Optimizer:
     """AdamW over all parameters; matrices decay (0.1 unless given), gains and biases do not.
 
-    Defaults: betas (0.9, 0.95), weight decay 0.1. Other arguments go to `torch.optim.AdamW`.
+    Defaults: betas (0.9, 0.95), weight decay 0.1, torch's fused step where the device has one.
+    Other arguments go to `torch.optim.AdamW`.
     """
     weight_decay = kwargs.pop("weight_decay", 0.1)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -19,6 +22,8 @@ def adamw(model: nn.Module, lr: float, **kwargs) -> Optimizer:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if "foreach" not in kwargs and all(p.device.type in FUSED_DEVICES for p in trained):
+        kwargs.setdefault("fused", True)
     return torch.optim.AdamW(groups, lr=lr, **{"betas": (0.9, 0.95), **kwargs})
 
 

@@ -6,6 +6,7 @@ outcome. Everything that decides a result is seeded here, by `seed_everything`.
 
 import itertools
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from torch import nn
 from tqdm import tqdm
 
@@ -32,10 +34,13 @@ from flops_fit.data import (
     Data,
     GlobalBatches,
     as_data,
+    bytes_per_token,
     first_item,
     heldout_loader,
     training_loader,
 )
+from flops_fit.devices import device_name, peak_flops, speed
+from flops_fit.errors import FlopsFitError
 from flops_fit.evaluation import evaluate
 from flops_fit.exact import agree, last_part_syncs, target_elements, trim
 from flops_fit.local import (
@@ -68,19 +73,14 @@ def train(
     """Train one experiment and return its outcome as plain data.
 
     The outcome holds ``status`` (completed or diverged) with its ``reason``, ``final_loss`` on the
-    held-out part (None if diverged) with its standard error, ``loss_curve``, ``tokens_seen``,
-    ``num_params``, times in seconds and ``tokens_per_second``. Raises `FlopsFitError` for input
-    that cannot be trained as asked, and `Stopped` after a stop request.
+    held-out part (None if diverged) with its standard error and, where the dataset knows its
+    ``bytes_per_token``, ``bits_per_byte``; ``loss_curve``, ``tokens_seen``, ``num_params``, times in
+    seconds, ``tokens_per_second`` and the devices' ``peak_flops_per_second``. Raises
+    `FlopsFitError` for input that cannot be trained as asked, and `Stopped` after a stop request.
     """
     started = time.perf_counter()
     seed_everything(options)
-    accelerator = Accelerator(
-        mixed_precision=options.precision,
-        dataloader_config=DataLoaderConfiguration(even_batches=False, non_blocking=True),
-        dynamo_backend="inductor" if options.compile else "no",
-        log_with=options.log_with,
-        project_dir=str(checkpoint_folder.parent) if checkpoint_folder else None,
-    )
+    accelerator = new_accelerator(options, checkpoint_folder)
     check_devices(accelerator, options)
 
     # Data
@@ -90,11 +90,12 @@ def train(
         accelerator.num_processes, options.micro_batch_items,
     )  # fmt: skip
     check_amounts(options, batches, per_item)
-    dataloader = training_loader(BatchView(data.train, data.collate, loss_fn), batches,
+    pinned = accelerator.device.type == "cuda"
+    dataloader = training_loader(BatchView(data.train, data.collate, loss_fn), batches, pinned,
                                  options.loader_workers)  # fmt: skip
     heldout = accelerator.prepare(heldout_loader(
         data, loss_fn, options.evaluation_tokens, options.evaluation_batch_items,
-        accelerator.num_processes,
+        accelerator.num_processes, pinned,
     ))  # fmt: skip
 
     # Model and optimiser
@@ -188,7 +189,7 @@ def train(
     if options.log_with:
         log_curve(accelerator, curve, scores)
     outcome = {
-        **verdict(curve, bad_step, scores),
+        **verdict(curve, bad_step, scores, bytes_per_token(data.heldout)),
         "loss_curve": curve.until(bad_step if bad_step is not None else step).points(),
         "tokens_seen": seen,
         "steps_done": step,
@@ -196,6 +197,9 @@ def train(
         "num_params": params,
         "processes": accelerator.num_processes,
         "device": str(accelerator.device.type),
+        "device_name": device_name(accelerator.device),
+        "peak_flops_per_second": accelerator.num_processes
+        * peak_flops(accelerator.device, options.precision),
         "resumed_at_step": saved["step"],
         "wall_seconds": saved["seconds"] + time.perf_counter() - started,
         "start_up_seconds": start_up_seconds,
@@ -207,9 +211,35 @@ def train(
     return outcome
 
 
+def new_accelerator(options: TrainOptions, checkpoint_folder: Path | None) -> Accelerator:
+    """This experiment's accelerator; trackers write to ``logs`` beside the checkpoints.
+
+    Raises `FlopsFitError` for a precision or tracker that this machine does not offer.
+    """
+    # accelerate would keep the precision and compiler of the process's first experiment
+    AcceleratorState._reset_state()
+    logs = ProjectConfiguration(
+        logging_dir=str(checkpoint_folder.parent / "logs") if checkpoint_folder else None
+    )
+    try:
+        return Accelerator(
+            mixed_precision=options.precision,
+            dataloader_config=DataLoaderConfiguration(even_batches=False, non_blocking=True),
+            dynamo_backend="inductor" if options.compile else "no",
+            log_with=options.log_with,
+            project_config=logs,
+        )
+    except ValueError as error:
+        raise FlopsFitError(
+            f"precision: {options.precision}, log_with: {options.log_with}: {error}"
+        ) from error
+
+
 def seed_everything(options: TrainOptions) -> None:
     """Seed Python, NumPy and torch alike on every process; the one place where seeds are set."""
     set_seed(options.seed)
+    if options.deterministic:  # read when cuBLAS starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(options.deterministic)
 
 
@@ -221,18 +251,22 @@ def progress_bar(name: str, options: TrainOptions, seen: int, accelerator: Accel
     )  # fmt: skip
 
 
-def verdict(curve: Curve, bad_step: int | None, scores: dict | None) -> dict:
+def verdict(
+    curve: Curve, bad_step: int | None, scores: dict | None, bytes_per_token: float | None
+) -> dict:
     """Status, reason and held-out loss: a loss that is not finite makes a run diverged."""
     if bad_step is None and math.isfinite(scores["loss"]):
+        bits = scores["loss"] / math.log(2) / bytes_per_token if bytes_per_token else None
         return {"status": COMPLETED, "reason": "", "final_loss": scores["loss"],
-                "final_loss_se": scores["loss_se"], "heldout_tokens": scores["tokens"]}  # fmt: skip
+                "final_loss_se": scores["loss_se"], "heldout_tokens": scores["tokens"],
+                "bits_per_byte": bits}  # fmt: skip
     if bad_step is None:
         reason = "the held-out loss is not finite"
     else:
         last = f"{curve.loss[bad_step - 1]:.4g}" if bad_step else "none"
         reason = f"the loss of step {bad_step + 1} is not finite; last good loss: {last}"
     return {"status": DIVERGED, "reason": reason, "final_loss": None, "final_loss_se": None,
-            "heldout_tokens": 0}  # fmt: skip
+            "heldout_tokens": 0, "bits_per_byte": None}  # fmt: skip
 
 
 def log_curve(accelerator: Accelerator, curve: Curve, scores: dict | None) -> None:
@@ -345,6 +379,7 @@ class TrainingRunner:
             **asdict(experiment), "hash": digest, "identity": {**identity, **options_identity(options)},
             **outcome, "flops_6nd": 6.0 * outcome["num_params"] * outcome["tokens_seen"],
             "flops_counted": experiment.flops_per_token * outcome["tokens_seen"],
+            **speed(outcome, experiment.flops_per_token),
         }  # fmt: skip
         if results is not None:
             results.add(record)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, rms_norm, scaled_dot_product_attention
 from torch.optim import AdamW, Muon, Optimizer
+from torch.utils.checkpoint import checkpoint
 
 ROTARY_BASE = 100.0  # for contexts of tens of tokens; 10,000 is for thousands
 
@@ -128,6 +129,7 @@ class GPT(nn.Module):
         cos, sin = rotary_table(seq_len, head_dim)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+        self.recompute = False
         self.initialise()
 
     def initialise(self) -> None:
@@ -141,6 +143,10 @@ class GPT(nn.Module):
             nn.init.zeros_(block.mlp.down.weight)
         nn.init.zeros_(self.head.weight)
 
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Whether blocks recompute their activations in the backward pass instead of storing them."""
+        self.recompute = enabled
+
     def num_params(self) -> int:
         """12 L d^2 + V d: every matrix that multiplies, so not the embedding look-up."""
         return sum(p.numel() for p in self.parameters()) - self.embedding.weight.numel()
@@ -152,7 +158,10 @@ class GPT(nn.Module):
         cos, sin = self.cos[:length], self.sin[:length]
         x = norm(self.embedding(tokens))
         for block in self.blocks:
-            x = block(x, cos, sin)
+            if self.recompute and self.training:
+                x = checkpoint(block, x, cos, sin, use_reentrant=False)
+            else:
+                x = block(x, cos, sin)
         return self.head(norm(x))
 
 
