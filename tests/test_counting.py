@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from flops_fit import counting
 from flops_fit.counting import count_model, count_sizes
 from flops_fit.errors import FlopsFitError
+from flops_fit.examples.gpt import GPT
 from flops_fit.flop_tracker import FORMULAS
 
 V, T, d = 60, 32, 16  # vocabulary, sequence length, width; no two products of them are equal
@@ -114,6 +115,37 @@ def test_a_gpt_block_with_causal_attention(constructor):
     attention = 3 * 2 * 2 * T * d  # two products per position, forward and twice backward
     assert count.flops_per_token == 6 * (weights + V * d) + attention
     assert count.method == ("meta" if constructor is gpt else "cpu")
+
+
+@pytest.mark.parametrize("width", [12, 32, 128])
+def test_the_example_gpt_needs_no_memory(width):
+    item = (torch.zeros(64, dtype=torch.long, device="meta"),) * 2
+    count = count_sizes(GPT, "d_model", [width], {}, item, token_loss, 64)[width]
+    assert count.method == "meta"
+    assert count.num_params == count.params == 24 * width**2 + 128 * width
+    assert count.params_nonembedding == 24 * width**2
+    assert count.params_total == count.params + 128 * width
+    assert count.flops_per_token == 6 * count.params + 2 * 12 * 64 * width
+
+
+def test_operators_of_many_kinds_run_on_the_meta_device():
+    class Medley(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(d, d, bias=False)
+
+        def forward(self, x):
+            x = x.roll(1, dims=1) + x.flip(1).cumsum(1) / (1 + torch.arange(T)[:, None])
+            x = torch.where(x > 0, x, x.clamp(min=-1)).masked_fill(x.isnan(), 0.0)
+            x = F.dropout(F.rms_norm(x, (d,)), 0.1) * x.std(-1, keepdim=True, correction=0)
+            x = F.pad(x, (0, 2))[..., :d].unfold(1, 2, 2).mean(-1).repeat_interleave(2, dim=1)
+            x = torch.cat((x.sort(dim=-1).values, x.logsumexp(-1, keepdim=True)), dim=-1)[..., :d]
+            low, high = F.interpolate(x.mT, scale_factor=2).mT.chunk(2, dim=1)
+            return self.linear(torch.fft.irfft(torch.fft.rfft(low), n=d) + high.clone().exp_())
+
+    count = count_text(lambda: LanguageModel(Medley()))
+    assert count.method == "meta"
+    assert count.flops_per_token == 6 * (d * d + V * d)
 
 
 @pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
@@ -863,7 +895,9 @@ def test_sizes_that_need_memory_are_extrapolated_exactly(monkeypatch, size_param
     counts = count_sizes(needs_values(gpt), size_param, sizes, kwargs, TEXT, token_loss, T)
     assert [counted(counts[size]) for size in sizes] == [figures(size) for size in sizes]
     assert {count.method for count in counts.values()} == {"cpu"}
-    assert "extrapolated by a cubic" in "".join(counts[sizes[-1]].warnings)
+    warning = "".join(counts[sizes[-1]].warnings)
+    assert "extrapolated by a cubic" in warning
+    assert "Tensor.item() cannot be called on meta tensors" in warning
     assert "extrapolated" not in "".join(counts[sizes[0]].warnings)
 
 

@@ -163,7 +163,7 @@ class _Pass:
             model = _build(build, device)
             where = f"{type(model).__name__}({label})" if label else type(model).__name__
             tracker = FlopTracker(model)
-            with _countable_kernels(), tracker:
+            with torch.device(device), _countable_kernels(), tracker:
                 loss = self._loss(model, device, where)
                 tracker.in_forward = False
                 try:
@@ -332,7 +332,7 @@ def _count_on_cpu(count, build, size_param, sizes, meta_error) -> dict:
             f"most {CPU_PARAMS} parameters, only {sorted(points)} run: list more small sizes"
         )
     points = dict(sorted(points.items())[-EXTRAPOLATED_FROM:])
-    return counts | {size: _extrapolate(points, size, build, size_param) for size in large}
+    return counts | {s: _extrapolate(points, s, build, size_param, meta_error) for s in large}
 
 
 def _small_sizes(build, sizes) -> list:
@@ -376,7 +376,7 @@ def _total_params(build, size, device: str) -> int:
         return sum(p.numel() for p in _build(lambda: build(size), device).parameters())
 
 
-def _extrapolate(points: dict, size, build, size_param: str) -> ModelCount:
+def _extrapolate(points: dict, size, build, size_param: str, meta_error) -> ModelCount:
     sizes = sorted(points)
     largest = points[sizes[-1]]
     known = _known_without_running(build, size, smaller=sizes[-1])
@@ -394,8 +394,8 @@ def _extrapolate(points: dict, size, build, size_param: str) -> ModelCount:
             )
         figures[field] = float(value) if field == "flops_per_token" else round(value)
     text = (
-        f"{size_param}={size}: cannot run on the meta device; what its constructor does not tell "
-        f"is extrapolated by a cubic from {size_param} = {', '.join(map(str, sizes))}"
+        f"{size_param}={size}: what the constructor does not tell is extrapolated by a cubic from "
+        f"{size_param} = {', '.join(map(str, sizes))}, since on the meta device: {meta_error}"
     )
     return replace(largest, **figures, warnings=(*largest.warnings, text))
 

@@ -168,7 +168,7 @@ class FlopTracker(TorchDispatchMode):
         layers of a model, or the steps of a recurrent one, repeat the same few.
         """
         in_place = func._schema.is_mutable and torch.Tag.pointwise in func.tags
-        if not (_all_on_meta(inputs) and (in_place or not _aliases(func._schema))):
+        if not (_all_on_meta(inputs) and (in_place or not _aliases(func))):
             return func(*args, **kwargs)
         signature = (func, _signature(args), _signature(tuple(kwargs.items())))
         if signature not in self.outputs:
@@ -310,6 +310,6 @@ def _all_on_meta(tensors: list[torch.Tensor]) -> bool:
 
 
 @cache
-def _aliases(schema) -> bool:
+def _aliases(func) -> bool:
     """Whether an operator writes to its inputs, or returns views of them."""
-    return any(argument.alias_info for argument in [*schema.arguments, *schema.returns])
+    return any(value.alias_info for value in [*func._schema.arguments, *func._schema.returns])
