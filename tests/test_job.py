@@ -1,0 +1,204 @@
+"""One job: its exit status, what it leaves behind, and who may work on a run at a time."""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flops_fit import job
+from flops_fit.config import complete_config
+from flops_fit.errors import FlopsFitError
+from flops_fit.locks import run_lock
+from flops_fit.planner import make_plan
+from flops_fit.records import note_failure, read_failure, restore_run
+from flops_fit.stopping import RETRY_STATUS, Stopped, StopRequest
+
+MODULE = """\
+import os, signal
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+steps = 0
+
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 4))
+
+    def forward(self, x):
+        global steps
+        steps += 1
+        event = os.environ.get("EVENT") if steps == 4 else None
+        if event == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if event == "bug":
+            raise ZeroDivisionError("a bug of mine")
+        if event and event.startswith("SIG"):
+            os.kill(os.getpid(), getattr(signal, event))
+        return self.layers(x) * (float("nan") if event == "nan" else 1.0)
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(240, 4, generator=generator)
+    dataset = TensorDataset(inputs, inputs.argmax(1))
+    return dataset
+"""
+
+
+class Job:
+    """A planned experiment that `flops_fit.job` is run on, as the launcher would."""
+
+    def __init__(self, root: Path, monkeypatch):
+        (root / "jobplugin.py").write_text(MODULE)
+        config = complete_config({
+            "name": "job", "model": {"factory": "jobplugin:Net", "size_param": "width"},
+            "dataset": {"factory": "jobplugin:data"}, "budgets": [1e5], "sizes": {"values": [8]},
+            "batch": {"value": 8}, "learning_rate": {"value": 0.01}, "evaluation": {"tokens": 32},
+            "limits": {"max_epochs": 20},
+        })  # fmt: skip
+        (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
+        self.id = experiment.experiment_id
+        self.folder = root / "results" / "runs" / self.id
+        self.spec = root / "results" / ".plan" / "specs" / f"{self.id}.json"
+        self.set = monkeypatch.setenv
+        for name, value in {"PROCESSES": 1, "GPUS": 0, "LAUNCHER": os.getppid()}.items():
+            self.set(f"FLOPS_FIT_{name}", str(value))
+
+    def __call__(self, event: str = "") -> int:
+        self.set("EVENT", event)
+        sys.modules["jobplugin"].steps = 0
+        return job.main([str(self.spec), str(self.folder / "result.json")])
+
+    def record(self) -> dict:
+        return json.loads((self.folder / "record.json").read_text())
+
+    def left(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "jobplugin", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield Job(tmp_path, monkeypatch)
+    if sys.platform == "linux":  # a job wants SIGTERM when its parent dies; the test suite does not
+        ctypes.CDLL(None).prctl(1, 0)
+
+
+def test_a_finished_job_leaves_its_record_the_copy_and_nothing_else(planned):
+    assert planned() == 0
+    assert planned.left() == {"record.json", "result.json", ".lock"}
+    assert planned.record()["status"] == "completed"
+    assert (planned.folder / "result.json").read_bytes() == (
+        planned.folder / "record.json").read_bytes()  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_stop_signal_saves_and_ends_with_the_status_for_a_retry(planned, name, capsys):
+    assert planned(name) == RETRY_STATUS == 75
+    assert f"stopped on {name} at step" in capsys.readouterr().err
+    assert planned.left() == {"checkpoints", ".lock"}
+    assert planned() == 0
+    assert planned.record()["resumed_at_step"] > 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # handlers are given back
+
+
+def test_a_loss_that_is_not_finite_is_a_result_and_no_failure(planned):
+    assert planned("nan") == 0
+    record = planned.record()
+    assert record["status"] == "diverged"
+    assert "is not finite; last good loss: 1." in record["reason"]
+    assert planned.left() == {"record.json", "result.json", ".lock"}
+
+
+def test_running_out_of_memory_leaves_the_advice(planned):
+    with pytest.raises(RuntimeError, match="out of memory"):
+        planned("memory")
+    failure = json.loads((planned.folder / "failure.json").read_text())
+    assert failure["experiment_id"] == planned.id
+    assert "micro_batch_items" in failure["reason"]
+    assert "activation_checkpointing" in failure["reason"]
+
+
+def test_a_failure_is_kept_until_a_later_try_succeeds(planned):
+    with pytest.raises(ZeroDivisionError):
+        planned("bug")
+    assert "ZeroDivisionError: a bug of mine" in (planned.folder / "failure.json").read_text()
+    assert planned() == 0
+    assert planned.left() == {"record.json", "result.json", ".lock"}
+
+
+def test_the_first_of_several_processes_to_fail_gives_the_reason(tmp_path):
+    assert note_failure(tmp_path, "id", "hash", "out of memory")
+    assert not note_failure(tmp_path, "id", "hash", "connection closed by peer")
+    assert read_failure(tmp_path, "hash") == "out of memory"
+
+
+def test_a_trainer_whose_launcher_is_gone_ends_before_it_trains(planned, capsys):
+    planned.set("FLOPS_FIT_LAUNCHER", "1")
+    assert planned() == RETRY_STATUS
+    assert "the launcher (process 1) is gone" in capsys.readouterr().err
+    assert not planned.folder.exists()
+
+
+def test_a_record_that_is_there_is_copied_and_not_trained_again(planned):
+    planned()
+    before = (planned.folder / "record.json").stat()
+    (planned.folder / "result.json").unlink()
+    (planned.folder / "checkpoints").mkdir()  # as a kill between record and result leaves it
+    (planned.folder / ".result.json.half").write_text("{")
+    assert planned("bug") == 0
+    assert planned.left() == {"record.json", "result.json", ".lock"}
+    after = (planned.folder / "record.json").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_a_broken_record_is_named_moved_aside_and_trained_again(planned, capsys):
+    planned()
+    whole = planned.record()
+    text = (planned.folder / "record.json").read_text()
+    (planned.folder / "record.json").write_text(text.replace("completed", "completes"))
+    assert planned() == 0
+    said = capsys.readouterr().err
+    assert "record.json: its checksum does not match its content; moved to" in said
+    assert planned.record()["final_loss"] == whole["final_loss"]
+    assert "record.json.corrupt" in planned.left()
+
+
+def test_a_trainer_waits_for_the_one_at_work_and_can_be_stopped_meanwhile(tmp_path, capsys):
+    stop = StopRequest()
+    with run_lock(tmp_path):
+        timer = threading.Timer(0.3, setattr, (stop, "signal", "SIGTERM"))
+        timer.start()
+        started = time.monotonic()
+        with (
+            pytest.raises(Stopped, match="stopped on SIGTERM while waiting"),
+            run_lock(tmp_path, stop),
+        ):
+            pass
+    assert time.monotonic() - started >= 0.3
+    assert "another trainer is at work; waiting" in capsys.readouterr().err
+    with run_lock(tmp_path, stop):  # free again
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "runs").write_text("a file in the way")
+    with pytest.raises(FlopsFitError, match=r"runs/id: cannot be written \(Not a directory\)"):
+        run_lock(tmp_path / "runs" / "id").__enter__()
+
+
+def test_a_result_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "record.json").write_text("{}")
+    (tmp_path / "out").write_text("a file in the way")
+    with pytest.raises(FlopsFitError, match=r"out/result.json: cannot be written"):
+        restore_run(tmp_path, tmp_path / "out" / "result.json")
