@@ -36,7 +36,7 @@ class Net(nn.Module):
     def forward(self, x):
         global steps
         steps += 1
-        event = os.environ.get("EVENT") if steps == 4 else None
+        event = os.environ.get("EVENT") if steps == int(os.environ.get("STEP", 0)) else None
         if event == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if event == "bug":
@@ -73,8 +73,10 @@ class Job:
         for name, value in {"PROCESSES": 1, "GPUS": 0, "LAUNCHER": os.getppid()}.items():
             self.set(f"FLOPS_FIT_{name}", str(value))
 
-    def __call__(self, event: str = "") -> int:
+    def __call__(self, event: str = "", step: int = 4) -> int:
+        """The job's status; ``event`` happens in the ``step``-th pass through the model."""
         self.set("EVENT", event)
+        self.set("STEP", str(step))
         sys.modules["jobplugin"].steps = 0
         return job.main([str(self.spec), str(self.folder / "result.json")])
 
@@ -110,6 +112,15 @@ def test_a_stop_signal_saves_and_ends_with_the_status_for_a_retry(planned, name,
     assert planned() == 0
     assert planned.record()["resumed_at_step"] > 1
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # handlers are given back
+
+
+def test_a_stop_signal_during_the_evaluation_comes_too_late_to_matter(planned):
+    planned()
+    whole = planned.record()
+    (planned.folder / "record.json").unlink()
+    assert planned("SIGTERM", step=whole["steps_done"] + 1) == 0
+    assert planned.record()["final_loss"] == whole["final_loss"]
+    assert planned.left() == {"record.json", "result.json", ".lock"}
 
 
 def test_a_loss_that_is_not_finite_is_a_result_and_no_failure(planned):
