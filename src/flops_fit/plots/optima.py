@@ -87,6 +87,7 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
         return ax
     _reference(ax, law, quantity)
     if quantity == "tokens_per_param":
+        ax.set_yscale("log")  # first: a linear axis may begin below 0
         _widen(ax, LEAST_RATIO_SPAN)
     log_axis(ax.yaxis, tick_count)
     return ax
