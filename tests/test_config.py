@@ -34,6 +34,13 @@ def test_numbers_written_as_text_become_numbers_in_lists_and_mappings():
     assert type(config["sizes"]["per_budget"][3e10][0]) is int
 
 
+def test_booleans_written_as_text_become_booleans():
+    assert complete_config(MINIMAL | {"accept_failures": "true"})["accept_failures"] is True
+    assert complete_config(MINIMAL | {"deterministic": "False"})["deterministic"] is False
+    with pytest.raises(FlopsFitError, match="accept_failures: 'yes' is not allowed"):
+        complete_config(MINIMAL | {"accept_failures": "yes"})
+
+
 def test_the_given_mapping_stays_untouched():
     before = yaml.safe_dump(MINIMAL)
     complete_config(MINIMAL)

@@ -47,8 +47,8 @@ def load_config(path: str | Path) -> dict:
 def complete_config(raw: Any) -> dict:
     """Check ``raw`` against the schema and fill in its defaults; ``raw`` stays untouched.
 
-    Numeric strings become numbers where a number is wanted: YAML 1.1 reads ``1e12`` as text, and
-    the command line gives text too.
+    Text becomes a number or boolean where one is wanted: YAML 1.1 reads ``1e12`` as text, and so
+    does Snakemake's command line with ``true``.
     """
     if not isinstance(raw, dict):
         raise FlopsFitError(f"a config is a mapping of keys, not {_kind(raw)}")
@@ -80,7 +80,7 @@ def _convert(value: Any, part: dict, fill: bool = False) -> Any:
     if isinstance(value, list) and "items" in part:
         return [_convert(v, part["items"], fill) for v in value]
     if isinstance(value, str):
-        return _number(value, part)
+        return _from_text(value, part)
     if isinstance(value, float) and "integer" in _types(part) and value.is_integer():
         return int(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -94,8 +94,10 @@ def _types(part: dict) -> set[str]:
     return own.union(*(_types(option) for option in part.get("oneOf", ())))
 
 
-def _number(text: str, part: dict) -> Any:
+def _from_text(text: str, part: dict) -> Any:
     kinds = _types(part)
+    if kinds == {"boolean"}:  # --config accept_failures=true arrives as text
+        return {"true": True, "false": False}.get(text.lower(), text)
     if "string" in kinds or not kinds & {"integer", "number"}:
         return text
     try:
