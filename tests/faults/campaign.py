@@ -44,6 +44,7 @@ CONFIG = {
 BITS = ("loss_curve", "final_loss", "final_loss_se", "tokens_seen", "steps_done", "status")
 LEFT = {"record.json", "result.json", ".lock"}  # all that a finished run may leave
 GRACE = 30.0  # seconds within which a trainer must be gone after a request to stop
+OVERRUN = 20  # steps (of 20 ms) that a trainer may go on before the request reaches it
 PATIENCE = 600.0  # seconds for one attempt on a busy machine
 
 
@@ -212,6 +213,7 @@ class Experiment:
         self.random = random.Random(str(folder.name))
         self.attempts: list = []
         self.trainers: list[psutil.Process] = []
+        self.struck_at: dict[int, int] = {}  # steps of an attempt when it was struck
         self.may_redo = 0  # steps that strikes without warning may have cost
 
     def planned(self) -> "Experiment":
@@ -294,6 +296,7 @@ class Experiment:
             for victim in victims:
                 victim.send_signal(number)
             if victims and not finished:
+                self.struck_at[len(self.attempts) - 1] = self.steps()
                 kind = "forked" if self.starter is Forked else "launched"
                 self.plan.tally.inject(f"{number.name} to {target}, {self.processes}p, {kind}")
                 # Without warning, the step at work and the checkpoint being written are lost.
@@ -324,6 +327,8 @@ class Experiment:
         assert not wrong, story
         assert not repeated, story
         assert self.orphans() == [], story
+        overran = [i for i, at in self.struck_at.items() if self.steps(i) > at + OVERRUN]
+        assert overran == [], f"attempts {overran} trained on after they were struck: {story}"
         left = {path.name for path in self.run.iterdir()}
         assert left - also_left == LEFT, left
         assert (self.run / "result.json").read_bytes() == (self.run / "record.json").read_bytes()

@@ -5,6 +5,7 @@ no finished step is lost, its bits are those of an undisturbed run, a finished r
 no trainer outlives its grace and no stray file is left.
 """
 
+import contextlib
 import json
 import random
 import shutil
@@ -103,7 +104,9 @@ def full_disk(starter, leave: list[int]) -> Scenario:
             for room in leave:
                 attempt = experiment.start()
                 experiment.wait_for_steps(experiment.random.randint(2, 5))
-                with fill(disk, room):
+                with contextlib.ExitStack() as filled:
+                    with held_between_checkpoints(experiment):
+                        filled.enter_context(fill(disk, room))
                     plan.tally.inject("full disk")
                     experiment.may_redo += 2
                     assert attempt.wait(PATIENCE) != 0
@@ -112,6 +115,21 @@ def full_disk(starter, leave: list[int]) -> Scenario:
             experiment.complete()
 
     return scenario
+
+
+@contextlib.contextmanager
+def held_between_checkpoints(experiment: Experiment):
+    """Hold the trainer where it removes nothing soon: room that it frees would undo a full disk."""
+    (trainer,) = experiment.ranks()
+    while True:
+        trainer.suspend()
+        names = [path.name for path in (experiment.run / "checkpoints").iterdir()]
+        if len(names) <= 2 and not any(name.startswith(".") for name in names):
+            break
+        trainer.resume()
+        time.sleep(0.005)
+    yield
+    trainer.resume()
 
 
 def full_disk_at_the_record(plan: Plan, folder: Path) -> None:
