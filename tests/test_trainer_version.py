@@ -23,5 +23,5 @@ def test_a_change_to_what_decides_results_is_answered_by_the_version():
         "modules that decide an experiment's result have changed. If any spec could now give "
         "another result, raise TRAINER_VERSION in flops_fit/options.py (every run is then stale); "
         "either way record the new fingerprint here: "
-        f"RECORDED = {1: "3959a3e0139bbb32"}
+        f"RECORDED = {{{TRAINER_VERSION}: {trainer_fingerprint()!r}}}"
     )
