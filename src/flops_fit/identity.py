@@ -34,11 +34,11 @@ def common_identity(config: dict, search_paths: Iterable[str], hashes: FileHashe
             "factory": dataset["factory"],
             "kwargs": dataset["kwargs"],
             "source": source_fingerprint(dataset["factory"], list(paths)),
-            "files": file_arguments(dataset["kwargs"], paths, hashes),
+            "files": data_files(dataset, paths, hashes),
             "prepare": prepare,
             "prepare_kwargs": dataset["prepare_kwargs"],
             "prepare_source": source_fingerprint(prepare, list(paths)) if prepare else None,
-            "sources": {s: source_identity(s, paths, hashes) for s in dataset["sources"]},
+            "sources": [[s, source_identity(s, paths, hashes)] for s in dataset["sources"]],
         },
         "loss": {
             "function": config["loss"]["function"],
@@ -54,6 +54,12 @@ def common_identity(config: dict, search_paths: Iterable[str], hashes: FileHashe
         "evaluation": config["evaluation"],
         "trainer_version": TRAINER_VERSION,
     }
+
+
+def data_files(dataset: dict, paths: Iterable[str], hashes: FileHashes) -> dict[str, str]:
+    """Hashes of the files that the dataset's own and its preparation's arguments name."""
+    arguments = {**dataset["prepare_kwargs"], **dataset["kwargs"]}
+    return file_arguments(arguments, paths, hashes)
 
 
 def experiment_identity(common: dict, fields: dict) -> dict:
@@ -84,7 +90,7 @@ def data_folder(common: dict, results: str | Path) -> str | None:
     dataset = common["dataset"]
     if dataset["prepare"] is None:
         return None
-    keys = ("prepare", "prepare_kwargs", "prepare_source", "sources")
+    keys = ("prepare", "prepare_kwargs", "prepare_source", "sources", "files")
     digest = canonical_hash({key: dataset[key] for key in keys})[:12]
     name = dataset["prepare"].split(":")[0].rsplit(".", 1)[-1]
     return str(Path(results, "data", f"{name}-{digest}"))
@@ -153,11 +159,11 @@ def changed_sources(spec: dict, hashes: FileHashes) -> list[str]:
     if dataset["prepare"]:
         planned[dataset["prepare"]] = dataset["prepare_source"]
     changed = [r for r, source in planned.items() if source_fingerprint(r, paths) != source]
-    for source, identity_then in dataset["sources"].items():
+    for source, identity_then in dataset["sources"]:
         if source_identity(source, paths, hashes) != identity_then:
             changed.append(source)
-    if file_arguments(dataset["kwargs"], paths, hashes) != dataset["files"]:
-        changed.append("a file that dataset.kwargs names")
+    if data_files(dataset, paths, hashes) != dataset["files"]:
+        changed.append("a file that the dataset's arguments name")
     if identity["trainer_version"] != TRAINER_VERSION:
         changed.append(f"the trainer's version ({identity['trainer_version']})")
     return changed

@@ -43,7 +43,7 @@ def located_sources(spec: dict) -> list[str]:
     """The data's sources, paths resolved against the working directory and the search paths."""
     return [
         s if s.startswith(PACKAGE) else str(find_path(s, spec["search_paths"]) or s)
-        for s in spec["identity"]["dataset"]["sources"]
+        for s, _ in spec["identity"]["dataset"]["sources"]
     ]
 
 

@@ -250,7 +250,7 @@ def recipe_of(records: list[dict]) -> dict | None:
     return {
         "size_param": identity["model"]["size_param"],
         "model": identity["model"]["factory"] + (f" ({kwargs})" if kwargs else ""),
-        "data": ", ".join(identity["dataset"].get("sources", {}).values())
+        "data": ", ".join(value for _, value in identity["dataset"].get("sources", []))
         or identity["dataset"]["factory"],
         "loss": identity["loss"]["function"],
         "optimizer": identity["optimizer"]["factory"],
