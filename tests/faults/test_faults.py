@@ -95,12 +95,12 @@ def fails_at(experiment: Experiment, number: int, **variables: str) -> bool:
     return int(count.read_text()) >= number
 
 
-def full_disk(starter, leave: list[int]) -> Scenario:
+def full_disk(starter, leave: list[int], processes: int = 1) -> Scenario:
     """The disk fills up in the middle of a run, now with more and now with less room left."""
 
     def scenario(plan: Plan, folder: Path) -> None:
         with small_disk(folder / "results") as disk:
-            experiment = Experiment(folder, plan, starter=starter).planned()
+            experiment = Experiment(folder, plan, processes, starter, long=True).planned()
             for room in leave:
                 attempt = experiment.start()
                 experiment.wait_for_steps(experiment.random.randint(2, 5))
@@ -120,7 +120,7 @@ def full_disk(starter, leave: list[int]) -> Scenario:
 @contextlib.contextmanager
 def held_between_checkpoints(experiment: Experiment):
     """Hold the trainer where it removes nothing soon: room that it frees would undo a full disk."""
-    (trainer,) = experiment.ranks()
+    trainer = experiment.ranks()[0]
     while True:
         trainer.suspend()
         names = [path.name for path in (experiment.run / "checkpoints").iterdir()]
@@ -307,6 +307,7 @@ SCENARIOS: dict[str, Scenario] = {
     "no space at writes": no_space_at_writes,
     "disk filled up": full_disk(Forked, [0, 0, 4096, 8192]),
     "disk filled up, launched": full_disk(Launched, [0]),
+    "disk filled up, 2 processes": full_disk(Forked, [0, 4096], 2),
     "disk full at the record": full_disk_at_the_record,
     "disk read-only": read_only_disk(Forked),
     "disk read-only, launched": read_only_disk(Launched),
