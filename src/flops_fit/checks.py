@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from flops_fit.building import load_data, load_loss, make_model, make_optimizer
 from flops_fit.data import Data, GlobalBatches, bytes_per_token, first_item
@@ -16,6 +17,8 @@ from flops_fit.model_factory import call_model
 from flops_fit.optimizer import as_one_optimizer
 from flops_fit.options import TrainOptions
 from flops_fit.plugins import add_search_paths, one_line
+
+LOOKED_AT = 256  # items of each part of the data
 
 
 def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
@@ -124,7 +127,7 @@ def check_inputs(spec: dict) -> dict:
 def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
     """Run one real batch forward and backward; the error names the contract that it breaks."""
     for part, name in ((data.train, "training"), (data.heldout, "held-out")):
-        items = list(itertools.islice(iter(part), 2)) if data.is_stream else [part[0], part[-1]]
+        items = telling_items(itertools.islice(iter(part), LOOKED_AT) if data.is_stream else part)
         inputs, targets = data.collate([(i, torch.as_tensor(t)) for i, t in items])
         try:
             outputs = call_model(model, inputs)
@@ -141,6 +144,34 @@ def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
             ) from error
         check_loss(loss, loss_fn)
     loss.backward()
+
+
+def telling_items(part) -> list:
+    """Of `LOOKED_AT` items spread over ``part``: the first, the last, and each extreme integer's.
+
+    A token beyond the vocabulary may be rare; the first and the last item need not hold it.
+    """
+    if hasattr(part, "__len__"):
+        step = (len(part) - 1) / (LOOKED_AT - 1)
+        part = [part[i] for i in sorted({int(step * i) for i in range(LOOKED_AT)})]
+    items = list(part)
+    told = {0, len(items) - 1}
+    for leaves in zip(*(tree_leaves(tuple(item)) for item in items), strict=False):
+        values = [integers(leaf) for leaf in leaves]
+        with_values = [i for i, value in enumerate(values) if len(value)]
+        if with_values:
+            told.add(min(with_values, key=lambda i: values[i].min().item()))
+            told.add(max(with_values, key=lambda i: values[i].max().item()))
+    return [items[i] for i in sorted(told)]
+
+
+def integers(leaf) -> torch.Tensor:
+    """The integers of one leaf of an item, flat; empty for anything else."""
+    if isinstance(leaf, int) or hasattr(leaf, "__array__"):
+        values = torch.as_tensor(leaf).flatten()
+        if not values.is_floating_point():
+            return values
+    return torch.empty(0)
 
 
 def check_loss(loss, loss_fn) -> None:

@@ -192,7 +192,7 @@ class Sweep:
     def content(self) -> str:
         """Hash of what the tables of this sweep are made from."""
         keys = ("experiments", "skipped", "convention")
-        return canonical_hash([{k: self.plan[k] for k in keys}, self.failed])[:16]
+        return canonical_hash({key: self.plan[key] for key in keys})[:16]
 
     def flops_of(self, experiment: str) -> float:
         rows = self.plan["experiments"]

@@ -1,8 +1,6 @@
 import functools
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 from flops_fit import workflow as flops_fit
 from flops_fit.errors import FlopsFitError
 from flops_fit.plots import FIGURES
@@ -18,14 +16,14 @@ if "model" not in config and "runs" not in config:
 
 
 def readable(function):
-    """Let Snakemake print our errors as one message instead of a traceback."""
+    """End with our one message: Snakemake adds a traceback to whatever is raised here."""
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
         try:
             return function(*args, **kwargs)
         except FlopsFitError as error:
-            raise WorkflowError(f"flops-fit: error: {error}") from None
+            raise SystemExit(f"flops-fit: error: {error}") from None
 
     return wrapped
 
