@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from flops_fit.data import BatchView, GlobalBatches, HeldoutBatches, as_data, split_by_hash
+from flops_fit.data import (
+    BatchView,
+    GlobalBatches,
+    HeldoutBatches,
+    as_data,
+    read_ahead,
+    split_by_hash,
+)
 from flops_fit.errors import FlopsFitError
 from flops_fit.loss import count_per_item, cross_entropy, masks_targets
 
@@ -106,6 +113,23 @@ def test_fast_paths_fetch_what_item_by_item_access_gives():
         assert torch.equal(targets, torch.stack([y for _, y in expected]))
         assert counts.tolist() == [1, 1, 1]
     assert torch.equal(next(iter(slow))[1], torch.tensor([5, 3, 39]))
+
+
+@pytest.mark.parametrize(("width", "at_once"), [(4, 16), (2**17, 1)])
+def test_small_batches_are_fetched_many_at_once_and_large_ones_singly(width, at_once):
+    fetched = []
+
+    def batches():
+        for i in range(50):
+            fetched.append(i)
+            yield torch.full((2, width), i), torch.zeros(2), np.zeros(2)
+
+    seen, most = [], 0
+    for inputs, _, _ in read_ahead(batches()):
+        seen.append(int(inputs[0, 0]))
+        most = max(most, len(fetched) - len(seen) + 1)
+    assert seen == list(range(50))
+    assert most == at_once
 
 
 def test_a_stream_is_read_in_order_and_starts_over_at_its_end():

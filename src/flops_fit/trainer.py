@@ -37,6 +37,7 @@ from flops_fit.data import (
     bytes_per_token,
     first_item,
     heldout_loader,
+    read_ahead,
     training_loader,
 )
 from flops_fit.devices import device_name, peak_flops, speed
@@ -127,7 +128,7 @@ def train(
     bar = progress_bar(name, options, seen, accelerator)
     if options.log_with:
         accelerator.init_trackers(name)
-    micro_batches = iter(dataloader)
+    micro_batches = read_ahead(dataloader)
     model.train()
     while seen < options.tokens:
         asked = time.perf_counter()
