@@ -152,8 +152,8 @@ def telling_items(part) -> list:
     A token beyond the vocabulary may be rare; the first and the last item need not hold it.
     """
     if hasattr(part, "__len__"):
-        step = (len(part) - 1) / (LOOKED_AT - 1)
-        part = [part[i] for i in sorted({int(step * i) for i in range(LOOKED_AT)})]
+        last, steps = len(part) - 1, LOOKED_AT - 1
+        part = [part[i] for i in sorted({last * i // steps for i in range(LOOKED_AT)})]
     items = list(part)
     told = {0, len(items) - 1}
     for leaves in zip(*(tree_leaves(tuple(item)) for item in items), strict=False):
