@@ -2,13 +2,13 @@
 
     python benchmarks/train.py [--sizes 32 64 128 256] [--pairs 5]
 
-Each size is timed in pairs, the trainer and the plain loop in turn, in one process on one thread;
-start-up and evaluation are left out on both sides. Both loops train the same windows in the same
-order from the same initial weights, and their last training losses must agree bit for bit, so that
-the plain loop is known to do the same work. Reported are ``throughput_ratio``, the median over the
-pairs of tokens per second (trainer / plain), ``cpu_ratio``, that of the CPU time of a median step
-(plain / trainer; hardly moved by other work on the machine), and the trainer's ``data_share``, the
-part of its loop spent waiting for data. The last line is one JSON object.
+Each size is timed in pairs, the trainer and the plain loop taking turns to go first, in one process
+on one thread; start-up and evaluation are left out on both sides. Both loops train the same windows
+in the same order from the same initial weights, and their last training losses must agree bit for
+bit, so that the plain loop is known to do the same work. Reported are ``throughput_ratio``, the
+median over the pairs of tokens per second (trainer / plain), ``cpu_ratio``, that of the CPU time of
+a median step (plain / trainer; hardly moved by other work on the machine), and the trainer's
+``data_share``, the part of its loop spent waiting for data. The last line is one JSON object.
 """
 
 import os
@@ -102,9 +102,13 @@ def compare(data: Data, windows: np.ndarray, d_model: int, pairs: int) -> dict:
     plain_loop(windows, order, d_model, 20)  # warms caches up
     our_loop(data, d_model, 20)
     ours, plain = [], []
-    for _ in range(pairs):
-        ours.append(our_loop(data, d_model, steps))
-        plain.append(plain_loop(windows, order, d_model, steps))
+    for pair in range(pairs):
+        turns = [
+            lambda: ours.append(our_loop(data, d_model, steps)),
+            lambda: plain.append(plain_loop(windows, order, d_model, steps)),
+        ]
+        for turn in turns if pair % 2 == 0 else reversed(turns):
+            turn()
     if len({run["last_loss"] for run in ours + plain}) > 1:
         raise RuntimeError(f"d = {d_model}: the loops did not train the same steps")
 
