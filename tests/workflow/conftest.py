@@ -25,7 +25,12 @@ def trained(tmp_path_factory) -> tuple[Project, Path, object]:
 
 @pytest.fixture
 def project(trained) -> Project:
-    """The trained project as it was after its first run: same paths, same times, same bytes."""
+    """The trained project as it was after its first run."""
+    return restored(trained)
+
+
+def restored(trained) -> Project:
+    """Put the trained project back as it was: same paths, same times, same bytes."""
     project, snapshot, _ = trained
     shutil.rmtree(project.root)
     copy(snapshot, project.root)

@@ -7,6 +7,7 @@ of their own). `Project.run` starts Snakemake as a user would and says which job
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -205,8 +206,6 @@ def _wildcard(body: str) -> str:
 
 def points(rows: int) -> str:
     """A CSV that can be learnt: four numbers and the index of the largest."""
-    import random
-
     generator = random.Random(0)
     lines = []
     for _ in range(rows):

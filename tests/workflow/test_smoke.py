@@ -2,13 +2,16 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from project import REPOSITORY
 
 FIGURES = ("isoflop", "optima", "loss_curves", "surface")
@@ -108,6 +111,15 @@ def test_the_workflow_is_lint_clean():
     assert "Congratulations, your workflow is in a good condition!" in done.stdout
 
 
+def test_the_environment_of_the_rules_holds_every_dependency_of_the_package():
+    metadata = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = {re.split(r"[<>=]", spec)[0] for spec in metadata["dependencies"]}
+    conda = yaml.safe_load((REPOSITORY / "envs/flops-fit.yaml").read_text())["dependencies"]
+    names = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+    found = {re.split(r"[<>=]", spec)[0] for spec in conda}
+    assert {names.get(name, name) for name in found} >= wanted
+
+
 @pytest.mark.skipif(shutil.which("snakefmt", path=str(Path(sys.executable).parent)) is None,
                     reason="snakefmt is not installed")  # fmt: skip
 def test_the_workflow_is_formatted():
@@ -116,6 +128,4 @@ def test_the_workflow_is_formatted():
 
 
 def environment(**variables: str) -> dict[str, str]:
-    import os
-
     return {**os.environ, **variables}

@@ -8,8 +8,10 @@ import json
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import restored
 from project import RESTORED, SWEEP, label, points
 
 pytestmark = pytest.mark.staleness
@@ -55,25 +57,56 @@ def test_nothing_runs_from_inside_the_folder_either(project):
     assert "Using workflow specific profile" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("change", "new"),
-    [
-        (
-            {"budgets": [1e5, 2e5, 4e5], "sizes": {"per_budget": {
-                **SWEEP["sizes"]["per_budget"], "4e5": [8, 16]}}},
-            {"width8-D1.25e3-s0", "width16-D640-s0"},
-        ),
-        ({"sizes": sizes(large=(4, 8, 12, 16))}, {"width12-D416-s0"}),
-        ({"seeds": [0, 1]}, {cell.replace("-s0", "-s1") for cell in CELLS}),
-    ],
-    ids=["budget", "size", "seed"],
-)  # fmt: skip
-def test_what_is_added_to_the_grid_is_all_that_trains(project, change, new):
-    project.configure(**change)
-    planned = project.dry_run()
-    assert planned.trained == new
-    assert planned.rules == RETRAIN
-    assert planned.restored == set()
+CONFIGS = {  # what changes in the config: (the change, what trains, which rules run)
+    "a budget": (
+        {"budgets": [1e5, 2e5, 4e5], "sizes": {"per_budget": {
+            **SWEEP["sizes"]["per_budget"], "4e5": [8, 16]}}},
+        {"width8-D1.25e3-s0", "width16-D640-s0"},
+        RETRAIN,
+    ),
+    "a seed": ({"seeds": [0, 1]}, {cell.replace("-s0", "-s1") for cell in CELLS}, RETRAIN),
+    "a plot setting": ({"plot": {"dpi": 100}}, set(), PLOT),
+    "a report setting": ({"answer": {"budgets": [3e5]}}, set(), REPORT),
+    "a fit setting": ({"fit": {"bootstrap": 0, "delta": 1e-3}}, set(), FIT),
+    "the learning rate of some": (
+        {"learning_rate": {"value": 0.1, "size": {"reference": 8, "power": 0.5}}},
+        {cell for cell in CELLS if not cell.startswith("width8-")},
+        RETRAIN,
+    ),
+    "the batch of some": (
+        {"batch": {"value": 32, "size": {"reference": 4, "power": 1}}},
+        {"width8-D320-s0", "width8-D640-s0"},  # width 16 would have fewer steps than the floor
+        RETRAIN,
+    ),
+    "the schedule": ({"schedule": {"kind": "linear"}}, CELLS, RECHECK),
+    "a model argument": ({"model": {**SWEEP["model"], "kwargs": {"bias": True}}}, CELLS, RECHECK),
+    "threads": ({"resources": {"threads": 2, "micro_batch_items": 8}}, set(), set()),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planned(trained) -> dict:
+    """What Snakemake would do for each of `CONFIGS`: dry runs, two at a time, in one folder."""
+    project = restored(trained)
+    before = project.ids()
+
+    def dry_run(row: str):
+        config = f"{row.replace(' ', '-')}.yaml"
+        project.configure(config, **CONFIGS[row][0])
+        return project.dry_run(config=config)
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = dict(zip(CONFIGS, pool.map(dry_run, CONFIGS), strict=True))
+    assert project.ids() == before
+    return outcomes
+
+
+@pytest.mark.parametrize("row", CONFIGS)
+def test_a_changed_config_reruns_what_it_touches(planned, row):
+    _, new, rules = CONFIGS[row]
+    assert planned[row].trained == new
+    assert planned[row].rules == rules
+    assert planned[row].restored == set()
 
 
 def test_an_added_size_is_trained_and_collected_beside_the_old_runs(project):
@@ -98,56 +131,6 @@ def test_a_cell_that_is_removed_and_comes_back_never_retrains(project):
     assert back.rules == COLLECT | {"plan_sweep"}
 
 
-@pytest.mark.parametrize(
-    ("change", "rules"),
-    [
-        ({"plot": {"dpi": 100}}, PLOT),
-        ({"answer": {"budgets": [3e5]}}, REPORT),
-        ({"fit": {"bootstrap": 0, "delta": 1e-3}}, FIT),
-    ],
-    ids=["plot", "report", "fit"],
-)
-def test_a_setting_of_a_step_reruns_that_step_and_below(project, change, rules):
-    project.configure(**change)
-    planned = project.dry_run()
-    assert planned.rules == rules
-    assert (planned.trained, planned.restored) == (set(), set())
-
-
-@pytest.mark.parametrize(
-    ("change", "rules"),
-    [
-        ({"learning_rate": {"value": 0.05}}, RETRAIN),
-        ({"schedule": {"kind": "linear"}}, RECHECK),
-        ({"model": {**SWEEP["model"], "kwargs": {"bias": True}}}, RECHECK),
-        ({"evaluation": {"tokens": 16}}, RECHECK),
-    ],
-    ids=["learning rate", "schedule", "model argument", "evaluation"],
-)
-def test_a_setting_of_the_training_retrains_all_that_it_touches(project, change, rules):
-    before = project.ids()
-    project.configure(**change)
-    planned = project.dry_run()
-    assert planned.trained == CELLS
-    assert planned.rules == rules
-    assert before == project.ids()
-
-
-def test_a_rule_that_changes_some_learning_rates_retrains_only_those(project):
-    project.configure(learning_rate={"value": 0.1, "size": {"reference": 8, "power": 0.5}})
-    planned = project.dry_run()
-    assert planned.trained == {cell for cell in CELLS if not cell.startswith("width8-")}
-    assert planned.rules == RETRAIN
-
-
-def test_another_batch_retrains_all_at_its_own_rounding_of_the_tokens(project):
-    project.configure(batch={"value": 16})
-    planned = project.dry_run()
-    assert {cell.split("-")[0] for cell in planned.trained} == {"width4", "width8", "width16"}
-    assert len(planned.trained) == len(CELLS)
-    assert planned.rules == RETRAIN
-
-
 def test_other_data_retrain_all(project):
     (project.work / "points.csv").write_text(points(201))
     planned = project.dry_run()
@@ -162,10 +145,9 @@ def test_other_data_retrain_all(project):
         ("work/mydata.py", "table[:, :-1]", "-table[:, :-1]"),
         ("work/myloss.py", "F.cross_entropy(outputs, targets)",
          "F.cross_entropy(outputs, targets, label_smoothing=0.1)"),
-        ("work/myoptimizer.py", "lr=lr)", "lr=lr, momentum=0.9)"),
         ("checkout/src/flops_fit/options.py", "TRAINER_VERSION = ", "TRAINER_VERSION = 1000 + "),
     ],
-    ids=["model", "data", "loss", "optimiser", "trainer version"],
+    ids=["model", "data", "loss", "trainer version"],
 )  # fmt: skip
 def test_the_source_of_a_plug_in_and_the_trainer_version_retrain_all(project, file, old, new):
     project.edit(project.root / file, old, new)
@@ -212,10 +194,7 @@ def test_the_wording_of_shell_lines_reruns_nothing(project):
     assert project.dry_run().jobs == []
 
 
-def test_resources_and_threads_rerun_nothing(project):
-    project.configure(resources={"threads": 2, "micro_batch_items": 8, "checkpoint_minutes": 1})
-    assert project.dry_run().jobs == []
-    project.configure()
+def test_the_resources_and_threads_of_a_rule_rerun_nothing(project):
     project.edit(project.checkout / "workflow/rules/train.smk", "    resources:\n",
                  "    resources:\n        mem_mb=800,\n")  # fmt: skip
     assert project.dry_run("--set-threads", "train_run=2").jobs == []
@@ -237,16 +216,14 @@ def test_a_deleted_result_is_restored_from_its_record(project):
     assert (folder / "result.json").read_bytes() == (folder / "record.json").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "garbage", [b"", b'{"final_loss": 0.1', None], ids=["empty", "torn", "edited"]
-)
+@pytest.mark.parametrize("garbage", [b'{"final_loss": 0.1', None], ids=["torn", "edited"])
 def test_a_corrupt_result_is_named_moved_aside_and_restored(project, garbage):
     folder = project.run_folder("width8-D640-s0")
     result, record = folder / "result.json", (folder / "record.json").read_bytes()
     if garbage is None:  # still JSON, with a better loss
         garbage = json.dumps({**json.loads(record), "final_loss": 0.1}).encode()
     result.write_bytes(garbage)
-    if garbage == b"":  # a dry run names the file and leaves it alone
+    if garbage.endswith(b"0.1"):  # a dry run names the file and leaves it alone
         assert "result.json: not a whole JSON record; to be moved aside" in project.dry_run().output
         assert result.read_bytes() == garbage
     done = project.run(*TABLES)
