@@ -114,7 +114,7 @@ def one(scenario: Scenario, generator, resamples: int, target: float, true, head
     """Hits, errors and widths of one simulated sweep, per estimator."""
     frame = simulate(scenario, generator)
     runs = Runs(frame, budget_groups(frame)[0], Cost())
-    draws = draw(frame, "runs", resamples, generator)
+    draws = draw(frame, "runs", resamples, generator, runs.groups)
 
     def fit_all(part, part_draws):
         surface = estimate_surface(part, part_draws)

@@ -11,6 +11,7 @@ from flops_fit.fit import fit_runs
 from flops_fit.fit.bootstrap import Draws, draw, group_ids
 from flops_fit.fit.core import default_unit, seed_noise
 from flops_fit.fit.estimators import refit_surface
+from flops_fit.fit.runs import budget_groups
 from flops_fit.fit.surface import Data, fit_surface
 
 
@@ -125,6 +126,16 @@ def test_every_unit_gives_intervals_that_grow_with_the_noise(unit):
         assert fit["bootstrap"]["unit"] == unit
         widths.append(np.diff(fit["ci"]["a"])[0])
     assert 3 < widths[1] / widths[0] < 40
+
+
+def test_runs_are_drawn_within_their_budget():
+    frame = sweep(LAWS["besiroglu"], sizes=6, budgets=3)
+    frame.loc[17, "budget"] = np.nan
+    groups, _ = budget_groups(frame)
+    weight = draw(frame, "runs", 50, np.random.default_rng(0), groups).weight
+    for rows, total in ((slice(0, 6), 6), (slice(6, 12), 6), (slice(12, 17), 5), ([17], 1)):
+        assert (weight[:, rows].sum(axis=1) == total).all()
+    assert weight.std() > 0.5
 
 
 def test_groups_are_drawn_whole():

@@ -1,6 +1,7 @@
 """Resamples of the runs, as count weights or as signs of residuals.
 
-- ``runs``: runs drawn with replacement (Besiroglu et al. 2024 do so).
+- ``runs``: runs drawn with replacement (Besiroglu et al. 2024 do so), within each budget where
+  budgets are shared: a sweep's design is fixed, and small tables would lose whole curves.
 - ``groups``: whole (size, seed) groups drawn with replacement, for runs that share a cause.
 - ``wild``: every run kept, its residual multiplied by a random sign (Rademacher), inflated by
   sqrt(n / (n - unknowns)); for designed grids, where redrawing runs would tear holes in budgets.
@@ -45,13 +46,26 @@ def group_ids(frame: pd.DataFrame) -> np.ndarray:
     return pd.factorize(pd.MultiIndex.from_arrays([size.astype(str), seed.astype(str)]))[0]
 
 
-def draw(frame: pd.DataFrame, unit: str, resamples: int, generator: np.random.Generator) -> Draws:
-    """R = ``resamples`` draws of the runs in ``frame``; ``unit`` is one of `UNITS`."""
+def draw(
+    frame: pd.DataFrame,
+    unit: str,
+    resamples: int,
+    generator: np.random.Generator,
+    budgets: list[tuple[float, np.ndarray]] = (),
+) -> Draws:
+    """R = ``resamples`` draws of the runs in ``frame``; ``unit`` is one of `UNITS`.
+
+    ``budgets``: [(C, rows)] as `runs.budget_groups` finds them; runs of none form a stratum.
+    """
     n = len(frame)
     if unit == "runs":
-        return Draws(
-            unit, generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
-        )
+        weight = np.zeros((resamples, n))
+        held = np.concatenate([rows for _, rows in budgets]) if budgets else np.zeros(0, dtype=int)
+        for rows in (*(rows for _, rows in budgets), np.setdiff1d(np.arange(n), held)):
+            k = len(rows)
+            if k:
+                weight[:, rows] = generator.multinomial(k, np.full(k, 1 / k), size=resamples)
+        return Draws(unit, weight)
     if unit == "groups":
         group = group_ids(frame)
         k = int(group.max()) + 1

@@ -59,7 +59,9 @@ def fit_runs(
     data = Runs(frame, groups, cost)
     exclude = exclude or ("none" if table.marks_outliers or delta != "auto" else "auto")
     resample = resample or default_unit(frame)
-    draws = draw(frame, resample, bootstrap, np.random.default_rng(seed)) if bootstrap else None
+    draws = (
+        draw(frame, resample, bootstrap, np.random.default_rng(seed), groups) if bootstrap else None
+    )
 
     def fit_all(part: Runs, part_draws, everything: bool = False) -> dict[str, Estimate]:
         surface = estimate_surface(part, part_draws, delta, exclude, profile=everything)
