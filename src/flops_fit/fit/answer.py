@@ -8,7 +8,7 @@ from flops_fit.fit.laws import law_from_dict, law_to_dict
 
 FAR = 10.0  # beyond the data by more than this: provisional at best
 WIDE = 2.0  # N interval, high / low, that still deserves trust
-GAP = 1.25  # factor in N* between estimators that deserves a word where intervals do not cover it
+GAP = 1.08  # factor in N* between estimators that deserves a word where intervals do not cover it
 
 
 def interval(values: np.ndarray, level: float, weight: np.ndarray | None = None) -> list[float]:
@@ -206,6 +206,9 @@ def describe(answer: dict, fit: dict) -> str:
         f"  N within 1% of compute {good[0][0]:.4g} to {good[0][1]:.4g}",
         f"  N within 5% of compute {good[1][0]:.4g} to {good[1][1]:.4g}",
     ]
+    if len(answer["estimators"]) > 1:
+        each = ", ".join(f"{name} {value:.4g}" for name, value in answer["estimators"].items())
+        lines.append(f"  N* by estimator       {each}")
     if answer["size_value"] is not None:
         lines.append(f"  buildable size value  {answer['size_value']}")
     lines.append(f"  C / largest budget    {answer['beyond_data']:.3g}")
