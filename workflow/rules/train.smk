@@ -19,4 +19,4 @@ rule train_run:
     shell:
         "python -m flops_fit train --spec {params.spec} --out {output}"
         " --processes {resources.processes} --gpus {resources.gpu} --threads {resources.omp} >{log} 2>&1"
-        " || {{ status=$?; tail -n 3 {log} >&2; exit $status; }}"
+        " || {{ status=$?; {{ grep '^flops-fit: ' {log} || cat {log}; }} | tail -n 3 >&2; exit $status; }}"
