@@ -209,8 +209,15 @@ class Sweep:
         return f"{answers}\n\nreport: {folder}/report.html\nfigures: {folder}/plots/"
 
     def fit_options(self) -> str:
-        """The fit settings as options of ``flops-fit fit``."""
-        return options(self.config["fit"])
+        """The fit settings as options of ``flops-fit fit``.
+
+        Loss curves are handed over only where the envelope is asked for: the curves of decaying
+        learning rates lie too high before their end, and would speak against the other estimators.
+        """
+        settings = options(self.config["fit"])
+        if self.trains and self.config["fit"]["method"] == "envelope":
+            settings += f" --curves {RESULTS}/{self.name}/results.json"
+        return settings
 
     def plot_options(self) -> str:
         """The plot settings as options of ``flops-fit plot``."""
