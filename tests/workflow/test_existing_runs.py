@@ -1,0 +1,46 @@
+"""A table of runs that exist already is fitted, drawn and reported, and nothing is trained."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    line = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
+            "--directory", str(folder), "--cores", "2", *arguments]  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_shipped_table_gives_an_answer_without_training(tmp_path):
+    out = run(tmp_path, "--configfile", str(ROOT / "config" / "runs.yaml"))
+    fit = json.loads((tmp_path / "results/runs/fit.json").read_text())
+    assert fit["data"]["n_runs"] == 25
+    assert 0.40 < fit["isoflop"]["a"] < 0.55
+    assert {b["status"] for b in fit["isoflop"]["budgets"]} == {"bracketed"}
+    assert (tmp_path / "results/runs/report.html").exists()
+    assert not any(word in out for word in ("train_run", "prepare_data", "check_inputs"))
+    again = run(tmp_path, "-n", "--configfile", str(ROOT / "config" / "runs.yaml"))
+    assert "Nothing to be done" in again
+
+
+@pytest.mark.skipif(
+    "FLOPS_FIT_PUBLISHED_RUNS" not in os.environ, reason="FLOPS_FIT_PUBLISHED_RUNS is not set"
+)
+def test_a_published_table_gives_its_published_law(tmp_path):
+    table = Path(os.environ["FLOPS_FIT_PUBLISHED_RUNS"], "hoffmann_epoch.csv").resolve()
+    config = tmp_path / "published.yaml"
+    config.write_text(
+        f"name: published\nruns: {table}\nfit: {{delta: 1e-3, exclude: none, bootstrap: 100}}\n"
+    )
+    run(tmp_path, "--configfile", str(config))
+    surface = json.loads((tmp_path / "results/published/fit.json").read_text())["parametric"]
+    assert surface["objective"] == pytest.approx(1018.2740e-6, rel=1e-6)
+    assert surface["n_runs"] == 240
