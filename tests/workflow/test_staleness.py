@@ -11,8 +11,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import restored
 from project import RESTORED, SWEEP, label, points
+
+from conftest import restored
 
 pytestmark = pytest.mark.staleness
 
