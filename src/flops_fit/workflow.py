@@ -194,10 +194,6 @@ class Sweep:
         keys = ("experiments", "skipped", "convention")
         return canonical_hash({key: self.plan[key] for key in keys})[:16]
 
-    def flops_of(self, experiment: str) -> float:
-        rows = self.plan["experiments"]
-        return next(r["flops_counted"] for r in rows if r["experiment_id"] == experiment)
-
     def closing_words(self) -> str:
         """The answer and where the rest lies, to be printed when everything is done."""
         folder = Path(RESULTS, self.name)
