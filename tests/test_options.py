@@ -10,19 +10,13 @@ import torch
 from torch import nn
 
 from flops_fit.data import GlobalBatches, as_data, bytes_per_token, split_by_hash
-from flops_fit.devices import (
-    PEAK_TFLOPS,
-    device_name,
-    known_peak,
-    measured_peak,
-    peak_flops,
-    speed,
-)
+from flops_fit.devices import device_name, measured_peak, peak_flops, speed
 from flops_fit.errors import FlopsFitError
 from flops_fit.examples.gpt import GPT, optimizer
 from flops_fit.examples.loss import cross_entropy
 from flops_fit.optimizer import OptimizerList, adamw
 from flops_fit.options import TrainOptions
+from flops_fit.peaks import PEAK_TFLOPS, known_peak
 from flops_fit.schedule import multiplier
 from flops_fit.trainer import train
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import default_collate
@@ -59,6 +60,9 @@ class ModelCount:
         method: "meta" (run on the meta device), "cpu" (run on the CPU, or extrapolated from
             sizes that were) or "model" (the model's own ``flops_per_token()``).
         warnings: sentences to read before trusting the figures.
+        activation_bytes: what autograd keeps for the backward pass per target element, in the
+            model's own number format and with attention's full square (fused kernels keep less);
+            0 where the model could not be run. For the memory estimate only.
     """
 
     num_params: int
@@ -68,6 +72,7 @@ class ModelCount:
     flops_per_token: float
     method: str
     warnings: tuple[str, ...] = ()
+    activation_bytes: float = 0.0
 
 
 def count_model(
@@ -162,9 +167,10 @@ class _Pass:
         with _reproducible():
             model = _build(build, device)
             where = f"{type(model).__name__}({label})" if label else type(model).__name__
-            tracker = FlopTracker(model)
+            tracker, kept = FlopTracker(model), _KeptForBackward()
             with torch.device(device), _countable_kernels(), tracker:
-                loss = self._loss(model, device, where)
+                with kept:
+                    loss = self._loss(model, device, where)
                 tracker.in_forward = False
                 try:
                     loss.backward()
@@ -190,6 +196,7 @@ class _Pass:
                 "FLOPs nor they are counted; torch.utils.flop_counter.register_flop_formula helps"
                 for name in sorted(tracker.unknown)
             ),
+            activation_bytes=kept.bytes_beside(model) / self.tokens,
         )
 
     def _loss(self, model: nn.Module, device: str, where: str) -> torch.Tensor:
@@ -212,6 +219,24 @@ class _Pass:
         if not loss.requires_grad:
             raise FlopsFitError(f"loss: depends on no trainable parameter of {where}")
         return loss
+
+
+class _KeptForBackward(saved_tensors_hooks):
+    """Notes the storages that autograd saves; views of one tensor count once."""
+
+    def __init__(self):
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        super().__init__(self._note, lambda tensor: tensor)
+
+    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self._storages[storage._cdata] = storage
+        return tensor
+
+    def bytes_beside(self, model: nn.Module) -> int:
+        """Their size without the model's own weights."""
+        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        return sum(s.nbytes() for key, s in self._storages.items() if key not in own)
 
 
 def _build(build: Callable[[], nn.Module], device: str) -> nn.Module:
@@ -393,6 +418,9 @@ def _extrapolate(points: dict, size, build, size_param: str, meta_error) -> Mode
                 f"that it runs on the meta device, or list sizes of up to {CPU_PARAMS} parameters"
             )
         figures[field] = float(value) if field == "flops_per_token" else round(value)
+    # Rises no faster than the FLOPs of a token: an estimate from above.
+    growth = figures["flops_per_token"] / largest.flops_per_token
+    figures["activation_bytes"] = largest.activation_bytes * growth
     text = (
         f"{size_param}={size}: what the constructor does not tell is extrapolated by a cubic from "
         f"{size_param} = {', '.join(map(str, sizes))}, since on the meta device: {meta_error}"

@@ -97,7 +97,8 @@ def _write(plan, config, common, fingerprint, search_paths, results) -> None:
             "counts": {
                 key: getattr(experiment, key)
                 for key in ("num_params", "params", "params_nonembedding", "params_total",
-                            "flops_per_token", "count_method", "tokens_per_item")
+                            "flops_per_token", "count_method", "tokens_per_item",
+                            "activation_bytes")
             },
             "max_epochs": config["limits"]["max_epochs"],
             "resources": config["resources"],
@@ -111,6 +112,9 @@ def _write(plan, config, common, fingerprint, search_paths, results) -> None:
     value = {
         "fingerprint": fingerprint,
         "convention": config["convention"],
+        "schedule": config["schedule"],
+        "precision": config["precision"],
+        "resources": config["resources"],
         "data_dir": folder,
         "check": check,
         "experiments": rows,

@@ -33,6 +33,7 @@ class Experiment:
     params_nonembedding: int = 0
     params_total: int = 0
     count_method: str = ""
+    activation_bytes: float = 0.0
 
     @property
     def flops_6nd(self) -> float:
@@ -158,6 +159,7 @@ def _cell(
         "params_nonembedding": count.params_nonembedding,
         "params_total": count.params_total,
         "count_method": count.method,
+        "activation_bytes": count.activation_bytes,
     }
 
 

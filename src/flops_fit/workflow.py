@@ -21,6 +21,7 @@ from flops_fit.fingerprints import FileHashes, find_path
 from flops_fit.identity import common_identity, plan_fingerprint
 from flops_fit.places import plan_file, plan_folder, run_folder, spec_file
 from flops_fit.plugins import source_fingerprint
+from flops_fit.price import Rate, job_megabytes, job_minutes, price, rate_for, work_of_spec
 from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_aside
 
 RESULTS = "results"
@@ -188,6 +189,19 @@ class Sweep:
         failed = set(self.failed)
         return [row["experiment_id"] for row in rows if row["experiment_id"] not in failed]
 
+    def request(self, experiment: str, gpus: int) -> tuple[int, int]:
+        """Minutes and megabytes to ask a cluster for, at the first attempt, with that many GPUs."""
+        spec, resources = read_spec(experiment), {**self.config["resources"], "gpus": gpus}
+        rate = self.rate(gpus)
+        work = work_of_spec(spec)
+        cost = price(work, rate, resources)
+        return job_minutes(cost), job_megabytes(work, cost, resources)
+
+    @functools.cache  # noqa: B019 - one sweep lives as long as the process
+    def rate(self, gpus: int) -> Rate:
+        """How fast one device trains this sweep."""
+        return rate_for(self.config["pricing"], gpus, self.config["precision"], RESULTS)
+
     @property
     def content(self) -> str:
         """Hash of what the tables of this sweep are made from."""
@@ -225,9 +239,15 @@ class Sweep:
         return " ".join(["--budgets", *(f"{budget:g}" for budget in budgets)]) if budgets else ""
 
 
+@functools.cache
+def read_spec(experiment: str) -> dict:
+    """An experiment's spec: what a job may look at, whatever the config has become."""
+    return read_json(spec_file(RESULTS, experiment))
+
+
 def spec_value(experiment: str, key: str):
-    """A value of an experiment's spec: what a job may look at, whatever the config has become."""
-    return read_json(spec_file(RESULTS, experiment))[key]
+    """A value of an experiment's spec."""
+    return read_spec(experiment)[key]
 
 
 def code(step: str) -> str:

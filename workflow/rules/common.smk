@@ -96,5 +96,22 @@ def checked(wildcards):
     return flops_fit.spec_value(wildcards.id, "check")
 
 
+def gpus_per_run():
+    """What a profile's set-resources asks for decides before the config; pricing must know it."""
+    given = dict(workflow.resource_settings.overwrite_resources.get("train_run", {}))
+    gpus = given.get("gpu", sweep.config["resources"]["gpus"])
+    return int(getattr(gpus, "raw", gpus))
+
+
+@readable
+def minutes(wildcards, attempt):
+    return attempt * sweep.request(wildcards.id, gpus_per_run())[0]
+
+
+@readable
+def megabytes(wildcards, attempt):
+    return attempt * sweep.request(wildcards.id, gpus_per_run())[1]
+
+
 def all_made(files):
     return all(Path(file).exists() for file in files)

@@ -13,7 +13,9 @@ rule train_run:
     resources:
         processes=sweep.config["resources"]["processes"],
         omp=sweep.config["resources"]["threads"],
-        gpu=sweep.config["resources"]["gpus"],
+        gpu=gpus_per_run(),
+        runtime=minutes,
+        mem_mb=megabytes,
     params:
         spec="results/.plan/specs/{id}.json",
     shell:

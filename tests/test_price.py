@@ -1,0 +1,100 @@
+"""What an experiment is said to cost before it runs."""
+
+import pytest
+
+from flops_fit.config import complete_config
+from flops_fit.counting import count_model
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import write_json
+from flops_fit.price import (
+    START_UP,
+    Price,
+    Rate,
+    Work,
+    job_megabytes,
+    job_minutes,
+    measured_file,
+    price,
+    process_bytes,
+    rate_for,
+    work_of_row,
+)
+
+ONE = {"processes": 1, "threads": 1, "gpus": 0, "micro_batch_items": None}
+WORK = Work(flops=7.2e13, steps=1000, batch_items=8, tokens_per_item=64, params_total=10**6,
+            activation_bytes=1e4)  # fmt: skip
+RATE = Rate(flops_per_second=1e10, step_seconds=0.01, source="here")
+PRICING = {"device": None, "flops_per_second": None, "step_seconds": None, "per_hour": None}
+
+
+def test_time_is_start_up_and_steps_and_flops_over_the_devices():
+    alone = price(WORK, RATE, ONE)
+    assert alone.seconds == pytest.approx(START_UP + 10 + 7200)
+    two = price(WORK, RATE, {**ONE, "processes": 2, "gpus": 2}, per_hour=3.0)
+    assert two.seconds == pytest.approx(START_UP + 10 + 3600)
+    assert two.device_hours == pytest.approx(2 * two.seconds / 3600)
+    assert two.money == pytest.approx(3.0 * two.device_hours)
+    assert alone.money is None
+
+
+def test_memory_is_state_and_the_activations_of_a_micro_batch():
+    state, activations = 16 * 10**6, 8 * 64 * 1e4
+    base = process_bytes(WORK, ONE) - state - activations
+    assert base == pytest.approx(0.45e9)
+    assert process_bytes(WORK, {**ONE, "micro_batch_items": 2}) == pytest.approx(
+        base + state + activations / 4
+    )
+    both = {**ONE, "processes": 2}  # half the batch each, and a copy of the gradients
+    assert process_bytes(WORK, both) == pytest.approx(base + 20 * 10**6 + activations / 2)
+
+
+def test_the_activations_are_those_that_autograd_keeps():
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    example = torch.zeros(8), torch.zeros((), dtype=torch.long)
+    count = count_model(lambda: model, example, nn.functional.cross_entropy, 1)
+    # The input (8), ReLU's output (32), log-softmax (4), all fp32, and the target (one int64);
+    # the mean's total weight (one fp32) is shared by the two items of the batch.
+    assert count.activation_bytes == 4 * (8 + 32 + 4) + 8 + 4 / 2
+
+
+def test_a_job_asks_for_a_margin_above_a_floor():
+    assert job_minutes(Price(7220, 2, 1e9, None)) == 241
+    assert job_minutes(Price(12, 2, 1e9, None)) == 10
+    assert job_megabytes(WORK, Price(1, 1, 10e9, None), ONE) == 15450
+    assert job_megabytes(WORK, Price(1, 1, 1e8, None), ONE) == 1500
+    on_gpu = job_megabytes(WORK, Price(1, 1, 80e9, None), {**ONE, "gpus": 1})
+    assert on_gpu == pytest.approx(1.5 * (0.3e9 + 3.5e9 + 16e6) / 1e6, abs=1)
+
+
+def test_a_rate_is_stated_or_of_a_known_device_or_measured_or_guessed(tmp_path):
+    guess = rate_for(PRICING, 0, "no", tmp_path)
+    assert "guess" in guess.source
+    write_json(measured_file(tmp_path, "cpu"), vars(RATE))
+    assert rate_for(PRICING, 0, "no", tmp_path) == RATE
+    assert "guess" in rate_for(PRICING, 1, "no", tmp_path).source
+    known = rate_for({**PRICING, "device": "H100"}, 1, "bf16", tmp_path)
+    assert known.flops_per_second == pytest.approx(0.3 * 989.4e12)
+    stated = {**PRICING, "device": "H100", "flops_per_second": 2e14, "step_seconds": 0.5}
+    assert vars(rate_for(stated, 1, "bf16", tmp_path)) == {
+        "flops_per_second": 2e14, "step_seconds": 0.5, "source": "stated in the config"}  # fmt: skip
+
+
+def test_an_unknown_device_is_named_with_those_that_are_known(tmp_path):
+    with pytest.raises(FlopsFitError, match=r"pricing\.device: 'B52' .* H100.*flops_per_second"):
+        rate_for({**PRICING, "device": "B52"}, 1, "bf16", tmp_path)
+    with pytest.raises(FlopsFitError, match="'T4' is not known with bf16"):
+        rate_for({**PRICING, "device": "T4"}, 1, "bf16", tmp_path)
+
+
+def test_every_default_of_the_config_gives_a_rate(tmp_path):
+    config = complete_config({"name": "x", "runs": "runs.csv"})
+    assert rate_for(config["pricing"], 0, "no", tmp_path).flops_per_second > 0
+
+
+def test_a_row_of_a_plan_is_work():
+    row = {"flops_counted": 7.2e13, "steps": 1000, "batch_items": 8, "tokens_per_item": 64,
+           "params_total": 10**6, "activation_bytes": 1e4}  # fmt: skip
+    assert work_of_row(row) == WORK
