@@ -98,12 +98,15 @@ def estimate_surface(
     form: str = "surface",
     fixed_e: float | None = None,
     profile: bool = False,
+    start: np.ndarray | None = None,
 ) -> Estimate:
-    """Approach 3 on ``runs`` and on every resample; ``profile`` adds the profile of E."""
+    """Approach 3 on ``runs`` and on every resample; ``profile`` adds the profile of E.
 
+    ``start``: a law known to be near, as `fit_surface` takes it.
+    """
     data = Data.of(runs.column("params"), runs.column("tokens"), runs.column("loss"))
     shape = fixed_e_form(data, fixed_e) if form == "fixed_e" else FORMS[form](data)
-    fit = fit_surface(data, shape, delta, exclude)
+    fit = fit_surface(data, shape, delta, exclude, start=start)
     verdict = judge(data, fit, profile)
     law = surface_law(fit.theta, fit.centre)
     if draws is None:

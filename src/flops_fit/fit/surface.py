@@ -262,18 +262,26 @@ def fit_surface(
     delta: float | str = "auto",
     exclude: str = "auto",
     starts: int = STARTS,
+    start: np.ndarray | None = None,
 ) -> Surface:
     """Fit a surface to runs.
 
     ``delta`` "auto" sets the Huber threshold to 1.345 robust scales of the residuals, found with
     the fit; a number fixes it. ``exclude`` "auto" leaves out runs beyond 6 robust scales (at most
-    10%), "none" fits every run.
+    10%), "none" fits every run. ``start`` (5,) of E, ln A, ln B, alpha, beta replaces the search
+    for starts where the law is known to be near, as in a simulation.
     """
     form = form or free_form(data)
     weight = np.ones(len(data))
     auto = delta == "auto"
     current = CONTINUATION[1] if auto else float(delta)
-    batch = _descend(data, form, projected_starts(data, form, weight, starts), weight, current)
+    if start is None:
+        first = projected_starts(data, form, weight, starts)
+    else:
+        e, ln_a, ln_b, alpha, beta = start
+        centred = ln_a - alpha * data.centre[0], ln_b - beta * data.centre[1]
+        first = np.array([[np.log(e), *centred, alpha, beta]])
+    batch = _descend(data, form, first, weight, current)
     best = int(np.argmin(batch.objective))
     theta = batch.theta[best]
     objective = batch.objective[best]
