@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from flops_fit.device_locks import take_devices
 from flops_fit.identity import read_spec
 from flops_fit.locks import run_lock
 from flops_fit.places import run_folder
@@ -18,7 +19,8 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
     """Restore or train the experiment of ``spec_path``; its result goes to ``result``.
 
     ``processes`` train one experiment together; ``threads`` are each process's CPU threads;
-    ``gpus`` is how many GPUs the job was given (0: train on the CPU). Never returns after a start.
+    ``gpus`` is how many GPUs the job was given (0: train on the CPU); on one machine it waits until
+    so many are free. Never returns after a start.
     """
     spec = read_spec(spec_path)
     folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
@@ -33,6 +35,7 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
         "FLOPS_FIT_PROCESSES": str(processes),
         "FLOPS_FIT_GPUS": str(gpus),
         "FLOPS_FIT_LAUNCHER": str(os.getpid()),
+        **take_devices(gpus, os.environ),
     }
     if gpus == 0:
         environment["ACCELERATE_USE_CPU"] = "true"

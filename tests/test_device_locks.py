@@ -1,0 +1,365 @@
+"""GPUs handed out: one job on each at a time, whatever is killed. The devices are pretended.
+
+Jobs are stand-ins that take devices as `flops_fit.launch` does and then become a launcher whose
+trainers notice when another lives on their device. The launcher is a few lines, or accelerate's.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flops_fit.device_locks import POLL_SECONDS, VISIBLE, open_locks, take_devices, visible_devices
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import canonical_hash, write_json
+from flops_fit.identity import experiment_id
+from flops_fit.launch import command
+
+JOB = """\
+import os, sys
+from flops_fit.device_locks import take_devices
+shown = take_devices(int(sys.argv[1]), os.environ)
+os.execve(sys.executable, [sys.executable, *sys.argv[2:]],
+          {**os.environ, **shown, "ACCELERATE_USE_CPU": "true", "LAUNCHER": str(os.getpid())})
+"""
+LAUNCHER = """\
+import subprocess, sys
+sys.exit(subprocess.Popen([sys.executable, *sys.argv[1:]]).wait() != 0)
+"""
+TRAINER = """\
+import ctypes, os, pathlib, signal, sys, time
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # as flops_fit.stopping does
+name, seconds, saving = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+
+def note(event):
+    file = os.open("events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(file, f"{time.monotonic()} {event} {name} {os.getpid()} {os.environ['LAUNCHER']} {shown}\\n".encode())
+    os.close(file)
+
+def alive(process):
+    with open(f"/proc/{process}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] != "Z"
+
+shown = os.environ["CUDA_VISIBLE_DEVICES"]
+for device in shown.split(","):
+    mark = pathlib.Path(device)
+    try:
+        launcher, other = mark.read_text().split()
+        if launcher != os.environ["LAUNCHER"] and alive(other):
+            note("collision")
+    except (OSError, ValueError):
+        pass
+    mark.write_text(f"{os.environ['LAUNCHER']} {os.getpid()}")
+note("start")
+ends = time.monotonic() + seconds
+while not asked and time.monotonic() < ends:
+    time.sleep(0.01)
+time.sleep(saving)
+note("end")
+"""
+SMI = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa1111-0000-0000-0000-000000000000)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa2222-0000-0000-0000-000000000000)
+  MIG 3g.20gb     Device  0: (UUID: MIG-bbbb1111-0000-0000-0000-000000000000)
+  MIG 3g.20gb     Device  1: (UUID: MIG-bbbb2222-0000-0000-0000-000000000000)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-cccc1111-0000-0000-0000-000000000000)
+"""
+TAIL = "-0000-0000-0000-000000000000"
+PATIENCE = 60.0
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="devices are shared on Linux only")
+
+
+class Box:
+    """A machine with some devices, named by a list, and the jobs that run on it."""
+
+    def __init__(self, folder: Path, devices: str):
+        self.folder, self.devices = folder, devices
+        self.jobs: list[subprocess.Popen] = []
+        for name, text in {"job": JOB, "launcher": LAUNCHER, "trainer": TRAINER}.items():
+            (folder / f"{name}.py").write_text(text)
+        (folder / "bin").mkdir(exist_ok=True)
+
+    def start(self, name: str, count=1, seconds=0.2, saving=0.0, devices=None, launcher=None):
+        """Start a job; ``launcher`` is the line of another launcher than the stand-in."""
+        line = [*(launcher or [str(self.folder / "launcher.py")]), str(self.folder / "trainer.py")]
+        job = subprocess.Popen(
+            [sys.executable, str(self.folder / "job.py"), str(count), *line, name, str(seconds), str(saving)],
+            cwd=self.folder, env=self.environment(devices), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.jobs.append(job)
+        return job
+
+    def waiting(self, name: str, **options) -> subprocess.Popen:
+        """Start a job that finds no device, once it has said so."""
+        job = self.start(name, **options)
+        assert re.fullmatch(r"flops-fit: waiting for \d of \d GPUs\n", job.stderr.readline())
+        return job
+
+    def environment(self, devices: str | None = None) -> dict[str, str]:
+        """Only our locks, and of nvidia-smi only what a test has put there."""
+        drop = ("SLURM_JOB_ID", "ACCELERATE_USE_CPU")
+        kept = {key: value for key, value in os.environ.items() if key not in drop}
+        return {**kept, VISIBLE: devices or self.devices, "TMPDIR": str(self.folder),
+                "PATH": str(self.folder / "bin")}  # fmt: skip
+
+    def events(self, kind: str) -> list[tuple[float, str, int, str]]:
+        """(time, job, trainer's process, its devices) of each event of a kind, in order."""
+        path = self.folder / "events"
+        lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return sorted(
+            (float(t), name, int(p), d) for t, event, name, p, _, d in lines if event == kind
+        )
+
+    def started(self, *names: str) -> list[psutil.Process]:
+        """The trainers of jobs, once they have started."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            running = {name: process for _, name, process, _ in self.events("start")}
+            if set(names) <= set(running):
+                return [psutil.Process(running[name]) for name in names]
+            assert time.monotonic() < deadline, (running, names)
+            time.sleep(0.02)
+
+    def finish(self) -> None:
+        """Wait for every job that was not killed; no two ever shared a device."""
+        for job in self.jobs:
+            _, said = job.communicate(timeout=PATIENCE)
+            assert job.returncode in (0, -signal.SIGKILL, 1), said
+        assert self.events("collision") == []
+
+
+@pytest.fixture
+def box(tmp_path):
+    box = Box(tmp_path, "0,1")
+    yield box
+    for job in box.jobs:
+        if job.poll() is None:
+            job.kill()
+            job.wait()
+
+
+def test_as_many_jobs_run_as_there_are_devices_each_on_its_own(box):
+    box.start("a", seconds=PATIENCE)
+    box.start("b", seconds=PATIENCE)
+    trainers = box.started("a", "b")
+    box.waiting("c")
+    assert {device for *_, device in box.events("start")} == {"0", "1"}
+    trainers[1].terminate()
+    box.started("c")
+    trainers[0].terminate()
+    box.finish()
+    device = {name: device for _, name, _, device in box.events("start")}
+    assert device["c"] == device["b"]
+
+
+def test_jobs_that_want_two_of_three_devices_do_not_wait_for_each_other_for_ever(tmp_path):
+    box = Box(tmp_path, "0,1,2")
+    for number in range(4):
+        box.start(f"job{number}", count=2)
+    box.finish()
+    assert len(box.events("end")) == 4
+    assert {len(devices.split(",")) for *_, devices in box.events("start")} == {2}
+
+
+def test_a_job_that_wants_two_devices_gets_its_turn_among_jobs_that_want_one(box):
+    box.start("a", seconds=PATIENCE)
+    box.start("b", seconds=PATIENCE)
+    trainers = box.started("a", "b")
+    box.waiting("pair", count=2)
+    box.waiting("single")
+    box.waiting("another")
+    trainers[0].terminate()
+    time.sleep(3 * POLL_SECONDS)
+    assert len(box.events("start")) == 2  # the free device is kept for the pair
+    trainers[1].terminate()
+    box.finish()
+    assert [name for _, name, *_ in box.events("start")][2] == "pair"
+
+
+def test_who_waits_for_a_device_keeps_nobody_from_another(box):
+    box.start("first", seconds=PATIENCE, devices="0")
+    (trainer,) = box.started("first")
+    box.waiting("second", devices="0")
+    box.start("third", devices="0,1")
+    box.started("third")
+    trainer.terminate()
+    box.finish()
+
+
+@pytest.mark.parametrize("victims", ["launcher", "trainer", "both"])
+def test_a_killed_job_gives_its_device_back_when_its_last_trainer_is_gone(tmp_path, victims):
+    box = Box(tmp_path, "0")
+    first = box.start("first", seconds=PATIENCE, saving=2 * POLL_SECONDS)
+    (trainer,) = box.started("first")
+    box.waiting("second")
+    if victims in ("launcher", "both"):
+        first.kill()
+    if victims in ("trainer", "both"):
+        trainer.kill()
+    box.finish()
+    ((start, name, *_),) = box.events("start")[1:]
+    assert name == "second"
+    if victims == "launcher":  # its trainer was told by the kernel, and saved first
+        (end,) = [time for time, name, *_ in box.events("end") if name == "first"]
+        assert end <= start
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_device_passes_through_accelerate_to_trainers_that_outlive_it(tmp_path, processes):
+    box = Box(tmp_path, "0")
+    line = command("SPEC", "RESULT", processes, 1, 1)
+    line = line[1 : line.index("-m", 3)]
+    first = box.start("first", seconds=PATIENCE, saving=2 * POLL_SECONDS, launcher=line)
+    box.started("first")
+    while len(box.events("start")) < processes:
+        time.sleep(0.02)
+    box.waiting("second")
+    first.kill()
+    box.finish()
+    ends = [time for time, name, *_ in box.events("end") if name == "first"]
+    (second,) = [time for time, name, *_ in box.events("start") if name == "second"]
+    assert len(ends) == processes
+    assert max(ends) <= second
+
+
+def test_a_waiting_job_ends_at_once_when_asked_to(tmp_path):
+    box = Box(tmp_path, "0")
+    box.start("first", seconds=PATIENCE)
+    (trainer,) = box.started("first")
+    waiting = box.waiting("second")
+    waiting.terminate()
+    assert waiting.wait(POLL_SECONDS) == -signal.SIGTERM
+    box.jobs.remove(waiting)
+    trainer.terminate()
+    box.finish()
+
+
+def test_the_train_command_shows_its_launcher_one_device_of_the_list(box):
+    identity = {"model": {"factory": "m:Net", "size_param": "w", "size": 8}, "tokens": 9, "seed": 0}
+    spec = {"identity": identity, "hash": canonical_hash(identity),
+            "experiment_id": experiment_id(identity)}  # fmt: skip
+    path = box.folder / "results" / ".plan" / "specs" / f"{spec['experiment_id']}.json"
+    write_json(path, spec)
+    line = [sys.executable, "-m", "flops_fit", "train", "--spec", str(path), "--out",
+            str(box.folder / "out"), "--gpus", "1"]  # fmt: skip
+    job = subprocess.Popen(line, env=box.environment("6,4"), stderr=subprocess.DEVNULL)
+    box.jobs.append(job)
+    process = psutil.Process(job.pid)
+    deadline = time.monotonic() + PATIENCE
+    while "accelerate.commands.launch" not in process.cmdline():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert process.environ()[VISIBLE] == "6"
+    box.start("next", devices="6,4")
+    box.started("next")
+    ((*_, device),) = box.events("start")
+    assert device == "4"
+    job.kill()
+    box.finish()
+
+
+def nvidia_smi(folder: Path, line: str) -> None:
+    """A program of that name that prints what it prints for three GPUs, one of them in slices."""
+    folder.mkdir(exist_ok=True)
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{line}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+
+
+def test_jobs_that_call_a_device_differently_share_its_lock(box):
+    nvidia_smi(box.folder / "bin", f"echo '{SMI}'")
+    box.start("index", devices="0", seconds=0.5)
+    box.start("uuid", devices=f"GPU-aaaa1111{TAIL}", seconds=0.5)
+    box.start("short", devices="GPU-aaaa1", seconds=0.5)
+    box.finish()
+    times = sorted((time, event) for event in ("start", "end") for time, *_ in box.events(event))
+    assert [event for _, event in times] == ["start", "end"] * 3
+    assert {device for *_, device in box.events("start")} == {
+        "0", f"GPU-aaaa1111{TAIL}", "GPU-aaaa1"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("listed", "seen"),
+    [
+        (None, [f"GPU-aaaa1111{TAIL}", f"MIG-bbbb1111{TAIL}", f"MIG-bbbb2222{TAIL}",
+                f"GPU-cccc1111{TAIL}"]),
+        ("2,0", [f"GPU-cccc1111{TAIL}", f"GPU-aaaa1111{TAIL}"]),
+        ("1", [f"MIG-bbbb1111{TAIL}"]),  # CUDA shows the first slice
+        (f"MIG-bbbb2222{TAIL}, GPU-cccc", [f"MIG-bbbb2222{TAIL}", f"GPU-cccc1111{TAIL}"]),
+        ("0,GPU-aaaa1111", [f"GPU-aaaa1111{TAIL}"]),
+        ("0,7,2", [f"GPU-aaaa1111{TAIL}"]),
+        ("GPU-", []),
+        ("", []),
+        ("-1", []),
+    ],
+)  # fmt: skip
+def test_devices_are_those_that_cuda_would_show(tmp_path, monkeypatch, listed, seen):
+    nvidia_smi(tmp_path, f"echo '{SMI}'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert list(visible_devices(listed).values()) == seen
+
+
+@pytest.mark.parametrize(
+    ("listed", "seen"),
+    [("0,1", ["0", "1"]), ("GPU-a, MIG-b", ["GPU-a", "MIG-b"]), ("0,-1,1", ["0"]), ("", [])],
+)
+def test_without_nvidia_smi_a_list_is_believed(tmp_path, monkeypatch, listed, seen):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_devices(listed) == {token: token for token in seen}
+
+
+@pytest.mark.parametrize(
+    ("listed", "program", "message"),
+    [
+        ("0,1", None, r"asks for 3, CUDA_VISIBLE_DEVICES='0,1' shows 2; ask for less"),
+        ("", None, r"asks for 3, CUDA_VISIBLE_DEVICES='' shows 0"),
+        (
+            None,
+            None,
+            r"no nvidia-smi to tell which GPUs there are; list them in CUDA_VISIBLE_DEVICES",
+        ),
+        (None, "echo 'GPU 0: NVIDIA T4 (UUID: GPU-a)'", r"asks for 3, there are 1"),
+        (
+            None,
+            "echo 'Driver/library version mismatch'; exit 18",
+            r"nvidia-smi -L fails: Driver/lib",
+        ),
+    ],
+)
+def test_a_job_that_asks_for_more_than_there_is_stops_at_once(
+    tmp_path, monkeypatch, listed, program, message
+):
+    if program:
+        nvidia_smi(tmp_path, program)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FlopsFitError, match=message):
+        take_devices(3, {} if listed is None else {VISIBLE: listed})
+
+
+@pytest.mark.parametrize(
+    ("count", "environment"),
+    [(0, {}), (9, {"SLURM_JOB_ID": "7"}), (9, {"ACCELERATE_USE_CPU": "true"})],
+)
+def test_where_there_is_nothing_to_share_nothing_is_taken(
+    tmp_path, monkeypatch, count, environment
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert take_devices(count, {VISIBLE: "0", **environment}) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_locks_are_for_all_users_of_the_machine_and_follow_no_link(tmp_path):
+    path = tmp_path / "locks"
+    os.close(open_locks(path))
+    assert path.stat().st_mode & 0o777 == 0o666
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(FlopsFitError, match=r"link: cannot be opened \(Too many levels of symb"):
+        open_locks(tmp_path / "link")
