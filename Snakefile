@@ -26,5 +26,5 @@ rule all:
 
 
 onsuccess:
-    if workflow.is_main_process and all_made(targets(None)):
-        print(f"\n{sweep.name}: {sweep.closing_words()}")
+    if workflow.is_main_process and (words := closing_words()):
+        print(f"\n{sweep.name}: {words}")

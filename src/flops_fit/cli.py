@@ -16,6 +16,7 @@ from flops_fit.answer_commands import (
 )
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.commands import add_fit_arguments, add_predict_arguments, run_fit, run_predict
+from flops_fit.plan_command import add_plan_arguments, run_plan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,41 +68,6 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", default="results", help="folder of runs and sweeps (default: results)"
     )
-
-
-def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "List every experiment of a sweep, counted and checked; train nothing."
-    parser.epilog = "example:\n  flops-fit plan --config config/config.yaml"
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", help="the sweep's config file")
-    source.add_argument("--plan", help="a plan file made before, such as the workflow keeps")
-    parser.add_argument("--out", help="write the table as CSV")
-    parser.add_argument(
-        "--search-path", action="append", default=[], metavar="DIR",
-        help="folder with your modules and data (the working directory is always searched)",
-    )  # fmt: skip
-    add_results(parser)
-
-
-def run_plan(args: argparse.Namespace) -> None:
-    from flops_fit.plan_table import format_plan, plan_csv
-    from flops_fit.workflow import plan_config, search_paths
-
-    if args.plan:
-        from flops_fit.files import read_json
-
-        plan = read_json(args.plan)
-    else:
-        from flops_fit.config import load_config
-
-        plan = plan_config(load_config(args.config), args.results, search_paths(args.search_path))
-    if args.out:
-        from flops_fit.files import write_atomic
-
-        write_atomic(args.out, plan_csv(plan))
-    print(format_plan(plan))
-    if args.out:
-        print(f"wrote {args.out}")
 
 
 def add_plan_file(parser: argparse.ArgumentParser) -> None:

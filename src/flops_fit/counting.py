@@ -200,7 +200,7 @@ class _Pass:
         )
 
     def _loss(self, model: nn.Module, device: str, where: str) -> torch.Tensor:
-        inputs, targets = tree_map_only(torch.Tensor, _mover(device), self.batch)
+        inputs, targets = tree_map_only(torch.Tensor, mover(device), self.batch)
         try:
             outputs = call_model(model, inputs)
         except Exception as error:
@@ -309,7 +309,9 @@ def _countable_kernels() -> Iterator[None]:
         yield
 
 
-def _mover(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def mover(device: str | torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that brings a tensor to ``device``; one on meta gets made-up values there."""
+
     def move(tensor: torch.Tensor) -> torch.Tensor:
         if device == "meta" or not tensor.is_meta:
             return tensor.to(device)

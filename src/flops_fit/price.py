@@ -15,7 +15,7 @@ from flops_fit.files import read_json
 from flops_fit.peaks import PEAK_TFLOPS, known_peak
 from flops_fit.places import plan_folder
 
-START_UP = 10.0  # seconds of a job before its first step: two interpreters that import torch
+START_UP = 6.0  # seconds of a job before its first step: two interpreters that import torch
 PEAK_SHARE = 0.3  # of a GPU's peak that training usually reaches; small models reach less
 GUESS = {"cpu": (1e10, 0.006), "gpu": (5e12, 0.03)}  # FLOP/s and seconds a step, on the low side
 PARAM_BYTES = 4 + 4 + 8  # weight, gradient and AdamW's two moments, all fp32

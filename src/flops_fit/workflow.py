@@ -7,6 +7,7 @@ keyed by everything that determines it. Only when there is none does a process o
 import contextlib
 import functools
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,13 +27,14 @@ from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_asi
 
 RESULTS = "results"
 STEPS = {
+    "plan": "flops_fit.plan_page:plan_page",
     "collect": "flops_fit.collect:collect",
     "rate": "flops_fit.learning_rate:fit_learning_rate",
     "fit": "flops_fit.fit.commands:run_fit",
     "plot": "flops_fit.plots.draw:draw_all",
     "report": "flops_fit.report:report_page",
 }
-TEMPLATES = {"report": "report.html.j2"}
+TEMPLATES = {"report": ("report.html.j2", "page.css"), "plan": ("plan.html.j2", "page.css")}
 PLAN_IN_A_PROCESS = (
     "import sys; from flops_fit.config import load_config; from flops_fit.errors import *\n"
     "from flops_fit.planner import make_plan\n"
@@ -218,6 +220,14 @@ class Sweep:
         answers = table[table.index("## Answers") :].removeprefix("## Answers").strip()
         return f"{answers}\n\nreport: {folder}/report.html\nfigures: {folder}/plots/"
 
+    def plan_words(self) -> str:
+        """What the plan takes and what may go wrong, to be printed when only the plan was made."""
+        folder = Path(RESULTS, self.name)
+        lines = (folder / "logs" / "plan.log").read_text().splitlines()
+        lines = [line for line in lines if not line.startswith("wrote ")]
+        said = [line for line in lines if line.startswith("warning: ")]
+        return "\n".join([*lines[-3:], *said, f"page: {folder}/plan.html"])
+
     def fit_options(self) -> str:
         """The fit settings as options of ``flops-fit fit``.
 
@@ -232,6 +242,12 @@ class Sweep:
     def plot_options(self) -> str:
         """The plot settings as options of ``flops-fit plot``."""
         return options(self.config["plot"])
+
+    def pricing_options(self) -> str:
+        """The pricing as options of ``flops-fit plan``, GPUs as the config has them."""
+        given = {key: value for key, value in self.config["pricing"].items() if value is not None}
+        return " ".join(f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
+                        for key, value in given.items())  # fmt: skip
 
     def budget_options(self) -> str:
         """The budgets to answer for, as an option of ``flops-fit report``."""
@@ -252,8 +268,8 @@ def spec_value(experiment: str, key: str):
 
 def code(step: str) -> str:
     """Fingerprint of the code of a step, so that the step reruns when its code changes."""
-    template = Path(__file__).with_name(TEMPLATES[step]).read_text() if step in TEMPLATES else ""
-    return canonical_hash([source_fingerprint(STEPS[step]), template])[:16]
+    templates = [Path(__file__).with_name(name).read_text() for name in TEMPLATES.get(step, ())]
+    return canonical_hash([source_fingerprint(STEPS[step]), *templates])[:16]
 
 
 def prepend(variable: str, folder: str) -> None:

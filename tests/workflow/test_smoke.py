@@ -37,11 +37,29 @@ def smoke(tmp_path_factory) -> Path:
 
 def test_the_smoke_sweep_leaves_every_promised_file(smoke):
     sweep = smoke / "results/smoke"
-    for name in ("plan.csv", "results.json", "results.csv", "fit.json", "table.md", "report.html"):
+    for name in (
+        "plan.csv",
+        "plan.html",
+        "results.json",
+        "results.csv",
+        "fit.json",
+        "table.md",
+        "report.html",
+    ):
         assert (sweep / name).stat().st_size > 0, name
     for figure in FIGURES:
         for kind in ("svg", "png", "csv"):
             assert (sweep / "plots" / f"{figure}.{kind}").stat().st_size > 0, figure
+
+
+def test_the_target_plan_prices_the_sweep_and_trains_nothing(tmp_path):
+    done = snakemake(tmp_path, "plan", "--cores", "2", config=REPOSITORY / "config/smoke.yaml")
+    assert done.returncode == 0, done.stdout
+    assert "warning: 2 budgets: a power law" in done.stdout
+    assert "CPU thread hours" in done.stdout
+    made = {path.name for path in (tmp_path / "results/smoke").iterdir()}
+    assert made == {"plan.csv", "plan.html", "plan.svg", "logs"}
+    assert not (tmp_path / "results/runs").exists()
 
 
 def test_plan_records_and_table_speak_of_the_same_experiments(smoke):

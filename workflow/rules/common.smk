@@ -48,7 +48,7 @@ def targets(wildcards):
         names += [f"plots/{figure}.svg" for figure in FIGURES]
     runs = []
     if sweep.trains:
-        names += ["plan.csv", "results.json", "results.csv"]
+        names += ["plan.csv", "plan.html", "plan.svg", "results.json", "results.csv"]
         runs = run_results(wildcards)
     return [f"results/{sweep.name}/{name}" for name in names] + runs
 
@@ -91,6 +91,19 @@ def plan_content(wildcards):
 
 
 @readable
+def plan_tables(wildcards):
+    """What `snakemake plan` makes: nothing to train, so cheap."""
+    if not sweep.trains:
+        raise FlopsFitError("plan: nothing to plan, the config names existing runs")
+    return [f"results/{sweep.name}/plan.{kind}" for kind in ("csv", "html", "svg")]
+
+
+@readable
+def plan_options(wildcards):
+    return f"{sweep.pricing_options()} {sweep.budget_options()}".strip()
+
+
+@readable
 def checked(wildcards):
     # From the spec, not the config: a config edited under a queued sweep changes no waiting job.
     return flops_fit.spec_value(wildcards.id, "check")
@@ -113,5 +126,9 @@ def megabytes(wildcards, attempt):
     return attempt * sweep.request(wildcards.id, gpus_per_run())[1]
 
 
-def all_made(files):
-    return all(Path(file).exists() for file in files)
+def closing_words():
+    """What to print when everything asked for is done; nothing where the answer is not there."""
+    if "plan" in workflow.dag_settings.targets:
+        return sweep.plan_words()
+    made = all(Path(file).exists() for file in targets(None))
+    return sweep.closing_words() if made else ""

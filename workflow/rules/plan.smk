@@ -1,16 +1,38 @@
 localrules:
+    plan,
     plan_sweep,
+
+
+rule plan:
+    input:
+        plan_tables,
 
 
 rule plan_sweep:
     output:
-        "results/{sweep}/plan.csv",
+        csv="results/{sweep}/plan.csv",
+        html=report(
+            "results/{sweep}/plan.html",
+            caption="../report/plan.rst",
+            category="Plan",
+            labels={"plan": "priced, with warnings"},
+        ),
+        svg=report(
+            "results/{sweep}/plan.svg",
+            caption="../report/plan.rst",
+            category="Plan",
+            labels={"plan": "the grid"},
+        ),
     log:
         "results/{sweep}/logs/plan.log",
     conda:
         "../../envs/flops-fit.yaml"
     params:
         content=plan_content,
+        options=plan_options,
+        code=flops_fit.code("plan"),
     shell:
         "python -m flops_fit plan --plan results/.plan/sweeps/{wildcards.sweep}.json"
-        " --out {output} >{log} 2>&1"
+        " --name {wildcards.sweep} --out {output.csv} --page {output.html} --figure {output.svg}"
+        " {params.options} >{log} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"

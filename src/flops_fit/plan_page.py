@@ -1,0 +1,49 @@
+"""The plan as one self-contained page: what the sweep will cost, its grid, what may go wrong."""
+
+import jinja2
+
+from flops_fit.notation import count_text, flops_text, time_text
+from flops_fit.plan_table import closing, totals
+from flops_fit.price import Rate
+
+MOST_ROWS = 500  # of the page's table; the CSV has all
+
+
+def plan_page(
+    name: str,
+    plan: dict,
+    rows: list[dict],
+    warnings: list[str],
+    rate: Rate,
+    currency: str,
+    figure: bytes,
+) -> str:
+    """The page as HTML; ``rows`` are those of `flops_fit.plan_table.plan_rows`, ``figure`` an SVG."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("flops_fit", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        count=count_text, flops=flops_text, time=time_text, sentence=_sentence
+    )
+    return environment.get_template("plan.html.j2").render(
+        name=name,
+        plan=plan,
+        rows=rows,
+        most=MOST_ROWS,
+        total=totals(rows),
+        warnings=warnings,
+        estimate=closing(plan, rows, rate, currency)[-1],
+        currency=currency,
+        figure=figure.decode().partition("<svg")[2],
+        device="GPU" if plan["resources"]["gpus"] else "CPU thread",
+    )
+
+
+def _sentence(text: str) -> str:
+    """``text`` with a capital, unless it starts with a name such as d_model=12."""
+    first = text.split(maxsplit=1)[0]
+    return text if "=" in first else text[:1].upper() + text[1:]

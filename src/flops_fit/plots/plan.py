@@ -1,0 +1,58 @@
+"""The grid of a plan: every experiment in the plane of N and D."""
+
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flops_fit.forewarn import PUBLISHED_RATIO
+from flops_fit.notation import flops_text
+from flops_fit.plots.style import MUTED, STYLE, BudgetColours, log_axis, tick_count
+
+
+def plan_figure(rows: list[dict], width: float = 6.4) -> bytes:
+    """The SVG of ``rows``, as `flops_fit.plan_table.plan_rows` makes them; ``width`` in inches."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, 0.68 * width))
+        draw_plan(figure.subplots(), rows)
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": "flops-fit"})
+    return content.getvalue()
+
+
+def draw_plan(ax: Axes, rows: list[dict]) -> Axes:
+    """Dots joined along each budget; the dashed line has 20 tokens per parameter."""
+    budgets = sorted({row["compute_budget"] for row in rows})
+    colours = BudgetColours(budgets)
+    for budget in budgets:
+        own = sorted((r for r in rows if r["compute_budget"] == budget), key=lambda r: r["params"])
+        params = [row["params"] for row in own]
+        tokens = [row["num_tokens"] for row in own]
+        ax.plot(params, tokens, "o-", color=colours(budget), markersize=4.5, linewidth=1)
+        ax.annotate(flops_text(budget), (params[0], tokens[0]), xytext=(-7, 0), ha="right",
+                    va="center", textcoords="offset points", fontsize=8.5,
+                    color=colours.text(budget))  # fmt: skip
+    _reference(ax, rows)
+    ax.set(xlabel="parameters N", ylabel="tokens D")
+    ax.margins(0.12, 0.08)
+    ax.set(xscale="log", yscale="log")
+    left, right = ax.get_xlim()
+    ax.set_xlim(left * (left / right) ** 0.08, right)  # room for the budgets' names
+    for axis in (ax.xaxis, ax.yaxis):
+        log_axis(axis, tick_count)
+    return ax
+
+
+def _reference(ax: Axes, rows: list[dict]) -> None:
+    params = np.array([row["params"] for row in rows], dtype=float)
+    tokens = np.array([row["num_tokens"] for row in rows], dtype=float)
+    low = max(params.min(), tokens.min() / PUBLISHED_RATIO)
+    high = min(params.max(), tokens.max() / PUBLISHED_RATIO)
+    if low < high:
+        ends = np.array([low, high])
+        ax.plot(ends, PUBLISHED_RATIO * ends, "--", color=MUTED, linewidth=1, zorder=1)
+        ax.annotate(f"{PUBLISHED_RATIO} tokens per parameter", (high, PUBLISHED_RATIO * high),
+                    xytext=(0, 5), textcoords="offset points", ha="right", fontsize=8,
+                    color=MUTED)  # fmt: skip

@@ -1,0 +1,202 @@
+"""The plan as people see it: priced rows, warnings in words, a table, a page."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from flops_fit.cli import main
+from flops_fit.forewarn import plan_warnings
+from flops_fit.plan_page import plan_page
+from flops_fit.plan_table import COLUMNS, format_plan, plan_csv, plan_rows, totals
+from flops_fit.plots.plan import plan_figure
+from flops_fit.price import Rate
+
+RATE = Rate(1e10, 0.01, "measured by nobody")
+RESOURCES = {"processes": 1, "threads": 1, "gpus": 0, "micro_batch_items": None}
+
+
+def cell(budget, params, *, steps=1000, size=None, seed=0, tokens=None):
+    tokens = tokens or round(budget / (6 * params))
+    return {
+        "experiment_id": f"net-{size or params}-{budget:g}-s{seed}", "compute_budget": budget,
+        "size_param_value": size or params, "seed": seed, "params": params,
+        "params_nonembedding": params // 2, "params_total": 2 * params, "num_params": params,
+        "num_tokens": tokens, "steps": steps, "batch_items": 4, "tokens_per_item": 8,
+        "learning_rate": 0.01, "flops_per_token": 6.6 * params, "count_method": "meta",
+        "activation_bytes": 100.0, "flops_6nd": 6.0 * params * tokens,
+        "flops_counted": 6.6 * params * tokens, "hash": "0",
+    }  # fmt: skip
+
+
+def plan_of(cells, skipped=(), warmup=0.05, kind="wsd"):
+    schedule = {"kind": kind, "warmup": warmup, "decay": 0.2, "final": 0.0}
+    return {"fingerprint": "f" * 64, "convention": "counted", "schedule": schedule,
+            "precision": "no", "resources": RESOURCES, "check": "nowhere.json",
+            "experiments": list(cells), "skipped": list(skipped), "warnings": []}  # fmt: skip
+
+
+def grid(budgets=(1e12, 1e13, 1e14), ratios=(2, 6, 20.5, 60, 180), **options):
+    """A grid with the same tokens per parameter at each budget."""
+    return [
+        cell(c, round((c / 6 / ratio) ** 0.5), tokens=round(ratio * round((c / 6 / ratio) ** 0.5)),
+             **options)
+        for c in budgets for ratio in ratios
+    ]  # fmt: skip
+
+
+def warned(cells, answers=(), unique=None, **options):
+    plan = plan_of(cells, **options)
+    return plan_warnings(plan, plan_rows(plan, RATE, None, unique), answers)
+
+
+def test_a_row_carries_what_can_be_derived():
+    plan = plan_of([cell(6e10, 10_000)])
+    (row,) = plan_rows(plan, RATE, 2.0, unique_tokens=400_000)
+    assert row["num_tokens"] == 10**6
+    assert row["tokens_per_param"] == 100
+    assert row["epochs"] == 2.5
+    assert (row["warmup_steps"], row["plateau_steps"], row["decay_steps"]) == (50, 750, 200)
+    assert row["batch_tokens"] == 32
+    assert row["counted_over_6nd"] == pytest.approx(1.1)
+    assert row["seconds"] == pytest.approx(6 + 10 + 6.6)
+    assert row["money"] == pytest.approx(2.0 * 22.6 / 3600)
+
+
+def test_totals_add_up():
+    rows = plan_rows(plan_of(grid()), RATE, 1.0, None)
+    total = totals(rows)
+    assert total["experiments"] == 15
+    assert total["budgets"] == 3
+    assert total["money"] == pytest.approx(sum(r["seconds"] for r in rows) / 3600)
+    assert total["longest_seconds"] == max(r["seconds"] for r in rows)
+    assert totals(plan_rows(plan_of(grid()), RATE, None, None))["money"] is None
+
+
+def test_the_csv_has_every_column_and_row():
+    rows = plan_rows(plan_of(grid()), RATE, None, None)
+    table = list(csv.DictReader(io.StringIO(plan_csv(rows))))
+    assert len(table) == 15
+    assert tuple(table[0]) == COLUMNS
+    assert float(table[3]["tokens_per_param"]) == pytest.approx(60, rel=1e-3)
+
+
+def test_a_good_plan_is_not_warned_of():
+    assert warned(grid(), answers=[1e15]) == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "sentence"),
+    [
+        (grid(budgets=[1e12, 1e14]), {}, r"^2 budgets: a power law .* 3 or more"),
+        (grid(budgets=[1e12, 2e12, 4e12]), {}, r"^the budgets span a factor of 4"),
+        (grid(ratios=[5, 20.5, 80]), {}, r"^budget 1e\+12 has 3 sizes: .* fewer than 5"),
+        (grid(ratios=[15, 17, 21, 25, 30]), {}, r"span a factor of 1.4 in N: .* look flat"),
+        (grid(ratios=[30, 60, 120, 400, 900]), {}, r"30 to 900 tokens .* one side of the 20 .* larger"),
+        (grid(ratios=[0.1, 1, 2, 5, 10]), {}, r"0.1 to 10 tokens .* add smaller sizes"),
+        (grid(steps=80), {}, r"^15 of 15 runs have fewer than 100 steps .* 80"),
+        (grid(steps=120), {"warmup": 0.02}, r"^the shortest warm-up has 2 steps"),
+        (grid(), {"answers": [1e15, 2e15]}, r"^an answer is asked for at 2e\+15 FLOPs, 20 times"),
+        (grid(), {"unique": 3 * 10**6}, r"runs repeat data, up to .* passes: beyond 4"),
+    ],
+)  # fmt: skip
+def test_what_may_go_wrong_is_said_in_words(cells, options, sentence):
+    found = warned(cells, **options)
+    assert any(re.search(sentence, text) for text in found), found
+
+
+def test_a_batch_floor_that_drops_one_side_is_named():
+    cells = [c for c in grid() if c["compute_budget"] > 1e12 or c["tokens_per_item"]]
+    sizes = [c["params"] for c in cells if c["compute_budget"] == 1e12]
+    skipped = [{"compute_budget": 1e12, "size_param_value": max(sizes) * k,
+                "reason": "3 steps of 8 items; the floor is 8"} for k in (2, 3)]  # fmt: skip
+    (text,) = warned(cells, skipped=skipped)
+    assert re.search(r"drops the 2 largest sizes of budget 1e\+12: .* right side", text)
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.outside, self.rows = set(), [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids.add(attributes.get("id"))
+        self.rows += tag == "tr"
+        for key in ("src", "href"):
+            value = attributes.get(key) or ""
+            if not value.startswith(("#", "data:")) and value:
+                self.outside.append(value)
+
+
+def test_the_page_shows_the_grid_the_price_and_the_warnings_without_a_network():
+    plan = plan_of(grid())
+    rows = plan_rows(plan, RATE, 3.0, None)
+    figure = plan_figure(rows)
+    page = Page(text := plan_page("mine", plan, rows, ["d=1: odd", "too few"], RATE, "€", figure))
+    assert {"price", "warnings", "grid", "experiments"} <= page.ids
+    assert page.outside == []
+    assert page.rows == 1 + 15
+    assert "d=1: odd." in text
+    assert "Too few." in text
+    assert f"€{totals(rows)['money']:.2f}" in text
+    assert "measured by nobody" in text
+    assert plan_figure(rows) == figure  # the same bytes, so that nothing is stale
+
+
+def test_the_terminal_table_ends_with_what_it_takes():
+    plan = plan_of(
+        grid(), skipped=[{"compute_budget": 1.0, "size_param_value": 3, "reason": "why"}]
+    )
+    rows = plan_rows(plan, RATE, 2.0, None)
+    lines = format_plan(plan, rows, ["careful"], RATE, "$").splitlines()
+    assert len(lines) == 1 + 15 + 1 + 1 + 3
+    assert "warning: careful" in lines
+    assert "skipped: budget 1, size 3: why" in lines
+    assert f"${totals(rows)['money']:.2f}" in lines[-2]
+
+
+def test_the_command_prices_by_its_options(tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan_of(grid())))
+    out, page = tmp_path / "plan.csv", tmp_path / "plan.html"
+    arguments = ["plan", "--plan", str(path), "--out", str(out), "--page", str(page), "--name", "x",
+                 "--results", str(tmp_path)]  # fmt: skip
+    priced = ["--device", "H100", "--per-hour", "3"]
+    assert main([*arguments, *priced]) == 0
+    assert "30% of the peak of H100" in capsys.readouterr().out
+    assert float(next(csv.DictReader(out.open()))["money"]) > 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert main([*arguments, "--device", "PDP-11"]) == 2
+    assert "pricing.device: 'PDP-11' is not known" in capsys.readouterr().err
+
+
+def test_a_rate_measured_here_is_used_from_then_on(tmp_path, capsys, monkeypatch):
+    (tmp_path / "tiny_module.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.net = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))\n"
+        "    def forward(self, x): return self.net(x)\n"
+        "def data():\n"
+        "    x = torch.arange(4000.0).view(1000, 4)\n"
+        "    return torch.utils.data.TensorDataset(x, torch.zeros(1000, dtype=torch.long))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(
+        "name: m\nmodel: {factory: 'tiny_module:Net', size_param: width}\n"
+        "dataset: {factory: 'tiny_module:data'}\nbudgets: [1e6, 1e7]\nbatch: {value: 16}\n"
+        "sizes: {values: [8, 64]}\n"
+    )
+    assert main(["plan", "--config", "c.yaml", "--measure"]) == 0
+    assert "measured here on" in capsys.readouterr().out
+    rate = json.loads((tmp_path / "results/.plan/rate-cpu.json").read_text())
+    assert 0 < rate["step_seconds"] < 1
+    assert rate["flops_per_second"] > 0
+    assert main(["plan", "--config", "c.yaml"]) == 0
+    assert "measured here on" in capsys.readouterr().out
