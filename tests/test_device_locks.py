@@ -185,13 +185,17 @@ def test_a_job_that_wants_two_devices_gets_its_turn_among_jobs_that_want_one(box
     assert [name for _, name, *_ in box.events("start")][2] == "pair"
 
 
-def test_who_waits_for_a_device_keeps_nobody_from_another(box):
-    box.start("first", seconds=PATIENCE, devices="0")
-    (trainer,) = box.started("first")
-    box.waiting("second", devices="0")
-    box.start("third", devices="0,1")
-    box.started("third")
-    trainer.terminate()
+def test_who_waits_for_a_device_keeps_nobody_from_another(tmp_path):
+    box = Box(tmp_path, "0,1,2")
+    box.start("zero", seconds=PATIENCE, devices="0")
+    box.start("one", seconds=PATIENCE, devices="1")
+    trainers = box.started("zero", "one")
+    box.waiting("next-on-zero", devices="0")
+    box.waiting("pair", count=2, devices="1,2")  # not its turn: it must not sit on 2
+    box.start("two", devices="2")
+    box.started("two")
+    for trainer in trainers:
+        trainer.terminate()
     box.finish()
 
 
