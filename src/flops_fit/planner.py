@@ -4,12 +4,12 @@ This is the only planning step that needs torch, so the workflow runs it once, i
 own, and keeps its outcome: one plan file, and one spec per experiment from which its job reads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from flops_fit.building import call, load_loss
-from flops_fit.counting import count_sizes
+from flops_fit.counting import ModelCount, count_sizes
 from flops_fit.data import as_data, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.exact import target_elements
@@ -41,23 +41,12 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
     fingerprint = plan_fingerprint(config, common, search_paths, hashes)
     hashes.save()
 
-    loss_fn = load_loss(config["loss"]["function"])
-    example = example_item(config)
-    tokens_per_item = target_elements(example[1], loss_fn)
-    model_cls = resolve(config["model"]["factory"])
-    kwargs, size_param = config["model"]["kwargs"], config["model"]["size_param"]
-    check_arguments(
-        model_cls, config["model"]["factory"], kwargs, "model.kwargs", supplied=(size_param,)
-    )
+    count, tokens_per_item = size_counter(config)
     optimizer = config["optimizer"]
     check_arguments(
         resolve(optimizer["factory"]), optimizer["factory"], optimizer["kwargs"],
         "optimizer.kwargs", positional=2,
     )  # fmt: skip
-
-    def count(sizes: list) -> dict:
-        return count_sizes(model_cls, size_param, sizes, kwargs, example, loss_fn, tokens_per_item)
-
     grid = sizes_by_budget(config, count)
     wanted = sorted({size for sizes in grid.values() for size in sizes})
     counts = count(wanted)
@@ -82,6 +71,23 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
     plan = SweepPlan(plan.experiments, plan.skipped, warnings)
     _write(plan, config, common, fingerprint, search_paths, results)
     return plan
+
+
+def size_counter(config: dict) -> tuple[Callable[[list], dict[Any, ModelCount]], int]:
+    """``count(sizes) -> {size: ModelCount}`` for the config's model, and the tokens of one item."""
+    loss_fn = load_loss(config["loss"]["function"])
+    example = example_item(config)
+    tokens_per_item = target_elements(example[1], loss_fn)
+    model_cls = resolve(config["model"]["factory"])
+    kwargs, size_param = config["model"]["kwargs"], config["model"]["size_param"]
+    check_arguments(
+        model_cls, config["model"]["factory"], kwargs, "model.kwargs", supplied=(size_param,)
+    )
+
+    def count(sizes: list) -> dict[Any, ModelCount]:
+        return count_sizes(model_cls, size_param, sizes, kwargs, example, loss_fn, tokens_per_item)
+
+    return count, tokens_per_item
 
 
 def _write(plan, config, common, fingerprint, search_paths, results) -> None:
