@@ -21,7 +21,7 @@ SIZES = 4  # experiments that are tried, spread over the plan by FLOPs a step
 WARM_UP, SECONDS = 2, 1.0  # steps before the clock starts, and how long it runs at most
 
 
-def measure_rate(config: dict, plan: dict, specs: list[dict]) -> Rate:
+def measure_rate(config: dict, specs: list[dict]) -> Rate:
     """Train some steps of ``specs`` on the device that ``resources.gpus`` asks for.
 
     Two numbers, seconds a step and FLOP/s beyond, fit the steps best in relative terms. The batch

@@ -102,6 +102,6 @@ def _measure(config: dict | None, plan: dict, results: str) -> None:
     if config is None:
         raise FlopsFitError("--measure: needs --config, which names the model and the data")
     specs = [read_spec(spec_file(results, row["experiment_id"])) for row in plan["experiments"]]
-    rate = measure_rate(config, plan, specs)
+    rate = measure_rate(config, specs)
     kind = "gpu" if config["resources"]["gpus"] else "cpu"
     write_json(measured_file(results, kind), vars(rate))
