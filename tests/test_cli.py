@@ -9,7 +9,8 @@ import pytest
 
 from flops_fit.cli import main, make_parser
 
-VERBS = ("plan", "prepare", "check", "train", "collect", "rate", "fit", "predict", "plot", "report")
+VERBS = ("plan", "prepare", "check", "train", "collect", "rate", "fit", "predict", "plot", "report",
+         "runs")  # fmt: skip
 HEAVY = ("torch", "pandas", "scipy", "numpy", "matplotlib", "snakemake", "accelerate")
 
 

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from flops_fit import __version__
+from flops_fit import __version__, store_commands
 from flops_fit.answer_commands import (
     add_plot_arguments,
     add_report_arguments,
@@ -50,7 +50,23 @@ def make_parser() -> argparse.ArgumentParser:
     add_verb(verbs, "predict", add_predict_arguments, run_predict)
     add_verb(verbs, "plot", add_plot_arguments, run_plot)
     add_verb(verbs, "report", add_report_arguments, run_report)
+    add_runs_verb(verbs)
     return parser
+
+
+def add_runs_verb(verbs) -> None:
+    """``flops-fit runs``, which has verbs of its own."""
+    sentence = "List, remove or import the runs of the store."
+    parser = verbs.add_parser(
+        "runs", help=sentence, description=sentence,
+        epilog="example:\n  flops-fit runs list\n  flops-fit runs prune\n"
+        "  flops-fit runs import OTHER/results",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    own = parser.add_subparsers(metavar="VERB", required=True)
+    add_verb(own, "list", store_commands.add_list_arguments, store_commands.run_list)
+    add_verb(own, "prune", store_commands.add_prune_arguments, store_commands.run_prune)
+    add_verb(own, "import", store_commands.add_import_arguments, store_commands.run_import)
 
 
 def add_verb(verbs, name: str, add_arguments: Callable, run: Callable) -> None:

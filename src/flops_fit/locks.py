@@ -39,9 +39,26 @@ def run_lock(folder: Path, stop: StopRequest | None = None):
         os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
+@contextlib.contextmanager
+def lock_if_free(folder: Path):
+    """Keep trainers out of ``folder`` unless one is at work there; yields whether none is.
+
+    Writes nothing: a folder without a lock has no trainer, and sharing the lock is enough.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        yield _taken(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
