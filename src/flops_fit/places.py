@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+MANIFEST = "manifest.json"  # the last file that the preparation of data writes
+
 
 def run_folder(results: str | Path, experiment_id: str) -> Path:
     """An experiment's folder, shared by all sweeps that contain it."""

@@ -9,10 +9,8 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json, write_json
 from flops_fit.fingerprints import PACKAGE, find_path
 from flops_fit.identity import read_spec
-from flops_fit.places import spec_file
+from flops_fit.places import MANIFEST, spec_file
 from flops_fit.plugins import add_search_paths, resolve
-
-MANIFEST = "manifest.json"
 
 
 def prepare_data(plan: dict, results: str) -> Path:

@@ -19,8 +19,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.files import canonical_hash, read_json, write_atomic
 from flops_fit.identity import experiment_id
 from flops_fit.locks import lock_if_free
-from flops_fit.places import plan_folder, run_folder
-from flops_fit.prepare import MANIFEST
+from flops_fit.places import MANIFEST, plan_folder, run_folder
 from flops_fit.records import (
     COMPLETED,
     DIVERGED,
