@@ -17,6 +17,7 @@ include: "workflow/rules/learning_rate.smk"
 include: "workflow/rules/fit.smk"
 include: "workflow/rules/plot.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/confirm.smk"
 
 
 rule all:

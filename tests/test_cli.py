@@ -9,8 +9,23 @@ import pytest
 
 from flops_fit.cli import main, make_parser
 
-VERBS = ("plan", "prepare", "check", "train", "collect", "rate", "fit", "predict", "plot", "report",
-         "runs")  # fmt: skip
+VERBS = (
+    "plan",
+    "simulate",
+    "prepare",
+    "check",
+    "train",
+    "collect",
+    "rate",
+    "fit",
+    "predict",
+    "plot",
+    "report",
+    "next",
+    "confirm",
+    "compare",
+    "runs",
+)
 HEAVY = ("torch", "pandas", "scipy", "numpy", "matplotlib", "snakemake", "accelerate")
 
 

@@ -17,6 +17,16 @@ from flops_fit.answer_commands import (
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.commands import add_fit_arguments, add_predict_arguments, run_fit, run_predict
 from flops_fit.plan_command import add_plan_arguments, run_plan
+from flops_fit.round_commands import (
+    add_compare_arguments,
+    add_confirm_arguments,
+    add_next_arguments,
+    add_simulate_arguments,
+    run_compare,
+    run_confirm,
+    run_next,
+    run_simulate,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flops-fit {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     add_verb(verbs, "plan", add_plan_arguments, run_plan)
+    add_verb(verbs, "simulate", add_simulate_arguments, run_simulate)
     add_verb(verbs, "prepare", add_prepare_arguments, run_prepare)
     add_verb(verbs, "check", add_check_arguments, run_check)
     add_verb(verbs, "train", add_train_arguments, run_train)
@@ -50,6 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_verb(verbs, "predict", add_predict_arguments, run_predict)
     add_verb(verbs, "plot", add_plot_arguments, run_plot)
     add_verb(verbs, "report", add_report_arguments, run_report)
+    add_verb(verbs, "next", add_next_arguments, run_next)
+    add_verb(verbs, "confirm", add_confirm_arguments, run_confirm)
+    add_verb(verbs, "compare", add_compare_arguments, run_compare)
     add_runs_verb(verbs)
     return parser
 

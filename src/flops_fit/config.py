@@ -180,6 +180,7 @@ def _check_across_keys(config: dict) -> None:
         if key not in config:
             raise FlopsFitError(f"{key}: missing, and has no default")
     _check_sizes(config)
+    _check_confirm(config)
     for key in ("batch", "learning_rate"):
         _check_rule(key, config.get(key, {"value": 1}))
     dataset = config["dataset"]
@@ -211,6 +212,17 @@ def _check_sizes(config: dict) -> None:
             allowed = ", ".join(f"{b:g}" for b in budgets)
             raise FlopsFitError(f"sizes.per_budget.{key:g}: not a budget; allowed: {allowed}")
     sizes["per_budget"] = keys
+
+
+def _check_confirm(config: dict) -> None:
+    if config.get("confirm") is None:
+        return
+    sizes = next(iter(config["sizes"].get("per_budget", {}).values()), [])
+    if len(config["budgets"]) != 1 or len(sizes) != 1 or len(config.get("seeds", [0])) != 1:
+        raise FlopsFitError(
+            "confirm: stands for one run; allowed: one budget, one size under sizes.per_budget and "
+            "one seed, as flops-fit confirm writes them"
+        )
 
 
 def _budget_key(key: Any) -> float:

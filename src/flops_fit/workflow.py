@@ -6,6 +6,7 @@ keyed by everything that determines it. Only when there is none does a process o
 
 import contextlib
 import functools
+import json
 import os
 import shlex
 import subprocess
@@ -33,6 +34,7 @@ STEPS = {
     "fit": "flops_fit.fit.commands:run_fit",
     "plot": "flops_fit.plots.draw:draw_all",
     "report": "flops_fit.report:report_page",
+    "compare": "flops_fit.confirmation:compare",
 }
 TEMPLATES = {"report": ("report.html.j2", "page.css"), "plan": ("plan.html.j2", "page.css")}
 PLAN_IN_A_PROCESS = (
@@ -103,6 +105,15 @@ class Sweep:
     def tunes_rate(self) -> bool:
         """Whether the sweep looks for the learning rate instead of the law."""
         return len(self.config["learning_rate_factors"]) > 1
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the sweep is one run, to be compared with what was predicted for it."""
+        return self.config["confirm"] is not None
+
+    def predicted(self) -> str:
+        """What was predicted for that run, as JSON."""
+        return json.dumps(self.config["confirm"])
 
     @property
     def runs_file(self) -> str:
@@ -216,6 +227,8 @@ class Sweep:
         if self.tunes_rate:
             words = (folder / "logs" / "learning_rate.log").read_text().strip()
             return f"{words}\nfigure: {folder}/plots/learning_rate.svg"
+        if self.confirms:
+            return (folder / "confirmation.md").read_text().strip()
         table = (folder / "table.md").read_text()
         answers = table[table.index("## Answers") :].removeprefix("## Answers").strip()
         return f"{answers}\n\nreport: {folder}/report.html\nfigures: {folder}/plots/"

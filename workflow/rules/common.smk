@@ -43,6 +43,8 @@ def targets(wildcards):
     """Everything a sweep leaves behind, every run included, so that a deleted one is noticed."""
     if sweep.tunes_rate:
         names = ["learning_rate.json"]
+    elif sweep.confirms:
+        names = ["confirmation.json", "confirmation.md"]
     else:
         names = ["fit.json", "table.md", "report.html"]
         names += [f"plots/{figure}.svg" for figure in FIGURES]

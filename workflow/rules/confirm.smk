@@ -1,0 +1,25 @@
+localrules:
+    compare_confirmation,
+
+
+rule compare_confirmation:
+    input:
+        records="results/{sweep}/results.json",
+    output:
+        json="results/{sweep}/confirmation.json",
+        table=report(
+            "results/{sweep}/confirmation.md",
+            caption="../report/confirmation.rst",
+            category="Answer",
+        ),
+    log:
+        "results/{sweep}/logs/confirmation.log",
+    conda:
+        "../../envs/flops-fit.yaml"
+    params:
+        predicted=sweep.predicted(),
+        code=flops_fit.code("compare"),
+    shell:
+        "python -m flops_fit compare --records {input.records} --predicted {params.predicted:q}"
+        " --name {wildcards.sweep} --out {output.json} --table {output.table} >{log} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"
