@@ -35,8 +35,8 @@ def take_devices(count: int, environment: Mapping[str, str]) -> dict[str, str]:
     ``count``, on the CPU by choice (``ACCELERATE_USE_CPU``), within a SLURM job, which was given its
     own, and on other systems than Linux. Raises `FlopsFitError` for more GPUs than there are.
     """
-    use_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "on"}
-    if not count or use_cpu or "SLURM_JOB_ID" in environment or sys.platform != "linux":
+    if (not count or cpu_by_choice(environment) or "SLURM_JOB_ID" in environment
+            or sys.platform != "linux"):  # fmt: skip
         return {}
     devices = visible_devices(environment.get(VISIBLE))
     if count > len(devices):
@@ -50,6 +50,11 @@ def take_devices(count: int, environment: Mapping[str, str]) -> dict[str, str]:
     taken = _wait(descriptor, devices, count)
     _make_standard_input(descriptor)
     return {VISIBLE: ",".join(taken)}
+
+
+def cpu_by_choice(environment: Mapping[str, str]) -> bool:
+    """Whether accelerate is told to leave the GPUs alone."""
+    return environment.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "on"}
 
 
 def _make_standard_input(descriptor: int) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from flops_fit.device_locks import take_devices
+from flops_fit.device_locks import cpu_by_choice, take_devices
 from flops_fit.identity import read_spec
 from flops_fit.locks import run_lock
 from flops_fit.places import run_folder
@@ -29,6 +29,8 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
             restore_run(folder, result)
             print(f"{spec['experiment_id']}: finished before; restored from its record")
             return
+    if cpu_by_choice(os.environ):
+        gpus = 0  # accelerate heeds its own variable only through its option
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
