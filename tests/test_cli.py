@@ -15,6 +15,7 @@ VERBS = (
     "prepare",
     "check",
     "train",
+    "progress",
     "collect",
     "rate",
     "fit",
@@ -25,6 +26,7 @@ VERBS = (
     "confirm",
     "compare",
     "runs",
+    "doctor",
 )
 HEAVY = ("torch", "pandas", "scipy", "numpy", "matplotlib", "snakemake", "accelerate")
 

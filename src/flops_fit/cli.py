@@ -14,9 +14,11 @@ from flops_fit.answer_commands import (
     run_plot,
     run_report,
 )
+from flops_fit.doctor import add_doctor_arguments, run_doctor
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.commands import add_fit_arguments, add_predict_arguments, run_fit, run_predict
 from flops_fit.plan_command import add_plan_arguments, run_plan
+from flops_fit.progress import add_progress_arguments, run_progress
 from flops_fit.round_commands import (
     add_compare_arguments,
     add_confirm_arguments,
@@ -55,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_verb(verbs, "prepare", add_prepare_arguments, run_prepare)
     add_verb(verbs, "check", add_check_arguments, run_check)
     add_verb(verbs, "train", add_train_arguments, run_train)
+    add_verb(verbs, "progress", add_progress_arguments, run_progress)
     add_verb(verbs, "collect", add_collect_arguments, run_collect)
     add_verb(verbs, "rate", add_rate_arguments, run_rate)
     add_verb(verbs, "fit", add_fit_arguments, run_fit)
@@ -65,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_verb(verbs, "confirm", add_confirm_arguments, run_confirm)
     add_verb(verbs, "compare", add_compare_arguments, run_compare)
     add_runs_verb(verbs)
+    add_verb(verbs, "doctor", add_doctor_arguments, run_doctor)
     return parser
 
 

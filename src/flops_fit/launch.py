@@ -46,7 +46,12 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
 
 
 def command(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> list[str]:
-    """The ``accelerate launch`` line, with everything said that it would otherwise guess.
+    """The line that trains one experiment."""
+    return [*launcher(processes, threads, gpus), "-m", "flops_fit.job", spec_path, result]
+
+
+def launcher(processes: int, threads: int, gpus: int) -> list[str]:
+    """``accelerate launch`` with everything said that it would otherwise guess.
 
     Unsaid values come from a file in the user's home or from the machine. ``--cpu
     --num_processes 2`` silently runs one process: several need ``--multi_gpu``, also on CPUs.
@@ -60,4 +65,4 @@ def command(spec_path: str, result: str, processes: int, threads: int, gpus: int
         line += ["--multi_gpu", "--main_process_port", "0"]
     elif gpus == 0:
         line += ["--cpu"]
-    return [*line, "-m", "flops_fit.job", spec_path, result]
+    return line

@@ -1,0 +1,85 @@
+"""How far a sweep is: runs done, FLOPs spent of those planned, time left."""
+
+import argparse
+import statistics
+from pathlib import Path
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import read_json
+from flops_fit.locks import lock_if_free
+from flops_fit.notation import flops_text, time_text
+from flops_fit.places import plan_folder, run_folder
+from flops_fit.price import GUESS, Rate, price, work_of_row
+from flops_fit.records import RESULT, read_failure
+
+LATEST = 20  # finished runs from which the speed is taken
+
+
+def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``progress`` to argparse."""
+    parser.description = "Say how far each sweep is: runs, FLOPs, time left."
+    parser.epilog = "example:\n  flops-fit progress demo"
+    parser.add_argument("name", nargs="*", help="names of sweeps (default: all)")
+    parser.add_argument(
+        "--results", default="results", help="folder of runs and sweeps (default: results)"
+    )
+
+
+def run_progress(args: argparse.Namespace) -> None:
+    """Print a line for each sweep."""
+    folder = plan_folder(args.results) / "sweeps"
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    for name in args.name or known:
+        if name not in known:
+            raise FlopsFitError(f"{name}: no such sweep; allowed: {', '.join(known) or 'none yet'}")
+        print(f"{name}: {progress_line(read_json(folder / f'{name}.json'), args.results)}")
+
+
+def progress_line(plan: dict, results: str | Path) -> str:
+    """One line on the sweep of ``plan``; the time left follows its latest finished runs."""
+    rows = plan["experiments"]
+    done = [row for row in rows if (run_folder(results, row["experiment_id"]) / RESULT).exists()]
+    ids = {row["experiment_id"] for row in done}
+    left = [row for row in rows if row["experiment_id"] not in ids]
+    failed = [row for row in left
+              if read_failure(run_folder(results, row["experiment_id"]), row["hash"])]  # fmt: skip
+    at_work = sum(_at_work(run_folder(results, row["experiment_id"])) for row in left)
+    spent, planned = (sum(row["flops_counted"] for row in part) for part in (done, rows))
+    parts = [
+        f"{len(done)} of {len(rows)} runs",
+        f"{flops_text(spent) if spent else 0} of {flops_text(planned)} FLOPs "
+        f"({100 * spent / planned:.0f}%)",
+    ]
+    if failed:
+        parts.append(f"{len(failed)} failed")
+    if at_work:
+        parts.append(f"{at_work} at work")
+    if left and done:
+        parts.append(f"about {time_text(_seconds_left(done, left, at_work, plan, results))} left")
+    return ", ".join(parts)
+
+
+def _at_work(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    with lock_if_free(folder) as free:
+        return not free
+
+
+def _seconds_left(done: list[dict], left: list[dict], at_work: int, plan: dict, results) -> float:
+    """Wall time of ``left``, as many side by side as lately, each as far off its price as those."""
+    rate = Rate(*GUESS["gpu" if plan["resources"]["gpus"] else "cpu"], "")
+
+    def expected(row: dict) -> float:
+        return price(work_of_row(row), rate, plan["resources"]).seconds
+
+    def ended(row: dict) -> float:
+        return (run_folder(results, row["experiment_id"]) / RESULT).stat().st_mtime
+
+    latest = sorted(done, key=ended)[-LATEST:]
+    walls = [read_json(run_folder(results, row["experiment_id"]) / RESULT)["wall_seconds"]
+             for row in latest]  # fmt: skip
+    span = ended(latest[-1]) - min(ended(r) - wall for r, wall in zip(latest, walls, strict=True))
+    side_by_side = max(at_work, sum(walls) / max(span, 1e-9))
+    slower = statistics.median(w / expected(r) for r, w in zip(latest, walls, strict=True))
+    return slower * sum(map(expected, left)) / side_by_side

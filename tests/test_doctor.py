@@ -1,0 +1,59 @@
+"""What the doctor finds on this machine, and on one with something wrong."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flops_fit import doctor
+from flops_fit.cli import main
+
+
+def script(folder, name, text):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_this_machine_passes(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(Path(doctor.__file__).parents[2])
+    status = main(["doctor", "--results", str(tmp_path / "results")])
+    out = capsys.readouterr().out
+    assert status == 0, out
+    assert "WRONG" not in out
+    for words in ("Python 3.", "torch ", "snakemake ", "profiles/default is found",
+                  "accelerate launch starts a process", "can be written and locked"):  # fmt: skip
+        assert words in out
+
+
+def test_gpus_that_torch_does_not_see_are_wrong(tmp_path, monkeypatch):
+    script(tmp_path, "nvidia-smi", "echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    if doctor.sys.modules["torch"].cuda.is_available():
+        pytest.skip("torch sees a GPU here")
+    (finding,) = [f for f in doctor._devices() if f.state == "wrong"]
+    assert finding.text == "1 GPUs, but torch sees none"
+
+
+def test_slurm_without_accounts_is_noted_with_what_to_do(tmp_path, monkeypatch):
+    script(tmp_path, "sbatch", "exit 0")
+    script(tmp_path, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    findings = list(doctor._slurm())
+    assert [f.state for f in findings] == ["good", "note"]
+    assert "squeue" in findings[1].advice
+
+
+def test_a_snakefile_without_its_profile_is_wrong(tmp_path, monkeypatch):
+    (tmp_path / "Snakefile").touch()
+    monkeypatch.chdir(tmp_path)
+    assert [f.state for f in doctor._snakemake()] == ["good", "wrong"]
+
+
+def test_results_that_cannot_be_written_are_wrong_and_the_command_fails(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "_launcher", lambda: iter(()))
+    status = main(["doctor", "--results", "/proc/results"])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert "WRONG  /proc: no file can be written and locked" in captured.out
+    assert "doctor: 1 thing is wrong" in captured.err
