@@ -21,7 +21,11 @@ TRAINING_KEYS = ("model", "dataset", "budgets", "sizes")
 @functools.cache
 def schema() -> dict:
     """The JSON schema of a config."""
-    return yaml.safe_load(resources.files("flops_fit").joinpath("config.schema.yaml").read_text())
+    text = resources.files("flops_fit").joinpath("config.schema.yaml").read_text()
+    loader = getattr(
+        yaml, "CSafeLoader", yaml.SafeLoader
+    )  # in C where there is one: 10 times faster
+    return yaml.load(text, loader)
 
 
 def load_config(path: str | Path) -> dict:

@@ -18,7 +18,7 @@ from pathlib import Path
 from flops_fit.amounts import check_amount
 from flops_fit.config import complete_config
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import canonical_hash, read_json, write_json
+from flops_fit.files import canonical_hash, read_json, write_atomic, write_json
 from flops_fit.fingerprints import FileHashes, find_path
 from flops_fit.identity import common_identity, plan_fingerprint
 from flops_fit.places import plan_file, plan_folder, run_folder, spec_file
@@ -56,16 +56,21 @@ def plan_config(config: dict, results: str, paths: list[str]) -> dict:
     common = common_identity(config, paths, hashes)
     path = plan_file(results, plan_fingerprint(config, common, paths, hashes))
     hashes.save()
-    if not _usable(path, results):
+    plan = _usable(path, results)
+    if plan is None:
         _make_plan(config, results, paths)
-    return read_json(path)
+        plan = read_json(path)
+    return plan
 
 
-def _usable(path: Path, results: str) -> bool:
+def _usable(path: Path, results: str) -> dict | None:
+    """The plan in a file, if it is there with all of its specs."""
     with contextlib.suppress(FlopsFitError):
-        rows = read_json(path)["experiments"]
-        return all(spec_file(results, row["experiment_id"]).exists() for row in rows)
-    return False
+        plan = read_json(path)
+        ids = (row["experiment_id"] for row in plan["experiments"])
+        if all(spec_file(results, experiment).exists() for experiment in ids):
+            return plan
+    return None
 
 
 def _make_plan(config: dict, results: str, paths: list[str]) -> None:
@@ -141,8 +146,11 @@ class Sweep:
         names = [f"sweeps/{self.name}.json", f"checks/{Path(plan['check']).name}"]
         if plan["data_dir"]:
             names.append(f"data/{Path(plan['data_dir']).name}.json")
+        content = plan_file(RESULTS, plan["fingerprint"]).read_bytes()
         for name in names:
-            write_changed(plan_folder(RESULTS) / name, plan)
+            copy = plan_folder(RESULTS) / name
+            if not copy.exists() or copy.read_bytes() != content:
+                write_atomic(copy, content)
 
     def _check_amount(self, plan: dict) -> None:
         if Path(plan["check"]).exists():
@@ -159,14 +167,18 @@ class Sweep:
         seen = {}
         for row in plan["experiments"]:
             folder = run_folder(RESULTS, row["experiment_id"])
-            for path in (folder / RECORD, folder / RESULT):
+            record, result = folder / RECORD, folder / RESULT
+            for path in (record, result):
                 state = file_state(path)
                 if state is None:
                     continue
                 state = [*state, row["hash"]]
-                if known.get(str(path)) != state and not self._verified(path, row, folder):
-                    continue
-                seen[str(path)] = state
+                if (
+                    known.get(str(path)) == state
+                    or (path is result and str(record) in seen and same_bytes(record, result))
+                    or self._verified(path, row, folder)
+                ):
+                    seen[str(path)] = state
         if seen != known and not self.read_only():
             write_changed(cache, {**known, **seen})
 
@@ -195,7 +207,7 @@ class Sweep:
             and read_failure(run_folder(RESULTS, row["experiment_id"]), row["hash"])
         ]
 
-    @property
+    @functools.cached_property
     def experiments(self) -> list[str]:
         """Ids of the experiments to train, the longest first."""
         rows = sorted(self.plan["experiments"], key=lambda row: -row["flops_counted"])
@@ -215,7 +227,7 @@ class Sweep:
         """How fast one device trains this sweep."""
         return rate_for(self.config["pricing"], gpus, self.config["precision"], RESULTS)
 
-    @property
+    @functools.cached_property
     def content(self) -> str:
         """Hash of what the tables of this sweep are made from."""
         keys = ("experiments", "skipped", "convention")
@@ -300,6 +312,10 @@ def file_state(path: Path) -> list[int] | None:
     except FileNotFoundError:
         return None
     return [stat.st_size, stat.st_mtime_ns]
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
 
 
 def write_changed(path: Path, value) -> None:

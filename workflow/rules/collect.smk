@@ -14,7 +14,7 @@ rule collect_runs:
         "../../envs/flops-fit.yaml"
     params:
         content=plan_content,
-        code=flops_fit.code("collect"),
+        code=code_of("collect"),
         failed=lambda wildcards: sweep.failed,
     shell:
         "python -m flops_fit collect --plan results/.plan/sweeps/{wildcards.sweep}.json"

@@ -105,6 +105,11 @@ def plan_options(wildcards):
     return f"{sweep.pricing_options()} {sweep.budget_options()}".strip()
 
 
+def code_of(step):
+    """The fingerprint of a step's code, once a job asks: training jobs never read these sources."""
+    return lambda wildcards: flops_fit.code(step)
+
+
 @readable
 def checked(wildcards):
     # From the spec, not the config: a config edited under a queued sweep changes no waiting job.

@@ -10,7 +10,7 @@ rule fit_law:
         "../../envs/flops-fit.yaml"
     params:
         options=sweep.fit_options(),
-        code=flops_fit.code("fit"),
+        code=code_of("fit"),
     shell:
         "python -m flops_fit fit --runs {input.runs} --out {output} {params.options} >{log} 2>&1"
         " || {{ tail -n 3 {log} >&2; exit 1; }}"

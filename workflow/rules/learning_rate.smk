@@ -17,7 +17,7 @@ rule fit_learning_rate:
         "../../envs/flops-fit.yaml"
     params:
         options=sweep.plot_options(),
-        code=flops_fit.code("rate"),
+        code=code_of("rate"),
     shell:
         "python -m flops_fit rate --runs {input.runs} --out {output.rule}"
         " --out-dir results/{wildcards.sweep}/plots {params.options} >{log} 2>&1"

@@ -30,7 +30,7 @@ rule plan_sweep:
     params:
         content=plan_content,
         options=plan_options,
-        code=flops_fit.code("plan"),
+        code=code_of("plan"),
     shell:
         "python -m flops_fit plan --plan results/.plan/sweeps/{wildcards.sweep}.json"
         " --name {wildcards.sweep} --out {output.csv} --page {output.html} --figure {output.svg}"

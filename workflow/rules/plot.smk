@@ -24,7 +24,7 @@ rule plot_law:
         "../../envs/flops-fit.yaml"
     params:
         options=sweep.plot_options(),
-        code=flops_fit.code("plot"),
+        code=code_of("plot"),
         records=optional_records,
     shell:
         "python -m flops_fit plot --runs {input.runs} {params.records} --fit {input.fit}"

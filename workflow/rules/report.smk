@@ -17,7 +17,7 @@ rule write_report:
         "../../envs/flops-fit.yaml"
     params:
         budgets=sweep.budget_options(),
-        code=flops_fit.code("report"),
+        code=code_of("report"),
         optional=optional_tables,
     shell:
         "python -m flops_fit report --runs {input.runs} {params.optional} --fit {input.fit}"
