@@ -362,7 +362,7 @@ def test_a_missing_module_and_one_that_does_not_parse_are_named(write):
 def test_what_newer_pythons_add_to_syntax_trees_is_left_out():
     def spelling(tree):
         parts = []
-        _write_tree(tree, parts)
+        _write_tree(tree, parts, [])
         return "".join(parts)
 
     tree = ast.parse("def f(a, *, b=None):\n    return f'{a:{b}}', None\nclass C: pass\n")

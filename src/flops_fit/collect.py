@@ -9,6 +9,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_atomic, write_json
 from flops_fit.places import run_folder
 from flops_fit.records import RESULT, read_failure, read_record
+from flops_fit.verified import Verified, state_of
 
 COUNTS = ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token")
 FAILED = "failed"
@@ -21,11 +22,16 @@ def collect(plan: dict, results: str | Path, failed: Iterable[str] = ()) -> list
     were trained. Experiments in ``failed`` are allowed to have no record: they stay in the list
     with status ``failed`` and their reason. Raises `FlopsFitError` naming a broken or foreign file.
     """
-    failed = set(failed)
-    return [_record(row, results, row["experiment_id"] in failed) for row in plan["experiments"]]
+    failed, verified = set(failed), Verified(results)
+    records = [
+        _record(row, results, row["experiment_id"] in failed, verified)
+        for row in plan["experiments"]
+    ]
+    verified.save()
+    return records
 
 
-def _record(row: dict, results: str | Path, failed: bool) -> dict:
+def _record(row: dict, results: str | Path, failed: bool, verified: Verified) -> dict:
     folder = run_folder(results, row["experiment_id"])
     counts = {key: row[key] for key in COUNTS}
     planned = {"compute_budget": row["compute_budget"], "size_param_value": row["size_param_value"],
@@ -34,7 +40,9 @@ def _record(row: dict, results: str | Path, failed: bool) -> dict:
         reason = read_failure(folder, row["hash"]) or "no record and no failure file"
         return {"experiment_id": row["experiment_id"], "hash": row["hash"], **planned, **counts,
                 "status": FAILED, "reason": reason}  # fmt: skip
+    state = state_of(folder / RESULT, row["hash"])
     record = read_record(folder / RESULT, row["experiment_id"], row["hash"])
+    verified.note(folder / RESULT, state)
     if record["tokens_seen"] != row["num_tokens"] and record["status"] == "completed":
         raise FlopsFitError(
             f"{folder / RESULT}: trained on {record['tokens_seen']} tokens, planned "

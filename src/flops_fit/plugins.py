@@ -289,17 +289,11 @@ def _read_source(file: Path, mtime_ns: int, size: int) -> tuple[str, tuple[tuple
         tree = ast.parse(file.read_bytes(), filename=str(file))
     except (SyntaxError, ValueError) as error:
         raise FlopsFitError(f"{file}: does not parse: {one_line(error)}") from None
-    imports: list[tuple[int, str | None, tuple[str, ...]]] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imports.extend((0, alias.name, ()) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            imports.append((node.level, node.module, tuple(a.name for a in node.names)))
     parts: list[str] = []
-    _write_tree(tree, parts)
-    return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest(), tuple(
-        imports
-    )
+    imports: list[tuple[int, str | None, tuple[str, ...]]] = []
+    _write_tree(tree, parts, imports)
+    text = "".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest(), tuple(imports)
 
 
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -315,15 +309,20 @@ def _is_text(statements: list[ast.stmt]) -> bool:
     )
 
 
-def _write_tree(node: ast.AST, parts: list[str]) -> None:
-    """Append a spelling of the tree that Python versions share: what is empty is left out.
+def _write_tree(node: ast.AST, parts: list[str], imports: list[tuple]) -> None:
+    """Append a spelling of the tree that Python versions share, and what it imports.
 
-    New versions add fields (3.12 gave functions ``type_params``) that are empty in older code.
+    What is empty is left out: new versions add fields (3.12 gave functions ``type_params``) that
+    are empty in older code. One pass for both, since every start of the workflow reads the sources.
     """
     parts.append(f"({type(node).__name__}")
     if isinstance(node, ast.Constant):  # its None is a value; `kind` is the u of u"text"
         parts.append(f" {type(node.value).__name__} {node.value!r})")
         return
+    if isinstance(node, ast.Import):
+        imports.extend((0, alias.name, ()) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        imports.append((node.level, node.module, tuple(alias.name for alias in node.names)))
     for field, value in ast.iter_fields(node):
         if field == "body" and isinstance(node, WITH_DOCSTRING) and _is_text(value[:1]):
             value = value[1:]
@@ -334,7 +333,7 @@ def _write_tree(node: ast.AST, parts: list[str]) -> None:
         parts.append(f" {field}=")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, ast.AST):
-                _write_tree(item, parts)
+                _write_tree(item, parts, imports)
             else:
                 parts.append(f"{item!r},")
     parts.append(")")

@@ -25,6 +25,7 @@ from flops_fit.places import plan_file, plan_folder, run_folder, spec_file
 from flops_fit.plugins import source_fingerprint
 from flops_fit.price import Rate, job_megabytes, job_minutes, price, rate_for, work_of_spec
 from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_aside
+from flops_fit.verified import Verified, state_of
 
 RESULTS = "results"
 STEPS = {
@@ -160,29 +161,23 @@ class Sweep:
     def _check_results(self, plan: dict) -> None:
         """Move broken results and records aside (under a dry run: only name them).
 
-        Snakemake never looks into outputs; whatever was verified before is known by size and time.
+        Snakemake never looks into outputs. What was verified before is not read again, and a result
+        with the bytes of its sound record is sound.
         """
-        cache = plan_folder(RESULTS) / "verified.json"
-        known = read_json(cache) if cache.exists() else {}
-        seen = {}
+        verified = Verified(RESULTS)
         for row in plan["experiments"]:
             folder = run_folder(RESULTS, row["experiment_id"])
             record, result = folder / RECORD, folder / RESULT
-            for path in (record, result):
-                state = file_state(path)
-                if state is None:
+            for path, twin in ((record, result), (result, record)):
+                state = state_of(path, row["hash"])
+                if state is None or verified.holds(path, state):
                     continue
-                state = [*state, row["hash"]]
-                if (
-                    known.get(str(path)) == state
-                    or (path is result and str(record) in seen and same_bytes(record, result))
-                    or self._verified(path, row, folder)
-                ):
-                    seen[str(path)] = state
-        if seen != known and not self.read_only():
-            write_changed(cache, {**known, **seen})
+                if verified.is_copy(path, twin, row["hash"]) or self._is_sound(path, row, folder):
+                    verified.note(path, state)
+        if not self.read_only():
+            verified.save()
 
-    def _verified(self, path: Path, row: dict, folder: Path) -> bool:
+    def _is_sound(self, path: Path, row: dict, folder: Path) -> bool:
         try:
             read_record(path, row["experiment_id"], row["hash"])
             return True
@@ -304,23 +299,3 @@ def prepend(variable: str, folder: str) -> None:
 
 def options(settings: dict) -> str:
     return " ".join(f"--{name} {value}" for name, value in settings.items())
-
-
-def file_state(path: Path) -> list[int] | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def same_bytes(one: Path, other: Path) -> bool:
-    return one.read_bytes() == other.read_bytes()
-
-
-def write_changed(path: Path, value) -> None:
-    """Write JSON only if it differs from what is there."""
-    with contextlib.suppress(FlopsFitError):
-        if read_json(path) == value:
-            return
-    write_json(path, value)

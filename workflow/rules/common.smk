@@ -1,4 +1,5 @@
 import functools
+import inspect
 from pathlib import Path
 
 from flops_fit import workflow as flops_fit
@@ -25,6 +26,8 @@ def readable(function):
         except FlopsFitError as error:
             raise SystemExit(f"flops-fit: error: {error}") from None
 
+    # Snakemake asks for it at every call, and to look through a wrapper takes as long as the call.
+    wrapped.__signature__ = inspect.signature(function)
     return wrapped
 
 
