@@ -21,6 +21,7 @@ from flops_fit.simulate import Truth, simulate
 
 ENOUGH_SIZES = 5  # of a curve: three unknowns of a parabola and two to test them
 MOST_PER_SIDE = 4  # further sizes on one side of one budget, before measuring again
+BEYOND_OPTIMUM = 0.75  # steps of a window: half brackets the optimum, the rest is for noise
 BESIDE = 2  # sizes that each side of a minimum should have
 WORTH = 0.05  # an interval narrower by less than this is no reason to pay
 TIMES, RESAMPLES = 60, 100  # of each simulation here: designs share their luck, so fewer do
@@ -205,8 +206,9 @@ def _wanted(
     if entry["status"] == "at_edge":
         side = _side(entry, own)
         edge = low if side < 0 else high
-        reach = edge + side * step if best is None else best + side * step
-        count = math.ceil(side * (reach - edge) / step - 1e-9)
+        # The size nearest N* must not be the last one, with some room for noise.
+        short = 0.0 if best is None else side * (best - edge) / step
+        count = math.ceil(short + BEYOND_OPTIMUM)
         count = min(max(count, 1), MOST_PER_SIDE)
         name = "smallest" if side < 0 else "largest"
         return [edge + side * step * (k + 1) for k in range(count)], (

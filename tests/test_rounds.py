@@ -1,0 +1,366 @@
+"""The second round and the confirmation: which runs are proposed, and that nothing old is touched."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from flops_fit.cli import main
+from flops_fit.config import complete_config, load_config
+from flops_fit.confirmation import (
+    compare,
+    confirmation_table,
+    confirmations_of,
+    outcome_words,
+    predicted_loss,
+    run_noise,
+)
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import write_json
+from flops_fit.fit import fit_runs, prepare_runs
+from flops_fit.planner import make_plan
+from flops_fit.rounds import (
+    Action,
+    Grid,
+    Outlook,
+    best_action,
+    check_matches,
+    config_text,
+    grown,
+    log_optimum,
+    next_name,
+    number,
+    outlook,
+    repairs,
+    tightenings,
+)
+from flops_fit.simulate import BESIROGLU, Truth, design_of, law_of, losses_of
+from flops_fit.workflow import search_paths
+
+SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
+LAW = law_of(*BESIROGLU)
+BUDGETS = (1e18, 3e18, 9e18, 2.7e19)
+WIDTHS = {1e18: (16, 24, 32, 40, 48, 56), 3e18: (24, 32, 40, 48, 56, 64),
+          9e18: (32, 40, 48, 64, 80, 96), 2.7e19: (40, 48, 64, 80, 96, 112)}  # fmt: skip
+
+
+def params_of(width: int) -> float:
+    """Widths of 16 to 112 around the optima of these budgets."""
+    return 2.4e4 * width**2.3
+
+
+def count(sizes: list) -> dict:
+    """As `count_sizes`, for a model that needs widths in whole eights."""
+    for size in sizes:
+        if size % 8:
+            raise FlopsFitError(f"width {size} does not divide into heads")
+    return {s: SimpleNamespace(params=params_of(s), num_params=params_of(s),
+                               flops_per_token=6 * params_of(s)) for s in sizes}  # fmt: skip
+
+
+def grid(widths: dict | None = None) -> Grid:
+    rows = []
+    for flops, sizes in (WIDTHS | (widths or {})).items():
+        for size in sizes:
+            n = params_of(size)
+            rows.append({"run_id": f"{flops:g}-{size}", "budget": flops, "size": size, "seed": 0,
+                         "params": n, "params_nonembedding": n, "params_total": n,
+                         "flops_per_token": 6 * n, "tokens": flops / (6 * n), "flops": flops})  # fmt: skip
+    return Grid(pd.DataFrame(rows), count)
+
+
+def truth(noise: float = 0.0) -> Truth:
+    return Truth(LAW, "published", noise, True, "given")
+
+
+def fit_of(found: Grid, noise: float = 0.0, **options) -> dict:
+    loss = losses_of(found.design, truth(noise), 1)[0]
+    return fit_runs(prepare_runs(found.design.assign(loss=loss)), **{"bootstrap": 0} | options)
+
+
+def statuses(fit: dict) -> list[str]:
+    return [b["status"] for b in fit["isoflop"]["budgets"]]
+
+
+@pytest.fixture(scope="module")
+def noisy() -> dict:
+    """A fit with intervals."""
+    return fit_of(grid(), noise=0.004, bootstrap=200)
+
+
+def extended(found: Grid, actions: list[Action]) -> Grid:
+    for action in actions:
+        found = Grid(found.with_runs(action), count)
+    return found
+
+
+def test_a_centred_grid_needs_no_repair():
+    found = grid()
+    fit = fit_of(found)
+    assert statuses(fit) == ["bracketed"] * 4
+    assert repairs(fit, found) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side"), [((72, 80, 96, 112), "smaller"), ((8, 16, 24, 32), "larger")]
+)
+def test_a_minimum_at_an_edge_gets_runs_on_the_right_side_and_is_then_bracketed(sizes, side):
+    found = grid({9e18: sizes})
+    fit = fit_of(found)
+    assert statuses(fit) == ["bracketed", "bracketed", "at_edge", "bracketed"]
+    (action,) = repairs(fit, found)
+    (new,) = action.sizes.values()
+    assert list(action.sizes) == [9e18]
+    assert (
+        all(s < min(sizes) for s in new) if side == "smaller" else all(s > max(sizes) for s in new)
+    )
+    assert ("smallest" if side == "smaller" else "largest") in action.why
+    after = extended(found, [action])
+    assert statuses(fit_of(after)) == ["bracketed"] * 4
+    beyond = [abs(found.log_n(s) - log_optimum(fit, 9e18)) / found.spacing(9e18) for s in new]
+    assert len(new) <= 1 or min(beyond) < 1.8  # no run further out than bracketing takes
+
+
+def test_a_curve_of_too_few_sizes_is_filled_up():
+    found = grid({3e18: (32, 48, 56)})
+    fit = fit_of(found)
+    assert statuses(fit)[1] == "too_few_points"
+    (action,) = repairs(fit, found)
+    assert len(action.sizes[3e18]) == 2
+    assert statuses(fit_of(extended(found, [action])))[1] == "bracketed"
+
+
+def test_a_one_sided_window_is_evened_out_on_its_thin_side():
+    found = grid({9e18: (48, 56, 64, 80, 96)})
+    fit = fit_of(found)
+    assert statuses(fit) == ["bracketed"] * 4
+    assert sum(found.log_n(s) < log_optimum(fit, 9e18) for s in found.sizes(9e18)) == 1
+    (action,) = repairs(fit, found)
+    (size,) = action.sizes[9e18]
+    assert size < 48
+    assert "has 1 smaller size" in action.why
+    assert repairs(fit_of(extended(found, [action])), extended(found, [action])) == []
+
+
+def test_sizes_that_cannot_be_built_are_passed_over():
+    found = grid()
+    target = found.log_n(40) + 0.02
+    assert found.size_at(target, 1e18, {40, 48, 32}, 10.0) % 8 == 0
+    assert found.size_at(math.log(params_of(44)), 1e18, set(found.known), 0.1) is None
+    assert found.nearest(params_of(88)) == 88
+    assert found.nearest(params_of(1000)) == 1000
+
+
+def test_a_further_seed_and_a_further_budget_are_among_the_ways_to_tighten(noisy):
+    found = grid()
+    actions = tightenings(noisy, found)
+    (seed,) = [a for a in actions if a.seeds]
+    assert len(found.with_runs(seed)) == 2 * len(found.design)
+    (budget,) = [a for a in actions if set(a.sizes) - set(BUDGETS)]
+    assert list(budget.sizes) == [pytest.approx(8.1e19)]
+    best = log_optimum(noisy, 8.1e19)
+    logs = [found.log_n(s) for s in budget.sizes[8.1e19]]
+    assert logs == sorted(logs)
+    assert sum(v < best for v in logs) >= 2
+    assert sum(v > best for v in logs) >= 2
+    old = found.design.to_dict("records")
+    for action in actions:
+        assert found.with_runs(action).to_dict("records")[: len(old)] == old
+
+
+def test_a_second_seed_narrows_the_interval_by_about_the_square_root_of_two(noisy):
+    found = grid()
+    before = outlook(found, None, truth(0.004), "isoflop", 2.7e20)
+    after = outlook(found, Action("", "", {}, (1,)), truth(0.004), "isoflop", 2.7e20)
+    assert after.runs == len(found.design)
+    assert after.flops == pytest.approx(found.design["flops"].sum())
+    assert 1.2 < before.width / after.width < 2.2
+
+
+def test_the_best_action_narrows_most_per_flop_within_what_may_be_spent():
+    def option(flops, width):
+        return Outlook(Action(str(flops), "", {}), flops, 1, width, 1.0)
+
+    before = Outlook(None, 0.0, 0, 0.4, 1.0)
+    cheap, good, dear = option(1e18, 0.395), option(2e18, 0.3), option(1e20, 0.1)
+    assert best_action([cheap, good, dear], before, 1e21) is good
+    assert best_action([cheap, dear], before, 1e21) is dear
+    assert best_action([cheap, dear], before, 1e19) is None
+
+
+def test_a_fit_of_another_sweep_is_refused(noisy):
+    other = Grid(grid().design.assign(budget=lambda d: d["budget"] * 2), count)
+    with pytest.raises(FlopsFitError, match=r"budget 1e\+18 is not in the config"):
+        check_matches(noisy, other)
+
+
+@pytest.mark.parametrize("value", [3e10, 8.1e11, 12, 0.75, 1.23456789e19, 2 / 3, 1e6, 999999])
+def test_numbers_are_written_so_that_they_read_back(value):
+    assert float(number(value)) == value
+
+
+def test_names_of_rounds_count_up():
+    assert next_name("demo") == "demo-round2"
+    assert next_name("demo-round2") == "demo-round3"
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"values": [8, 16, 32]}, {"window": {"count": 3, "multiple": 8, "max_size": 64}}],
+    ids=["values", "window"],
+)
+def test_a_grown_config_keeps_every_old_run(tmp_path, sizes):
+    raw = yaml.safe_load(SMOKE.read_text())
+    raw["sizes"] = sizes
+    config = complete_config(raw)
+    old = make_plan(config, tmp_path, ["."])
+    plan = {"convention": "counted", "experiments": [vars(e) for e in old.experiments]}
+    found = Grid(design_of(plan), count)
+    largest = found.sizes(8e8)[-1]
+    action = Action("", "", {8e8: [largest + 8], 1.6e9: [16, 32]}, (1,))
+    text = config_text(grown(raw, config, found, action, "smoke-round2"), ["made by a test"])
+    assert text.startswith("# made by a test\n")
+    path = tmp_path / "new.yaml"
+    path.write_text(text)
+    new = make_plan(load_config(path), tmp_path, ["."])
+    ids = {e.experiment_id for e in old.experiments}
+    assert ids < {e.experiment_id for e in new.experiments}
+    assert len(new) == 2 * (len(old) + 3)
+    assert {
+        k: v for k, v in load_config(path).items() if k not in ("name", "budgets", "sizes", "seeds")
+    } == {k: v for k, v in config.items() if k not in ("name", "budgets", "sizes", "seeds")}
+
+
+# Confirmation
+
+
+def told_of(fit: dict, width: int = 72, flops: float = 8.1e19) -> dict:
+    n = params_of(width)
+    return {"sweep": "demo", "fit": "0", "params": n, "tokens": flops / (6 * n), "blind": True,
+            **predicted_loss(fit, n, flops / (6 * n))}  # fmt: skip
+
+
+def record_of(predicted: dict, loss: float | None, status: str = "completed") -> dict:
+    return {"experiment_id": "gpt-x", "status": status, "reason": "loss not finite", "final_loss": loss,
+            "final_loss_se": 0.01, "size_param_value": 72, "compute_budget": 8.1e19,
+            "num_tokens": predicted["tokens"]}  # fmt: skip
+
+
+def test_without_noise_the_prediction_is_the_law():
+    fit = fit_of(grid(), bootstrap=50)
+    told = told_of(fit)
+    e, a, b, alpha, beta = BESIROGLU
+    exact = e + a * told["params"] ** -alpha + b * told["tokens"] ** -beta
+    assert told["loss"] == pytest.approx(exact, rel=1e-7)
+    assert told["law"] == pytest.approx([exact, exact], rel=1e-6)
+
+
+def test_the_interval_of_one_run_adds_its_noise_to_that_of_the_law(noisy):
+    told = told_of(noisy)
+    law, run = told["law"], told["run"]
+    assert run[0] < law[0] < told["loss"] < law[1] < run[1]
+    width = math.log(law[1] / law[0]) / (2 * 1.645), told["noise"]
+    assert math.log(run[1] / run[0]) / (2 * 1.645) == pytest.approx(math.hypot(*width), rel=0.1)
+    assert run_noise(noisy)[0] == pytest.approx(0.004, rel=0.4)
+
+
+def test_without_resamples_there_is_a_prediction_but_no_interval():
+    told = told_of(fit_of(grid(), noise=0.004))
+    assert told["law"] is None
+    assert told["run"] is None
+    found = compare(record_of(told, told["loss"]), told, "demo-confirm")
+    assert found["inside_run"] is None
+    assert "no interval" in outcome_words(found)
+
+
+@pytest.mark.slow
+def test_measured_losses_fall_inside_about_as_often_as_stated():
+    found, hits = grid(), []
+    told = told_of(fit_of(found))
+    e, a, b, alpha, beta = BESIROGLU
+    smooth = e + a * told["params"] ** -alpha + b * told["tokens"] ** -beta
+    losses = losses_of(found.design, truth(0.004), 100)
+    luck = np.random.default_rng(7).standard_normal(len(losses))
+    for loss, lucky in zip(losses, luck, strict=True):
+        fit = fit_runs(prepare_runs(found.design.assign(loss=loss)), bootstrap=100)
+        measured = smooth * np.exp(0.004 * lucky)
+        hits.append(compare(record_of(told, measured), told_of(fit), "x")["inside_run"])
+    assert 0.8 < np.mean(hits) < 0.98
+
+
+def test_a_measured_loss_is_inside_or_outside_and_the_page_says_so(noisy):
+    told = told_of(noisy)
+    near = compare(record_of(told, told["loss"] + 1e-4), told, "demo-confirm")
+    assert near["inside_law"]
+    assert near["inside_run"]
+    assert near["difference"] == pytest.approx(1e-4)
+    assert "inside the interval for one run" in confirmation_table(near)
+    far = compare(record_of(told, told["run"][1] + 0.01), told, "demo-confirm")
+    assert far["inside_run"] is False
+    assert "outside the interval" in confirmation_table(far)
+
+
+def test_a_diverged_confirmation_is_an_outcome_too(noisy):
+    told = told_of(noisy)
+    found = compare(record_of(told, None, "diverged"), told, "demo-confirm")
+    assert found["loss"] is None
+    assert "diverged: loss not finite" in confirmation_table(found)
+
+
+def test_a_run_of_another_d_than_predicted_is_refused(noisy):
+    told = told_of(noisy)
+    with pytest.raises(FlopsFitError, match=r"confirm\.tokens"):
+        compare({**record_of(told, 2.0), "num_tokens": 5}, told, "demo-confirm")
+
+
+def test_confirmations_are_found_by_the_sweep_that_predicted(tmp_path, noisy):
+    for name, sweep, flops in (("b", "demo", 3.0), ("a", "demo", 9.0), ("c", "other", 1.0)):
+        write_json(tmp_path / name / "confirmation.json", {"sweep": sweep, "flops": flops})
+    assert [c["flops"] for c in confirmations_of(tmp_path, "demo")] == [3.0, 9.0]
+    assert confirmations_of(tmp_path, "none") == []
+
+
+def test_the_frozen_prediction_passes_the_schema_and_stands_for_one_run(noisy):
+    raw = yaml.safe_load(SMOKE.read_text())
+    raw |= {"budgets": [8e8], "sizes": {"per_budget": {"8e8": [16]}}, "confirm": told_of(noisy)}
+    assert complete_config(json.loads(json.dumps(raw)))["confirm"]["sweep"] == "demo"
+    with pytest.raises(FlopsFitError, match="confirm: stands for one run"):
+        complete_config({**raw, "sizes": {"per_budget": {"8e8": [16, 32]}}})
+    with pytest.raises(FlopsFitError, match="confirm"):
+        complete_config({**raw, "confirm": {"sweep": "demo"}})
+
+
+def test_the_commands_write_configs_that_plan(tmp_path, capsys, monkeypatch):
+    """A fit of made-up losses on the real plan of the smoke sweep: propose, and predict one run."""
+    monkeypatch.setattr("flops_fit.rounds.TIMES", 3)
+    config, paths = load_config(SMOKE), search_paths()
+    plan = make_plan(config, tmp_path, paths)
+    design = design_of(
+        {"convention": "counted", "experiments": [vars(e) for e in plan.experiments]}
+    )
+    smooth = 1 + 30 * design["params"] ** -0.5 + 300 * design["tokens"] ** -0.5
+    write_json(
+        tmp_path / "fit.json", fit_runs(prepare_runs(design.assign(loss=smooth)), bootstrap=20)
+    )
+    places = ["--fit", str(tmp_path / "fit.json"), "--config", str(SMOKE),
+              "--results", str(tmp_path)]  # fmt: skip
+    out = tmp_path / "next.yaml"
+    assert main(["next", *places, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "adds" in said
+    assert f"--configfile {out}" in said
+    ids = {e.experiment_id for e in make_plan(load_config(out), tmp_path, paths).experiments}
+    assert {e.experiment_id for e in plan.experiments} < ids
+    out = tmp_path / "confirm.yaml"
+    assert main(["confirm", *places, "--flops", "1.6e9", "--out", str(out)]) == 0
+    assert "predicted loss" in capsys.readouterr().out
+    frozen = load_config(out)
+    (run,) = make_plan(frozen, tmp_path, paths).experiments
+    assert frozen["confirm"]["tokens"] == run.num_tokens
+    assert frozen["confirm"]["blind"]
+    assert run.experiment_id not in ids
