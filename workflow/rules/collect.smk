@@ -1,7 +1,3 @@
-localrules:
-    collect_runs,
-
-
 rule collect_runs:
     input:
         runs=run_results,
@@ -10,6 +6,7 @@ rule collect_runs:
         csv="results/{sweep}/results.csv",
     log:
         "results/{sweep}/logs/collect.log",
+    localrule: True
     conda:
         "../../envs/flops-fit.yaml"
     params:

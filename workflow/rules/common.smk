@@ -119,9 +119,13 @@ def checked(wildcards):
     return flops_fit.spec_value(wildcards.id, "check")
 
 
+# Its name outside, where this workflow is a module of another.
+TRAIN_RUN = workflow.modifier.modify_rulename("train_run")
+
+
 def gpus_per_run():
     """What a profile's set-resources asks for decides before the config; pricing must know it."""
-    given = dict(workflow.resource_settings.overwrite_resources.get("train_run", {}))
+    given = dict(workflow.resource_settings.overwrite_resources.get(TRAIN_RUN, {}))
     gpus = given.get("gpu", sweep.config["resources"]["gpus"])
     return int(getattr(gpus, "raw", gpus))
 

@@ -1,7 +1,3 @@
-localrules:
-    compare_confirmation,
-
-
 rule compare_confirmation:
     input:
         records="results/{sweep}/results.json",
@@ -14,11 +10,12 @@ rule compare_confirmation:
         ),
     log:
         "results/{sweep}/logs/confirmation.log",
+    localrule: True
     conda:
         "../../envs/flops-fit.yaml"
     params:
         predicted=sweep.predicted(),
-        code=flops_fit.code("compare"),
+        code=code_of("compare"),
     shell:
         "python -m flops_fit compare --records {input.records} --predicted {params.predicted:q}"
         " --name {wildcards.sweep} --out {output.json} --table {output.table} >{log} 2>&1"

@@ -1,11 +1,7 @@
-localrules:
-    plan,
-    plan_sweep,
-
-
 rule plan:
     input:
         plan_tables,
+    localrule: True
 
 
 rule plan_sweep:
@@ -25,6 +21,7 @@ rule plan_sweep:
         ),
     log:
         "results/{sweep}/logs/plan.log",
+    localrule: True
     conda:
         "../../envs/flops-fit.yaml"
     params:
