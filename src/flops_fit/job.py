@@ -24,7 +24,7 @@ from flops_fit.records import (
     note_failure,
     restore_run,
 )
-from flops_fit.stopping import RETRY_STATUS, Stopped, StopRequest, stop_with_parent
+from flops_fit.stopping import LAUNCHER, RETRY_STATUS, Stopped, StopRequest, stop_with_parent
 
 OUT_OF_MEMORY = (
     "out of memory; set resources.micro_batch_items (gradients are then accumulated, the result "
@@ -53,7 +53,7 @@ def run(spec: dict, folder: Path, result: str, stop: StopRequest) -> int:
     name = spec["experiment_id"], spec["hash"]
     with contextlib.ExitStack() as held:
         try:
-            stop_with_parent(int(os.environ.get("FLOPS_FIT_LAUNCHER", os.getppid())))
+            stop_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
             if main_process:
                 held.enter_context(run_lock(folder, stop))
                 if finished_before(folder, *name):  # by another job, while this one started

@@ -1,7 +1,7 @@
-"""Start an experiment's job: restore it from its record, or become ``accelerate launch``.
+"""Start an experiment's job: restore it from its record, or run ``accelerate launch``.
 
 Light on purpose: a finished run is restored in milliseconds, without torch. Otherwise this process
-*becomes* the launcher (exec), so that a signal to the job reaches it.
+stays until the last trainer has ended, which may be after its launcher.
 """
 
 import os
@@ -13,6 +13,7 @@ from flops_fit.identity import read_spec
 from flops_fit.locks import run_lock
 from flops_fit.places import run_folder
 from flops_fit.records import finished_before, restore_run
+from flops_fit.stopping import outlive
 
 
 def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> None:
@@ -20,7 +21,7 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
 
     ``processes`` train one experiment together; ``threads`` are each process's CPU threads;
     ``gpus`` is how many GPUs the job was given (0: train on the CPU); on one machine it waits until
-    so many are free. Never returns after a start.
+    so many are free. After a start it exits with the launcher's status.
     """
     spec = read_spec(spec_path)
     folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
@@ -36,13 +37,12 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
         "OMP_NUM_THREADS": str(threads),
         "FLOPS_FIT_PROCESSES": str(processes),
         "FLOPS_FIT_GPUS": str(gpus),
-        "FLOPS_FIT_LAUNCHER": str(os.getpid()),
         **take_devices(gpus, os.environ),
     }
     if gpus == 0:
         environment["ACCELERATE_USE_CPU"] = "true"
     sys.stdout.flush()
-    os.execve(sys.executable, command(spec_path, result, processes, threads, gpus), environment)
+    sys.exit(outlive(command(spec_path, result, processes, threads, gpus), environment))
 
 
 def command(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> list[str]:

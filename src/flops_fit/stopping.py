@@ -8,7 +8,9 @@ import sys
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 RETRY_STATUS = 75  # EX_TEMPFAIL: stopped on request, work saved, try again
+LAUNCHER = "FLOPS_FIT_LAUNCHER"  # the variable that tells trainers their launcher's process id
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Stopped(Exception):
@@ -49,7 +51,49 @@ def stop_with_parent(parent: int) -> None:
     their own experiment. SIGTERM and not SIGKILL, so that the work is saved. Raises `Stopped` when
     the launcher died before the request took effect.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         raise Stopped(f"the launcher (process {parent}) is gone")
+
+
+def outlive(launcher: list[str], environment: dict[str, str]) -> int:
+    """Run ``launcher``; return its exit status once it and the trainers that it left have ended.
+
+    A signal to a whole job (SLURM's at ``scancel``, a time limit or preemption) kills the launcher at
+    once, while its trainers still save; whoever waited for the launcher alone would end the job, and
+    SLURM them with it. So its orphans become our children (on Linux) and are waited for. Requests
+    to stop are passed on to the launcher, and so is our death: its end is what trainers hear of.
+    """
+    told: list[int] = []
+    child = 0
+
+    def tell(number, frame):
+        told.append(number)
+        if child:
+            os.kill(child, signal.SIGTERM)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, tell)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    child = os.fork()
+    if not child:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        os.execve(launcher[0], launcher, {**environment, LAUNCHER: str(os.getpid())})
+    if told:  # before there was anyone to tell
+        os.kill(child, signal.SIGTERM)
+    status = 0
+    while True:
+        try:
+            pid, how = os.wait()
+        except ChildProcessError:
+            return status
+        if pid == child:
+            child, code = 0, os.waitstatus_to_exitcode(how)
+            status = code if code >= 0 else 128 - code  # as a shell tells of a signal
+            if code == 0:  # its trainers have ended; a tracker's helper may live on
+                return 0
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value)

@@ -247,10 +247,12 @@ class Experiment:
     def ranks(self) -> list[psutil.Process]:
         """The trainers of the latest attempt, rank 0 first."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.attempts[-1].pid).children()
+            below = psutil.Process(self.attempts[-1].pid).children(recursive=True)
             if self.starter is Launched:
-                children = [c for c in children if "flops_fit.job" in " ".join(c.cmdline())]
-            return children
+                lines = [(c, c.cmdline()) for c in below]
+                return [c for c, line in lines
+                        if "flops_fit.job" in line and "accelerate.commands.launch" not in line]  # fmt: skip
+            return below
         return []
 
     def wait_for_steps(self, count: int) -> bool:
@@ -289,7 +291,8 @@ class Experiment:
             if target == "launcher":
                 victims = [psutil.Process(attempt.pid)]
             elif target == "everyone":
-                victims = [psutil.Process(attempt.pid), *ranks]
+                started = psutil.Process(attempt.pid)
+                victims = [started, *started.children(recursive=True)]
             else:
                 victims = ranks[int(target.split()[1]) :][:1]
             finished = (self.run / "record.json").exists()

@@ -18,8 +18,9 @@ rule train_run:
         mem_mb=megabytes,
     params:
         spec="results/.plan/specs/{id}.json",
+    # Where SLURM ends a job, the signal reaches this shell too; it must outlast the saving trainer.
     shell:
-        "python -m flops_fit train --spec {params.spec} --out {output}"
+        "trap : TERM; python -m flops_fit train --spec {params.spec} --out {output}"
         " --processes {resources.processes} --gpus {resources.gpu} --threads {resources.omp} >{log} 2>&1"
         " || {{ status=$?; {{ grep '^flops-fit: ' {log} || cat {log}; }} | tail -n 3 >&2; exit $status; }}"
         "; python -m flops_fit progress " + sweep.name + " >&2 || true"
