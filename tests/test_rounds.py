@@ -173,7 +173,8 @@ def test_a_further_seed_and_a_further_budget_are_among_the_ways_to_tighten(noisy
         assert found.with_runs(action).to_dict("records")[: len(old)] == old
 
 
-def test_a_second_seed_narrows_the_interval_by_about_the_square_root_of_two(noisy):
+def test_a_second_seed_narrows_the_interval_by_about_the_square_root_of_two(monkeypatch):
+    monkeypatch.setattr("flops_fit.rounds.TIMES", 15)
     found = grid()
     before = outlook(found, None, truth(0.004), "isoflop", 2.7e20)
     after = outlook(found, Action("", "", {}, (1,)), truth(0.004), "isoflop", 2.7e20)

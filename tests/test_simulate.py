@@ -121,7 +121,7 @@ def test_noise_in_nats_and_as_a_share_have_the_stated_sd():
 
 def test_too_small_a_grid_is_told_before_it_is_paid_for():
     told = simulate(
-        grid(budgets=2, sizes=4), truth(0.01), flops=TARGET, times=8, resamples=30, fits=4
+        grid(budgets=2, sizes=4), truth(0.01), flops=TARGET, times=6, resamples=30, fits=2
     )
     assert told["estimators"]["surface"]["usable"] < 0.6
     assert told["whole_fits"]["verdicts"].get("trust", 0) < 0.3
@@ -182,7 +182,7 @@ def refits_agree(times: int, resamples: int, tmp_path) -> None:
 
 
 def test_predicted_intervals_are_those_of_real_fits(tmp_path):
-    refits_agree(5, 200, tmp_path)
+    refits_agree(3, 200, tmp_path)
 
 
 @pytest.mark.slow
