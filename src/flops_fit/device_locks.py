@@ -54,7 +54,7 @@ def take_devices(count: int, environment: Mapping[str, str]) -> dict[str, str]:
 
 def cpu_by_choice(environment: Mapping[str, str]) -> bool:
     """Whether accelerate is told to leave the GPUs alone."""
-    return environment.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "on"}
+    return environment.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "t", "yes", "y", "on"}
 
 
 def _make_standard_input(descriptor: int) -> None:
