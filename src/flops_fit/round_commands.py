@@ -120,8 +120,8 @@ def add_next_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", required=True, help="the sweep's config file")
     add("--flops", type=float,
         help="budget whose answer is to be tightened (default: 10 times the largest)")  # fmt: skip
-    add("--max-flops", type=float, help="most FLOPs to spend on tightening (default: what the "
-        "sweep cost)")  # fmt: skip
+    add("--max-flops", type=float,
+        help="most FLOPs to spend (default, for tightening: what the sweep cost)")  # fmt: skip
     add("--take", type=int, metavar="K", help="take proposal K of the list instead of the best")
     add("--name", help="name of the new sweep (default: NAME-round2, -round3, ...)")
     add("--out", help="where to write its config (default: config/NAME.yaml)")
@@ -172,9 +172,15 @@ def run_next(args: argparse.Namespace) -> None:
 
     before, fixes = look(None), repairs(fit, grid)
     if fixes:
+        if args.take is not None:
+            raise FlopsFitError(f"--take: {args.take}; nothing to choose from: {fixes[0].why}")
         for action in fixes:
             print(f"{action.why}:\n  add {action.words}")
         chosen = look(merged(fixes))
+        if args.max_flops and chosen.flops > args.max_flops:
+            raise FlopsFitError(
+                f"--max-flops: {args.max_flops:g}; these runs take {chosen.flops:.3g} FLOPs"
+            )
     else:
         print("every minimum is bracketed with sizes on both sides; ways to tighten the answer:")
         chosen = _choose(grid, fit, before, look, args)
