@@ -365,3 +365,13 @@ def test_the_commands_write_configs_that_plan(tmp_path, capsys, monkeypatch):
     assert frozen["confirm"]["tokens"] == run.num_tokens
     assert frozen["confirm"]["blind"]
     assert run.experiment_id not in ids
+
+
+@pytest.mark.parametrize(("name", "key"), [("runs", "runs"), ("lr", "learning_rate_factors")])
+def test_a_config_without_a_grid_is_refused(tmp_path, capsys, noisy, name, key):
+    write_json(tmp_path / "fit.json", noisy)
+    config = str(SMOKE.with_name(f"{name}.yaml"))
+    fit = ["--fit", str(tmp_path / "fit.json")]
+    for verb in (["simulate"], ["next", *fit], ["confirm", *fit, "--flops", "1e12"]):
+        assert main([*verb, "--config", config, "--results", str(tmp_path)]) == 2
+        assert f"{key}: this is no sweep" in capsys.readouterr().err

@@ -126,10 +126,16 @@ def compare(record: dict, predicted: dict, name: str) -> dict:
     }
 
 
+def confirmation_files(results: str | Path, sweep: str) -> list[str]:
+    """Where the finished confirmations of a sweep's predictions lie, the cheapest first."""
+    found = {str(path): read_json(path) for path in Path(results).glob(f"*/{CONFIRMATION}")}
+    own = [path for path, told in found.items() if told.get("sweep") == sweep]
+    return sorted(own, key=lambda path: (found[path]["flops"], path))
+
+
 def confirmations_of(results: str | Path, sweep: str) -> list[dict]:
     """Every finished confirmation of a sweep's predictions, the cheapest first (see `compare`)."""
-    found = [read_json(path) for path in sorted(Path(results).glob(f"*/{CONFIRMATION}"))]
-    return sorted((c for c in found if c.get("sweep") == sweep), key=lambda c: c["flops"])
+    return [read_json(path) for path in confirmation_files(results, sweep)]
 
 
 def confirmation_table(told: dict) -> str:

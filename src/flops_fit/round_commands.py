@@ -67,7 +67,6 @@ def run_simulate(args: argparse.Namespace) -> None:
     import os
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from flops_fit.config import load_config
     from flops_fit.files import read_json
     from flops_fit.simulate import describe_simulation, design_of, simulate, truth_for
     from flops_fit.workflow import plan_config, search_paths
@@ -76,7 +75,7 @@ def run_simulate(args: argparse.Namespace) -> None:
     if args.plan:
         plan = read_json(args.plan)
     else:
-        config = load_config(args.config)
+        config = grid_config(args.config)
         plan, options = (
             plan_config(config, args.results, search_paths(args.search_path)),
             config["fit"],
@@ -91,6 +90,22 @@ def run_simulate(args: argparse.Namespace) -> None:
         fits=min(args.fits, args.times), seed=args.seed, fit_options=options,
     )  # fmt: skip
     print(json.dumps(told, indent=1, allow_nan=False) if args.json else describe_simulation(told))
+
+
+def grid_config(path: str) -> dict:
+    """A config that trains a grid of sizes and budgets, complete; others are refused."""
+    from flops_fit.config import load_config
+    from flops_fit.errors import FlopsFitError
+
+    config = load_config(path)
+    for key, given in (
+        ("runs", config["runs"] is not None),
+        ("learning_rate_factors", len(config["learning_rate_factors"]) > 1),
+        ("confirm", config["confirm"] is not None),
+    ):
+        if given:
+            raise FlopsFitError(f"{path}: {key}: this is no sweep over a grid of sizes and budgets")
+    return config
 
 
 def read_fit(path: str) -> dict:
@@ -136,7 +151,7 @@ def run_next(args: argparse.Namespace) -> None:
     import yaml
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from flops_fit.config import complete_config, load_config
+    from flops_fit.config import complete_config
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
     from flops_fit.planner import size_counter
@@ -154,9 +169,7 @@ def run_next(args: argparse.Namespace) -> None:
     from flops_fit.simulate import design_of
     from flops_fit.workflow import plan_config, search_paths
 
-    config, fit = load_config(args.config), read_fit(args.fit)
-    if config["runs"] is not None or len(config["learning_rate_factors"]) > 1:
-        raise FlopsFitError(f"{args.config}: trains no grid of sizes and budgets to extend")
+    config, fit = grid_config(args.config), read_fit(args.fit)
     paths = search_paths(args.search_path)
     plan = plan_config(config, args.results, paths)
     add_search_paths(paths)
@@ -275,7 +288,7 @@ def run_confirm(args: argparse.Namespace) -> None:
 
     import yaml
 
-    from flops_fit.config import complete_config, load_config
+    from flops_fit.config import complete_config
     from flops_fit.confirmation import predicted_loss
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import canonical_hash, write_atomic
@@ -289,9 +302,7 @@ def run_confirm(args: argparse.Namespace) -> None:
     from flops_fit.simulate import design_of
     from flops_fit.workflow import plan_config, search_paths
 
-    config, fit = load_config(args.config), read_fit(args.fit)
-    if config["runs"] is not None or len(config["learning_rate_factors"]) > 1:
-        raise FlopsFitError(f"{args.config}: trains no grid of sizes and budgets")
+    config, fit = grid_config(args.config), read_fit(args.fit)
     answer = predict(fit, args.flops)
     paths = search_paths(args.search_path)
     plan = plan_config(config, args.results, paths)
