@@ -123,11 +123,20 @@ def checked(wildcards):
 TRAIN_RUN = workflow.modifier.modify_rulename("train_run")
 
 
+def set_for_runs(resource):
+    """What a profile's set-resources asks for in a run's place, as it stands there; or None."""
+    given = workflow.resource_settings.overwrite_resources.get(TRAIN_RUN, {})
+    value = dict(given).get(resource)
+    return None if value is None else str(getattr(value, "raw", value)).strip("'")
+
+
 def gpus_per_run():
-    """What a profile's set-resources asks for decides before the config; pricing must know it."""
-    given = dict(workflow.resource_settings.overwrite_resources.get(TRAIN_RUN, {}))
-    gpus = given.get("gpu", sweep.config["resources"]["gpus"])
-    return int(getattr(gpus, "raw", gpus))
+    """Set-resources decides before the config; it may say ``gpu: 2`` or ``gres: gpu:a100:2``."""
+    if gres := set_for_runs("gres"):
+        count = gres.rpartition(":")[2]
+        return int(count) if count.isdigit() else 1
+    gpus = set_for_runs("gpu")
+    return sweep.config["resources"]["gpus"] if gpus is None else int(gpus)
 
 
 @readable

@@ -13,7 +13,8 @@ rule train_run:
     resources:
         processes=sweep.config["resources"]["processes"],
         omp=sweep.config["resources"]["threads"],
-        gpu=gpus_per_run(),
+        devices=gpus_per_run(),
+        gpu=0 if set_for_runs("gres") else gpus_per_run(),  # SLURM takes one of them
         runtime=minutes,
         mem_mb=megabytes,
     params:
@@ -21,6 +22,6 @@ rule train_run:
     # Where SLURM ends a job, the signal reaches this shell too; it must outlast the saving trainer.
     shell:
         "trap : TERM; python -m flops_fit train --spec {params.spec} --out {output}"
-        " --processes {resources.processes} --gpus {resources.gpu} --threads {resources.omp} >{log} 2>&1"
+        " --processes {resources.processes} --gpus {resources.devices} --threads {resources.omp} >{log} 2>&1"
         " || {{ status=$?; {{ grep '^flops-fit: ' {log} || cat {log}; }} | tail -n 3 >&2; exit $status; }}"
         "; python -m flops_fit progress " + sweep.name + " >&2 || true"

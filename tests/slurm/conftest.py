@@ -1,0 +1,56 @@
+"""One SLURM for the session, and one planned project; each test starts from a copy of it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "workflow")]
+
+import cluster
+from project import Project
+
+
+@pytest.fixture(scope="session")
+def slurm_up():
+    """A SLURM of one node: eight pretended CPUs, two pretended GPUs."""
+    cluster.up()
+    yield
+    cluster.down()
+
+
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory) -> tuple[Project, Path]:
+    """A project whose plan is made and checked on this machine, and a snapshot of it."""
+    folder = tmp_path_factory.mktemp("slurm")
+    project = Project.create(folder / "root")
+    shutil.copy(HERE / "watched.py", project.work / "mymodel.py")
+    (project.work / "steps").mkdir()
+    (project.work / "orders.json").write_text("{}")
+    project.configure(resources={"checkpoint_minutes": 0})
+    project.run("--until", "check_inputs")
+    subprocess.run(["cp", "-a", project.root, folder / "snapshot"], check=True)
+    return project, folder / "snapshot"
+
+
+@pytest.fixture
+def project(planned, slurm_up) -> Project:
+    return fresh(planned)
+
+
+def fresh(planned) -> Project:
+    """The planned project, nothing of it trained yet, at the same paths."""
+    project, snapshot = planned
+    shutil.rmtree(project.root)
+    subprocess.run(["cp", "-a", snapshot, project.root], check=True)
+    return project
+
+
+def order(project: Project, **orders: dict) -> None:
+    """Tell experiments what to do; labels are spelled ``width4_D640``."""
+    named = {f"{cell.replace('_', '-')}-s0": orders[cell] for cell in orders}
+    (project.work / "orders.json").write_text(json.dumps(named))
