@@ -6,7 +6,9 @@ from flops_fit import workflow as flops_fit
 from flops_fit.errors import FlopsFitError
 from flops_fit.plots import FIGURES
 
-CHECKOUT = str(Path(workflow.current_basedir).parents[1])
+# Where Snakemake itself fetched this workflow, as the module of another, there is no checkout.
+here = workflow.current_basedir
+CHECKOUT = str(Path(here).parents[1] if here.is_local else Path.cwd())
 
 # Only where no sweep was given: a sweep must never inherit another's keys.
 if "model" not in config and "runs" not in config:
