@@ -1,6 +1,7 @@
 from snakemake.utils import min_version
 
-min_version("9.10")
+# The first with priorities that differ between jobs of a rule.
+min_version("9.17")
 
 
 include: "workflow/rules/common.smk"

@@ -23,7 +23,7 @@ from flops_fit.fingerprints import FileHashes, find_path
 from flops_fit.identity import common_identity, plan_fingerprint
 from flops_fit.places import plan_file, plan_folder, run_folder, spec_file
 from flops_fit.plugins import source_fingerprint
-from flops_fit.price import Rate, job_megabytes, job_minutes, price, rate_for, work_of_spec
+from flops_fit.price import Price, Rate, job_megabytes, job_minutes, price, rate_for, work_of_spec
 from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_aside
 from flops_fit.verified import Verified, state_of
 
@@ -204,18 +204,21 @@ class Sweep:
 
     @functools.cached_property
     def experiments(self) -> list[str]:
-        """Ids of the experiments to train, the longest first."""
-        rows = sorted(self.plan["experiments"], key=lambda row: -row["flops_counted"])
-        failed = set(self.failed)
-        return [row["experiment_id"] for row in rows if row["experiment_id"] not in failed]
+        """Ids of the experiments to train."""
+        failed, ids = set(self.failed), (row["experiment_id"] for row in self.plan["experiments"])
+        return [experiment for experiment in ids if experiment not in failed]
 
     def request(self, experiment: str, gpus: int) -> tuple[int, int]:
         """Minutes and megabytes to ask a cluster for, at the first attempt, with that many GPUs."""
-        spec, resources = read_spec(experiment), {**self.config["resources"], "gpus": gpus}
-        rate = self.rate(gpus)
-        work = work_of_spec(spec)
-        cost = price(work, rate, resources)
+        resources = {**self.config["resources"], "gpus": gpus}
+        cost = self.price(experiment, gpus)
+        work = work_of_spec(read_spec(experiment))
         return job_minutes(cost), job_megabytes(work, cost, resources)
+
+    def price(self, experiment: str, gpus: int) -> Price:
+        """What one experiment is expected to take, with that many GPUs."""
+        resources = {**self.config["resources"], "gpus": gpus}
+        return price(work_of_spec(read_spec(experiment)), self.rate(gpus), resources)
 
     @functools.cache  # noqa: B019 - one sweep lives as long as the process
     def rate(self, gpus: int) -> Rate:

@@ -142,6 +142,12 @@ def gpus_per_run():
 
 
 @readable
+def longest_first(wildcards):
+    """The priority of a run: one that starts late and takes long would hold up all the rest."""
+    return sweep.price(wildcards.id, gpus_per_run()).seconds
+
+
+@readable
 def minutes(wildcards, attempt):
     return attempt * sweep.request(wildcards.id, gpus_per_run())[0]
 

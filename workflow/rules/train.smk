@@ -7,6 +7,7 @@ rule train_run:
         "results/runs/{id}/train.log",
     benchmark:
         "results/runs/{id}/benchmark.tsv"
+    priority: longest_first
     conda:
         "../../envs/flops-fit.yaml"
     threads: sweep.config["resources"]["processes"] * sweep.config["resources"]["threads"]
