@@ -1,6 +1,5 @@
 """One SLURM for the session, and one planned project; each test starts from a copy of it."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,10 +8,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "workflow")]
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent / "workflow"))
 
 import cluster
 from project import Project
+
+from flops_fit.files import write_json
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +52,6 @@ def fresh(planned) -> Project:
     return project
 
 
-def order(project: Project, **orders: dict) -> None:
-    """Tell experiments what to do; labels are spelled ``width4_D640``."""
-    named = {f"{cell.replace('_', '-')}-s0": orders[cell] for cell in orders}
-    (project.work / "orders.json").write_text(json.dumps(named))
+def order(project: Project, orders: dict[str, dict]) -> None:
+    """Tell experiments, by label, what to do; see ``watched.py``."""
+    write_json(project.work / "orders.json", orders)

@@ -107,5 +107,7 @@ def train_jobs() -> dict[str, list[Job]]:
             continue
         state, reason, limit, memory, per_job, per_node = rest
         job = Job(int(number), state, reason, limit, memory, f"{per_job} {per_node}", int(restarts))
-        found.setdefault(label(Path(comment.removeprefix("rule_train_run_wildcards_")).name), []).append(job)
+        found.setdefault(
+            label(Path(comment.removeprefix("rule_train_run_wildcards_")).name), []
+        ).append(job)
     return {cell: sorted(jobs, key=lambda job: job.id) for cell, jobs in found.items()}

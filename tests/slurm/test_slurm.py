@@ -1,0 +1,150 @@
+"""Sweeps over a real SLURM of one node, and what befalls them there."""
+
+import subprocess
+
+import pytest
+from project import label
+from submission import Submission, node, record, set_node, slurm, steps
+
+from conftest import fresh, order
+
+pytestmark = pytest.mark.slurm
+
+CANCELLED, LIMITED, WARNED = "width4-D1.25e3-s0", "width4-D640-s0", "width8-D640-s0"
+FAILING, REQUEUED, SPARED = "width8-D320-s0", "width16-D320-s0", "width16-D160-s0"
+LENGTHS = {CANCELLED: 39, LIMITED: 20, WARNED: 20, FAILING: 10, REQUEUED: 10, SPARED: 5}
+TABLE = "results/own/results.csv"
+
+
+def result_of(project, cell: str) -> str:
+    specs = (project.results / ".plan/specs").glob("*.json")
+    (name,) = (path.stem for path in specs if label(path.stem) == cell)
+    return f"results/runs/{name}/result.json"
+
+
+@pytest.fixture(scope="module")
+def struck(planned, slurm_up):
+    """A sweep of six runs at once, five of which are struck, in one way each."""
+    project = fresh(planned)
+    order(project, {
+        CANCELLED: {"seconds": 1}, LIMITED: {"seconds": 0.2, "hang_at": 3},
+        WARNED: {"seconds": 2}, FAILING: {"fail_at": 2}, REQUEUED: {"seconds": 2},
+    })  # fmt: skip
+    sweep = Submission(project, "--set-resources", "train_run:gpu=0", "--", TABLE)
+    sweep.wait_for_steps(LIMITED, 4)
+    sweep.wait_for_steps(WARNED, 2)
+    for cell in (LIMITED, WARNED):
+        slurm("scontrol", "update", f"jobid={sweep.jobs(cell)[-1].id}", "timelimit=1")
+    sweep.wait_for_steps(CANCELLED, 3)
+    slurm("scancel", str(sweep.jobs(CANCELLED)[-1].id))
+    sweep.wait_for_steps(REQUEUED, 3)
+    (job,) = sweep.jobs(REQUEUED)
+    slurm("scontrol", "requeue", str(job.id))
+    sweep.wait(lambda: sweep.jobs(REQUEUED)[-1].state == "PENDING", "requeued")
+    slurm("scontrol", "update", f"jobid={job.id}", "starttime=now")
+    sweep.wait(lambda: len(sweep.jobs(WARNED)) > 1, "warned")
+    order(project, {})  # no need to be slow any more
+    sweep.finish()
+    return sweep
+
+
+def test_a_cancelled_run_saves_and_is_submitted_again(struck):
+    assert [job.state for job in struck.jobs(CANCELLED)] == ["CANCELLED", "COMPLETED"]
+    assert record(struck.project, CANCELLED)["status"] == "completed"
+    assert steps(struck.project, CANCELLED) == LENGTHS[CANCELLED]  # none was repeated
+
+
+def test_a_run_is_warned_before_its_time_limit_and_goes_on_with_more_time(struck):
+    warned, again = struck.jobs(WARNED)
+    assert (warned.state, again.state) == ("FAILED", "COMPLETED")
+    assert again.limit == "20:00"  # the plan's price, twice
+    assert steps(struck.project, WARNED) == LENGTHS[WARNED]
+
+
+def test_a_run_killed_at_its_time_limit_resumes_from_its_checkpoint(struck):
+    assert [job.state for job in struck.jobs(LIMITED)] == ["TIMEOUT", "COMPLETED"]
+    assert steps(struck.project, LIMITED) == LENGTHS[LIMITED] + 1  # the step in which it hung
+
+
+def test_a_run_that_fails_once_succeeds_by_retry_with_more_memory(struck):
+    failed, again = struck.jobs(FAILING)
+    assert (failed.state, again.state) == ("FAILED", "COMPLETED")
+    assert int(again.memory.rstrip("M")) == 2 * int(failed.memory.rstrip("M"))
+    assert steps(struck.project, FAILING) == LENGTHS[FAILING] + 1
+    assert not (struck.project.run_folder(FAILING) / "failure.json").exists()
+
+
+def test_a_requeued_run_goes_on_in_the_same_job(struck):
+    (job,) = struck.jobs(REQUEUED)
+    assert (job.state, job.restarts) == ("COMPLETED", 1)
+    assert steps(struck.project, REQUEUED) == LENGTHS[REQUEUED]
+
+
+def test_a_run_beside_them_is_left_in_peace(struck):
+    assert [job.state for job in struck.jobs(SPARED)] == ["COMPLETED"]
+    assert steps(struck.project, SPARED) == LENGTHS[SPARED]
+
+
+def test_a_drained_node_ends_its_run_and_one_that_goes_down_has_its_run_requeued(project):
+    order(project, {LIMITED: {"seconds": 1}, WARNED: {"seconds": 1}})
+    both = [result_of(project, cell) for cell in (LIMITED, WARNED)]
+    sweep = Submission(project, "--set-resources", "train_run:gpu=2", "--", *both)
+    try:
+        sweep.wait(lambda: any(steps(project, cell) > 1 for cell in (LIMITED, WARNED)), "training")
+        first, second = sorted((LIMITED, WARNED), key=lambda cell: -steps(project, cell))
+        set_node("drain")
+        order(project, {second: {"seconds": 1}})
+        sweep.wait(lambda: sweep.jobs(first)[-1].state == "COMPLETED", f"{first} completed")
+        assert steps(project, first) == LENGTHS[first]
+        assert [job.state for job in sweep.jobs(second)] == ["PENDING"]
+        set_node("resume")
+        sweep.wait_for_steps(second, 3)
+        set_node("down")
+        sweep.wait(lambda: sweep.jobs(second)[-1].state == "PENDING", "requeued")
+        set_node("resume")
+    finally:
+        subprocess.run(["scontrol", "update", f"nodename={node()}", "state=resume"], check=False)
+    slurm("scontrol", "update", f"jobid={sweep.jobs(second)[-1].id}", "starttime=now")
+    order(project, {})
+    sweep.finish()
+    (job,) = sweep.jobs(second)
+    assert (job.state, job.restarts) == ("COMPLETED", 1)
+    assert LENGTHS[second] <= steps(project, second) <= LENGTHS[second] + 1
+
+
+def test_after_a_kill_of_snakemake_nothing_is_repeated_and_nobody_races(project):
+    order(project, {LIMITED: {"seconds": 1}})
+    both = [result_of(project, cell) for cell in (SPARED, LIMITED)]
+    options = ("--", *both)
+    killed = Submission(project, *options, profile="slurm-gres")
+    killed.wait((project.work / both[0]).exists, f"{SPARED} finished")
+    killed.wait_for_steps(LIMITED, 3)
+    killed.kill()
+    before = [path.stat().st_ino for path in project.runs.glob("*/record.json")]
+    assert len(before) == 1
+    Submission(project, "--unlock", profile="slurm-gres").finish()
+    again = Submission(project, *options, profile="slurm-gres")
+    again.wait(lambda: again.running(LIMITED), "submitted again")
+    assert killed.running(LIMITED)
+    again.finish()
+    assert all("gres:gpu:1" in job.gpus for job in again.jobs(LIMITED))
+    assert (project.run_folder(SPARED) / "record.json").stat().st_ino in before
+    assert {cell: steps(project, cell) for cell in (SPARED, LIMITED)} == {
+        cell: LENGTHS[cell] for cell in (SPARED, LIMITED)
+    }
+    assert "restored from its record" in (project.run_folder(LIMITED) / "train.log").read_text()
+
+
+def test_four_runs_of_two_processes_at_once_do_not_clash(project):
+    cells = (CANCELLED, LIMITED, WARNED, FAILING)
+    order(project, {cell: {"seconds": 0.5} for cell in cells})
+    project.configure(resources={"checkpoint_minutes": 0, "processes": 2})
+    sweep = Submission(project, "--set-resources", "train_run:gpu=0", "--retries", "0", "--",
+                       *(result_of(project, cell) for cell in cells))  # fmt: skip
+    sweep.wait(lambda: all(steps(project, c) and sweep.running(c) for c in cells), "four at once")
+    order(project, {})
+    sweep.finish()
+    for cell in cells:
+        assert record(project, cell)["processes"] == 2
+        assert [job.state for job in sweep.jobs(cell)] == ["COMPLETED"]
+        assert steps(project, cell) == LENGTHS[cell]
