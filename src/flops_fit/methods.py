@@ -1,0 +1,262 @@
+"""What a paper must say of a scaling law, filled in from the fit and its records.
+
+The topics follow what surveys of published laws found missing (Li et al. 2025, arXiv 2502.18969).
+"""
+
+import hashlib
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from flops_fit import __version__
+from flops_fit.notation import count_text, flops_text, unit_text
+
+FORMS = {
+    "surface": "L(N, D) = E + A / N^alpha + B / D^beta",
+    "tied": "L(N, D) = E + A / N^alpha + B / D^alpha, one exponent for both",
+    "isoflop": "a parabola in ln N for each compute budget, and N* ~ C^a through their minima",
+    "envelope": "the lower envelope of the training curves, and N* ~ C^a along it",
+}
+OBJECTIVES = {
+    "surface": "the mean Huber loss of the residuals of ln L",
+    "tied": "the mean Huber loss of the residuals of ln L",
+    "isoflop": "weighted least squares within each budget",
+    "envelope": "least squares of ln N on ln C along the envelope",
+}
+CITED = {
+    "surface": ("hoffmann2022", "besiroglu2024"),
+    "tied": ("hoffmann2022", "besiroglu2024"),
+    "isoflop": ("hoffmann2022",),
+    "envelope": ("hoffmann2022",),
+}
+PARAMS = {
+    "params": "parameters in matrix products, output head included, embedding look-ups not",
+    "params_nonembedding": "parameters in matrix products without embeddings and output head",
+    "params_total": "all trainable parameters",
+}
+UNKNOWN = "not known: the runs came as a table"
+REFERENCES = {
+    "hoffmann2022": {
+        "kind": "article",
+        "title": "Training Compute-Optimal Large Language Models",
+        "author": "Hoffmann, Jordan and Borgeaud, Sebastian and Mensch, Arthur and others",
+        "journal": "arXiv preprint arXiv:2203.15556",
+        "year": "2022",
+    },
+    "besiroglu2024": {
+        "kind": "article",
+        "title": "Chinchilla Scaling: A replication attempt",
+        "author": "Besiroglu, Tamay and Erdil, Ege and Barnett, Matthew and You, Josh",
+        "journal": "arXiv preprint arXiv:2404.10102",
+        "year": "2024",
+    },
+    "porian2024": {
+        "kind": "article",
+        "title": "Resolving Discrepancies in Compute-Optimal Scaling of Language Models",
+        "author": "Porian, Tomer and Wortsman, Mitchell and Jitsev, Jenia and Schmidt, Ludwig and "
+        "Carmon, Yair",
+        "journal": "arXiv preprint arXiv:2406.19146",
+        "year": "2024",
+    },
+    "muennighoff2023": {
+        "kind": "article",
+        "title": "Scaling Data-Constrained Language Models",
+        "author": "Muennighoff, Niklas and others",
+        "journal": "arXiv preprint arXiv:2305.16264",
+        "year": "2023",
+    },
+    "li2025": {
+        "kind": "article",
+        "title": "(Mis)Fitting: A Survey of Scaling Laws",
+        "author": "Li, Margaret and Kudugunta, Sneha and Zettlemoyer, Luke",
+        "journal": "arXiv preprint arXiv:2502.18969",
+        "year": "2025",
+    },
+}
+
+
+def checklist(
+    fit: dict,
+    records: list[dict],
+    plan: dict | None = None,
+    files: Mapping[str, str | Path] | None = None,
+) -> list[tuple[str, str]]:
+    """Rows (topic, what this run says of it), none left out: what is not known is said to be so.
+
+    ``records`` and ``plan`` are empty or None where the runs came as a table; ``files`` (label ->
+    path) are hashed.
+    """
+    trained = [record for record in records if record.get("identity")]
+    return [*_law_rows(fit), *_run_rows(fit, plan), *_recipe_rows(trained), *_trust_rows(fit),
+            *_origin_rows(trained, plan, files or {})]  # fmt: skip
+
+
+def _law_rows(fit: dict) -> list[tuple[str, str]]:
+    method = fit["headline"]["method"]
+    objective = OBJECTIVES[method]
+    if method in ("surface", "tied"):
+        objective += (
+            f", delta = {fit['delta']:.3g}, minimised by a Newton method from several starts"
+        )
+    return [
+        ("Form", f"{FORMS[method]} ({method})"),
+        ("Objective", objective),
+        ("Choice of the form", fit["headline"]["words"]),
+    ]
+
+
+def _run_rows(fit: dict, plan: dict | None) -> list[tuple[str, str]]:
+    data, left_out = fit["data"], fit["excluded"]
+    counted = {None: fit["cost"]["words"], "counted": "counted forward and backward FLOPs",
+               "6nd": "6 N D"}[(plan or {}).get("convention")]  # fmt: skip
+    n_words = PARAMS[data.get("params_column", "params")]
+    why = ", ".join(f"{n} {reason}" for reason, n in left_out["by_reason"].items())
+    runs = f"{data['n_runs']} fitted, {left_out['count']} left out"
+    return [
+        ("N", f"{n_words}; {_span(data['params'], count_text)}"),
+        ("D", f"target elements trained on, exactly; {_span(data['tokens'], count_text)}"),
+        ("C", f"{counted}; {_span(data['flops'], flops_text)} FLOPs"),
+        ("Runs", f"{runs} ({why})" if why else runs),
+        ("Budgets", ", ".join(map(flops_text, data["budgets"])) or "no shared budgets"),
+        ("Seeds", str(data["seeds"])),
+        ("Loss", f"held out, {unit_text(data['loss_unit'])}; {_span(data['loss'], '{:.4g}'.format)}"),
+    ]  # fmt: skip
+
+
+def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
+    topics = ("Model and shape rule", "Data and tokenizer", "Repeats", "Optimiser", "Learning rate",
+              "Schedule", "Batch", "Precision", "Evaluation")  # fmt: skip
+    if not trained:
+        return [(topic, UNKNOWN) for topic in topics]
+    identity = trained[0]["identity"]
+    model, dataset, optimizer = identity["model"], identity["dataset"], identity["optimizer"]
+    sources = ", ".join(value for _, value in dataset.get("sources", []))
+    epochs = [record["epochs"] for record in trained if record.get("epochs")]
+    schedule, evaluation = identity["schedule"], identity["evaluation"]
+    clip = optimizer["clip_norm"]
+    return [
+        (topics[0], f"{model['factory']}{_arguments(model['kwargs'])}; only {model['size_param']} "
+                    "changes between sizes"),
+        (topics[1], f"{dataset['factory']}{_arguments(dataset['kwargs'])}"
+                    + (f" over {sources}" if sources else "")),
+        (topics[2], f"at most {max(epochs):.2g} passes over the data" if epochs else "not known"),
+        (topics[3], f"{optimizer['factory']}{_arguments(optimizer['kwargs'])}, gradient norm "
+                    + (f"clipped at {clip:g}" if clip else "not clipped")),
+        (topics[4], _varied(trained, "learning_rate")),
+        (topics[5], f"{schedule['kind']}, warm-up over {100 * schedule['warmup']:g}% of D, ending at "
+                    f"{schedule['final']:g} of the peak at each run's own D"),
+        (topics[6], f"{_varied(trained, 'batch_items')} items"),
+        (topics[7], {"no": "fp32"}.get(identity["precision"], identity["precision"])),
+        (topics[8], f"{evaluation['tokens']:,} held-out tokens, the same for every run, at its end"),
+    ]  # fmt: skip
+
+
+def _trust_rows(fit: dict) -> list[tuple[str, str]]:
+    bootstrap, held = fit["bootstrap"], fit["heldout"]
+    scores = ", ".join(f"{name} {value:.2%}" for name, value in held["score"].items())
+    return [
+        (
+            "Intervals",
+            f"{100 * bootstrap['level']:g}%, from {bootstrap['resamples']} resamples of "
+            f"{bootstrap['unit']}, seed {bootstrap['seed']}"
+            if bootstrap["resamples"]
+            else "none: no resampling was asked for",
+        ),
+        (
+            "Validation",
+            f"the largest {_some(held['levels_scored'], 'budget')} predicted from the smaller; score "
+            f"(excess loss at the predicted N* plus error of L*): {scores}"
+            if held["levels_scored"]
+            else "no budget could be held out",
+        ),
+    ]
+
+
+def _origin_rows(trained: list[dict], plan: dict | None, files: Mapping) -> list[tuple[str, str]]:
+    versions = {"flops_fit": __version__}
+    for package in dict.fromkeys(p for record in trained for p in record["versions"]):
+        found = sorted({r["versions"][package] for r in trained if package in r["versions"]})
+        versions[package] = ", ".join(found)
+    hardware = Counter(f"{r['processes']} x {r.get('device_name') or r['device']}" for r in trained)
+    hashes = [
+        f"{name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}"
+        for name, path in files.items()
+    ]
+    plans = [f"plan {plan['fingerprint'][:16]}"] if plan else []
+    return [
+        ("Hardware", ", ".join(f"{h} ({n} runs)" for h, n in hardware.items()) or UNKNOWN),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("Commit", working_commit() or "the working directory is no git checkout"),
+        ("Hashes (sha256)", ", ".join([*plans, *hashes]) or "none"),
+    ]
+
+
+def methods_paragraph(fit: dict, rows: Iterable[tuple[str, str]]) -> str:
+    """The checklist as prose for a methods section; citations as BibTeX keys in brackets."""
+    said, method, data = dict(rows), fit["headline"]["method"], fit["data"]
+    budgets = len(data["budgets"])
+    cited = "; ".join(CITED[method])
+    grid = f"{budgets} compute budgets from {_span(data['budgets'], flops_text)} FLOPs" if budgets else \
+        f"{_span(data['flops'], flops_text)} FLOPs"  # fmt: skip
+    sentences = [
+        f"We trained {data['n_runs']} models at {grid}, with N from "
+        f"{_span(data['params'], count_text)} ({said['N'].split(';')[0]}) and D from "
+        f"{_span(data['tokens'], count_text)} tokens."
+    ]
+    if said["Model and shape rule"] != UNKNOWN:
+        sentences.append(
+            f"The model was {said['Model and shape rule']}; data: {said['Data and tokenizer']}; "
+            f"optimiser: {said['Optimiser']}, peak learning rate {said['Learning rate']}; schedule: "
+            f"{said['Schedule']}; batch: {said['Batch']}; precision {said['Precision']}."
+        )
+    sentences += [
+        f"C means {said['C'].split(';')[0]}.",
+        f"We fitted {FORMS[method]} [{cited}] by {said['Objective']}; runs: {said['Runs']}.",
+        f"Intervals: {said['Intervals']}.",
+        f"Validation: {said['Validation']}.",
+        f"Software: {said['Versions']}.",
+    ]
+    return " ".join(sentences)
+
+
+def bibliography(fit: dict, records: list[dict]) -> str:
+    """BibTeX of what this analysis rests on, and of nothing else."""
+    keys = [*CITED[fit["headline"]["method"]], "porian2024", "li2025"]
+    if any((record.get("epochs") or 0) > 1 for record in records):
+        keys.append("muennighoff2023")
+    return "\n\n".join(_entry(key) for key in keys)
+
+
+def _entry(key: str) -> str:
+    fields = dict(REFERENCES[key])
+    lines = [f"  {name} = {{{{{value}}}}}" if name == "title" else f"  {name} = {{{value}}}"
+             for name, value in fields.items() if name != "kind"]  # fmt: skip
+    return f"@{fields['kind']}{{{key},\n" + ",\n".join(lines) + "\n}"
+
+
+def working_commit() -> str:
+    """The commit of the working directory's git checkout, marked where files differ; else ''."""
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+                              capture_output=True, text=True, timeout=20, check=True)  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _some(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{count} {noun}s"
+
+
+def _span(values: list[float], write) -> str:
+    low, high = min(values), max(values)
+    return write(low) if low == high else f"{write(low)} to {write(high)}"
+
+
+def _varied(trained: list[dict], key: str) -> str:
+    return _span([record["identity"][key] for record in trained], "{:g}".format)
+
+
+def _arguments(kwargs: Mapping) -> str:
+    return f" ({', '.join(f'{k}={v}' for k, v in kwargs.items())})" if kwargs else ""
