@@ -328,7 +328,7 @@ def _whole_fits(
     for loss in losses:
         part = RunTable(table.frame.assign(loss=loss), "plan", sizes=table.sizes)
         answers.append(predict(
-            fit_runs(part, bootstrap=resamples, level=level, **options), flops
+            fit_runs(part, bootstrap=resamples, level=level, sensitivity=False, **options), flops
         ))  # fmt: skip
     log_ends = np.array([np.log(a["ci"]["params"]) for a in answers])
     ends = np.array([a["ci"]["loss"] for a in answers])

@@ -204,3 +204,73 @@ def test_beyond_the_table_the_cost_per_parameter_stays():
     assert np.exp(cost.log_flops_per_token(np.log(1e9))) == pytest.approx(6.5e9)
     assert cost.slope(np.log(1e9)) == 1
     assert Cost.from_dict(json.loads(json.dumps(cost.to_dict()))) == cost
+
+
+@pytest.mark.parametrize("method", ["surface", "isoflop"])
+def test_what_is_wasted_at_the_ends_of_a_range_is_its_share(method):
+    fit = fit_runs(small_models(), bootstrap=0, method=method)
+    for share, name in ((0.01, "range_1pct"), (0.05, "range_5pct")):
+        for end in predict(fit, 1e12)[name]:
+            own = predict(fit, 1e12, params=end)["own"]
+            assert own["waste"] == pytest.approx(share, rel=1e-6)
+
+
+def test_the_waste_is_the_compute_that_buys_the_loss_of_the_optimum():
+    law = LAWS["besiroglu"]
+    fit = fit_runs(sweep(law), bootstrap=0)
+    answer = predict(fit, 1e21)
+    assert [r["factor"] for r in answer["regret"]] == [0.5, 2.0, 4.0]
+    for entry in answer["regret"]:
+        tokens = 1e21 * (1 + entry["waste"]) / (6 * entry["params"])
+        assert loss_of(law, entry["params"], tokens) == pytest.approx(answer["loss"], rel=1e-9)
+    assert answer["regret"][1]["waste"] == pytest.approx(0.148, abs=0.002)
+    assert predict(fit, 1e21, params=answer["params"])["own"]["waste"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_model_too_small_for_the_loss_says_that_no_compute_is_enough():
+    answer = predict(fit_runs(sweep(LAWS["besiroglu"]), bootstrap=0), 1e21, params=1e6)
+    assert answer["own"]["waste"] is None
+    json.dumps(answer, allow_nan=False)
+
+
+def test_a_given_size_or_amount_of_data_is_a_point_of_the_same_compute():
+    fit = fit_runs(small_models(), bootstrap=0, method="surface")
+    cost = Cost.from_dict(fit["cost"])
+    best = predict(fit, 1e12)
+    own = predict(fit, 1e12, params=2e5)["own"]
+    assert own["tokens"] * np.exp(cost.log_flops_per_token(np.log(2e5))) == pytest.approx(1e12)
+    assert own["loss"] > best["loss"]
+    same = predict(fit, 1e12, tokens=own["tokens"])["own"]
+    assert same["params"] == pytest.approx(2e5, rel=1e-9)
+    assert same["epochs"] == pytest.approx(best["tokens"] / own["tokens"])
+    assert "nearly as good as fresh" in same["words"][0]
+    few = predict(fit, 1e12, tokens=best["tokens"] / 10)["own"]
+    assert "lose their value" in few["words"][0]
+
+
+def test_enough_data_leave_the_optimum_as_it_is(noisy):
+    answer = predict(noisy, 1e20, tokens=1e15)
+    assert answer["own"]["params"] == pytest.approx(answer["params"])
+    assert answer["own"]["waste"] == pytest.approx(0, abs=1e-9)
+    assert "enough tokens" in answer["own"]["words"][0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"params": -1}, "params: -1; allowed"), ({"tokens": float("nan")}, "tokens: nan; allowed"),
+     ({"params": 1e8, "tokens": 1e9}, "give one")],
+)  # fmt: skip
+def test_a_bad_size_or_amount_is_refused(noisy, given, message):
+    with pytest.raises(FlopsFitError, match=message):
+        predict(noisy, 1e20, **given)
+
+
+def test_the_size_to_build_is_a_multiple_of_what_all_sizes_share_and_stands_in_the_config():
+    import yaml
+
+    frame = small_models()
+    answer = predict(fit_runs(frame[frame["size"] % 16 == 0], bootstrap=0), 3e12)
+    assert answer["size_value"] % 16 == 0
+    lines = yaml.safe_load(answer["config"])
+    assert float(lines["budgets"][0]) == 3e12
+    assert lines["sizes"] == {"values": [answer["size_value"]]}

@@ -148,3 +148,19 @@ def test_fitting_imports_neither_torch_nor_matplotlib():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_predict_tells_of_a_size_or_an_amount_of_data_of_ones_own(fitted, capsys):
+    run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--params", 1e10)
+    text = capsys.readouterr().out
+    run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--params", 1e10, "--json")
+    own = json.loads(capsys.readouterr().out)["own"]
+    assert "at your own N = 1e+10, same C:" in text
+    assert f"{own['loss']:.4f}" in text
+    run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--tokens", 1e9)
+    assert "passes repeated data lose their value" in capsys.readouterr().out
+
+
+def test_a_size_of_ones_own_needs_a_budget(fitted):
+    with pytest.raises(FlopsFitError, match="go with --flops"):
+        run("predict", "--fit", fitted / "fit.json", "--at", "p.csv", "--params", 1e9)

@@ -35,9 +35,12 @@ FIT.json, every number finite (trust is carried by the statuses):
   all estimators could be compared), ``score``, ``spread``, ``selected`` per estimator.
 - ``forecast``: ``E, A, B, alpha, beta, kappa`` for the loss of a next budget, never for N*.
 - ``cost``: ``factor, params, flops_per_token, words`` of C = f(N) D; ``sizes``: [{size, params,
-  params_nonembedding, params_total, flops_per_token}], as far as known.
-- ``data``: ``source, n_runs``, ranges [low, high] of ``params, tokens, flops, loss``, ``budgets``,
+  params_nonembedding, params_total, flops_per_token}], as far as known (``params``: as fitted).
+- ``data``: ``source, params_column`` (the column that was N), ``n_runs``, ranges [low, high] of ``params, tokens, flops, loss``, ``budgets``,
   ``largest_budget, seeds, loss_unit, notes``.
+- ``sensitivity``: ``rows`` [{``group`` (`sensitivity.GROUPS`), ``label, headline`` (this is the
+  fit's own choice), ``method, status, reason, n_runs, a, count`` (the column that N is), ``law,
+  cost``}], each to be evaluated at any C by `sensitivity_at`, and ``notes``; null if not asked for.
 - ``laws``: estimator -> ``law`` and ``draws`` (null without resamples), each {columns, values}:
   what `predict` reads.
 """
@@ -54,6 +57,8 @@ _HOME = {
     "prepare_runs": "runs",
     "read_curves": "runs",
     "read_runs": "runs",
+    "sensitivity_at": "sensitivity",
+    "spread_of": "sensitivity",
 }
 
 __all__ = sorted(_HOME)

@@ -1,5 +1,7 @@
 """predict(fit, C): the answer for a budget, with intervals, a range of good sizes and a verdict."""
 
+import math
+
 import numpy as np
 
 from flops_fit.errors import FlopsFitError
@@ -8,6 +10,9 @@ from flops_fit.fit.laws import law_from_dict, law_to_dict
 
 FAR = 10.0  # beyond the data by more than this: provisional at best
 WIDE = 2.0  # N interval, high / low, that still deserves trust
+FACTORS = (0.5, 2.0, 4.0)  # of N*, at which the waste is told
+NEAR = 8.0  # factor in N off the optimum up to which a parabola means something
+FREE_EPOCHS = 4.0  # Muennighoff et al. 2023 (2305.16264): repeated data are then nearly fresh
 GAP = 1.08  # factor in N* between estimators that deserves a word where intervals do not cover it
 
 
@@ -89,7 +94,11 @@ def interval_at(fit: dict, flops: float, laws: dict | None = None) -> dict:
 
 
 def size_value(fit: dict, params: float) -> int | None:
-    """The integer of the size parameter whose N is nearest, by ln N against ln size; else None."""
+    """The size parameter's value whose N is nearest, by ln N against ln size; else None.
+
+    An integer, and a multiple of the greatest common divisor of the sizes tried: a model whose
+    width must divide into heads is then sure to build.
+    """
     table = [
         (s["size"], s["params"])
         for s in fit["sizes"]
@@ -103,7 +112,8 @@ def size_value(fit: dict, params: float) -> int | None:
     target = np.log(params)
     at = int(np.clip(np.searchsorted(n, target), 1, len(n) - 1))
     slope = (size[at] - size[at - 1]) / (n[at] - n[at - 1])
-    return max(1, round(float(np.exp(size[at - 1] + slope * (target - n[at - 1])))))
+    step = math.gcd(*(s for s, _ in table))
+    return step * max(1, round(float(np.exp(size[at - 1] + slope * (target - n[at - 1]))) / step))
 
 
 def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tuple[str, list[str]]:
@@ -134,15 +144,24 @@ def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tu
     return ("provisional" if reasons else "trust"), reasons
 
 
-def predict(fit: dict, flops: float) -> dict:
+def predict(
+    fit: dict, flops: float, params: float | None = None, tokens: float | None = None
+) -> dict:
     """The answer of FIT.json (as a dict) at a budget of ``flops``.
 
     Returns ``flops, params, tokens, loss, tokens_per_param``; ``ci`` of each of the last four as
     [low, high] (empty without resamples); ``range_1pct`` and ``range_5pct``: [N low, N high]
     within which the optimum's loss costs at most 1% (5%) more compute; ``size_value``, the
-    buildable size nearest N*; ``slope``, d ln N* / d ln C here; ``estimators``, N* of each;
-    ``beyond_data``, C over the largest budget of the data; ``verdict`` in trust, provisional, not
-    identifiable; ``reasons``. Raises `FlopsFitError` for a budget that is not positive.
+    buildable size nearest N*, and ``config``, the lines of a sweep's config that ask for it;
+    ``regret``: [{factor, params, waste}], the extra share of compute (null: none is enough) that
+    N* x factor needs to reach the optimum's loss; ``slope``, d ln N* / d ln C here;
+    ``estimators``, N* of each; ``beyond_data``, C over the largest budget of the data; ``verdict``
+    in trust, provisional, not identifiable; ``reasons``.
+
+    ``params`` asks what a model of that N gives for C, ``tokens`` what D that many unique tokens
+    allow (not both): ``own`` (else null) then holds ``asked, params, tokens, tokens_per_param,
+    loss, waste, words``, with tokens also ``unique_tokens`` and ``epochs``, the passes over them
+    that the optimum would make. Raises `FlopsFitError` for a number that is not positive.
     """
     flops = check_flops(flops)
     laws, cost = laws_of(fit), Cost.from_dict(fit["cost"])
@@ -160,7 +179,7 @@ def predict(fit: dict, flops: float) -> dict:
         name: [float(np.exp(v[0])) for v in law.range(log_c, cost, share)]
         for name, share in (("range_1pct", 0.01), ("range_5pct", 0.05))
     }
-    return {
+    answer = {
         "flops": flops,
         "params": float(np.exp(log_n)),
         "tokens": float(np.exp(log_d)),
@@ -169,13 +188,99 @@ def predict(fit: dict, flops: float) -> dict:
         "ci": ci,
         **ranges,
         "size_value": size_value(fit, float(np.exp(log_n))),
+        "regret": [
+            {"factor": f, "params": float(np.exp(log_n) * f),
+             "waste": _waste(law, log_n + np.log(f), log_c, cost)}
+            for f in FACTORS
+        ],
         "slope": float(law.slope(log_c, cost)[0]),
         "estimators": answers,
         "method": fit["headline"]["method"],
         "beyond_data": float(flops / fit["data"]["largest_budget"]),
         "verdict": verdict,
         "reasons": reasons,
+    }  # fmt: skip
+    answer["config"] = config_lines(answer)
+    answer["own"] = _own(answer, fit, law, cost, params, tokens)
+    return answer
+
+
+def config_lines(answer: dict) -> str | None:
+    """The lines of a config (YAML) that train the buildable size at C, None where none is known."""
+    if answer["size_value"] is None:
+        return None
+    return f"budgets: [{answer['flops']:.6g}]\nsizes: {{values: [{answer['size_value']}]}}"
+
+
+def _waste(law, log_n: float, log_c: float, cost: Cost) -> float | None:
+    waste = float(law.waste(log_n, log_c, cost)[0])
+    return waste if np.isfinite(waste) else None
+
+
+def _own(answer: dict, fit: dict, law, cost: Cost, params, tokens) -> dict | None:
+    """``own`` of `predict`: the point at a user's N, or at all the tokens that there are."""
+    if params is None and tokens is None:
+        return None
+    if params is not None and tokens is not None:
+        raise FlopsFitError("params and tokens: give one; C and the other determine the rest")
+    log_c, own = np.log(answer["flops"]), {"asked": "tokens" if params is None else "params"}
+    if params is not None:
+        log_n = np.log(_positive("params", params))
+    else:
+        unique = _positive("tokens", tokens)
+        enough = answer["tokens"] <= unique
+        log_n = np.log(answer["params"]) if enough else cost.log_params(np.log(unique), log_c)
+        own |= {"unique_tokens": unique, "epochs": float(answer["tokens"] / unique)}
+    log_d = float(cost.log_tokens(log_n, log_c))
+    own |= {
+        "params": float(np.exp(log_n)),
+        "tokens": float(np.exp(log_d)),
+        "tokens_per_param": float(np.exp(log_d - log_n)),
+        "loss": float(law.off_optimum(log_n, log_c, cost)[0]),
+        "waste": _waste(law, log_n, log_c, cost),
     }
+    return {**own, "words": _own_words(own, answer, fit)}
+
+
+def _own_words(own: dict, answer: dict, fit: dict) -> list[str]:
+    """What to make of a point off the optimum, a sentence each."""
+    words = []
+    if own["asked"] == "tokens" and own["epochs"] <= 1:
+        words.append("there are enough tokens: the optimum reads each at most once")
+    elif own["asked"] == "tokens":
+        passes = (
+            f"the optimum would read {own['unique_tokens']:.4g} tokens {own['epochs']:.3g} times"
+        )
+        words.append(
+            f"{passes}; up to {FREE_EPOCHS:g} passes are nearly as good as fresh data "
+            "(Muennighoff et al. 2023), so its N and loss stand"
+            if own["epochs"] <= FREE_EPOCHS
+            else f"{passes}, and beyond {FREE_EPOCHS:g} passes repeated data lose their value "
+            "(Muennighoff et al. 2023): its loss is then out of reach"
+        )
+        words.append("the numbers here are for reading every token once, with a larger model")
+    factor = own["params"] / answer["params"]
+    low, high = fit["data"]["params"]
+    if not low <= own["params"] <= high:
+        words.append(
+            f"N = {own['params']:.4g} lies outside the sizes tried, {low:.4g} to {high:.4g}"
+        )
+    if answer["method"] not in ("surface", "tied", "fixed_e") and not 1 / NEAR < factor < NEAR:
+        words.append(
+            f"{factor:.3g} times N* is too far for the parabola behind {answer['method']}; its loss "
+            "and waste are no more than an order of magnitude"
+        )
+    return words
+
+
+def _positive(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not (np.isfinite(number) and number > 0):
+        raise FlopsFitError(f"{name}: {value!r}; allowed: a positive finite number")
+    return number
 
 
 def loss_at(fit: dict, params: np.ndarray, tokens: np.ndarray, which: str = "parametric"):
@@ -211,5 +316,33 @@ def describe(answer: dict, fit: dict) -> str:
         lines.append(f"  N* by estimator       {each}")
     if answer["size_value"] is not None:
         lines.append(f"  buildable size value  {answer['size_value']}")
+    told = ", ".join(f"N* x {r['factor']:g}: {waste_text(r['waste'])}" for r in answer["regret"])
+    lines.append(f"  compute wasted at     {told}")
     lines.append(f"  C / largest budget    {answer['beyond_data']:.3g}")
-    return "\n".join([*lines, *(f"  - {reason}" for reason in answer["reasons"])])
+    lines += [f"  - {reason}" for reason in answer["reasons"]]
+    if answer["config"]:
+        lines += ["in a config:", *(f"  {line}" for line in answer["config"].splitlines())]
+    if answer["own"]:
+        lines += _describe_own(answer, unit)
+    return "\n".join(lines)
+
+
+def waste_text(waste: float | None) -> str:
+    """Extra compute as a percentage: +14%; no end of it where no compute is enough."""
+    if waste is None:
+        return "no compute is enough"
+    return f"+{100 * waste:.3g}%" if waste < 10 else f"x {1 + waste:.3g}"
+
+
+def _describe_own(answer: dict, unit: str) -> list[str]:
+    own = answer["own"]
+    asked = own["params"] if own["asked"] == "params" else own["unique_tokens"]
+    return [
+        f"at your own {'N' if own['asked'] == 'params' else 'D of at most'} = {asked:.4g}, same C:",
+        f"  parameters N          {own['params']:.4g}   ({own['params'] / answer['params']:.3g} x N*)",
+        f"  tokens D              {own['tokens']:.4g}",
+        f"  tokens per parameter  {own['tokens_per_param']:.3g}",
+        f"  loss ({unit})".ljust(24) + f"{own['loss']:.4f}   ({own['loss'] - answer['loss']:+.4f})",
+        f"  compute wasted        {waste_text(own['waste'])} for the optimum's loss",
+        *(f"  - {word}" for word in own["words"]),
+    ]

@@ -6,6 +6,8 @@ import os
 FIT_EXAMPLE = "example: flops-fit fit --runs runs.csv --out fit.json"
 PREDICT_EXAMPLE = """examples:
   flops-fit predict --fit fit.json --flops 1e21
+  flops-fit predict --fit fit.json --flops 1e21 --params 7e9
+  flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10
   flops-fit predict --fit fit.json --at points.csv --out predicted.csv"""
 
 
@@ -110,6 +112,19 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--flops", type=float, help="compute budget C in FLOPs")
     what.add_argument("--at", metavar="POINTS.csv", help="rows of params, tokens to predict")
+    own = parser.add_mutually_exclusive_group()
+    own.add_argument(
+        "--params",
+        type=float,
+        metavar="N",
+        help="also tell D, the loss and the compute wasted with a model of this size",
+    )
+    own.add_argument(
+        "--tokens",
+        type=float,
+        metavar="D",
+        help="also tell what this many unique tokens allow, and how often the optimum would read them",
+    )
     add("--json", action="store_true", help="print the answer as JSON")
     add("--out", metavar="PRED.csv", help="with --at: rows with loss and loss_forecast added")
 
@@ -122,6 +137,8 @@ def run_predict(args: argparse.Namespace) -> None:
     fit = read_json(args.fit)
     if not isinstance(fit, dict) or "laws" not in fit:
         raise FlopsFitError(f"{args.fit}: not a fit; expected what flops-fit fit writes")
+    if args.at is not None and (args.params or args.tokens):
+        raise FlopsFitError("--params and --tokens: go with --flops, not with --at")
     if args.at is None:
         _answer(fit, args)
     elif args.out is None:
@@ -135,7 +152,7 @@ def _answer(fit: dict, args: argparse.Namespace) -> None:
 
     from flops_fit.fit.answer import describe, predict
 
-    answer = predict(fit, args.flops)
+    answer = predict(fit, args.flops, args.params, args.tokens)
     print(json.dumps(answer, indent=1, allow_nan=False) if args.json else describe(answer, fit))
 
 

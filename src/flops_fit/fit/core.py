@@ -13,6 +13,7 @@ from flops_fit.fit.forecast import forecast_surface
 from flops_fit.fit.heldout import choose, hold_out
 from flops_fit.fit.isoflop import STATUSES
 from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
+from flops_fit.fit.sensitivity import Choices, sensitivity_of
 
 METHODS = ("auto", "surface", "tied", "fixed_e", "isoflop", "envelope")
 FEWEST_RUNS = 5
@@ -36,6 +37,7 @@ def fit_runs(
     fixed_e: float | None = None,
     curve: str = "parabola",
     window: float | None = None,
+    sensitivity: bool = True,
 ) -> dict:
     """Fit a scaling law; returns the content of FIT.json (layout: `flops_fit.fit`).
 
@@ -47,7 +49,8 @@ def fit_runs(
     "auto", but "none" where the table marks its own outliers or ``delta`` is given. ``resample``:
     runs, groups or wild; default runs, or groups where sizes were repeated with several seeds.
     ``fixed_e``: irreducible loss to hold. ``curve``, ``window``: parabola or akima, and the factor
-    in N around the lowest run that a parabola sees.
+    in N around the lowest run that a parabola sees. ``sensitivity`` False saves the refits under
+    other choices (`flops_fit.fit.sensitivity`).
 
     Raises `FlopsFitError` for bad values and for fewer runs than unknowns.
     """
@@ -89,6 +92,7 @@ def fit_runs(
         chosen, why = method, f"{method}: asked for"
     headline = headline_of(chosen, why, estimates, heldout, method == "auto", data)
     levels = level if draws is not None else None
+    how = Choices(chosen, delta, exclude, fixed_e, curve, window)
     result = {
         "parametric": _surface_entry(estimates["surface"]),
         "isoflop": _isoflop_entry(estimates.get("isoflop"), data, grouping),
@@ -126,6 +130,7 @@ def fit_runs(
         "sizes": _all_sizes(table.sizes, sizes),
         "data": _ranges(table, groups),
         "laws": {name: laws_entry(estimate) for name, estimate in estimates.items()},
+        "sensitivity": sensitivity_of(table, data, curves, estimates, how) if sensitivity else None,
     }
     headline["warnings"] += _warnings(result)
     if result["status"] not in ("converged", "at_bound", "bracketed"):
@@ -418,6 +423,7 @@ def _ranges(table: RunTable, groups) -> dict:
     largest = groups[-1][0] if named else spans["flops"][1]
     return {
         "source": table.source,
+        "params_column": table.params_column,
         "n_runs": len(frame),
         **spans,
         "budgets": [c for c, _ in groups],

@@ -57,6 +57,15 @@ class Cost:
         """ln D of a run of N parameters that spends C."""
         return log_c - self.log_flops_per_token(log_n)
 
+    def log_params(self, log_d: float, log_c: float) -> float:
+        """ln N of the model that C trains on D tokens: the inverse of `log_tokens` in N."""
+        low, high = log_c - log_d - 60.0, log_c - log_d + 60.0  # f / N lies within e^60 of 1
+        for _ in range(80):
+            middle = (low + high) / 2
+            fits = self.log_tokens(middle, log_c) > log_d
+            low, high = (middle, high) if fits else (low, middle)
+        return float((low + high) / 2)
+
     def to_dict(self) -> dict:
         """As FIT.json keeps it."""
         return {

@@ -198,7 +198,7 @@ def estimate_isoflop(
         minima.append(minimum(rows, loss[rows], weight[None, rows], 4))
     log_c = np.log(budgets)
     status = np.array([int(m.status[0]) for m in minima], dtype=int)
-    law, how, why = _path(log_c, minima)
+    law, how, why = path_through(log_c, minima)
     name = "isoflop"
     if draws is None or not len(budgets):
         return Estimate(name, law, how, why, weight, detail=(budgets, minima))
@@ -227,7 +227,7 @@ def estimate_isoflop(
     return Estimate(name, law, how, why, weight, drawn, usable, detail=(budgets, minima))
 
 
-def _path(log_c: np.ndarray, minima: list[Minima]) -> tuple[PathLaw, str, str]:
+def path_through(log_c: np.ndarray, minima: list[Minima]) -> tuple[PathLaw, str, str]:
     """Law through the bracketed minima (through all of them if fewer than two are), and status."""
     if not minima:
         flat = PathLaw(np.array([[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]))

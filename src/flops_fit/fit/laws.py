@@ -12,6 +12,7 @@ from flops_fit.fit.cost import Cost
 
 GRID = np.linspace(-3.0, 3.0, 121)  # ln N around the closed form, to bracket the optimum
 BISECTIONS = 50
+MOST_WASTE = 1e6  # a factor in C beyond which nothing is looked for
 SLOPE_STEP = 0.01  # ln C
 
 
@@ -81,6 +82,22 @@ class SurfaceLaw:
             ends.append((near + far) / 2)
         return ends[0], ends[1]
 
+    def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
+        """L of (R,) where C is spent on a model of ln N."""
+        return self.loss(log_n, cost.log_tokens(log_n, log_c))
+
+    def waste(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
+        """Extra compute, as a share of C, with which ln N reaches L*(C): (R,), inf if none does.
+
+        ln D follows in closed form from B / D^beta = L* - E - A / N^alpha.
+        """
+        e, ln_a, ln_b, alpha, beta = self.values.T
+        room = self.optimum(log_c, cost)[1] - e - np.exp(ln_a - alpha * log_n)
+        log_d = (ln_b - np.log(np.where(room > 0, room, 1.0))) / beta
+        more = np.maximum(log_d + cost.log_flops_per_token(log_n) - log_c, 0.0)
+        within = (room > 0) & (more < np.log(MOST_WASTE))
+        return np.where(within, np.expm1(np.minimum(more, np.log(MOST_WASTE))), np.inf)
+
 
 @dataclass(frozen=True)
 class PathLaw:
@@ -114,6 +131,33 @@ class PathLaw:
         half = np.sqrt(np.expm1(gamma * np.log1p(share)) / np.maximum(width, 1e-12))
         log_n = self.optimum(log_c, cost)[0]
         return np.minimum(centre - half, log_n), np.maximum(centre + half, log_n)
+
+    def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
+        """L of (R,) where C is spent on a model of ln N, by the parabola around the optimum."""
+        width, e = self.values[:, 5], self.values[:, 2]
+        best, loss = self.optimum(log_c, cost)
+        return loss + width * (loss - e) * (log_n - best) ** 2
+
+    def waste(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
+        """Extra compute, as a share of C, with which ln N reaches L*(C): (R,), inf if none does.
+
+        The loss at C (1 + s) is L*(C) where (1 + s)^gamma = 1 + width (ln N - ln N*)^2.
+        """
+        gamma, width = self.values[:, 4], self.values[:, 5]
+
+        def short(more):
+            off = log_n - self.optimum(log_c + more, cost)[0]
+            return np.log1p(width * off**2) - gamma * more > 0
+
+        near, far = np.zeros(len(gamma)), np.full(len(gamma), 1e-3)
+        for _ in range(30):
+            far = np.where(short(far), 2 * far, far)
+        found = far < np.log(MOST_WASTE)
+        for _ in range(BISECTIONS):
+            middle = (near + far) / 2
+            below = short(middle)
+            near, far = np.where(below, middle, near), np.where(below, far, middle)
+        return np.where(found, np.expm1(np.minimum((near + far) / 2, np.log(MOST_WASTE))), np.inf)
 
 
 def law_from_dict(value: dict) -> SurfaceLaw | PathLaw:

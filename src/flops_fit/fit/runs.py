@@ -38,7 +38,9 @@ ALIASES = {
     "status": (),
 }
 BITS_PER_BYTE = ("val_bpb", "bits_per_byte", "bpb")
-SIZE_COLUMNS = ("params", "params_nonembedding", "params_total", "flops_per_token")
+COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
+KEPT = (*COUNTS, "flops_counted")  # as they stand, for the sensitivity of the answer
+SIZE_COLUMNS = ("params", *COUNTS, "flops_per_token")
 TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "nan", "none"}
 SAME_BUDGET = 0.03  # ln C: runs closer than this share a budget where the table names none
 BUDGET_WIDTH = 0.10  # ln C: a chain of neighbours wider than this is no budget
@@ -50,9 +52,11 @@ class RunTable:
     """Runs ready to fit.
 
     ``frame``: one row a run, columns run_id, row, params, tokens, flops, loss, and where known
-    budget, size, seed. ``left_out``: dicts run_id, row, reason of the rows not fitted. ``sizes``:
-    dicts size, params, params_nonembedding, params_total, flops_per_token. ``notes``: what was
-    recognised, derived and assumed, a sentence each. ``loss_unit``: "nats" or "bits per byte".
+    budget, size, seed and other counts of N (`COUNTS`). ``left_out``: dicts run_id, row, reason of
+    the rows not fitted; ``marked``: those of them that the table itself calls outliers and whose
+    numbers are sound, as in ``frame``. ``sizes``: dicts size, params, other counts of N,
+    flops_per_token. ``notes``: what was recognised, derived and assumed, a sentence each.
+    ``loss_unit``: "nats" or "bits per byte". ``params_column``: the column that was asked for as N.
     """
 
     frame: pd.DataFrame
@@ -61,6 +65,8 @@ class RunTable:
     sizes: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     loss_unit: str = "nats"
+    params_column: str = "params"
+    marked: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def marks_outliers(self) -> bool:
@@ -98,11 +104,7 @@ def read_runs(path: str | Path, params: str = "params") -> RunTable:
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise FlopsFitError(f"{path}: not a readable CSV table ({error})") from None
         first_line = 2
-    if params != "params":
-        if params not in frame.columns:
-            raise FlopsFitError(f"{path}: no column {params!r}, which was asked for as N")
-        frame["params"] = frame[params]
-    return prepare_runs(frame, str(path), first_line)
+    return prepare_runs(frame, str(path), first_line, params)
 
 
 def read_curves(path: str | Path) -> pd.DataFrame:
@@ -163,7 +165,7 @@ def _recognise(frame: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str
             f"allowed: loss, {', '.join(ALIASES['loss'])}"
         )
     keep = {new: frame[old] for new, old in chosen.items()}
-    for name in SIZE_COLUMNS[1:3]:
+    for name in KEPT:
         if name in plain and name not in keep:
             keep[name] = frame[plain[name]]
     return pd.DataFrame(keep, index=frame.index), notes, unit
@@ -194,10 +196,13 @@ def _numbers(frame: pd.DataFrame, name: str, source: str) -> pd.Series:
     return values
 
 
-def prepare_runs(frame: pd.DataFrame, source: str = "runs", first_line: int = 0) -> RunTable:
+def prepare_runs(
+    frame: pd.DataFrame, source: str = "runs", first_line: int = 0, params: str = "params"
+) -> RunTable:
     """Check a data frame of runs and give it our columns.
 
-    ``first_line`` is the number of the first row in messages (2 for a CSV with a header). A row
+    ``first_line`` is the number of the first row in messages (2 for a CSV with a header);
+    ``params`` names the column that is N, another ``params`` is then kept as params_matmul. A row
     whose ``status`` is not "completed" or whose ``outlier`` is true is left out before its numbers
     are looked at. Raises `FlopsFitError` naming source, row, column and value for anything else
     that is not a positive finite number.
@@ -205,6 +210,12 @@ def prepare_runs(frame: pd.DataFrame, source: str = "runs", first_line: int = 0)
     if frame.empty:
         raise FlopsFitError(f"{source}: no runs in it; at least one row is needed")
     frame = frame.reset_index(drop=True)
+    if params != "params":
+        if params not in frame.columns:
+            raise FlopsFitError(f"{source}: no column {params!r}, which was asked for as N")
+        if "params" in frame and "params_matmul" not in frame:
+            frame["params_matmul"] = frame["params"]
+        frame["params"] = frame[params]
     frame, notes, unit = _recognise(frame, source)
     frame["row"] = np.arange(len(frame)) + first_line
     if "run_id" not in frame:
@@ -222,7 +233,8 @@ def prepare_runs(frame: pd.DataFrame, source: str = "runs", first_line: int = 0)
         for row, why in zip(frame.itertuples(), reason, strict=True)
         if why
     ]
-    frame = frame[reason == ""].drop(columns=["outlier", "status"], errors="ignore").copy()
+    frame = frame.drop(columns=["outlier", "status"], errors="ignore")
+    marked, frame = frame[reason == "outlier"].copy(), frame[reason == ""].copy()
     if frame.empty:
         raise FlopsFitError(f"{source}: all {len(left_out)} runs are left out; nothing to fit")
     frame["loss"] = _numbers(frame, "loss", source)
@@ -243,10 +255,22 @@ def prepare_runs(frame: pd.DataFrame, source: str = "runs", first_line: int = 0)
                 frame[name] = _numbers(frame, name, source)
         elif name in frame:
             frame = frame.drop(columns=name)
+    marked = _complete(_sound(marked, frame), source, [])
     frame = _complete(frame, source, notes)
     for name in ("params", "tokens", "flops", "loss"):
         frame[name] = frame[name].astype(float)
-    return RunTable(frame.reset_index(drop=True), source, left_out, _sizes(frame), notes, unit)
+    return RunTable(
+        frame.reset_index(drop=True), source, left_out, _sizes(frame), notes, unit, params,
+        marked.reset_index(drop=True),
+    )  # fmt: skip
+
+
+def _sound(marked: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``marked`` with positive finite numbers wherever ``frame`` has numbers."""
+    marked = marked[[c for c in frame if c in marked]].copy()
+    names = [c for c in ("params", "tokens", "flops", "budget", "loss") if c in marked]
+    marked[names] = marked[names].apply(pd.to_numeric, errors="coerce").astype(float)
+    return marked[(np.isfinite(marked[names]) & (marked[names] > 0)).all(axis=1)].copy()
 
 
 def _full(frame: pd.DataFrame, name: str) -> bool:
