@@ -80,7 +80,10 @@ def truth(noise: float = 0.0) -> Truth:
 
 def fit_of(found: Grid, noise: float = 0.0, **options) -> dict:
     loss = losses_of(found.design, truth(noise), 1)[0]
-    return fit_runs(prepare_runs(found.design.assign(loss=loss)), **{"bootstrap": 0} | options)
+    return fit_runs(
+        prepare_runs(found.design.assign(loss=loss)),
+        **{"bootstrap": 0, "sensitivity": False} | options,
+    )
 
 
 def statuses(fit: dict) -> list[str]:
@@ -198,6 +201,9 @@ def test_a_fit_of_another_sweep_is_refused(noisy):
     other = Grid(grid().design.assign(budget=lambda d: d["budget"] * 2), count)
     with pytest.raises(FlopsFitError, match=r"budget 1e\+18 is not in the config"):
         check_matches(noisy, other)
+    total = Grid(grid().design, count, "params_total")
+    with pytest.raises(FlopsFitError, match="counts N as params_total, the fit as params"):
+        check_matches(noisy, total)
 
 
 @pytest.mark.parametrize("value", [3e10, 8.1e11, 12, 0.75, 1.23456789e19, 2 / 3, 1e6, 999999])
@@ -288,7 +294,9 @@ def test_measured_losses_fall_inside_about_as_often_as_stated():
     losses = losses_of(found.design, truth(0.004), 100)
     luck = np.random.default_rng(7).standard_normal(len(losses))
     for loss, lucky in zip(losses, luck, strict=True):
-        fit = fit_runs(prepare_runs(found.design.assign(loss=loss)), bootstrap=100)
+        fit = fit_runs(
+            prepare_runs(found.design.assign(loss=loss)), bootstrap=100, sensitivity=False
+        )
         measured = smooth * np.exp(0.004 * lucky)
         hits.append(compare(record_of(told, measured), told_of(fit), "x")["inside_run"])
     assert 0.8 < np.mean(hits) < 0.98

@@ -170,7 +170,7 @@ def refits_agree(times: int, resamples: int, tmp_path) -> None:
     for k, loss in enumerate(losses_of(design, truth(0.005), times)):
         path = tmp_path / f"{k}.csv"
         design.assign(loss=loss).to_csv(path, index=False)
-        fit = fit_runs(read_runs(path))
+        fit = fit_runs(read_runs(path), sensitivity=False)
         for name in widths:
             draws = laws_of(fit)[name][1]
             log_n, lowest = draws.optimum(np.log(TARGET), Cost.from_dict(fit["cost"]))

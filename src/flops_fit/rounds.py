@@ -156,6 +156,11 @@ class Grid:
 
 def check_matches(fit: dict, grid: Grid) -> None:
     """Refuse a fit of another sweep than the config's."""
+    if fit["data"]["params_column"] != grid.params:
+        raise FlopsFitError(
+            f"fit.params: the config counts N as {grid.params}, the fit as "
+            f"{fit['data']['params_column']}; fit again with --params {grid.params}"
+        )
     if not fit["isoflop"]["shared"]:
         raise FlopsFitError("fit: its runs share no budgets, so there is no grid to extend")
     fitted = [b["flops"] for b in fit["isoflop"]["budgets"]]
