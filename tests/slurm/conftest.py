@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(HERE.parent / "workflow"))
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 import cluster
 from project import Project
@@ -30,7 +29,7 @@ def planned(tmp_path_factory) -> tuple[Project, Path]:
     """A project whose plan is made and checked on this machine, and a snapshot of it."""
     folder = tmp_path_factory.mktemp("slurm")
     project = Project.create(folder / "root")
-    shutil.copy(HERE / "watched.py", project.work / "mymodel.py")
+    shutil.copy(Path(__file__).with_name("watched.py"), project.work / "mymodel.py")
     (project.work / "steps").mkdir()
     (project.work / "orders.json").write_text("{}")
     project.configure(resources={"checkpoint_minutes": 0})
