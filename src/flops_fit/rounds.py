@@ -156,10 +156,11 @@ class Grid:
 
 def check_matches(fit: dict, grid: Grid) -> None:
     """Refuse a fit of another sweep than the config's."""
-    if fit["data"]["params_column"] != grid.params:
+    counted = fit["data"].get("params_column", grid.params)
+    if counted != grid.params:
         raise FlopsFitError(
             f"fit.params: the config counts N as {grid.params}, the fit as "
-            f"{fit['data']['params_column']}; fit again with --params {grid.params}"
+            f"{counted}; fit again with --params {grid.params}"
         )
     if not fit["isoflop"]["shared"]:
         raise FlopsFitError("fit: its runs share no budgets, so there is no grid to extend")
