@@ -9,9 +9,9 @@ workflow has the same rules, ids, files, params, resources and profile, spelled 
 that reads a list of ids and imports nothing; its other steps only touch their outputs.
 
 Both take turns in going first. Figures are CPU seconds, user and system, children included: medians
-over ``--rounds``; ratios are ours over bare. ``fresh`` is a dry run before anything has run,
-``full`` training and collecting everything, ``first rerun`` the no-op run right after it, ``no-op``
-every later one, ``+1 budget`` a dry run with an eleventh budget. ``growth`` is the CPU time of a
+over ``--rounds``; ratios are ours over bare. ``dry run`` is one before anything has
+run, ``full`` trains and collects everything, ``first rerun`` is the no-op run right after it,
+``no-op`` any later one, ``+1 budget`` a dry run with an eleventh budget. ``growth`` is the CPU time of a
 full run at the largest count over that at the one before; linear is the ratio of the counts.
 
 Then collect, fit, plot and report run on ``--records`` records: CPU seconds, seconds, peak memory.
@@ -310,13 +310,12 @@ def scale(root: Path, experiments: int, rounds: int, full_rounds: int) -> dict:
         found[name] = {"ours": ours, "bare": bare, "ratio": ours / bare}
         print(f"{name:<12} {ours:6.2f}  {bare:6.2f}  {ours / bare:6.2f}", flush=True)
 
-    show("fresh", *bench.pairs(rounds, "-n"))
+    show("dry run", *bench.pairs(rounds, "-n"))
     show("full", *bench.pairs(full_rounds, *TRAIN_AND_COLLECT, before=bench.clear))
     show("first rerun", *bench.pairs(1, *TRAIN_AND_COLLECT))
     steps = bench.ours.run()
     bench.bare.run()
     print(f"fit, plot and report in this workflow: {steps.cpu:.1f} s CPU")
-    show("dry run", *bench.pairs(rounds, "-n"))
     show("no-op", *bench.pairs(rounds))
     first = bench.plan(budgets=11)
     print(f"planning one more budget: {first.cpu:.1f} s CPU")
@@ -389,15 +388,13 @@ def summary(found: dict[int, dict], steps: dict) -> dict:
     """The figures by name; which of them exist depends on the numbers of experiments asked for."""
     line = {}
     for experiments, figures in found.items():
-        for name in ("fresh", "dry run", "first rerun", "no-op", "+1 budget", "full"):
+        for name in ("dry run", "first rerun", "no-op", "+1 budget", "full"):
             key = name.replace("-", "").replace(" ", "_").replace("+1", "added")
             line[f"{key}_ratio_{experiments}"] = round(figures[name]["ratio"], 3)
     for small, large in zip(list(found), list(found)[1:], strict=False):
         for who, key in (("ours", "full"), ("bare", "bare_full")):
             growth = found[large]["full"][who] / found[small]["full"][who]
             line[f"{key}_{large}_over_{small}"] = round(growth, 3)
-    if 3000 in found and 1000 in found:
-        line["full_3000_over_1000"] = line["full_3000_over_1000"]
     return {**line, "steps": steps}
 
 
