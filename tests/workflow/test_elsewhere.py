@@ -57,7 +57,7 @@ def test_a_module_makes_what_the_rules_of_another_workflow_ask_for(project):
     assert steps(done) == {"fit_law", "best_size"}
     assert json.loads((project.work / "best_size.json").read_text())["flops"] == 1e7
     rest = outside(project, example(), "-n", "flops_fit_all")
-    assert steps(rest) == {"plot_law", "write_report"}
+    assert steps(rest) == set()  # the same fit again: nothing below it is out of date
 
 
 @pytest.mark.parametrize(
