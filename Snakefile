@@ -27,6 +27,11 @@ rule all:
         targets,
 
 
+onstart:
+    if workflow.is_main_process:
+        sweep.say_progress()
+
+
 onsuccess:
     if workflow.is_main_process and (words := closing_words()):
         print(f"\n{sweep.name}: {words}")

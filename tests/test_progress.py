@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -64,3 +66,16 @@ def test_the_command_names_every_sweep_and_refuses_an_unknown_one(plan, tmp_path
     assert capsys.readouterr().out.startswith("mine: 0 of 4 runs")
     assert main(["progress", "yours", "--results", str(tmp_path)]) == 2
     assert "yours: no such sweep; allowed: mine" in capsys.readouterr().err
+
+
+def test_following_says_so_when_runs_have_ended_and_ends_with_the_process(plan, tmp_path):
+    sweep = subprocess.Popen(["sleep", "60"])
+    line = [sys.executable, "-m", "flops_fit", "progress", "mine", "--results", str(tmp_path)]
+    said = subprocess.Popen([*line, "--follow", str(sweep.pid)], stdout=subprocess.PIPE, text=True)
+    assert said.stdout.readline().startswith("mine: 0 of 4 runs, ")
+    finish(tmp_path, plan["experiments"][0], 10.0)
+    assert said.stdout.readline().startswith("mine: 1 of 4 runs, ")
+    sweep.kill()
+    sweep.wait()
+    assert said.communicate(timeout=5) == ("", None)
+    assert said.returncode == 0

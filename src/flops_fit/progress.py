@@ -2,6 +2,7 @@
 
 import argparse
 import statistics
+import time
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
@@ -12,6 +13,8 @@ from flops_fit.places import plan_folder, run_folder
 from flops_fit.price import GUESS, Rate, price, work_of_row
 from flops_fit.records import RESULT, read_failure
 
+PAUSE = 2.0  # seconds between two looks while following
+COST = 0.02  # and no more of a core than this, however many runs there are
 LATEST = 20  # finished runs from which the speed is taken
 
 
@@ -20,6 +23,10 @@ def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Say how far each sweep is: runs, FLOPs, time left."
     parser.epilog = "example:\n  flops-fit progress demo"
     parser.add_argument("name", nargs="*", help="names of sweeps (default: all)")
+    parser.add_argument(
+        "--follow", type=int, metavar="PID",
+        help="say it again whenever runs have ended, for as long as this process lives",
+    )  # fmt: skip
     parser.add_argument(
         "--results", default="results", help="folder of runs and sweeps (default: results)"
     )
@@ -32,13 +39,50 @@ def run_progress(args: argparse.Namespace) -> None:
     for name in args.name or known:
         if name not in known:
             raise FlopsFitError(f"{name}: no such sweep; allowed: {', '.join(known) or 'none yet'}")
-        print(f"{name}: {progress_line(read_json(folder / f'{name}.json'), args.results)}")
+        plan = read_json(folder / f"{name}.json")
+        if args.follow:
+            follow(name, plan, args.results, args.follow)
+        else:
+            print(f"{name}: {progress_line(plan, args.results)}")
+
+
+def follow(name: str, plan: dict, results: str | Path, pid: int) -> None:
+    """Print the line of ``plan``, again whenever more of its runs are done, until ``pid`` ends.
+
+    One process for a whole sweep: to be started after every run costs more than a fast run does.
+    """
+    before, pause = -1, 0.0
+    while _lives(pid, pause):
+        started = time.process_time()
+        if (done := len(_done(plan, results))) != before:
+            before = done
+            print(f"{name}: {progress_line(plan, results)}", flush=True)
+        pause = max(PAUSE, (time.process_time() - started) / COST)
+
+
+def _lives(pid: int, seconds: float) -> bool:
+    """Whether a process still lives after ``seconds``; returns as soon as it ends."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        process.wait(seconds)
+    except psutil.TimeoutExpired:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        pass
+    return False
+
+
+def _done(plan: dict, results: str | Path) -> list[dict]:
+    rows = plan["experiments"]
+    return [row for row in rows if (run_folder(results, row["experiment_id"]) / RESULT).exists()]
 
 
 def progress_line(plan: dict, results: str | Path) -> str:
     """One line on the sweep of ``plan``; the time left follows its latest finished runs."""
     rows = plan["experiments"]
-    done = [row for row in rows if (run_folder(results, row["experiment_id"]) / RESULT).exists()]
+    done = _done(plan, results)
     ids = {row["experiment_id"] for row in done}
     left = [row for row in rows if row["experiment_id"] not in ids]
     failed = [row for row in left

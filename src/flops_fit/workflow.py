@@ -231,6 +231,15 @@ class Sweep:
         keys = ("experiments", "skipped", "convention")
         return canonical_hash({key: self.plan[key] for key in keys})[:16]
 
+    def say_progress(self) -> None:
+        """Start a process that says how far the sweep is after its runs, as long as this one lives."""
+        if self.trains:
+            subprocess.Popen(
+                [sys.executable, "-m", "flops_fit", "progress", self.name,
+                 "--follow", str(os.getpid())],
+                stdout=sys.stderr, start_new_session=True,  # Ctrl-C is for Snakemake
+            )  # fmt: skip
+
     def closing_words(self) -> str:
         """The answer and where the rest lies, to be printed when everything is done."""
         folder = Path(RESULTS, self.name)

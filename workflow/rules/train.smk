@@ -25,4 +25,3 @@ rule train_run:
         "trap : TERM; python -m flops_fit train --spec {params.spec} --out {output}"
         " --processes {resources.processes} --gpus {resources.devices} --threads {resources.omp} >{log} 2>&1"
         " || {{ status=$?; {{ grep '^flops-fit: ' {log} || cat {log}; }} | tail -n 3 >&2; exit $status; }}"
-        f"; python -m flops_fit progress {sweep.name} >&2 || true"
