@@ -12,15 +12,20 @@ from PIL import Image
 
 import measured_sweep
 from flops_fit.collect import run_table
-from flops_fit.fit import fit_runs, predict, prepare_runs
+from flops_fit.fit import fit_runs, predict, prepare_runs, sensitivity_at
 from flops_fit.notation import count_text, flops_text, loss_text, time_text
 from flops_fit.plots import FIGURES
 from flops_fit.plots.draw import colours_of, draw_all
 from flops_fit.plots.isoflop import draw_isoflop, isoflop_numbers
 from flops_fit.plots.loss_curves import draw_losses, heldout_numbers, loss_curve_numbers
 from flops_fit.plots.optima import QUANTITIES, draw_optimum, optima_numbers
+from flops_fit.plots.regret import regret_numbers
+from flops_fit.plots.residuals import residual_numbers
+from flops_fit.plots.sensitivity import draw_sensitivity, sensitivity_numbers
 from flops_fit.plots.style import INK, spread, tick_count
 from flops_fit.plots.surface import draw_surface, surface_numbers
+from flops_fit.plots.throughput import throughput_numbers
+from flops_fit.plots.uncertainty import uncertainty_numbers
 
 BUDGETS = [8.1e11, 2.43e12, 8.1e12]
 
@@ -196,7 +201,7 @@ def test_a_bare_table_of_params_tokens_and_loss_gives_every_figure(tmp_path):
     table = prepare_runs(chinchilla_runs(np.geomspace(1e18, 1e20, 4)))
     fit = fit_runs(table, bootstrap=0)
     draw_all(table, [], fit, [1e21], tmp_path, dpi=50)
-    assert len(list(tmp_path.iterdir())) == 12
+    assert len(list(tmp_path.iterdir())) == 3 * len(FIGURES)
     assert pd.read_csv(tmp_path / "loss_curves.csv").empty
 
 
@@ -227,7 +232,7 @@ def test_what_cannot_be_identified_is_said_instead_of_drawn(tmp_path):
     assert set(surface_numbers(table, fit, [1e20])["kind"]) == {"run"}
     assert not (optima_numbers(fit, [1e20])["kind"] == "law").any()
     draw_all(table, [], fit, [1e20], tmp_path, dpi=50)
-    assert len(list(tmp_path.iterdir())) == 12
+    assert len(list(tmp_path.iterdir())) == 3 * len(FIGURES)
 
 
 def test_a_handful_of_scattered_runs_is_drawn_without_a_law(tmp_path):
@@ -238,7 +243,7 @@ def test_a_handful_of_scattered_runs_is_drawn_without_a_law(tmp_path):
     fit = fit_runs(table, bootstrap=0)
     assert set(isoflop_numbers(table, fit)["kind"]) == {"run"}
     draw_all(table, [], fit, [1e20], tmp_path, dpi=50)
-    assert len(list(tmp_path.iterdir())) == 12
+    assert len(list(tmp_path.iterdir())) == 3 * len(FIGURES)
 
 
 def test_the_frontier_of_the_surface_is_its_lowest_loss_at_equal_compute(table, fit):
@@ -278,3 +283,78 @@ def test_commands_and_the_fitter_load_no_matplotlib():
         "import flops_fit.fit.core, flops_fit.report; assert 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_refit_of_the_forest_is_that_of_the_fit(fit):
+    numbers = sensitivity_numbers(fit, BUDGETS)
+    for flops in BUDGETS:
+        part = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "refit")]
+        expected = [r for r in sensitivity_at(fit, flops) if r["group"] != "headline"]
+        assert part["params"].tolist() == [r["params"] for r in expected]
+        assert part["label"].tolist() == [r["label"] for r in expected]
+    answers = numbers[numbers["kind"] == "answer"]
+    assert answers["params"].tolist() == [predict(fit, c)["params"] for c in BUDGETS]
+    ax = Figure().subplots()
+    draw_sensitivity(ax, numbers)
+    filled = [c for c in ax.collections if tuple(c.get_facecolor()[0]) == to_rgba(INK)]
+    assert len(filled) == part["headline"].sum()
+    assert {c.get_offsets()[0][0] for c in filled} == {answers["params"].iloc[-1]}
+
+
+def test_a_refit_without_a_law_is_crossed_and_does_not_stretch_the_axis(fit):
+    numbers = sensitivity_numbers(fit, BUDGETS)
+    last = numbers.index[-1]
+    numbers.loc[last, ["params", "status"]] = [1e30, "not_identifiable"]
+    ax = Figure().subplots()
+    draw_sensitivity(ax, numbers)
+    assert ax.get_xlim()[1] < 1e9
+    assert "no law could be fitted" in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def test_residuals_are_measured_over_fitted_and_exact_runs_leave_none():
+    frame = chinchilla_runs(np.geomspace(1e18, 1e20, 4))
+    table = prepare_runs(frame)
+    numbers = residual_numbers(table, fit_runs(table, bootstrap=0))
+    assert numbers["residual"].abs().max() < 1e-9
+    frame.loc[9, "loss"] *= 1.4
+    table = prepare_runs(frame)
+    numbers = residual_numbers(table, fit_runs(table, bootstrap=0)).set_index("run_id")
+    assert numbers.loc["row 9", "status"] == "excluded"
+    assert numbers.loc["row 9", "residual"] == pytest.approx(np.log(1.4), abs=1e-3)
+
+
+def test_regret_is_nothing_at_the_optimum_and_the_answers_beside_it(fit):
+    numbers = regret_numbers(fit, BUDGETS)
+    for flops in BUDGETS:
+        part = numbers[numbers["flops"] == flops]
+        curve = part[part["kind"] == "curve"]
+        assert curve.loc[(curve["factor"] - 1).abs().idxmin(), "waste"] == pytest.approx(
+            0, abs=1e-6
+        )
+        told = part[part["kind"] == "told"]
+        assert told["waste"].tolist() == [r["waste"] for r in predict(fit, flops)["regret"]]
+
+
+def test_losses_are_drawn_against_flops_too(records):
+    numbers = loss_curve_numbers(records)
+    for run in records:
+        part = numbers[numbers["run_id"] == run["experiment_id"]]
+        if len(part):
+            assert (part["flops"] == run["flops_per_token"] * part["tokens"]).all()
+
+
+def test_the_speed_of_a_run_is_its_flops_over_its_time(records):
+    numbers = throughput_numbers(records).set_index("run_id")
+    assert len(numbers) == 25  # the failed run has no time
+    run = records[0]
+    speed = run["flops_counted"] / run["wall_seconds"]
+    assert numbers.loc[run["experiment_id"], "flops_per_second"] == speed
+
+
+def test_resamples_are_drawn_around_the_estimate(fit):
+    numbers = uncertainty_numbers(fit)
+    estimate = numbers.iloc[0]
+    assert estimate["E"] == fit["parametric"]["E"]
+    draws = numbers[numbers["kind"] == "resample"]
+    assert len(draws) == fit["bootstrap"]["usable"]["surface"]
+    assert draws["E"].min() < estimate["E"] < draws["E"].max()

@@ -30,7 +30,7 @@ GROUPS = {  # in the order of the table
     "estimator": "Estimator",
     "delta": "Huber threshold of the surface",
     "exclusion": "Runs left out",
-    "budget": "Without one budget",
+    "budget": "Without one budget or range of C",
     "seed": "Without one seed",
 }
 SURFACES = ("surface", "tied", "fixed_e")

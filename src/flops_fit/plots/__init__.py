@@ -7,6 +7,11 @@ light, so that whoever names a figure need not import matplotlib; `draw_all` is 
 FIGURES = {  # name -> what it shows, for readers who cannot see it
     "isoflop": "Held-out loss against parameters at each compute budget",
     "optima": "Best parameters, tokens and loss against compute",
-    "loss_curves": "Training loss and learning rate against tokens, every run",
     "surface": "Contours of the fitted loss over parameters and tokens",
+    "residuals": "Measured loss against fitted, and what is left over against C, N and D",
+    "uncertainty": "Parameters of the fitted surface over the resamples, in pairs",
+    "sensitivity": "The best size under every other choice of counting, estimator and runs",
+    "regret": "Extra compute for the same loss at sizes off the optimum",
+    "loss_curves": "Training loss against tokens and FLOPs, and learning rate, every run",
+    "throughput": "Speed of every run against its parameters",
 }

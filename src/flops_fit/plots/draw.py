@@ -16,8 +16,17 @@ from flops_fit.plots.loss_curves import (
     loss_curve_numbers,
 )
 from flops_fit.plots.optima import QUANTITIES, draw_optima, optima_numbers
+from flops_fit.plots.regret import draw_regret, regret_numbers
+from flops_fit.plots.residuals import PANELS, draw_fitted, draw_residuals, residual_numbers
+from flops_fit.plots.sensitivity import (
+    draw_sensitivity,
+    sensitivity_height,
+    sensitivity_numbers,
+)
 from flops_fit.plots.style import STYLE, BudgetColours, message, save
 from flops_fit.plots.surface import draw_surface, surface_numbers
+from flops_fit.plots.throughput import draw_throughput, throughput_numbers
+from flops_fit.plots.uncertainty import draw_uncertainty, uncertainty_numbers
 
 TWO_COLUMNS = 4.5  # inches: narrower figures stack their panels
 Drawn = tuple[Figure, pd.DataFrame]  # a figure and the numbers in it
@@ -41,8 +50,13 @@ def draw_all(
         figures = {
             "isoflop": isoflop_figure(table, fit, width),
             "optima": optima_figure(table, fit, budgets, width),
-            "loss_curves": loss_curves_figure(table, records, fit, width),
             "surface": surface_figure(table, fit, budgets, width),
+            "residuals": residuals_figure(table, fit, width),
+            "uncertainty": uncertainty_figure(fit, width),
+            "sensitivity": sensitivity_figure(fit, budgets, width),
+            "regret": regret_figure(fit, budgets, width),
+            "loss_curves": loss_curves_figure(table, records, fit, width),
+            "throughput": throughput_figure(table, records, fit, width),
         }
         for name, (figure, numbers) in figures.items():
             save(figure, numbers, folder, name, dpi)
@@ -74,12 +88,76 @@ def loss_curves_figure(table: RunTable, records: list[dict], fit: dict, width: f
     if numbers.empty:
         why = "No training curves: these runs came as a table of results."
         return _instead(why, numbers, width)
-    figure = Figure(figsize=(width, max(0.85 * width, 4.5)))
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
-    draw_losses(top, numbers, heldout_numbers(records), colours)
+    figure = Figure(figsize=(width, max(1.25 * width, 6.5)))
+    top, middle, bottom = figure.subplots(3, 1, height_ratios=(2.2, 2, 1))
+    ends = heldout_numbers(records)
+    draw_losses(top, numbers, ends, colours)
+    draw_losses(middle, numbers, ends, colours, "flops")
     draw_rates(bottom, numbers, colours)
-    top.set_ylabel(f"training loss ({_unit(fit)})")
+    for ax in (top, middle):
+        ax.set_ylabel(f"training loss ({_unit(fit)})")
+    top.set_xlabel("tokens seen")
+    middle.set_xlabel("FLOPs spent")
     bottom.set(ylabel="learning rate", xlabel="tokens seen")
+    return figure, numbers
+
+
+def throughput_figure(table: RunTable, records: list[dict], fit: dict, width: float) -> Drawn:
+    """Speed of every run against N."""
+    numbers = throughput_numbers(records)
+    if numbers.empty:
+        return _instead("No times: these runs came as a table of results.", numbers, width)
+    figure = Figure(figsize=(width, max(0.4 * width, 2.6)))
+    draw_throughput(figure.subplots(), numbers, colours_of(table, fit))
+    return figure, numbers
+
+
+def residuals_figure(table: RunTable, fit: dict, width: float) -> Drawn:
+    """Measured against fitted, and residuals against C, N and D."""
+    numbers = residual_numbers(table, fit)
+    if numbers.empty:
+        return _instead(
+            f"No surface to compare with. {fit['parametric']['reason']}", numbers, width
+        )
+    rows, columns, height = (2, 2, 0.8) if width >= TWO_COLUMNS else (4, 1, 2.4)
+    figure = Figure(figsize=(width, height * width))
+    first, *others = figure.subplots(rows, columns).flat
+    colours = colours_of(table, fit)
+    draw_fitted(first, numbers, colours, _unit(fit))
+    for name, ax in zip(PANELS, others, strict=True):
+        draw_residuals(ax, numbers, name, colours, fit["parametric"]["scale"])
+    return figure, numbers
+
+
+def uncertainty_figure(fit: dict, width: float) -> Drawn:
+    """Parameters of the surface over the resamples."""
+    numbers = uncertainty_numbers(fit)
+    if numbers.empty:
+        why = fit["parametric"]["reason"] if fit["laws"]["surface"]["draws"] else "no resamples."
+        return _instead(f"Nothing to draw: {why}", numbers, width)
+    figure = Figure(figsize=(width, 0.85 * width))
+    draw_uncertainty(figure, numbers)
+    return figure, numbers
+
+
+def sensitivity_figure(fit: dict, budgets: list[float], width: float) -> Drawn:
+    """N* under other choices, at the last budget."""
+    numbers = sensitivity_numbers(fit, budgets)
+    if numbers.empty:
+        reason = fit["headline"]["reason"] if fit["sensitivity"] else "The fit was made without it."
+        return _instead(f"No other choices to compare. {reason}", numbers, width)
+    figure = Figure(figsize=(width, sensitivity_height(numbers)))
+    draw_sensitivity(figure.subplots(), numbers)
+    return figure, numbers
+
+
+def regret_figure(fit: dict, budgets: list[float], width: float) -> Drawn:
+    """Extra compute at sizes off the optimum."""
+    numbers = regret_numbers(fit, budgets)
+    if numbers.empty:
+        return _instead(f"No optimum to be off. {fit['headline']['reason']}", numbers, width)
+    figure = Figure(figsize=(width, max(0.5 * width, 3.0)))
+    draw_regret(figure.subplots(), numbers)
     return figure, numbers
 
 

@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from flops_fit.notation import flops_text
 from flops_fit.plots.style import (
     MOST_LABELS,
     MUTED,
@@ -15,7 +16,8 @@ from flops_fit.plots.style import (
     tick_loss,
 )
 
-COLUMNS = ["run_id", "budget", "params", "seed", "status", "tokens", "loss", "learning_rate"]
+COLUMNS = ["run_id", "budget", "params", "seed", "status", "tokens", "flops", "loss",
+           "learning_rate"]  # fmt: skip
 
 
 def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
@@ -25,6 +27,7 @@ def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
             "run_id": record["experiment_id"], "budget": record["compute_budget"],
             "params": record["params"], "seed": record["seed"], "status": record["status"],
             **{key: record["loss_curve"][key] for key in ("tokens", "loss", "learning_rate")},
+            "flops": [record["flops_per_token"] * d for d in record["loss_curve"]["tokens"]],
         })
         for record in records
         if record.get("loss_curve", {}).get("tokens")
@@ -33,33 +36,36 @@ def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
 
 
 def heldout_numbers(records: list[dict]) -> pd.DataFrame:
-    """``budget, tokens, loss``: where each completed run ended on the held-out data."""
+    """``budget, tokens, flops, loss``: where each completed run ended on the held-out data."""
     rows = [
-        {"budget": r["compute_budget"], "tokens": r["tokens_seen"], "loss": r["final_loss"]}
+        {"budget": r["compute_budget"], "tokens": r["tokens_seen"],
+         "flops": r["flops_per_token"] * r["tokens_seen"], "loss": r["final_loss"]}
         for r in records
         if r["status"] == "completed" and r.get("final_loss") is not None
-    ]
-    return pd.DataFrame(rows, columns=["budget", "tokens", "loss"])
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["budget", "tokens", "flops", "loss"])
 
 
 def draw_losses(
-    ax: Axes, numbers: pd.DataFrame, ends: pd.DataFrame, colours: BudgetColours
-) -> Axes:
-    """Training loss against tokens, a line a run; held-out ends as dots, diverged runs crossed.
+    ax: Axes, numbers: pd.DataFrame, ends: pd.DataFrame, colours: BudgetColours,
+    against: str = "tokens",
+) -> Axes:  # fmt: skip
+    """Training loss ``against`` tokens or flops; held-out ends as dots, diverged runs crossed.
 
     The axis covers the completed runs; the cross of a run that left it stands at its top.
     """
     good = numbers.loc[numbers["status"] != "diverged", "loss"]
     top = 1.04 * float((good if len(good) else numbers["loss"]).max())
     for _, run in numbers.groupby("run_id", sort=False):
-        _draw_run(ax, run, run["loss"].clip(upper=top), colours)
-    ax.scatter(ends["tokens"], ends["loss"], c=colours(ends["budget"]), s=18,
+        _draw_run(ax, run, run["loss"].clip(upper=top), colours, against)
+    ax.scatter(ends[against], ends["loss"], c=colours(ends["budget"]), s=18,
                edgecolors="white", linewidths=0.6, zorder=4)  # fmt: skip
     low = min(float(numbers["loss"].min()), float(ends["loss"].min()) if len(ends) else top)
     ax.set_ylim(low / 1.04, top)
     log_axis(ax.yaxis, tick_loss)
-    log_axis(ax.xaxis, tick_count)
-    _key(ax, numbers, colours)
+    log_axis(ax.xaxis, tick_count if against == "tokens" else flops_text)
+    if against == "tokens":
+        _key(ax, numbers, colours)
     return ax
 
 
@@ -72,12 +78,14 @@ def draw_rates(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
     return ax
 
 
-def _draw_run(ax: Axes, run: pd.DataFrame, values: pd.Series, colours: BudgetColours) -> None:
+def _draw_run(
+    ax: Axes, run: pd.DataFrame, values: pd.Series, colours: BudgetColours, against: str = "tokens"
+) -> None:
     colour, diverged = colours(run["budget"].iloc[0]), run["status"].iloc[0] == "diverged"
-    ax.plot(run["tokens"], values, color=colour, linewidth=1.0, alpha=0.85,
+    ax.plot(run[against], values, color=colour, linewidth=1.0, alpha=0.85,
             linestyle=(0, (2, 1.5)) if diverged else "-", zorder=3)  # fmt: skip
     if diverged:
-        ax.scatter(run["tokens"].iloc[-1], values.iloc[-1], marker="x", s=45, linewidths=2,
+        ax.scatter(run[against].iloc[-1], values.iloc[-1], marker="x", s=45, linewidths=2,
                    color=colour, zorder=5, clip_on=False)  # fmt: skip
 
 

@@ -1,0 +1,64 @@
+"""What a size off the optimum costs: extra compute for the same loss."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from flops_fit.fit import predict
+from flops_fit.fit.answer import FACTORS, laws_of
+from flops_fit.fit.cost import Cost
+from flops_fit.plots.style import (
+    FAINT,
+    MUTED,
+    BudgetColours,
+    budget_handles,
+    key,
+    log_axis,
+)
+
+FACTOR_GRID = np.geomspace(1 / 8, 8, 97)
+HIGHEST = 1.0  # share of C drawn
+COLUMNS = ["kind", "flops", "factor", "params", "waste"]
+
+
+def regret_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
+    """``waste`` (share of C, empty where no compute is enough) of N = ``factor`` x N* at each budget.
+
+    ``kind`` is curve, or told for the factors that the answer names.
+    """
+    if fit["status"] == "not_identifiable":
+        return pd.DataFrame(columns=COLUMNS)
+    law, cost = laws_of(fit)[fit["headline"]["method"]][0], Cost.from_dict(fit["cost"])
+    rows = []
+    for flops in budgets:
+        answer = predict(fit, flops)
+        for factor in FACTOR_GRID:
+            params = answer["params"] * factor
+            waste = float(law.waste(np.log(params), np.log(flops), cost)[0])
+            rows.append(("curve", flops, factor, params, waste if np.isfinite(waste) else None))
+        rows += [("told", flops, r["factor"], r["params"], r["waste"]) for r in answer["regret"]]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def draw_regret(ax: Axes, numbers: pd.DataFrame) -> Axes:
+    """Waste against N / N*, a line a budget, in colours of their own: most lie beyond the runs'."""
+    budgets = list(dict.fromkeys(numbers["flops"]))
+    colours = BudgetColours(budgets)
+    for flops in budgets:
+        part = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "curve")]
+        ax.plot(part["factor"], 100 * part["waste"].astype(float), color=colours(flops), zorder=3)
+        told = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "told")]
+        ax.scatter(told["factor"], 100 * told["waste"].astype(float), s=16, color=colours(flops),
+                   zorder=4)  # fmt: skip
+    for share in (1, 5):
+        ax.axhline(share, color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
+        ax.annotate(f"{share}%", (1, share), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                    textcoords="offset points", va="center", color=MUTED, fontsize=8)  # fmt: skip
+    ax.axvline(1, color=FAINT, linewidth=1, zorder=0)
+    log_axis(ax.xaxis, lambda v: f"{v:g}")
+    ticks = sorted({1.0, *FACTORS, 1 / 8, 1 / 4, 8.0})
+    ax.set_xticks(ticks, [f"×{t:g}" if t >= 1 else f"×1/{1 / t:g}" for t in ticks])
+    ax.set(xlim=(FACTOR_GRID[0], FACTOR_GRID[-1]), ylim=(0, 100 * HIGHEST))
+    ax.set(xlabel="size, relative to the best N", ylabel="extra compute for the same loss (%)")
+    key(ax, budget_handles(colours, budgets))
+    return ax

@@ -1,0 +1,75 @@
+"""Measured against fitted, and what the surface leaves over, against C, N and D."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from flops_fit.fit import loss_at
+from flops_fit.fit.runs import RunTable
+from flops_fit.plots.style import BAND, INK, MUTED, BudgetColours, log_axis, tick_count, tick_loss
+
+COLUMNS = ["run_id", "status", "flops", "params", "tokens", "loss", "fitted", "residual"]
+PANELS = {"flops": "compute C (FLOPs)", "params": "parameters N", "tokens": "tokens D"}
+BINS, FEWEST_IN_BIN = 6, 3
+MANY = 1500  # runs: beyond it points are drawn as one picture, not one by one
+
+
+def residual_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
+    """Every run with its loss, the surface's and ``residual`` = ln(loss / fitted).
+
+    ``status`` is used or excluded. Empty where the surface is not identifiable.
+    """
+    if fit["parametric"]["status"] == "not_identifiable":
+        return pd.DataFrame(columns=COLUMNS)
+    frame = table.frame
+    left_out = {run["run_id"] for run in fit["excluded"]["runs"]}
+    fitted = loss_at(fit, frame["params"], frame["tokens"])
+    return pd.DataFrame({
+        **{name: frame[name] for name in ("run_id", "flops", "params", "tokens", "loss")},
+        "status": np.where(frame["run_id"].isin(left_out), "excluded", "used"),
+        "fitted": fitted,
+        "residual": np.log(frame["loss"] / fitted),
+    })[COLUMNS]  # fmt: skip
+
+
+def draw_fitted(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: str) -> Axes:
+    """Measured loss against the surface's; on the line both are equal."""
+    ends = [numbers[["loss", "fitted"]].min().min(), numbers[["loss", "fitted"]].max().max()]
+    ax.plot(ends, ends, color=MUTED, linewidth=0.9, zorder=1)
+    _scatter(ax, numbers, numbers["fitted"], numbers["loss"], colours)
+    log_axis(ax.xaxis, tick_loss)
+    log_axis(ax.yaxis, tick_loss)
+    ax.set(xlabel=f"loss of the surface ({unit})", ylabel="measured")
+    return ax
+
+
+def draw_residuals(
+    ax: Axes, numbers: pd.DataFrame, name: str, colours: BudgetColours, scale: float
+) -> Axes:
+    """Residuals in per cent against ``name`` (a key of `PANELS`), with their medians along it.
+
+    The band is one robust ``scale`` to both sides.
+    """
+    percent = 100 * numbers["residual"]
+    ax.axhline(0, color=MUTED, linewidth=0.9, zorder=1)
+    ax.axhspan(-100 * scale, 100 * scale, color=BAND, alpha=0.2, linewidth=0, zorder=0)
+    _scatter(ax, numbers, numbers[name], percent, colours)
+    used = numbers[numbers["status"] == "used"].sort_values(name)
+    parts = np.array_split(np.arange(len(used)), min(BINS, len(used) // FEWEST_IN_BIN) or 1)
+    medians = [used.iloc[part][[name, "residual"]].median() for part in parts]
+    ax.plot([m[name] for m in medians], [100 * m["residual"] for m in medians], color=INK,
+            linewidth=1.2, zorder=5)  # fmt: skip
+    log_axis(ax.xaxis, tick_count)
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.set(xlabel=PANELS[name], ylabel="measured / fitted − 1 (%)")
+    return ax
+
+
+def _scatter(ax: Axes, numbers: pd.DataFrame, x, y, colours: BudgetColours) -> None:
+    for status, marker, size in (("used", "o", 15), ("excluded", "x", 24)):
+        rows = numbers["status"] == status
+        ax.scatter(x[rows], y[rows], c=colours(numbers.loc[rows, "flops"]), s=size, marker=marker,
+                   zorder=4, rasterized=len(numbers) > MANY,
+                   **({"edgecolors": "white", "linewidths": 0.5} if marker == "o"
+                      else {"linewidths": 1.2}))  # fmt: skip

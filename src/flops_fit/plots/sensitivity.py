@@ -1,0 +1,117 @@
+"""The forest of refits: N* under every other choice, beside the interval of the answer."""
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from flops_fit.fit import predict, sensitivity_at
+from flops_fit.fit.sensitivity import GROUPS, USABLE
+from flops_fit.notation import flops_text
+from flops_fit.plots.style import BAND, INK, MUTED, log_axis, tick_count
+
+COLUMNS = ["kind", "flops", "group", "label", "headline", "status", "n_runs", "a", "params", "tokens",
+           "tokens_per_param", "loss", "count", "own_params", "own_tokens_per_param", "low",
+           "high"]  # fmt: skip
+ROW_HEIGHT = 0.2  # inches
+LABEL_WIDTH = 40  # characters
+PALE = "#c3cad5"
+
+
+def sensitivity_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
+    """A row for every refit and budget (``kind`` refit, as `sensitivity_at` gives them), and one
+    for the answer's interval of N at each (``kind`` answer, ``low`` to ``high``).
+    """
+    if not fit["sensitivity"] or fit["status"] == "not_identifiable":
+        return pd.DataFrame(columns=COLUMNS)
+    rows = []
+    for flops in budgets:
+        answer = predict(fit, flops)
+        low, high = answer["ci"].get("params", (None, None))
+        rows.append({"kind": "answer", "flops": flops, "params": answer["params"], "low": low,
+                     "high": high})  # fmt: skip
+        rows += [
+            {"kind": "refit", "flops": flops, **row}
+            for row in sensitivity_at(fit, flops)
+            if row["group"] in GROUPS
+        ]
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def sensitivity_height(numbers: pd.DataFrame) -> float:
+    """Inches that the rows of one budget need."""
+    part = _last(numbers)
+    labels = sum(_label(text).count("\n") + 1 for text in part["label"])
+    return 1.1 + ROW_HEIGHT * (labels + part["group"].nunique())
+
+
+def _last(numbers: pd.DataFrame) -> pd.DataFrame:
+    """The refits at the last budget that was asked for, the one drawn."""
+    return numbers[(numbers["kind"] == "refit") & (numbers["flops"] == numbers["flops"].iloc[-1])]
+
+
+def _label(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, LABEL_WIDTH))
+
+
+def draw_sensitivity(ax: Axes, numbers: pd.DataFrame) -> Axes:
+    """One line a refit, at the last budget; filled: the choice behind the answer, cross: no fit."""
+    part = _last(numbers)
+    answer = numbers[numbers["kind"] == "answer"].iloc[-1]
+    ticks, labels, heads, y = [], [], [], 0.0
+    ax.axvline(answer["params"], color=INK, linewidth=1, zorder=2)
+    if pd.notna(answer["low"]):
+        ax.axvspan(answer["low"], answer["high"], color=BAND, alpha=0.25, linewidth=0, zorder=0)
+    usable = part["status"].isin(USABLE)
+    known = [*part.loc[usable, "params"], answer["params"], *answer[["low", "high"]].dropna()]
+    left, right = min(known) / 1.06, max(known) * 1.06
+    for group, rows in part.groupby("group", sort=False):
+        heads.append(len(ticks))
+        ticks.append(y)
+        labels.append(GROUPS[group])
+        y += 1
+        for (_, row), fine in zip(rows.iterrows(), usable[rows.index], strict=True):
+            text = _label(row["label"])
+            at = y + text.count("\n") / 2
+            _mark(ax, float(np.clip(row["params"], left, right)), at, row["headline"], fine)
+            ticks.append(at)
+            labels.append(text)
+            y += text.count("\n") + 1
+    ax.set(ylim=(y - 0.3, -0.7), xlim=(left, right))
+    ax.set_yticks(ticks, labels, fontsize=8.5)
+    for i, label in enumerate(ax.get_yticklabels()):
+        label.set(color=INK if i in heads else MUTED, weight="bold" if i in heads else "normal")
+    ax.tick_params(axis="y", length=0)
+    ax.grid(False, axis="y")
+    ax.spines["left"].set_visible(False)
+    log_axis(ax.xaxis, tick_count)
+    ax.set_xlabel(f"best N at {flops_text(answer['flops'])} FLOPs, in the fit's own count")
+    _key(ax, answer, not usable.all())
+    return ax
+
+
+def _mark(ax: Axes, x: float, y: float, headline: bool, usable: bool) -> None:
+    style = {"marker": "o", "s": 26, "facecolors": INK if headline else "white"}
+    if not usable:
+        style = {"marker": "x", "s": 22, "facecolors": MUTED}
+    ax.axhline(y, color=PALE, linewidth=0.5, zorder=1)
+    ax.scatter(x, y, edgecolors=None if not usable else INK, linewidths=1.1, zorder=4,
+               clip_on=False, **style)  # fmt: skip
+
+
+def _key(ax: Axes, answer: pd.Series, some_failed: bool) -> None:
+    def mark(marker: str, face: str, label: str) -> Line2D:
+        return Line2D([], [], linestyle="none", marker=marker, markersize=5, color=INK,
+                      markerfacecolor=face, label=label)  # fmt: skip
+
+    handles = [mark("o", INK, "as fitted"), mark("o", "white", "another choice")]
+    if some_failed:
+        handles.append(mark("x", INK, "no law could be fitted"))
+    if pd.notna(answer["low"]):
+        handles.append(Patch(color=BAND, alpha=0.35, label="interval of the answer"))
+    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles) // 3 + 2,
+              borderaxespad=0.2, handletextpad=0.4, columnspacing=1.2, handlelength=1.4,
+              labelcolor=MUTED)  # fmt: skip

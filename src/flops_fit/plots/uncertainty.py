@@ -1,0 +1,57 @@
+"""Parameters of the surface over the resamples, in pairs."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from flops_fit.plots.style import INK, MUTED
+
+COLUMNS = ["E", "ln_A", "ln_B", "alpha", "beta"]
+NAMES = {"E": "E", "ln_A": "ln A", "ln_B": "ln B", "alpha": "α", "beta": "β"}
+MOST_DRAWS = 400
+
+
+def uncertainty_numbers(fit: dict) -> pd.DataFrame:
+    """The surface's resamples (at most `MOST_DRAWS`), a row each; the first row is the estimate."""
+    entry = fit["laws"]["surface"]
+    if not entry["draws"] or fit["parametric"]["status"] == "not_identifiable":
+        return pd.DataFrame(columns=["kind", *COLUMNS])
+    rows = [*entry["law"]["values"], *entry["draws"]["values"][:MOST_DRAWS]]
+    numbers = pd.DataFrame(rows, columns=entry["law"]["columns"])[COLUMNS]
+    numbers.insert(0, "kind", ["estimate", *["resample"] * (len(rows) - 1)])
+    return numbers
+
+
+def draw_uncertainty(figure: Figure, numbers: pd.DataFrame) -> None:
+    """Pairs below the diagonal, distributions on it."""
+    draws, estimate = numbers[numbers["kind"] == "resample"], numbers.iloc[0]
+    axes = figure.subplots(len(COLUMNS), len(COLUMNS), sharex="col")
+    for i, row in enumerate(COLUMNS):
+        for j, column in enumerate(COLUMNS):
+            ax = axes[i, j]
+            if j > i:
+                ax.set_axis_off()
+                continue
+            if i == j:
+                ax.hist(draws[column], bins=20, color=MUTED, alpha=0.5)
+                ax.axvline(estimate[column], color=INK, linewidth=1)
+                ax.set_yticks([])
+            else:
+                ax.scatter(draws[column], draws[row], s=3, color=MUTED, alpha=0.5, linewidths=0,
+                           rasterized=True)  # fmt: skip
+                ax.plot(estimate[column], estimate[row], "+", color=INK, markersize=8)
+            _dress(ax, i, j)
+
+
+def _dress(ax: Axes, i: int, j: int) -> None:
+    ax.grid(False)
+    last = len(COLUMNS) - 1
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(2))
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    ax.tick_params(labelsize=7.5, labelbottom=i == last, labelleft=j == 0 and i > 0)
+    if i == last:
+        ax.set_xlabel(NAMES[COLUMNS[j]])
+    if j == 0 and i:
+        ax.set_ylabel(NAMES[COLUMNS[i]])
