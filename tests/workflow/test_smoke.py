@@ -95,7 +95,8 @@ def test_the_report_of_snakemake_is_one_file_with_the_figures(smoke):
     page = (smoke / "all.html").read_text()
     for figure in FIGURES:
         assert f"results/smoke/plots/{figure}.svg" in page
-    assert "results/smoke/report.html" in page
+    for table in ("report.html", "table.md", "plan.html", "plan.csv", "results.csv"):
+        assert f"results/smoke/{table}" in page
     assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', page)
 
 

@@ -3,7 +3,12 @@ rule collect_runs:
         runs=run_results,
     output:
         json="results/{sweep}/results.json",
-        csv="results/{sweep}/results.csv",
+        csv=report(
+            "results/{sweep}/results.csv",
+            caption="../report/runs.rst",
+            category="Runs",
+            labels={"runs": "table of runs"},
+        ),
     log:
         "results/{sweep}/logs/collect.log",
     localrule: True

@@ -7,6 +7,7 @@ rule compare_confirmation:
             "results/{sweep}/confirmation.md",
             caption="../report/confirmation.rst",
             category="Answer",
+            labels={"answer": "confirmation"},
         ),
     log:
         "results/{sweep}/logs/confirmation.log",

@@ -2,7 +2,12 @@ rule fit_learning_rate:
     input:
         runs=run_table,
     output:
-        rule="results/{sweep}/learning_rate.json",
+        rule=report(
+            "results/{sweep}/learning_rate.json",
+            caption="../report/learning_rate.rst",
+            category="Answer",
+            labels={"answer": "the rule of the learning rate"},
+        ),
         figure=report(
             "results/{sweep}/plots/learning_rate.svg",
             caption="../report/learning_rate.rst",

@@ -6,7 +6,12 @@ rule plan:
 
 rule plan_sweep:
     output:
-        csv="results/{sweep}/plan.csv",
+        csv=report(
+            "results/{sweep}/plan.csv",
+            caption="../report/plan.rst",
+            category="Plan",
+            labels={"plan": "table of experiments"},
+        ),
         html=report(
             "results/{sweep}/plan.html",
             caption="../report/plan.rst",

@@ -9,8 +9,14 @@ rule write_report:
             "results/{sweep}/report.html",
             caption="../report/answer.rst",
             category="Answer",
+            labels={"answer": "the page"},
         ),
-        table="results/{sweep}/table.md",
+        table=report(
+            "results/{sweep}/table.md",
+            caption="../report/answer.rst",
+            category="Answer",
+            labels={"answer": "the tables as text"},
+        ),
     log:
         "results/{sweep}/logs/report.log",
     conda:
