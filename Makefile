@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slurm lint clean
 demo: $(READY)
 	$(BIN)/snakemake --cores all
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Installs and starts a SLURM of its own on this machine, as root; refuses where one is configured.
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -m slurm tests/slurm --durations=0
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -70,7 +70,8 @@ def outlive(launcher: list[str], environment: dict[str, str]) -> int:
     def tell(number, frame):
         told.append(number)
         if child:
-            os.kill(child, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                os.kill(child, signal.SIGTERM)
 
     for number in STOP_SIGNALS:
         signal.signal(number, tell)

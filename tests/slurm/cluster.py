@@ -124,7 +124,8 @@ def refuse_on_a_cluster(etc: Path = ETC) -> None:
         raise Refusal(f"{foreign[0]} was not written by these tests: leaving this cluster alone")
     own = {process.pid for daemon in DAEMONS for process in started(daemon)}
     for process in psutil.process_iter(["name"]):
-        if process.info["name"] in ("slurmctld", "slurmd", "sackd") and process.pid not in own:
+        daemon = process.info["name"] in ("slurmctld", "slurmd", "sackd")
+        if daemon and process.pid not in own and alive(process):
             raise Refusal(f"{process.info['name']} is at work (process {process.pid})")
 
 
@@ -178,10 +179,20 @@ def of_jobs() -> list[psutil.Process]:
 
 
 def stop(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in psutil.wait_procs(processes, timeout=10)[1]:
-        process.kill()
+    """End them; those that are still there after 10 s, at once."""
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        deadline = time.monotonic() + 10
+        for process in filter(alive, processes):
+            end(process)
+        while any(map(alive, processes)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 if __name__ == "__main__":

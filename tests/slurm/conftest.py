@@ -12,8 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 import cluster
 from project import Project
-
-from flops_fit.files import write_json
+from submission import fresh
 
 
 @pytest.fixture(scope="session")
@@ -41,16 +40,3 @@ def planned(tmp_path_factory) -> tuple[Project, Path]:
 @pytest.fixture
 def project(planned, slurm_up) -> Project:
     return fresh(planned)
-
-
-def fresh(planned) -> Project:
-    """The planned project, nothing of it trained yet, at the same paths."""
-    project, snapshot = planned
-    shutil.rmtree(project.root)
-    subprocess.run(["cp", "-a", snapshot, project.root], check=True)
-    return project
-
-
-def order(project: Project, orders: dict[str, dict]) -> None:
-    """Tell experiments, by label, what to do; see ``watched.py``."""
-    write_json(project.work / "orders.json", orders)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from project import REPOSITORY, Project, label
+
+from flops_fit.files import write_json
 
 PATIENCE = 240
 # The tests' SLURM keeps no accounting; and a user's first look is later than a test should wait.
@@ -73,6 +76,19 @@ class Submission:
     def kill(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
+
+
+def fresh(planned) -> Project:
+    """The planned project, nothing of it trained yet, at the same paths."""
+    project, snapshot = planned
+    shutil.rmtree(project.root)
+    subprocess.run(["cp", "-a", snapshot, project.root], check=True)
+    return project
+
+
+def order(project: Project, orders: dict[str, dict]) -> None:
+    """Tell experiments, by label, what to do; see ``watched.py``."""
+    write_json(project.work / "orders.json", orders)
 
 
 def steps(project: Project, cell: str) -> int:

@@ -1,12 +1,14 @@
 """Sweeps over a real SLURM of one node, and what befalls them there."""
 
+import os
+import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from project import label
-from submission import Submission, node, record, set_node, slurm, steps
-
-from conftest import fresh, order
+from project import REPOSITORY, label
+from submission import Submission, fresh, node, order, record, set_node, slurm, steps, train_jobs
 
 pytestmark = pytest.mark.slurm
 
@@ -14,6 +16,9 @@ CANCELLED, LIMITED, WARNED = "width4-D1.25e3-s0", "width4-D640-s0", "width8-D640
 FAILING, REQUEUED, SPARED = "width8-D320-s0", "width16-D320-s0", "width16-D160-s0"
 LENGTHS = {CANCELLED: 39, LIMITED: 20, WARNED: 20, FAILING: 10, REQUEUED: 10, SPARED: 5}
 TABLE = "results/own/results.csv"
+CLUSTER = re.compile(r"<!-- test: cluster -->
+```
+(.*?)```", re.DOTALL)
 
 
 def result_of(project, cell: str) -> str:
@@ -148,3 +153,28 @@ def test_four_runs_of_two_processes_at_once_do_not_clash(project):
         assert record(project, cell)["processes"] == 2
         assert [job.state for job in sweep.jobs(cell)] == ["COMPLETED"]
         assert steps(project, cell) == LENGTHS[cell]
+
+
+def test_the_commands_of_the_readme_run_the_smoke_sweep(slurm_up, tmp_path):
+    for name in ("Snakefile", "workflow", "profiles", "config", "envs", "tests/data"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        subprocess.run(["cp", "-r", REPOSITORY / name, tmp_path / name], check=True)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true",
+                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
+    lines = "".join(CLUSTER.findall((REPOSITORY / "README.md").read_text())).splitlines()
+    assert len(lines) == 4
+    before = train_jobs()
+    for line in lines:
+        if "--slurm" in line:
+            line += " --slurm-init-seconds-before-status-checks 2"
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, check=False, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        assert done.returncode == 0, done.stdout
+    runs = list((tmp_path / "results/runs").glob("*/record.json"))
+    assert len(runs) == 6
+    assert (tmp_path / "results/smoke/report.html").stat().st_size > 10_000
+    new = {cell: jobs for cell, jobs in train_jobs().items() if cell not in before}
+    assert len(new) == 6
+    for (job,) in new.values():
+        assert job.state == "COMPLETED"
+        assert "gres:gpu:1" in job.gpus
