@@ -19,6 +19,7 @@ directory, then in the checkout.
 | `config.yaml` | the demo: 25 runs of a small GPT on real text, minutes on two cores |
 | `smoke.yaml` | seconds: every part of the path once, for tests |
 | `lr.yaml` | a grid of learning rates, from which a rule of N and D is fitted |
+| `vit.yaml` | a vision transformer on Fashion-MNIST, D in images; its law is provisional |
 | `runs.yaml` | a table of runs that exist already: fit, figures and report without training |
 
 Everything under `resources`, `fit`, `answer` and `plot` can change without retraining anything.
