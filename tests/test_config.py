@@ -64,7 +64,7 @@ def test_a_table_of_runs_needs_nothing_to_train():
         ({"budgets": []}, "budgets: [] is not allowed; allowed: at least 1"),
         ({"budgets": [-1e9]}, "budgets.0: -1000000000.0 is not allowed; allowed: more than 0"),
         ({"budgets": [1e9, 1e9]}, "budgets: 1e+09 stands twice"),
-        ({"budgets": [float("inf")]}, "inf stands in the config; allowed: finite numbers"),
+        ({"budgets": [float("inf")]}, "budgets.0: inf is not allowed; allowed: finite numbers"),
         ({"seeds": [0.5]}, "seeds.0: 0.5 is not allowed; allowed: integer"),
         ({"name": "a/b"}, "name: 'a/b' is not allowed; allowed: letters"),
         ({"sizes": {}}, "sizes: [] given; allowed: exactly one of values, per_budget, window"),

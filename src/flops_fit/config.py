@@ -6,7 +6,7 @@ descriptions stand.
 
 import difflib
 import functools
-import math
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import yaml
 
 from flops_fit.errors import FlopsFitError
 
+LARGEST = sys.float_info.max
+DEEPEST = 50
 TRAINING_KEYS = ("model", "dataset", "budgets", "sizes")
 
 
@@ -39,7 +41,9 @@ def load_config(path: str | Path) -> dict:
         raise FlopsFitError(f"{path}: no such config file") from None
     except IsADirectoryError:
         raise FlopsFitError(f"{path}: a folder, not a config file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month
         reason = " ".join(str(error).split())
         raise FlopsFitError(f"{path}: not valid YAML: {reason}") from None
     try:
@@ -57,6 +61,7 @@ def complete_config(raw: Any) -> dict:
     if not isinstance(raw, dict):
         raise FlopsFitError(f"a config is a mapping of keys, not {_kind(raw)}")
     config = _convert(raw, schema())
+    _check_plain(config)
     _validate(config)
     _check_across_keys(config)
     return _convert(config, schema(), fill=True)
@@ -87,9 +92,48 @@ def _convert(value: Any, part: dict, fill: bool = False) -> Any:
         return _from_text(value, part)
     if isinstance(value, float) and "integer" in _types(part) and value.is_integer():
         return int(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise FlopsFitError(f"{value} stands in the config; allowed: finite numbers")
+    if value is False and "no" in part.get("enum", ()):  # YAML 1.1 reads the word no as false
+        return "no"
     return value
+
+
+def _check_plain(value: Any, key: str = "", depth: int = 0) -> None:
+    """Refuse what no JSON file or hash can hold; YAML has dates, sets, NaN and loops as well."""
+    if depth > DEEPEST:
+        raise FlopsFitError(f"{key[:80]}...: nested too deep; allowed: {DEEPEST} levels")
+    match value:
+        case dict():
+            for name, child in value.items():
+                if not isinstance(name, str) and key not in ("", "sizes.per_budget"):
+                    raise FlopsFitError(f"{key}: the key {name!r} is not allowed; allowed: text")
+                _check_plain(name, key or str(name), depth)
+                _check_plain(child, f"{key}.{name}" if key else str(name), depth + 1)
+        case list():
+            for place, child in enumerate(value):
+                _check_plain(child, f"{key}.{place}", depth + 1)
+        case str():
+            if not _is_unicode(value):
+                raise FlopsFitError(f"{key}: {_show(value)} is not allowed; allowed: Unicode text")
+        case int() | float():
+            if not -LARGEST <= value <= LARGEST:
+                raise FlopsFitError(
+                    f"{key}: {_show(value)} is not allowed; allowed: finite numbers"
+                )
+        case None:
+            pass
+        case _:
+            raise FlopsFitError(
+                f"{key}: {_show(value)} is not allowed; allowed: numbers, text, true, false, null, "
+                "lists and mappings of them (a date or a tag needs quotes to be text)"
+            )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _types(part: dict) -> set[str]:
@@ -249,5 +293,8 @@ def _kind(value: Any) -> str:
 
 
 def _show(value: Any, limit: int = 80) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        text = f"an integer of {value.bit_length()} bits"
     return text if len(text) <= limit else text[: limit - 3] + "..."

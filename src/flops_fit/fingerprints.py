@@ -17,7 +17,7 @@ def find_path(name: str, search_paths: Iterable[str]) -> Path | None:
     """``name`` as an existing path: itself, else below the first of ``search_paths`` that has it."""
     for base in ("", *search_paths):
         path = Path(base, name)
-        if path.exists():
+        if os.path.exists(path):  # unlike Path.exists, also where a text is too long for a name
             return path
     return None
 
@@ -71,12 +71,12 @@ def source_identity(
         name = source.removeprefix(PACKAGE)
         try:
             return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
+        except (metadata.PackageNotFoundError, ValueError):  # ValueError: no name at all
             raise FlopsFitError(
                 f"{key}: package {name!r} is not installed; install it (pip install {name}) or name "
                 "files instead"
             ) from None
-    path = find_path(source, search_paths)
+    path = find_path(source, search_paths) if source else None
     if path is None:
         raise FlopsFitError(
             f"{key}: {source!r} does not exist below {os.getcwd()}; allowed: a file, a folder, or "

@@ -47,6 +47,8 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
         resolve(optimizer["factory"]), optimizer["factory"], optimizer["kwargs"],
         "optimizer.kwargs", positional=2,
     )  # fmt: skip
+    _check_prepare(config["dataset"])
+    _check_tracker(config["resources"]["log_with"])
     grid = sizes_by_budget(config, count)
     wanted = sorted({size for sizes in grid.values() for size in sizes})
     counts = count(wanted)
@@ -67,6 +69,7 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
         raise FlopsFitError(
             f"budgets: no cell of the grid can be trained; the first: {plan.skipped[0].reason}"
         )
+    _check_processes(plan, config["resources"]["processes"])
     warnings = list(dict.fromkeys(w for c in counts.values() for w in c.warnings))
     plan = SweepPlan(plan.experiments, plan.skipped, warnings)
     _write(plan, config, common, fingerprint, search_paths, results)
@@ -88,6 +91,34 @@ def size_counter(config: dict) -> tuple[Callable[[list], dict[Any, ModelCount]],
         return count_sizes(model_cls, size_param, sizes, kwargs, example, loss_fn, tokens_per_item)
 
     return count, tokens_per_item
+
+
+def _check_prepare(dataset: dict) -> None:
+    if dataset["prepare"] is not None:
+        check_arguments(
+            resolve(dataset["prepare"]), dataset["prepare"], dataset["prepare_kwargs"],
+            "dataset.prepare_kwargs", supplied=("directory", "sources"),
+        )  # fmt: skip
+
+
+def _check_tracker(name: str | None) -> None:
+    from accelerate.tracking import get_available_trackers
+
+    allowed = sorted(map(str, get_available_trackers()))
+    if name is not None and name not in allowed:
+        raise FlopsFitError(
+            f"resources.log_with: {name!r} is not installed here, or no tracker of accelerate; "
+            f"allowed: {', '.join(allowed) or 'null'}"
+        )
+
+
+def _check_processes(plan: SweepPlan, processes: int) -> None:
+    fewest = min(experiment.batch_items for experiment in plan.experiments)
+    if processes > fewest:
+        raise FlopsFitError(
+            f"resources.processes: {processes}, more than the {fewest} items of the smallest global "
+            f"batch; allowed: at most {fewest}"
+        )
 
 
 def _write(plan, config, common, fingerprint, search_paths, results) -> None:

@@ -261,17 +261,20 @@ def _find(name: str, top: _Module | None) -> _Module | None:
 
 
 def _find_in(tail: str, name: str, folders: Iterable[Path]) -> _Module | None:
-    """As Python's own path finder does, which cannot enter a package without importing it."""
+    """As Python's own path finder does, which cannot enter a package without importing it.
+
+    ``os.path`` says no where ``Path.is_file`` raises: at a name that is too long.
+    """
     portions = []
     for folder in folders:
         package = folder / tail
-        if (package / "__init__.py").is_file():
+        if os.path.isfile(package / "__init__.py"):
             return _Module(name, package / "__init__.py", (package,))
-        if any((folder / f"{tail}{suffix}").is_file() for suffix in EXTENSION_SUFFIXES):
+        if any(os.path.isfile(folder / f"{tail}{suffix}") for suffix in EXTENSION_SUFFIXES):
             return _Module(name, None)
-        if (folder / f"{tail}.py").is_file():
+        if os.path.isfile(folder / f"{tail}.py"):
             return _Module(name, folder / f"{tail}.py")
-        if package.is_dir():
+        if os.path.isdir(package):
             portions.append(package)
     return _Module(name, None, tuple(portions)) if portions else None
 

@@ -1,12 +1,14 @@
 """Batch and learning-rate rules: a power law of N, D and the size value, or the user's function."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flops_fit.building import call
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json
 from flops_fit.fingerprints import find_path
-from flops_fit.plugins import resolve
+from flops_fit.plugins import check_arguments, resolve
 
 FACTORS = ("params", "tokens", "size")
 
@@ -19,7 +21,8 @@ def make_rule(key: str, rule: Mapping, search_paths: tuple[str, ...] = ()) -> Ca
     """
     if "function" in rule:
         own = resolve(rule["function"])
-        return lambda **factors: _checked(key, own(**factors))
+        check_arguments(own, rule["function"], {}, f"{key}.function", supplied=FACTORS)
+        return lambda **factors: _checked(key, call(own, rule["function"], factors))
     if "file" in rule:
         rule = _read_rule(key, rule["file"], search_paths)
     return lambda **factors: _checked(key, _power_law(rule, factors))
@@ -27,9 +30,12 @@ def make_rule(key: str, rule: Mapping, search_paths: tuple[str, ...] = ()) -> Ca
 
 def _power_law(rule: Mapping, factors: Mapping[str, float]) -> float:
     value = rule["value"]
-    for name in FACTORS:
-        if name in rule:
-            value *= (factors[name] / rule[name]["reference"]) ** rule[name]["power"]
+    try:
+        for name in FACTORS:
+            if name in rule:
+                value *= (factors[name] / rule[name]["reference"]) ** rule[name]["power"]
+    except OverflowError:
+        return math.inf
     return value
 
 
@@ -38,12 +44,25 @@ def _read_rule(key: str, file: str, search_paths: tuple[str, ...]) -> Mapping:
     if path is None:
         raise FlopsFitError(f"{key}.file: {file!r} does not exist; allowed: a JSON rule file")
     rule = read_json(path)
-    if not isinstance(rule, dict) or not isinstance(rule.get("value"), (int, float)):
-        raise FlopsFitError(f"{path}: no number under 'value'; allowed: a rule as {key} takes it")
+    if not isinstance(rule, dict) or not _is_positive(rule.get("value")):
+        raise FlopsFitError(
+            f"{path}: no positive number under 'value'; allowed: a rule as {key} takes it"
+        )
+    for name in FACTORS:
+        factor = rule.get(name, {"reference": 1, "power": 0})
+        sound = isinstance(factor, dict) and _is_positive(factor.get("reference"))
+        if not sound or not isinstance(factor.get("power"), (int, float)):
+            raise FlopsFitError(
+                f"{path}: {name}: {factor!r}; allowed: a positive reference and a power"
+            )
     return rule
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
+
+
 def _checked(key: str, value: Any) -> float:
-    if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+    if not _is_positive(value):
         raise FlopsFitError(f"{key}: the rule gave {value!r}; allowed: a positive number")
     return float(value)

@@ -165,7 +165,7 @@ def _cell(
 
 def _too_short(cell: dict, min_steps: int) -> str:
     return (
-        f"{cell['steps']} steps of {cell['batch_items']} items; the floor is {min_steps} "
+        f"{cell['steps']} steps of {cell['batch_items']:.6g} items; the floor is {min_steps} "
         "(limits.min_steps): a smaller batch or a larger budget would lift it"
     )
 
