@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+import yaml
 
 import measured_sweep
 from flops_fit.answer_commands import (
@@ -19,10 +20,11 @@ from flops_fit.answer_commands import (
 from flops_fit.collect import run_table
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
-from flops_fit.fit import fit_runs, predict, prepare_runs, read_runs
+from flops_fit.fit import fit_runs, predict, prepare_runs, read_runs, sensitivity_at, spread_of
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots import FIGURES
-from flops_fit.report import inline_svg, markdown_table, report_page
+from flops_fit.report import markdown_table, report_page
+from flops_fit.report.figures import inline_svg
 
 BUDGETS = [8.1e11, 2.43e12, 8.1e13]
 SECTIONS = [
@@ -112,6 +114,11 @@ def command(verb, folder, *more, **replaced):
     run(parser.parse_args([str(o) for o in (*options, *more)]))
 
 
+def numbers(page, element):
+    """The numbers that an element shows, in order."""
+    return [float(e["attrs"]["value"]) for e in page.all("data", within=element)]
+
+
 def test_the_sections_stand_in_order(page):
     assert [e["attrs"]["id"] for e in page.all("section")] == SECTIONS
 
@@ -131,8 +138,19 @@ def test_the_numbers_on_the_page_are_those_of_predict(page, fit):
             assert value["text"] == write(answer[name])
             assert [float(e["attrs"]["value"]) for e in (low, high)] == answer["ci"][name]
             assert [e["text"] for e in (low, high)] == [write(v) for v in answer["ci"][name]]
-        (near,) = page.all("dd", within=card, data_name="range_1pct")
-        assert near["text"] == " – ".join(map(count_text, answer["range_1pct"]))
+        for share in ("1", "5"):
+            (near,) = page.all("dd", within=card, data_name=f"range_{share}pct")
+            assert near["text"] == " – ".join(map(count_text, answer[f"range_{share}pct"]))
+            assert numbers(page, near) == answer[f"range_{share}pct"]
+        (choices,) = page.all("dd", within=card, data_name="choices")
+        assert numbers(page, choices) == spread_of(sensitivity_at(fit, answer["flops"]))["all"]
+        (config,) = page.all("code", within=card, data_name="config")
+        wanted = yaml.safe_load(config["text"])
+        assert wanted["sizes"] == {"values": [answer["size_value"]]}
+        assert float(wanted["budgets"][0]) == pytest.approx(answer["flops"])
+        assert wanted["model"] == {
+            k: measured_sweep.MODEL[k] for k in ("factory", "size_param", "kwargs")
+        }
         (size,) = page.all("dd", within=card, data_name="size_value")
         assert size["text"] == f"d_model: {answer['size_value']}"
         (verdict,) = [e for e in page.all("span", within=card) if "verdict" in e["attrs"]["class"]]
@@ -156,7 +174,7 @@ def test_the_ranges_and_the_minima_are_those_of_the_fit(page, fit):
     (minima,) = page.all("table", id="minima")
     values = [float(e["attrs"]["value"]) for e in page.all("data", within=minima)]
     expected = [b[key] for b in fit["isoflop"]["budgets"]
-                for key in ("flops", "params_opt", "tokens_opt", "loss_opt")]  # fmt: skip
+                for key in ("flops", "params_opt", "tokens_opt", "loss_opt", "curvature")]  # fmt: skip
     assert values == expected
 
 
@@ -167,6 +185,60 @@ def test_every_estimator_stands_beside_the_headline(page, fit):
     (headline,) = [r for r in rows if r["attrs"].get("class") == "headline"]
     values = [float(e["attrs"]["value"]) for e in page.all("data", within=headline)]
     assert values == pytest.approx([predict(fit, c)["params"] for c in BUDGETS], rel=1e-12)
+
+
+def test_every_refit_on_the_page_is_that_of_the_fit(page, fit):
+    (table,) = page.all("table", id="refits")
+    shown = [
+        r for r in page.all("tr", within=table) if r["attrs"].get("class") in ("refit", "headline")
+    ]
+    expected = [r for r in sensitivity_at(fit, BUDGETS[-1]) if r["group"] != "headline"]
+    assert len(shown) == len(expected)
+    for row, refit in zip(shown, expected, strict=True):
+        assert row["text"].strip().startswith(refit["label"])
+        assert (row["attrs"]["class"] == "headline") == refit["headline"]
+        names = ("params", "tokens", "tokens_per_param", "loss")
+        assert numbers(page, row) == [refit[name] for name in names]
+        if refit["count"] != "params":
+            assert f"{count_text(refit['own_params'])} {refit['count']}" in row["text"]
+            assert f"{count_text(refit['own_tokens_per_param'])} so counted" in row["text"]
+    (section,) = page.all("section", id="sensitivity")
+    low, high = spread_of(expected)["all"]
+    assert f"between {count_text(low)} and {count_text(high)}" in section["text"]
+
+
+def test_predicted_and_measured_are_those_of_the_held_out_budgets(page, fit):
+    (table,) = page.all("table", id="heldout-table")
+    expected = [p for level in fit["heldout"]["levels"] for p in level["predictions"]]
+    rows = page.all("tr", within=table)[1:]
+    assert len(rows) == len(expected)
+    for row, p in zip(rows, expected, strict=True):
+        names = ("params", "params_measured", "loss", "loss_measured")
+        assert numbers(page, row) == [p[name] for name in names]
+
+
+def test_the_waste_at_other_sizes_is_that_of_predict(page, fit):
+    (table,) = page.all("table", id="regret")
+    for row, budget in zip(page.all("tr", within=table)[1:], BUDGETS, strict=True):
+        assert numbers(page, row) == [r["waste"] for r in predict(fit, budget)["regret"]]
+
+
+def test_a_run_trained_to_confirm_the_answer_stands_beside_its_prediction(folder, fit):
+    runs = measured_sweep.records()
+    table = prepare_runs(pd.DataFrame(run_table(runs, "counted")))
+    told = {"name": "demo-confirm", "flops": 2.43e12, "params": 1.2e5, "loss": 1.2345,
+            "difference": 0.0045, "inside_run": True, "inside_law": False, "status": "completed",
+            "reason": "", "predicted": {"loss": 1.23, "run": [1.21, 1.25]}}  # fmt: skip
+    shown = Page(report_page(table, runs, fit, folder / "plots", BUDGETS, "demo", confirmed=[told]))
+    (found,) = shown.all("table", id="confirmations")
+    assert numbers(shown, found) == [1.23, 1.2345]
+    assert "inside the interval for one run" in found["text"]
+
+
+def test_what_was_planned_stands_beside_what_was_spent(page):
+    (table,) = page.all("table", id="spent")
+    first = [e["text"] for e in page.all("td", within=page.all("tr", within=table)[1])]
+    assert first == ["Runs", "26", "24 completed, 1 diverged, 1 failed"]
 
 
 def test_runs_left_out_and_cells_not_trained_are_listed_with_their_reasons(page):
@@ -219,7 +291,7 @@ def test_the_page_asks_for_nothing_from_outside(page):
 
 def test_what_is_needed_to_repeat_it_is_on_the_page(page):
     (section,) = page.all("section", id="reproduce")
-    for text in ("2.13.0+cpu", "node01 (25 runs)", "flops_fit.examples.gpt:GPT", "3f2a9c1b", "sha256",
+    for text in ("2.13.0+cpu", "1 x cpu (25 runs)", "flops_fit.examples.gpt:GPT", "3f2a9c1b", "sha256",
                  "flops-fit predict --fit fit.json --flops 8.1e+11 --json"):  # fmt: skip
         assert text in section["text"], text
 

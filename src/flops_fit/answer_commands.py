@@ -1,7 +1,6 @@
 """The commands ``plot`` and ``report``; heavy imports wait until one of them runs."""
 
 import argparse
-import contextlib
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +55,8 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_inputs(parser)
     parser.add_argument("--plots", required=True, help="folder that flops-fit plot wrote")
     parser.add_argument("--plan", help="the sweep's plan file: planned against spent")
+    parser.add_argument("--confirmed", nargs="*", default=[], metavar="FILE",
+        help="confirmation.json of runs trained at this sweep's optimum")  # fmt: skip
     parser.add_argument("--name", required=True, help="name of the sweep")
     parser.add_argument("--out", required=True, help="the page (HTML)")
     parser.add_argument("--table", help="also write the optima and answers as Markdown")
@@ -72,7 +73,8 @@ def run_report(args: argparse.Namespace) -> None:
     plan = read_json(args.plan) if args.plan else None
     named = {"runs": args.runs, "records": args.records, "fit": args.fit}
     files = {name: path for name, path in named.items() if path}
-    page = report_page(table, records, fit, args.plots, budgets, args.name, plan, files)
+    told = [read_json(path) for path in args.confirmed]
+    page = report_page(table, records, fit, args.plots, budgets, args.name, plan, files, told)
     write_atomic(args.out, page)
     if args.table:
         write_atomic(args.table, markdown_table(fit, budgets))
@@ -106,14 +108,10 @@ def _fitted_runs(path: str, fit_path: str, fit: dict):
     from flops_fit.errors import FlopsFitError
     from flops_fit.fit import read_runs
 
-    tables = [read_runs(path)]
-    for column in ("params_nonembedding", "params_total"):
-        with contextlib.suppress(FlopsFitError):  # not every table has it
-            tables.append(read_runs(path, column))
-    for table in tables:
-        span = [table.frame["params"].min(), table.frame["params"].max()]
-        if len(table.frame) == fit["data"]["n_runs"] and span == fit["data"]["params"]:
-            return table
+    table = read_runs(path, fit["data"].get("params_column", "params"))
+    span = [table.frame["params"].min(), table.frame["params"].max()]
+    if len(table.frame) == fit["data"]["n_runs"] and span == fit["data"]["params"]:
+        return table
     raise FlopsFitError(
         f"{path}: not the runs behind {fit_path}, which has {fit['data']['n_runs']} runs of "
         f"{fit['data']['params'][0]:.4g} to {fit['data']['params'][1]:.4g} parameters; fit again"

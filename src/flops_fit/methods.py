@@ -15,18 +15,21 @@ from flops_fit.notation import count_text, flops_text, unit_text
 FORMS = {
     "surface": "L(N, D) = E + A / N^alpha + B / D^beta",
     "tied": "L(N, D) = E + A / N^alpha + B / D^alpha, one exponent for both",
+    "fixed_e": "L(N, D) = E + A / N^alpha + B / D^beta, E held at a given value",
     "isoflop": "a parabola in ln N for each compute budget, and N* ~ C^a through their minima",
     "envelope": "the lower envelope of the training curves, and N* ~ C^a along it",
 }
 OBJECTIVES = {
-    "surface": "the mean Huber loss of the residuals of ln L",
-    "tied": "the mean Huber loss of the residuals of ln L",
+    "surface": "the summed Huber loss of the residuals of ln L",
+    "tied": "the summed Huber loss of the residuals of ln L",
+    "fixed_e": "the summed Huber loss of the residuals of ln L",
     "isoflop": "weighted least squares within each budget",
     "envelope": "least squares of ln N on ln C along the envelope",
 }
 CITED = {
     "surface": ("hoffmann2022", "besiroglu2024"),
     "tied": ("hoffmann2022", "besiroglu2024"),
+    "fixed_e": ("hoffmann2022", "besiroglu2024"),
     "isoflop": ("hoffmann2022",),
     "envelope": ("hoffmann2022",),
 }
@@ -95,7 +98,7 @@ def checklist(
 def _law_rows(fit: dict) -> list[tuple[str, str]]:
     method = fit["headline"]["method"]
     objective = OBJECTIVES[method]
-    if method in ("surface", "tied"):
+    if method in ("surface", "tied", "fixed_e"):
         objective += (
             f", delta = {fit['delta']:.3g}, minimised by a Newton method from several starts"
         )

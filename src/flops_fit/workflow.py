@@ -34,10 +34,13 @@ STEPS = {
     "rate": "flops_fit.learning_rate:fit_learning_rate",
     "fit": "flops_fit.fit.commands:run_fit",
     "plot": "flops_fit.plots.draw:draw_all",
-    "report": "flops_fit.report:report_page",
+    "report": "flops_fit.report.page:report_page",
     "compare": "flops_fit.confirmation:compare",
 }
-TEMPLATES = {"report": ("report.html.j2", "page.css"), "plan": ("plan.html.j2", "page.css")}
+TEMPLATES = {
+    "report": ("report/page.html.j2", "page.css"),
+    "plan": ("plan.html.j2", "page.css"),
+}
 PLAN_IN_A_PROCESS = (
     "import sys; from flops_fit.config import load_config; from flops_fit.errors import *\n"
     "from flops_fit.planner import make_plan\n"
@@ -300,7 +303,7 @@ def spec_value(experiment: str, key: str):
 
 def code(step: str) -> str:
     """Fingerprint of the code of a step, so that the step reruns when its code changes."""
-    templates = [Path(__file__).with_name(name).read_text() for name in TEMPLATES.get(step, ())]
+    templates = [(Path(__file__).parent / n).read_text() for n in TEMPLATES.get(step, ())]
     return canonical_hash([source_fingerprint(STEPS[step]), *templates])[:16]
 
 

@@ -1,0 +1,149 @@
+"""The answer cards: what `predict` says at each budget, written for people."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from flops_fit.fit import predict, sensitivity_at, spread_of
+from flops_fit.fit.answer import waste_text
+from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
+
+DEFAULT_FACTORS = (1, 3, 10)  # of the largest budget
+QUANTITIES = (
+    ("params", "Parameters N", count_text),
+    ("tokens", "Tokens D", count_text),
+    ("tokens_per_param", "Tokens per parameter", count_text),
+    ("loss", "Expected loss", loss_text),
+)
+
+
+def default_budgets(fit: dict) -> list[float]:
+    """The budgets to answer for where none are asked: the largest of the data, times 1, 3, 10."""
+    return [fit["data"]["largest_budget"] * factor for factor in DEFAULT_FACTORS]
+
+
+def written(value: float, write: Callable[[float], str]) -> dict:
+    """A number and its written form."""
+    return {"value": value, "text": write(value)}
+
+
+def interval(ends: list[float] | None, write: Callable[[float], str]) -> dict | None:
+    """Both ends of an interval, each as `written`; None for none."""
+    if not ends:
+        return None
+    low, high = (written(end, write) for end in ends)
+    return {"low": low, "high": high, "text": f"{low['text']} – {high['text']}"}
+
+
+def answers_of(fit: dict, budgets: list[float], records: list[dict] = ()) -> list[dict]:
+    """`predict` at each budget, with the written form of every number beside it.
+
+    ``records`` add the time at their best speed, the passes over their data and the model's own
+    lines of the config.
+    """
+    answers = []
+    for flops in budgets:
+        answer = predict(fit, flops)
+        rows = [
+            {"name": name, "label": label, **written(answer[name], write),
+             "interval": interval(answer["ci"].get(name), write)}
+            for name, label, write in QUANTITIES
+        ]  # fmt: skip
+        answers.append({
+            **answer,
+            "rows": rows,
+            "checked": _checked(answer, fit),
+            "ranges": {s: interval(answer[f"range_{s}pct"], count_text) for s in ("1", "5")},
+            "choices": choices(fit, flops),
+            "budget": flops_text(flops),
+            "beyond": _beyond(answer["beyond_data"]),
+            "regret": [
+                {**r, "factor_text": factor_text(r["factor"]), "params_text": count_text(r["params"]),
+                 "text": waste_text(r["waste"])}
+                for r in answer["regret"]
+            ],
+            "config": _config(answer, records),
+            **_effort(answer, records),
+        })  # fmt: skip
+    return answers
+
+
+def choices(fit: dict, flops: float) -> dict | None:
+    """N over every refit of the sensitivity, as an interval; None where there is none."""
+    if not fit["sensitivity"] or fit["status"] == "not_identifiable":
+        return None
+    return interval(spread_of(sensitivity_at(fit, flops))["all"], count_text)
+
+
+def _checked(answer: dict, fit: dict) -> str:
+    """What the verdict could look at: with fewer runs or estimators, fewer things."""
+    checks = ["the distance from the data"]
+    if fit["isoflop"]["shared"]:
+        checks.append("the brackets of the minima")
+    if answer["ci"]:
+        checks.append("the width of the interval")
+    if len(answer["estimators"]) > 1:
+        checks.append("the agreement of the estimators")
+    return ", ".join(checks[:-1]) + " or " * (len(checks) > 1) + checks[-1]
+
+
+def _beyond(factor: float) -> str:
+    if abs(factor - 1) < 1e-9:
+        return "the largest budget of the data"
+    if factor < 1:
+        return f"inside the data, {factor_text(factor)} the largest budget"
+    return f"{factor_text(factor)} the largest budget: extrapolated"
+
+
+def model_of(records: list[dict]) -> dict | None:
+    """The model that the records share, as a config names it; None without records."""
+    identity = next((r["identity"] for r in records if r.get("identity")), None)
+    return identity and {key: identity["model"][key] for key in ("factory", "size_param", "kwargs")}
+
+
+def _config(answer: dict, records: list[dict]) -> str | None:
+    """What to paste into a sweep's config to train the buildable size."""
+    if answer["config"] is None:
+        return None
+    model = model_of(records)
+    if model is None:
+        return answer["config"]
+    kwargs = json.dumps(model["kwargs"]) if model["kwargs"] else "{}"
+    named = f"factory: {model['factory']}, size_param: {model['size_param']}, kwargs: {kwargs}"
+    return f"model: {{{named}}}\n{answer['config']}"
+
+
+def _effort(answer: dict, records: list[dict]) -> dict:
+    """``time`` at the best speed among the runs and ``epochs`` of their data, as text or None."""
+    speeds = [
+        r["flops_counted"] / r["wall_seconds"]
+        for r in records
+        if r.get("wall_seconds") and r.get("flops_counted")
+    ]
+    unique = [r["tokens_seen"] / r["epochs"] for r in records if r.get("epochs")]
+    return {
+        "time": time_text(answer["flops"] / max(speeds)) if speeds else None,
+        "epochs": f"{answer['tokens'] / np.median(unique):.2g}" if unique else None,
+    }
+
+
+def range_bars(answers: list[dict]) -> list[dict]:
+    """Where each range of good sizes lies on one axis of ln N, in per cent of its width.
+
+    ``wide`` and ``near`` are [left, width] of the 5% and the 1% range, ``best`` is N*.
+    """
+    low = min(answer["range_5pct"][0] for answer in answers)
+    high = max(answer["range_5pct"][1] for answer in answers)
+    scale = 100 / max(float(np.log(high / low)), 1e-9)
+
+    def at(params: float) -> float:
+        return round(float(np.log(params / low)) * scale, 2)
+
+    def span(ends: list[float]) -> list[float]:
+        return [at(ends[0]), round(at(ends[1]) - at(ends[0]), 2)]
+
+    return [
+        {"wide": span(a["range_5pct"]), "near": span(a["range_1pct"]), "best": at(a["params"])}
+        for a in answers
+    ]

@@ -1,0 +1,82 @@
+"""Why to believe the answer: minima per budget, estimators, held-out predictions, confirmations."""
+
+import numpy as np
+
+from flops_fit.confirmation import outcome_words
+from flops_fit.fit.answer import laws_of
+from flops_fit.fit.cost import Cost
+from flops_fit.notation import count_text, factor_text, flops_text, loss_text, share_text
+from flops_fit.report.answer import written
+
+ESTIMATORS = {
+    "surface": "surface L(N, D), approach 3",
+    "isoflop": "IsoFLOP minima, approach 2",
+    "envelope": "envelope of training curves, approach 1",
+    "tied": "surface with α = β",
+    "fixed_e": "surface with E held fixed",
+}
+STATUSES = {
+    "bracketed": "minimum, used",
+    "at_edge": "at the edge of the sizes tried, not used",
+    "no_minimum": "no minimum, not used",
+    "too_few_points": "too few sizes, not used",
+}
+
+
+def minima_of(fit: dict) -> list[dict]:
+    """The measured minimum of each budget: status in words, curvature, how far off its grid's centre."""
+    return [
+        {**b, "budget": flops_text(b["flops"]), "params": count_text(b["params_opt"]),
+         "tokens": count_text(b["tokens_opt"]), "loss": loss_text(b["loss_opt"]),
+         "ratio": count_text(b["tokens_opt"] / b["params_opt"]), "words": STATUSES[b["status"]],
+         "sizes": " – ".join(map(count_text, b["params_range"])),
+         "off_centre": factor_text(b["params_opt"] / float(np.sqrt(np.prod(b["params_range"])))),
+         "curvature_text": f"{b['curvature']:.3g}"}
+        for b in fit["isoflop"]["budgets"]
+    ]  # fmt: skip
+
+
+def estimators_of(fit: dict, budgets: list[float]) -> list[dict]:
+    """Every estimator of the fit: status, exponent a with interval, N* at each budget."""
+    cost, rows = Cost.from_dict(fit["cost"]), []
+    for name, (law, _) in laws_of(fit).items():
+        entry = fit["parametric"] if name == "surface" else fit[name]
+        optimum = [float(np.exp(law.optimum(np.log(c), cost)[0][0])) for c in budgets]
+        ci = fit["ci"].get("a" if name == "surface" else f"{name}.a")
+        fixed = name == "tied"
+        rows.append({
+            "name": name, "label": ESTIMATORS.get(name, name), "status": entry["status"],
+            "reason": entry["reason"], "headline": name == fit["headline"]["method"],
+            "a": f"{entry['a']:.3f}" + (" (fixed)" if fixed else ""),
+            "a_interval": None if fixed or not ci else f"{ci[0]:.3f} – {ci[1]:.3f}",
+            "params": [written(n, count_text) for n in optimum],
+        })  # fmt: skip
+    return rows
+
+
+def heldout_of(fit: dict) -> list[dict]:
+    """Predicted against measured optimum of each budget left out, a row per estimator."""
+    return [
+        {"left_out": level["left_out"], "budget": flops_text(p["flops"]),
+         "up_to": flops_text(level["trained_up_to"]), "estimator": p["estimator"],
+         "headline": p["estimator"] == fit["headline"]["method"],
+         "params": written(p["params"], count_text),
+         "params_measured": written(p["params_measured"], count_text),
+         "loss": written(p["loss"], loss_text),
+         "loss_measured": written(p["loss_measured"], loss_text),
+         "excess": share_text(p["excess"]), "loss_error": f"{100 * p['loss_error']:+.2f}%"}
+        for level in fit["heldout"]["levels"]
+        for p in level["predictions"]
+    ]  # fmt: skip
+
+
+def confirmations_of(told: list[dict]) -> list[dict]:
+    """Finished confirmation runs: what was predicted before each, and what it measured."""
+    return [
+        {"name": c["name"], "budget": flops_text(c["flops"]), "params": count_text(c["params"]),
+         "predicted": written(c["predicted"]["loss"], loss_text),
+         "run": " – ".join(map(loss_text, c["predicted"]["run"] or [])),
+         "measured": None if c["loss"] is None else written(c["loss"], loss_text),
+         "words": outcome_words(c)}
+        for c in told
+    ]  # fmt: skip

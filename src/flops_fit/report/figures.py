@@ -1,0 +1,55 @@
+"""Figures inside the page: SVG with ids of its own, and the numbers as a data link."""
+
+import base64
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.plots import FIGURES
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+
+
+def inline_svg(path: Path, name: str, title: str) -> str:
+    """The SVG of ``path`` for use inside a page: ids prefixed with ``name``, sized by the page.
+
+    Several matplotlib figures in one page would otherwise share ids, and the clip paths and
+    glyphs of one would be taken from another.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        raise FlopsFitError(f"{path}: no such figure; run `flops-fit plot` first") from None
+    except ElementTree.ParseError as error:
+        raise FlopsFitError(f"{path}: not an SVG file ({error})") from None
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, f"{name}-{value}")
+            elif key.endswith("href") and value.startswith("#"):
+                element.set(key, f"#{name}-{value[1:]}")
+            elif "url(#" in value:
+                element.set(key, re.sub(r"url\(#", f"url(#{name}-", value))
+    for key in ("width", "height"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", title)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def figures_of(folder: str | Path) -> dict[str, dict]:
+    """Each figure as inline SVG, with its numbers as a data link."""
+    figures = {}
+    for name, title in FIGURES.items():
+        numbers = Path(folder, f"{name}.csv")
+        data = base64.b64encode(numbers.read_bytes()).decode() if numbers.exists() else ""
+        figures[name] = {"name": name, "svg": inline_svg(Path(folder, f"{name}.svg"), name, title),
+                         "csv": f"data:text/csv;base64,{data}" if data else ""}  # fmt: skip
+    return figures

@@ -1,0 +1,91 @@
+"""Health of the runs: what they cost, and every run or cell that is not behind the law."""
+
+from collections import Counter
+
+from flops_fit.fit.runs import RunTable
+from flops_fit.notation import count_text, flops_text, loss_text, share_text, time_text
+
+MOST_ROWS = 1000  # of the page's tables; the CSV has all
+
+
+def health_of(table: RunTable, records: list[dict], fit: dict, plan: dict | None) -> dict:
+    """Planned against spent, and every run or cell that is not behind the law, with its reason."""
+    reasons = {r["experiment_id"]: r.get("reason", "") for r in records}
+    budgets = {r["experiment_id"]: flops_text(r["compute_budget"]) for r in records}
+    left_out = [
+        {"run": run["run_id"], "budget": budgets.get(run["run_id"], ""),
+         "why": ": ".join(filter(None, [run["reason"], reasons.get(run["run_id"], "")]))}
+        for run in fit["excluded"]["runs"]
+    ]  # fmt: skip
+    skipped = [
+        {"budget": flops_text(cell["compute_budget"]), "size": cell["size_param_value"],
+         "why": cell["reason"]}
+        for cell in (plan or {}).get("skipped", [])
+    ]  # fmt: skip
+    return {
+        "left_out": left_out[:MOST_ROWS],
+        "skipped": skipped[:MOST_ROWS],
+        "warnings": (plan or {}).get("warnings", []),
+        "spent": _spent(records, plan),
+        "runs": _runs(table, records),
+        "count": len(table.frame),
+    }
+
+
+def _spent(records: list[dict], plan: dict | None) -> list[dict]:
+    """Rows (label, planned, spent): what the sweep was to cost and what it cost."""
+    trained = [r for r in records if r.get("tokens_seen")]
+    if not trained:
+        return []
+    key = "flops_6nd" if (plan or {}).get("convention") == "6nd" else "flops_counted"
+    planned = (plan or {"experiments": []})["experiments"]
+    counts = Counter(r["status"] for r in records)
+    done = ", ".join(f"{n} {status}" for status, n in counts.items())
+    rows = [("Runs", str(len(planned) or ""), done)]
+    for label, name, seen, write in (("Training FLOPs", key, key, flops_text),
+                                     ("Tokens", "num_tokens", "tokens_seen", count_text)):  # fmt: skip
+        total = sum(e[name] for e in planned)
+        rows.append((label, write(total) if total else "", write(sum(r[seen] for r in trained))))
+    seconds = [r["wall_seconds"] for r in trained if r.get("wall_seconds")]
+    if seconds:
+        longest = f"{time_text(sum(seconds))}; the longest {time_text(max(seconds))}"
+        rows.append(("Time of all runs", "", longest))
+    device = sum(
+        r["wall_seconds"] * r.get("processes", 1) for r in trained if r.get("wall_seconds")
+    )
+    if device:
+        rows.append(("Device-hours", "", f"{device / 3600:.3g}"))
+    speeds = [r[key] / r["wall_seconds"] for r in trained if r.get("wall_seconds")]
+    if speeds:
+        spread = f"{flops_text(min(speeds))} to {flops_text(max(speeds))} FLOP/s a run"
+        rows.append(("Throughput", "", spread))
+    shares = [r["peak_share"] for r in trained if r.get("peak_share")]
+    if shares:
+        best = f"{share_text(min(shares))} to {share_text(max(shares))}"
+        rows.append(("Share of the device's peak", "", best))
+    waiting = [r["data_share"] for r in trained if r.get("data_share") is not None]
+    if waiting:
+        rows.append(("Waiting for data", "", f"at most {100 * max(waiting):.0f}% of a run's time"))
+    epochs = [r["epochs"] for r in trained if r.get("epochs")]
+    if epochs:
+        rows.append(("Passes over the training data", "", f"at most {max(epochs):.2g}"))
+    return rows
+
+
+def _runs(table: RunTable, records: list[dict]) -> list[dict]:
+    """Runs that reached the fit, as text; the first `MOST_ROWS` of them."""
+    known = {r["experiment_id"]: r for r in records}
+    rows = []
+    for run in table.frame.sort_values(["flops", "params"])[:MOST_ROWS].to_dict("records"):
+        record = known.get(run["run_id"], {})
+        rate = record.get("identity", {}).get("learning_rate")
+        rows.append({
+            "run": run["run_id"], "flops": flops_text(run["flops"]),
+            "params": count_text(run["params"]), "tokens": count_text(run["tokens"]),
+            "loss": loss_text(run["loss"]), "rate": "" if rate is None else f"{rate:.3g}",
+            "batch": record.get("identity", {}).get("batch_items", ""),
+            "steps": record.get("steps_done", ""),
+            "speed": count_text(record["tokens_per_second"]) if record.get("tokens_per_second") else "",
+            "time": time_text(record["wall_seconds"]) if record.get("wall_seconds") else "",
+        })  # fmt: skip
+    return rows

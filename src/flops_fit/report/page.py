@@ -1,0 +1,73 @@
+"""The page: every section's numbers put into the template."""
+
+from pathlib import Path
+
+from flops_fit.fit.runs import RunTable
+from flops_fit.methods import bibliography, checklist, methods_paragraph
+from flops_fit.notation import count_text, flops_text, loss_text, share_text, unit_text
+from flops_fit.report.answer import answers_of, model_of, range_bars
+from flops_fit.report.evidence import confirmations_of, estimators_of, heldout_of, minima_of
+from flops_fit.report.figures import figures_of
+from flops_fit.report.health import health_of
+from flops_fit.report.sensitivity import sensitivity_of
+
+TEMPLATE = "report/page.html.j2"
+
+
+def report_page(
+    table: RunTable,
+    records: list[dict],
+    fit: dict,
+    plots: str | Path,
+    budgets: list[float],
+    name: str,
+    plan: dict | None = None,
+    files: dict[str, Path] | None = None,
+    confirmed: list[dict] = (),
+) -> str:
+    """The whole page as HTML.
+
+    ``files`` (label -> path) are hashed under reproduce; ``confirmed`` are finished confirmations
+    (`flops_fit.confirmation.compare`) of this sweep's predictions.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("flops_fit", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        sentence=lambda text: text[:1].upper() + text[1:],
+        count=count_text,
+        flops=flops_text,
+        loss=loss_text,
+        share=share_text,
+    )
+    answers = answers_of(fit, budgets, records)
+    topics = checklist(fit, records, plan, files)
+    return environment.get_template(TEMPLATE).render(
+        name=name,
+        fit=fit,
+        unit=unit_text(fit["data"]["loss_unit"]),
+        level=f"{100 * fit['bootstrap']['level']:g}%",
+        answers=answers,
+        bars=range_bars(answers),
+        minima=minima_of(fit),
+        estimators=estimators_of(fit, budgets),
+        heldout=heldout_of(fit),
+        confirmations=confirmations_of(confirmed),
+        sensitivity=sensitivity_of(fit, budgets),
+        health=health_of(table, records, fit, plan),
+        model=model_of(records),
+        checklist=topics,
+        said=dict(topics),
+        methods=methods_paragraph(fit, topics),
+        bibtex=bibliography(fit, records),
+        figures=figures_of(plots),
+        convention=(plan or {}).get("convention"),
+        trains=bool(records),
+        budgets=budgets,
+    )
