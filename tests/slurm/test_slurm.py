@@ -16,9 +16,7 @@ CANCELLED, LIMITED, WARNED = "width4-D1.25e3-s0", "width4-D640-s0", "width8-D640
 FAILING, REQUEUED, SPARED = "width8-D320-s0", "width16-D320-s0", "width16-D160-s0"
 LENGTHS = {CANCELLED: 39, LIMITED: 20, WARNED: 20, FAILING: 10, REQUEUED: 10, SPARED: 5}
 TABLE = "results/own/results.csv"
-CLUSTER = re.compile(r"<!-- test: cluster -->
-```
-(.*?)```", re.DOTALL)
+CLUSTER = re.compile(r"<!-- test: cluster -->\n```\n(.*?)```", re.DOTALL)
 
 
 def result_of(project, cell: str) -> str:
