@@ -197,10 +197,10 @@ def test_every_refit_on_the_page_is_that_of_the_fit(page, fit):
     for row, refit in zip(shown, expected, strict=True):
         assert row["text"].strip().startswith(refit["label"])
         assert (row["attrs"]["class"] == "headline") == refit["headline"]
-        names = ("params", "tokens", "tokens_per_param", "loss")
+        names = ("params", "tokens_per_param", "tokens", "loss")
         assert numbers(page, row) == [refit[name] for name in names]
         if refit["count"] != "params":
-            assert f"{count_text(refit['own_params'])} {refit['count']}" in row["text"]
+            assert f"{count_text(refit['own_params'])} so counted" in row["text"]
             assert f"{count_text(refit['own_tokens_per_param'])} so counted" in row["text"]
     (section,) = page.all("section", id="sensitivity")
     low, high = spread_of(expected)["all"]

@@ -202,12 +202,13 @@ def methods_paragraph(fit: dict, rows: Iterable[tuple[str, str]]) -> str:
     cited = "; ".join(CITED[method])
     grid = f"{budgets} compute budgets from {_span(data['budgets'], flops_text)} FLOPs" if budgets else \
         f"{_span(data['flops'], flops_text)} FLOPs"  # fmt: skip
+    known = said["Model and shape rule"] != UNKNOWN
     sentences = [
-        f"We trained {data['n_runs']} models at {grid}, with N from "
+        f"We {'trained' if known else 'used'} {data['n_runs']} models at {grid}, with N from "
         f"{_span(data['params'], count_text)} ({said['N'].split(';')[0]}) and D from "
         f"{_span(data['tokens'], count_text)} tokens."
     ]
-    if said["Model and shape rule"] != UNKNOWN:
+    if known:
         sentences.append(
             f"The model was {said['Model and shape rule']}; data: {said['Data and tokenizer']}; "
             f"optimiser: {said['Optimiser']}, peak learning rate {said['Learning rate']}; schedule: "

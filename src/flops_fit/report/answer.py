@@ -10,6 +10,7 @@ from flops_fit.fit.answer import waste_text
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
 
 DEFAULT_FACTORS = (1, 3, 10)  # of the largest budget
+SAME = 0.005  # relative: a budget this near the largest is written as it
 QUANTITIES = (
     ("params", "Parameters N", count_text),
     ("tokens", "Tokens D", count_text),
@@ -50,12 +51,17 @@ def answers_of(fit: dict, budgets: list[float], records: list[dict] = ()) -> lis
              "interval": interval(answer["ci"].get(name), write)}
             for name, label, write in QUANTITIES
         ]  # fmt: skip
+        moved = choices(fit, flops)
         answers.append({
             **answer,
             "rows": rows,
             "checked": _checked(answer, fit),
             "ranges": {s: interval(answer[f"range_{s}pct"], count_text) for s in ("1", "5")},
-            "choices": choices(fit, flops),
+            "choices": moved,
+            "moved_beyond": bool(moved and answer["ci"]) and not (
+                answer["ci"]["params"][0] <= moved["low"]["value"]
+                and moved["high"]["value"] <= answer["ci"]["params"][1]
+            ),
             "budget": flops_text(flops),
             "beyond": _beyond(answer["beyond_data"]),
             "regret": [
@@ -89,7 +95,7 @@ def _checked(answer: dict, fit: dict) -> str:
 
 
 def _beyond(factor: float) -> str:
-    if abs(factor - 1) < 1e-9:
+    if abs(factor - 1) < SAME:
         return "the largest budget of the data"
     if factor < 1:
         return f"inside the data, {factor_text(factor)} the largest budget"

@@ -30,6 +30,7 @@ def sensitivity_of(fit: dict, budgets: list[float]) -> dict | None:
     return {
         "budget": flops_text(flops),
         "groups": groups,
+        "span": _span(spread["all"]),
         "words": _words(spread, predict(fit, flops)["ci"].get("params")),
         "notes": fit["sensitivity"]["notes"],
         "recounted": any(row["count"] != "params" for row in rows),
@@ -70,6 +71,5 @@ def _words(spread: dict[str, list[float]], ci: list[float] | None) -> str:
         ", and some choices move the answer beyond it." if outside else ", and holds them all."
     )  # fmt: skip
     a, b = spread[widest]
-    return (
-        f"{words}{verdict} What moves it most: {GROUPS[widest].lower()} (a factor of {b / a:.2f})."
-    )
+    title = GROUPS[widest][:1].lower() + GROUPS[widest][1:]
+    return f"{words}{verdict} What moves it most: {title} (a factor of {b / a:.2f})."
