@@ -230,6 +230,7 @@ class TestTokens:
         ({"sources": [], "hub": {"name": "a/b", "revision": "v1"}}, "a/b: revision = 'v1'; allowed"),
         ({"sources": [], "hub": {"name": "a/b"}}, "allowed: name, revision and"),
         ({"sources": []}, "allowed: sources .* or hub"),
+        ({"vocab_size": 128}, r"vocab_size = 128: the tokenizer \(bytes\) needs 256"),
         ({"heldout_every": 1}, "heldout_every = 1: allowed: 2 or more"),
         ({"document_size": 0}, "document_size = 0: allowed: 1 or more, or null"),
         ({"heldout_every": 10**6}, "200 documents, and none of them for heldout; lower"),

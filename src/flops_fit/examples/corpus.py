@@ -38,6 +38,7 @@ def prepare(
     *,
     tokenizer: str | Mapping = "bytes",
     end_of_document: str | None = None,
+    vocab_size: int | None = None,
     hub: Mapping | None = None,
     field: str = "text",
     document_size: int | None = 10_000,
@@ -59,6 +60,8 @@ def prepare(
       documents and kept as ``tokenizer.json`` beside the token files.
 
     Behind each document comes the token ``end_of_document``, or a line end where that is None.
+    ``vocab_size`` is what the model has room for: a tokenizer that needs more is refused here,
+    where a rare token would else end a run.
 
     Held out are the documents whose text hashes to 0 modulo ``heldout_every``: the same text is
     never on both sides, and new documents move no old one. Where ``heldout`` names sources of its
@@ -80,24 +83,17 @@ def prepare(
     _check_origin(sources, heldout, hub)
 
     def documents() -> Iterator[tuple[str, str]]:
-        """Pairs of part and text."""
-        if hub:
-            named = {key: hub[key] for key in ("name", "revision", "config") if key in hub}
-            splits = hub.get("split", "train"), hub.get("heldout_split")
-            given = [split and hub_documents(**named, split=split, field=field) for split in splits]
-        else:
-            options = {"field": field, "document_size": document_size}
-            given = [
-                itertools.chain.from_iterable(read_documents(s, **options) for s in named)
-                for named in (sources, heldout)
-            ]
-            given[1] = given[1] if heldout else None
-        yield from _split(*given, heldout_every)
+        options = {"field": field} if hub else {"field": field, "document_size": document_size}
+        return _split(*_texts(sources, heldout, hub, options), heldout_every)
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "meta.json").unlink(missing_ok=True)  # until the three files agree again
     encoder = _tokenizer(tokenizer, end_of_document, documents, directory)
+    if vocab_size is not None and encoder.vocab_size > vocab_size:
+        raise FlopsFitError(
+            f"vocab_size = {vocab_size}: the tokenizer ({encoder.name}) needs {encoder.vocab_size}"
+        )
     dtype = next(
         t for t in ("uint8", "uint16", "uint32") if encoder.vocab_size - 1 <= np.iinfo(t).max
     )
@@ -137,9 +133,26 @@ def _check_origin(sources: list[str], heldout: list[str], hub: Mapping | None) -
         check_commit(hub["name"], hub["revision"])
 
 
+def _texts(
+    sources: list[str], heldout: list[str], hub: Mapping | None, options: dict
+) -> tuple[Iterator[str], Iterator[str] | None]:
+    """The texts to train on, and those to hold out where they are named."""
+    if hub:
+        options |= {key: hub[key] for key in ("name", "revision", "config") if key in hub}
+        own = hub.get("heldout_split")
+        train = hub_documents(**options, split=hub.get("split", "train"))
+        return train, hub_documents(**options, split=own) if own else None
+
+    def read(names: list[str]) -> Iterator[str]:
+        return itertools.chain.from_iterable(read_documents(name, **options) for name in names)
+
+    return read(sources), read(heldout) if heldout else None
+
+
 def _split(
     texts: Iterator[str], heldout: Iterator[str] | None, every: int
 ) -> Iterator[tuple[str, str]]:
+    """Pairs of part and text."""
     for text in texts:
         held = heldout is None and int(hashlib.sha256(text.encode()).hexdigest(), 16) % every == 0
         yield PARTS[held], text

@@ -14,6 +14,7 @@ from flops_fit.errors import FlopsFitError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+ROWS = 1000  # of a Parquet file, in memory at a time
 EXTRA = "install it: pip install 'flops-fit[hf]'"
 
 
@@ -108,7 +109,7 @@ def _parquet(source: str, field: str) -> Iterator[str]:
         with parquet.ParquetFile(source) as file:
             _check_field(file.schema_arrow.names, field, source)
             number = 0
-            for batch in file.iter_batches(columns=[field]):
+            for batch in file.iter_batches(ROWS, columns=[field]):
                 for value in batch.column(0).to_pylist():
                     number += 1
                     yield _checked(value, f"{source}: row {number}", field)
