@@ -83,7 +83,18 @@ def optional_records(wildcards, input):
 
 def optional_tables(wildcards, input):
     plan = f"--plan results/.plan/sweeps/{sweep.name}.json" if sweep.trains else ""
-    return f"{optional_records(wildcards, input)} {plan}".strip()
+    confirmed = f"--confirmed {input.confirmed}" if input.confirmed else ""
+    return " ".join(filter(None, [optional_records(wildcards, input), plan, confirmed]))
+
+
+@readable
+def confirmations(wildcards):
+    """Runs trained meanwhile at this sweep's optimum: the page shows what they measured."""
+    if not any(Path("results").glob("*/confirmation.json")):
+        return []
+    from flops_fit.confirmation import confirmation_files
+
+    return confirmation_files("results", sweep.name)
 
 
 @readable

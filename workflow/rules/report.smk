@@ -4,6 +4,7 @@ rule write_report:
         records=records,
         fit="results/{sweep}/fit.json",
         figures=[f"results/{{sweep}}/plots/{figure}.svg" for figure in FIGURES],
+        confirmed=confirmations,
     output:
         html=report(
             "results/{sweep}/report.html",

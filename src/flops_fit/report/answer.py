@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from flops_fit.fit import predict, sensitivity_at, spread_of
-from flops_fit.fit.answer import waste_text
+from flops_fit.fit.answer import GAP, waste_text
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
 
 DEFAULT_FACTORS = (1, 3, 10)  # of the largest budget
@@ -58,10 +58,7 @@ def answers_of(fit: dict, budgets: list[float], records: list[dict] = ()) -> lis
             "checked": _checked(answer, fit),
             "ranges": {s: interval(answer[f"range_{s}pct"], count_text) for s in ("1", "5")},
             "choices": moved,
-            "moved_beyond": bool(moved and answer["ci"]) and not (
-                answer["ci"]["params"][0] <= moved["low"]["value"]
-                and moved["high"]["value"] <= answer["ci"]["params"][1]
-            ),
+            "moved_beyond": _moved_beyond(moved, answer["ci"].get("params")),
             "budget": flops_text(flops),
             "beyond": _beyond(answer["beyond_data"]),
             "regret": [
@@ -80,6 +77,13 @@ def choices(fit: dict, flops: float) -> dict | None:
     if not fit["sensitivity"] or fit["status"] == "not_identifiable":
         return None
     return interval(spread_of(sensitivity_at(fit, flops))["all"], count_text)
+
+
+def _moved_beyond(moved: dict | None, ci: list[float] | None) -> bool:
+    """Whether other choices move N clearly further than the interval says."""
+    if not moved or not ci:
+        return False
+    return moved["low"]["value"] < ci[0] / GAP or moved["high"]["value"] > ci[1] * GAP
 
 
 def _checked(answer: dict, fit: dict) -> str:
