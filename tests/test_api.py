@@ -103,6 +103,25 @@ def test_plot_writes_figures_beside_the_results(result):
     assert all(path.exists() for path in written)
 
 
+def test_the_page_of_a_result_holds_its_answers_and_what_the_run_says_of_itself(result):
+    path = result.report(compute_budgets=[1e7, 5e7])
+    page = path.read_text()
+    assert path == result.output_dir / "report.html"
+    for budget in (1e7, 5e7):
+        answer = result.predict(budget)
+        assert f'data-flops="{budget}"' in page
+        assert f'<data value="{answer["params"]}">' in page
+    assert "test_api:Net; only width changes between sizes" in page
+    assert "12 completed" in page
+    assert result.predict(1e7, params=300)["own"]["params"] == pytest.approx(300)
+
+
+def test_a_notebook_shows_the_table(result):
+    shown = result._repr_html_()
+    assert "12 of 12 runs completed" in shown
+    assert shown.count("<tr") == 1 + len(result.chinchilla_table())
+
+
 def test_finished_experiments_are_not_trained_again(result, dataset, monkeypatch):
     import flops_fit.trainer
 

@@ -1,6 +1,8 @@
 """The same path for notebooks and scripts: `find_optimal` plans, trains, fits and answers."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from flops_fit.counting import ModelCount, count_sizes
 from flops_fit.data import Data, as_data, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.exact import target_elements
-from flops_fit.files import write_json
+from flops_fit.files import canonical_hash, write_json
 from flops_fit.local import is_main_process
 from flops_fit.model_factory import create_model, create_on_meta, num_params
 from flops_fit.records import COMPLETED
@@ -189,11 +191,16 @@ class Result:
             raise FlopsFitError(f"no law could be fitted: {self.reason}")
         return self.law
 
-    def predict(self, compute_budget: float) -> dict:
-        """The answer at ``compute_budget`` FLOPs, as `flops_fit.fit.predict` gives it."""
+    def predict(
+        self, compute_budget: float, params: float | None = None, tokens: float | None = None
+    ) -> dict:
+        """The answer at ``compute_budget`` FLOPs, as `flops_fit.fit.predict` gives it.
+
+        ``params`` or ``tokens``: what a size, or an amount of data, of your own gives for it.
+        """
         from flops_fit.fit import predict
 
-        return predict(self._fitted(), compute_budget)
+        return predict(self._fitted(), compute_budget, params, tokens)
 
     def chinchilla_table(self, compute_budgets: Sequence[float] | None = None):
         """Optimal N, D and loss by budget as a `pandas.DataFrame`, with the verdict on each.
@@ -203,21 +210,73 @@ class Result:
         import pandas as pd
 
         own = sorted({e.compute_budget for e in self.plan.experiments})
-        answers = [self.predict(c) for c in compute_budgets or [*own, 3 * own[-1], 10 * own[-1]]]
+        answers = [self.predict(c) for c in compute_budgets or [*own[:-1], *self._beyond()]]
         columns = ("flops", "params", "tokens", "tokens_per_param", "loss", "size_value", "verdict")
         return pd.DataFrame([{name: answer[name] for name in columns} for answer in answers])
 
-    def plot(self, folder: str | Path | None = None) -> list[Path]:
-        """Draw the figures of the law to ``folder`` (default: plots, beside the results)."""
+    def _beyond(self) -> list[float]:
+        """The largest budget, times 1, 3 and 10: what is answered for unless asked otherwise."""
+        largest = max(e.compute_budget for e in self.plan.experiments)
+        return [largest, 3 * largest, 10 * largest]
+
+    def _table(self):
         from flops_fit.fit import prepare_runs
+
+        return prepare_runs(run_frame(self.records, self.convention))
+
+    def plot(
+        self, folder: str | Path | None = None, compute_budgets: Sequence[float] | None = None
+    ) -> list[Path]:
+        """Draw the figures of the law to ``folder`` (default: plots, beside the results)."""
         from flops_fit.plots import FIGURES
         from flops_fit.plots.draw import draw_all
 
         folder = Path(folder or self.output_dir / "plots")
-        own = sorted({e.compute_budget for e in self.plan.experiments})
-        table = prepare_runs(run_frame(self.records, self.convention))
-        draw_all(table, self.records, self._fitted(), [own[-1], 3 * own[-1], 10 * own[-1]], folder)
+        budgets = list(compute_budgets or self._beyond())
+        draw_all(self._table(), self.records, self._fitted(), budgets, folder)
         return [folder / f"{name}.svg" for name in FIGURES]
+
+    def report(
+        self, path: str | Path | None = None, compute_budgets: Sequence[float] | None = None
+    ) -> Path:
+        """Write the answer as one self-contained page, with its figures in plots beside it.
+
+        ``path``: default report.html, beside the results. Returns where it was written.
+        """
+        from flops_fit.files import write_atomic
+        from flops_fit.report import report_page
+
+        path = Path(path or self.output_dir / "report.html")
+        budgets = list(compute_budgets or self._beyond())
+        self.plot(path.parent / "plots", budgets)
+        files = {name: self.output_dir / f"{name}.json" for name in ("results", "fit")}
+        page = report_page(
+            self._table(), self.records, self._fitted(), path.parent / "plots", budgets,
+            self.output_dir.name, self._planned(), {n: p for n, p in files.items() if p.exists()},
+        )  # fmt: skip
+        write_atomic(path, page)
+        return path
+
+    def _planned(self) -> dict:
+        """The plan as the report reads it."""
+        rows = [
+            {"compute_budget": e.compute_budget, "num_tokens": e.num_tokens,
+             "flops_6nd": e.flops_6nd, "flops_counted": e.flops_counted}
+            for e in self.plan.experiments
+        ]  # fmt: skip
+        return {
+            "fingerprint": canonical_hash([e.experiment_id for e in self.plan.experiments]),
+            "convention": self.convention,
+            "experiments": rows,
+            "skipped": [asdict(cell) for cell in self.plan.skipped],
+            "warnings": self.plan.warnings,
+        }
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the same as `repr`, as a table."""
+        head, _, _ = repr(self).partition("\n")
+        table = "" if self.law is None else self.chinchilla_table().to_html(index=False)
+        return f"<p>{escape(head)}</p>{table}"
 
     def __repr__(self) -> str:
         done = sum(record["status"] == COMPLETED for record in self.records)
@@ -241,5 +300,6 @@ def run_frame(records: list[dict], convention: str):
 
     frame = pd.DataFrame(run_table(records, convention))
     if convention == SIX_ND:  # N is then the model's own, as in 6 N D
+        frame["params_matmul"] = frame["params"]
         frame["params"] = frame["num_params"]
     return frame

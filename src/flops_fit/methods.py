@@ -136,22 +136,24 @@ def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
     model, dataset, optimizer = identity["model"], identity["dataset"], identity["optimizer"]
     sources = ", ".join(value for _, value in dataset.get("sources", []))
     epochs = [record["epochs"] for record in trained if record.get("epochs")]
-    schedule, evaluation = identity["schedule"], identity["evaluation"]
-    clip = optimizer["clip_norm"]
+    schedule, evaluation = identity["schedule"], identity.get("evaluation", {})
+    clip = optimizer.get("clip_norm", identity.get("clip_norm"))
+    heldout = evaluation.get("tokens", identity.get("evaluation_tokens"))
+    data = dataset.get("factory") or f"a dataset with hash {dataset['train'][:16]}"
     return [
-        (topics[0], f"{model['factory']}{_arguments(model['kwargs'])}; only {model['size_param']} "
+        (topics[0], f"{_named(model)}; only {model['size_param']} "
                     "changes between sizes"),
-        (topics[1], f"{dataset['factory']}{_arguments(dataset['kwargs'])}"
+        (topics[1], f"{data}{_arguments(dataset.get('kwargs', {}))}"
                     + (f" over {sources}" if sources else "")),
         (topics[2], f"at most {max(epochs):.2g} passes over the data" if epochs else "not known"),
-        (topics[3], f"{optimizer['factory']}{_arguments(optimizer['kwargs'])}, gradient norm "
+        (topics[3], f"{_named(optimizer)}, gradient norm "
                     + (f"clipped at {clip:g}" if clip else "not clipped")),
         (topics[4], _varied(trained, "learning_rate")),
         (topics[5], f"{schedule['kind']}, warm-up over {100 * schedule['warmup']:g}% of D, ending at "
                     f"{schedule['final']:g} of the peak at each run's own D"),
         (topics[6], f"{_varied(trained, 'batch_items')} items"),
         (topics[7], {"no": "fp32"}.get(identity["precision"], identity["precision"])),
-        (topics[8], f"{evaluation['tokens']:,} held-out tokens, the same for every run, at its end"),
+        (topics[8], f"{heldout:,} held-out tokens, the same for every run, at its end"),
     ]  # fmt: skip
 
 
@@ -178,8 +180,10 @@ def _trust_rows(fit: dict) -> list[tuple[str, str]]:
 
 def _origin_rows(trained: list[dict], plan: dict | None, files: Mapping) -> list[tuple[str, str]]:
     versions = {"flops_fit": __version__}
-    for package in dict.fromkeys(p for record in trained for p in record["versions"]):
-        found = sorted({r["versions"][package] for r in trained if package in r["versions"]})
+    for package in dict.fromkeys(p for record in trained for p in record.get("versions", {})):
+        found = sorted(
+            {r["versions"][package] for r in trained if package in r.get("versions", {})}
+        )
         versions[package] = ", ".join(found)
     hardware = Counter(f"{r['processes']} x {r.get('device_name') or r['device']}" for r in trained)
     hashes = [
@@ -260,6 +264,11 @@ def _span(values: list[float], write) -> str:
 
 def _varied(trained: list[dict], key: str) -> str:
     return _span([record["identity"][key] for record in trained], "{:g}".format)
+
+
+def _named(part: Mapping) -> str:
+    """A model or an optimiser: a config names it by factory, the Python API by reference."""
+    return f"{part.get('factory') or part['reference']}{_arguments(part.get('kwargs', {}))}"
 
 
 def _arguments(kwargs: Mapping) -> str:

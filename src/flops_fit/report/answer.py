@@ -109,7 +109,8 @@ def _beyond(factor: float) -> str:
 def model_of(records: list[dict]) -> dict | None:
     """The model that the records share, as a config names it; None without records."""
     identity = next((r["identity"] for r in records if r.get("identity")), None)
-    return identity and {key: identity["model"][key] for key in ("factory", "size_param", "kwargs")}
+    keys = ("factory", "size_param", "kwargs")  # without a factory: a class given in Python
+    return identity and {key: identity["model"].get(key) for key in keys}
 
 
 def _config(answer: dict, records: list[dict]) -> str | None:
@@ -117,7 +118,7 @@ def _config(answer: dict, records: list[dict]) -> str | None:
     if answer["config"] is None:
         return None
     model = model_of(records)
-    if model is None:
+    if model is None or model["factory"] is None:
         return answer["config"]
     kwargs = json.dumps(model["kwargs"]) if model["kwargs"] else "{}"
     named = f"factory: {model['factory']}, size_param: {model['size_param']}, kwargs: {kwargs}"
