@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 import cluster
 from project import Project
-from submission import fresh
+from submission import Submission, fresh
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,7 @@ def slurm_up():
     """A SLURM of one node: eight pretended CPUs, two pretended GPUs."""
     cluster.up()
     yield
+    Submission.kill_all()
     cluster.down()
 
 

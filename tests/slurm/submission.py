@@ -1,15 +1,16 @@
 """Snakemake at work over the test SLURM: what it submitted, what its experiments have done."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import psutil
+from cluster import node_state
 from project import REPOSITORY, Project, label
 
 from flops_fit.files import write_json
@@ -33,6 +34,8 @@ class Job:
 class Submission:
     """One call of Snakemake in a project's folder, over the cluster."""
 
+    started: ClassVar[list[subprocess.Popen]] = []
+
     def __init__(self, project: Project, *arguments: str, profile="slurm", config="sweep.yaml"):
         self.project, self.work = project, project.work
         self.log = self.work / f"{time.monotonic_ns()}.log"
@@ -45,6 +48,7 @@ class Submission:
                 line, cwd=project.root, env=project.environment(ACCELERATE_USE_CPU="true"),
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+        self.started.append(self.process)
 
     def said(self) -> str:
         return self.log.read_text()
@@ -67,19 +71,35 @@ class Submission:
     def wait_for_steps(self, cell: str, count: int) -> None:
         self.wait(lambda: steps(self.project, cell) >= count, f"{cell} at step {count}")
 
+    def start_now(self, cell: str) -> None:
+        """Spare a requeued job the two minutes that SLURM waits for what is left of its first run."""
+        self.wait(lambda: self.jobs(cell)[-1].state == "PENDING", f"{cell} requeued")
+        number = self.jobs(cell)[-1].id
+        self.wait(lambda: not has_processes(number), f"the first run of {cell} gone")
+        slurm("scontrol", "update", f"jobid={number}", "starttime=now")
+
     def finish(self) -> str:
         """Wait for its success; returns what Snakemake said."""
         status = self.process.wait(PATIENCE)
         assert status == 0, self.said()
         return self.said()
 
-    def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(PATIENCE)
+    @classmethod
+    def kill_all(cls) -> None:
+        """Kill -9 every Snakemake that is still at work; its jobs go on."""
+        for process in cls.started:
+            process.kill()
+            process.wait(PATIENCE)
 
 
 def fresh(planned) -> Project:
-    """The planned project, nothing of it trained yet, at the same paths."""
+    """The planned project, nothing of it trained yet, at the same paths; no job is left."""
+    Submission.kill_all()
+    slurm("scancel", "--me")
+    while slurm("squeue", "-h"):
+        time.sleep(0.2)
+    if node_state() not in ("idle", "mix"):
+        set_node("resume")
     project, snapshot = planned
     shutil.rmtree(project.root)
     subprocess.run(["cp", "-a", snapshot, project.root], check=True)
@@ -111,6 +131,12 @@ def node() -> str:
 
 def set_node(state: str) -> None:
     slurm("scontrol", "update", f"nodename={node()}", f"state={state}", "reason=test")
+
+
+def has_processes(job: int) -> bool:
+    """Whether a job, or SLURM's own process for it, is still there."""
+    lines = (process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"]))
+    return any(line[0].startswith(f"slurmstepd: [{job}.") for line in lines)
 
 
 def train_jobs() -> dict[str, list[Job]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from project import REPOSITORY, label
-from submission import Submission, fresh, node, order, record, set_node, slurm, steps, train_jobs
+from submission import Submission, fresh, order, record, set_node, slurm, steps, train_jobs
 
 pytestmark = pytest.mark.slurm
 
@@ -43,8 +43,7 @@ def struck(planned, slurm_up):
     sweep.wait_for_steps(REQUEUED, 3)
     (job,) = sweep.jobs(REQUEUED)
     slurm("scontrol", "requeue", str(job.id))
-    sweep.wait(lambda: sweep.jobs(REQUEUED)[-1].state == "PENDING", "requeued")
-    slurm("scontrol", "update", f"jobid={job.id}", "starttime=now")
+    sweep.start_now(REQUEUED)
     sweep.wait(lambda: len(sweep.jobs(WARNED)) > 1, "warned")
     order(project, {})  # no need to be slow any more
     sweep.finish()
@@ -88,31 +87,52 @@ def test_a_run_beside_them_is_left_in_peace(struck):
     assert steps(struck.project, SPARED) == LENGTHS[SPARED]
 
 
-def test_a_drained_node_ends_its_run_and_one_that_goes_down_has_its_run_requeued(project):
+@pytest.fixture(scope="module")
+def shaken(planned, slurm_up):
+    """Two runs that need both GPUs. The first is preempted, so that the second starts; the node is
+    drained meanwhile, resumed for the first one, and goes down under it.
+    """
+    project = fresh(planned)
     order(project, {LIMITED: {"seconds": 1}, WARNED: {"seconds": 1}})
     both = [result_of(project, cell) for cell in (LIMITED, WARNED)]
     sweep = Submission(project, "--set-resources", "train_run:gpu=2", "--", *both)
+    sweep.wait(lambda: any(steps(project, cell) > 1 for cell in (LIMITED, WARNED)), "training")
+    first, second = sorted((LIMITED, WARNED), key=lambda cell: -steps(project, cell))
+    slurm("sbatch", "--partition=urgent", "--gpus=2", "--output=/dev/null", "--wrap=sleep 1")
+    sweep.wait(lambda: not sweep.running(first), "preempted")
+    sweep.wait_for_steps(second, 2)
+    set_node("drain")
     try:
-        sweep.wait(lambda: any(steps(project, cell) > 1 for cell in (LIMITED, WARNED)), "training")
-        first, second = sorted((LIMITED, WARNED), key=lambda cell: -steps(project, cell))
-        set_node("drain")
-        order(project, {second: {"seconds": 1}})
-        sweep.wait(lambda: sweep.jobs(first)[-1].state == "COMPLETED", f"{first} completed")
-        assert steps(project, first) == LENGTHS[first]
-        assert [job.state for job in sweep.jobs(second)] == ["PENDING"]
+        sweep.start_now(first)
+        order(project, {first: {"seconds": 1}})
+        sweep.wait(lambda: sweep.jobs(second)[-1].state == "COMPLETED", "completed")
+        waiting = sweep.jobs(first)[-1]
         set_node("resume")
-        sweep.wait_for_steps(second, 3)
+        before = steps(project, first)
+        sweep.wait_for_steps(first, before + 2)
         set_node("down")
-        sweep.wait(lambda: sweep.jobs(second)[-1].state == "PENDING", "requeued")
-        set_node("resume")
+        sweep.wait(lambda: not sweep.running(first), "requeued")
     finally:
-        subprocess.run(["scontrol", "update", f"nodename={node()}", "state=resume"], check=False)
-    slurm("scontrol", "update", f"jobid={sweep.jobs(second)[-1].id}", "starttime=now")
+        set_node("resume")
+    sweep.start_now(first)
     order(project, {})
     sweep.finish()
+    return sweep, first, second, waiting
+
+
+def test_a_run_preempted_and_then_on_a_lost_node_goes_on_in_the_same_job(shaken):
+    sweep, first, _, _ = shaken
+    (job,) = sweep.jobs(first)
+    assert (job.state, job.restarts) == ("COMPLETED", 2)
+    assert LENGTHS[first] <= steps(sweep.project, first) <= LENGTHS[first] + 2  # none, or one each
+
+
+def test_a_run_on_a_drained_node_ends_well_and_others_wait_for_the_node(shaken):
+    sweep, _, second, waiting = shaken
     (job,) = sweep.jobs(second)
-    assert (job.state, job.restarts) == ("COMPLETED", 1)
-    assert LENGTHS[second] <= steps(project, second) <= LENGTHS[second] + 1
+    assert (job.state, job.restarts) == ("COMPLETED", 0)
+    assert steps(sweep.project, second) == LENGTHS[second]
+    assert waiting.state == "PENDING"
 
 
 def test_after_a_kill_of_snakemake_nothing_is_repeated_and_nobody_races(project):
@@ -122,7 +142,7 @@ def test_after_a_kill_of_snakemake_nothing_is_repeated_and_nobody_races(project)
     killed = Submission(project, *options, profile="slurm-gres")
     killed.wait((project.work / both[0]).exists, f"{SPARED} finished")
     killed.wait_for_steps(LIMITED, 3)
-    killed.kill()
+    Submission.kill_all()
     before = [path.stat().st_ino for path in project.runs.glob("*/record.json")]
     assert len(before) == 1
     Submission(project, "--unlock", profile="slurm-gres").finish()
