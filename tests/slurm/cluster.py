@@ -108,7 +108,7 @@ def down() -> None:
         raise Refusal("the test SLURM is root's")
     for daemon in DAEMONS:
         stop(started(daemon))
-    stop(of_jobs())
+    stop(of_jobs(), patience=1)
     for path in foreign_or_own(ETC)[1]:
         path.unlink()
     shutil.rmtree(STATE, ignore_errors=True)
@@ -178,10 +178,10 @@ def of_jobs() -> list[psutil.Process]:
     return found
 
 
-def stop(processes: list[psutil.Process]) -> None:
-    """End them; those that are still there after 10 s, at once."""
+def stop(processes: list[psutil.Process], patience: float = 10) -> None:
+    """End them; those that are still there after ``patience`` seconds, at once."""
     for end in (psutil.Process.terminate, psutil.Process.kill):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patience
         for process in filter(alive, processes):
             end(process)
         while any(map(alive, processes)) and time.monotonic() < deadline:
