@@ -1,6 +1,7 @@
 """A user's own code by import path: found, checked, fingerprinted without running it."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import flops_fit
+from flops_fit import plugins
 from flops_fit.errors import FlopsFitError
 from flops_fit.plugins import (
     _write_tree,
@@ -389,3 +391,28 @@ def test_the_example_model_is_followed_from_its_own_folder():
     assert source_fingerprint("flops_fit.examples.gpt:GPT", [folder]) == (
         source_fingerprint("flops_fit.examples.gpt:GPT")
     )
+
+
+def test_remembered_sources_are_not_parsed_again_and_changed_ones_are(write, tmp_path, monkeypatch):
+    folder = write({"mine": "import helper\nx = 1\n", "helper": "y = 1\n"})
+    cache, parsed = tmp_path / "sources.json", []
+
+    def fingerprint() -> str:
+        parsed.clear()
+        plugins._remembered.clear()  # as in a new process
+        plugins._read_source.cache_clear()
+        with plugins.remembered_sources(cache):
+            return source_fingerprint("mine:x", [folder])
+
+    parse = ast.parse
+    monkeypatch.setattr(ast, "parse", lambda *a, **k: parsed.append(1) or parse(*a, **k))
+    first = fingerprint()
+    assert len(parsed) == 2
+    assert (fingerprint(), len(parsed)) == (first, 0)
+    write({"helper": "y = 22\n"})
+    assert fingerprint() != first
+    assert len(parsed) == 1
+    content = json.loads(cache.read_text())
+    cache.write_text(json.dumps({**content, "reader": [0, 0]}))  # by another version of ours
+    fingerprint()
+    assert len(parsed) == 2

@@ -1,10 +1,12 @@
 """A user's own code, reached by import path: found, checked, and fingerprinted unimported."""
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import importlib
 import inspect
+import json
 import os
 import sys
 import traceback
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.files import write_json
 
 OWN_FOLDER = Path(__file__).parent
 STANDARD_LIBRARY = Path(os.__file__).parent
@@ -198,7 +201,7 @@ def source_fingerprint(reference: str, search_paths: Iterable[str | Path] | None
         if module.file is None or module.name in sources:
             continue
         status = module.file.stat()
-        tree_digest, imports = _read_source(module.file, status.st_mtime_ns, status.st_size)
+        tree_digest, imports = _known_source(module.file, status.st_mtime_ns, status.st_size)
         sources[module.name] = tree_digest
         for level, base, names in imports:
             pending.extend(_imported(module, top, level, base, names))
@@ -283,6 +286,37 @@ def syntax_tree_hash(file: Path) -> str:
     """The digest of one file's syntax tree, as `source_fingerprint` knows it."""
     status = file.stat()
     return _read_source(file, status.st_mtime_ns, status.st_size)[0]
+
+
+_remembered: dict[str, list] = {}  # by path: time, size, digest and imports of a source
+
+
+@contextlib.contextmanager
+def remembered_sources(cache: Path) -> Iterator[None]:
+    """Within, sources are parsed only where they differ, by time and size, from those in ``cache``.
+
+    Parsing is most of what a start of the workflow takes. What another version of this module has
+    written is not used.
+    """
+    reader = Path(__file__).stat()
+    own = [reader.st_mtime_ns, reader.st_size]
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        content = json.loads(cache.read_text())
+        if content["reader"] == own:
+            _remembered.update(content["sources"])
+    before = dict(_remembered)
+    yield
+    if _remembered != before:
+        write_json(cache, {"reader": own, "sources": _remembered})
+
+
+def _known_source(file: Path, mtime_ns: int, size: int) -> tuple[str, Iterable]:
+    known = _remembered.get(str(file))
+    if known is None or known[:2] != [mtime_ns, size]:
+        digest, imports = _read_source(file, mtime_ns, size)
+        known = [mtime_ns, size, digest, [[level, base, list(n)] for level, base, n in imports]]
+        _remembered[str(file)] = known
+    return known[2], known[3]
 
 
 @lru_cache(maxsize=4096)

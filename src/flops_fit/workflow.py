@@ -22,12 +22,13 @@ from flops_fit.files import canonical_hash, read_json, write_atomic, write_json
 from flops_fit.fingerprints import FileHashes, find_path
 from flops_fit.identity import common_identity, plan_fingerprint
 from flops_fit.places import plan_file, plan_folder, run_folder, spec_file
-from flops_fit.plugins import source_fingerprint
+from flops_fit.plugins import remembered_sources, source_fingerprint
 from flops_fit.price import Price, Rate, job_megabytes, job_minutes, price, rate_for, work_of_spec
 from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_aside
 from flops_fit.verified import Verified, state_of
 
 RESULTS = "results"
+SOURCES = "sources.json"  # digests of source files, beside the plans
 STEPS = {
     "plan": "flops_fit.plan_page:plan_page",
     "collect": "flops_fit.collect:collect",
@@ -57,8 +58,9 @@ def search_paths(extra: Iterable[str] = ()) -> list[str]:
 def plan_config(config: dict, results: str, paths: list[str]) -> dict:
     """The plan of a complete config, from its file if there is one, else newly made."""
     hashes = FileHashes(plan_folder(results) / "hashes.json")
-    common = common_identity(config, paths, hashes)
-    path = plan_file(results, plan_fingerprint(config, common, paths, hashes))
+    with remembered_sources(plan_folder(results) / SOURCES):
+        common = common_identity(config, paths, hashes)
+        path = plan_file(results, plan_fingerprint(config, common, paths, hashes))
     hashes.save()
     plan = _usable(path, results)
     if plan is None:
@@ -304,7 +306,8 @@ def spec_value(experiment: str, key: str):
 def code(step: str) -> str:
     """Fingerprint of the code of a step, so that the step reruns when its code changes."""
     templates = [(Path(__file__).parent / n).read_text() for n in TEMPLATES.get(step, ())]
-    return canonical_hash([source_fingerprint(STEPS[step]), *templates])[:16]
+    with remembered_sources(plan_folder(RESULTS) / SOURCES):
+        return canonical_hash([source_fingerprint(STEPS[step]), *templates])[:16]
 
 
 def prepend(variable: str, folder: str) -> None:
