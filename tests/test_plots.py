@@ -17,12 +17,18 @@ from flops_fit.notation import count_text, flops_text, loss_text, time_text
 from flops_fit.plots import FIGURES
 from flops_fit.plots.draw import colours_of, draw_all
 from flops_fit.plots.isoflop import draw_isoflop, isoflop_numbers
-from flops_fit.plots.loss_curves import draw_losses, heldout_numbers, loss_curve_numbers
+from flops_fit.plots.loss_curves import (
+    MOST_CURVES,
+    draw_losses,
+    drawn_records,
+    heldout_numbers,
+    loss_curve_numbers,
+)
 from flops_fit.plots.optima import QUANTITIES, draw_optimum, optima_numbers
 from flops_fit.plots.regret import regret_numbers
 from flops_fit.plots.residuals import residual_numbers
 from flops_fit.plots.sensitivity import draw_sensitivity, sensitivity_numbers
-from flops_fit.plots.style import INK, spread, tick_count
+from flops_fit.plots.style import INK, save, spread, tick_count
 from flops_fit.plots.surface import draw_surface, surface_numbers
 from flops_fit.plots.throughput import throughput_numbers
 from flops_fit.plots.uncertainty import uncertainty_numbers
@@ -358,3 +364,23 @@ def test_resamples_are_drawn_around_the_estimate(fit):
     draws = numbers[numbers["kind"] == "resample"]
     assert len(draws) == fit["bootstrap"]["usable"]["surface"]
     assert draws["E"].min() < estimate["E"] < draws["E"].max()
+
+
+def test_of_very_many_runs_some_of_every_budget_are_drawn_and_the_diverged_ones(records):
+    assert drawn_records(records) == [r for r in records if r.get("loss_curve")]
+    many = [{**r, "seed": seed} for seed in range(100) for r in records if r.get("loss_curve")]
+    drawn = drawn_records(many)
+    assert len(drawn) == MOST_CURVES
+    assert {r["compute_budget"] for r in drawn} == {r["compute_budget"] for r in many}
+    assert sum(r["status"] == "diverged" for r in drawn) == MOST_CURVES // 4
+    assert len({(r["experiment_id"], r["seed"]) for r in drawn}) == MOST_CURVES
+
+
+def test_a_crowded_panel_is_an_image_in_an_svg_of_sane_size(tmp_path):
+    for name, marks in (("few", 1000), ("many", 20_000)):
+        figure = Figure()
+        figure.subplots().scatter(*np.random.default_rng(0).random((2, marks)))
+        save(figure, pd.DataFrame(), tmp_path, name, dpi=100)
+        text = (tmp_path / f"{name}.svg").read_text()
+        assert ("<image" in text) == (name == "many")
+        assert len(text) < 500_000

@@ -10,8 +10,10 @@ from flops_fit.fit.runs import RunTable
 from flops_fit.notation import unit_text
 from flops_fit.plots.isoflop import draw_isoflop, isoflop_numbers
 from flops_fit.plots.loss_curves import (
+    MOST_CURVES,
     draw_losses,
     draw_rates,
+    drawn_records,
     heldout_numbers,
     loss_curve_numbers,
 )
@@ -84,16 +86,19 @@ def optima_figure(table: RunTable, fit: dict, budgets: list[float], width: float
 
 def loss_curves_figure(table: RunTable, records: list[dict], fit: dict, width: float) -> Drawn:
     """Training loss and learning rate against tokens."""
-    numbers, colours = loss_curve_numbers(records), colours_of(table, fit)
+    drawn, colours = drawn_records(records), colours_of(table, fit)
+    numbers = loss_curve_numbers(drawn)
     if numbers.empty:
         why = "No training curves: these runs came as a table of results."
         return _instead(why, numbers, width)
     figure = Figure(figsize=(width, max(1.25 * width, 6.5)))
     top, middle, bottom = figure.subplots(3, 1, height_ratios=(2.2, 2, 1))
-    ends = heldout_numbers(records)
+    ends = heldout_numbers(drawn)
     draw_losses(top, numbers, ends, colours)
     draw_losses(middle, numbers, ends, colours, "flops")
     draw_rates(bottom, numbers, colours)
+    if len(records) > MOST_CURVES:
+        top.set_title(f"{len(drawn)} of {len(records):,} runs", loc="left", fontsize="medium")
     for ax in (top, middle):
         ax.set_ylabel(f"training loss ({_unit(fit)})")
     top.set_xlabel("tokens seen")

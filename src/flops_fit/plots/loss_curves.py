@@ -20,6 +20,24 @@ COLUMNS = ["run_id", "budget", "params", "seed", "status", "tokens", "flops", "l
            "learning_rate"]  # fmt: skip
 
 
+MOST_CURVES = 200  # of a figure: more lie on top of each other and make a file of many megabytes
+
+
+def drawn_records(records: list[dict]) -> list[dict]:
+    """The records with a loss curve; of more than `MOST_CURVES`, some evenly over C, N and seeds.
+
+    Runs that diverged come first, up to a quarter of the figure.
+    """
+    trained = [record for record in records if record.get("loss_curve", {}).get("tokens")]
+    if len(trained) <= MOST_CURVES:
+        return trained
+    trained.sort(key=lambda r: (r["compute_budget"], r["params"], r["seed"]))
+    diverged = [r for r in trained if r["status"] == "diverged"][: MOST_CURVES // 4]
+    others = [r for r in trained if r["status"] != "diverged"]
+    count = min(MOST_CURVES - len(diverged), len(others))
+    return diverged + [others[i * len(others) // count] for i in range(count)]
+
+
 def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
     """One row per recorded point of every run that trained."""
     parts = [

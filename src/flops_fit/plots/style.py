@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -55,6 +56,7 @@ SEQUENCE = LinearSegmentedColormap.from_list(
     "budgets", matplotlib.colormaps["viridis"](np.linspace(0.0, 0.76, 256))
 )
 NEUTRAL = LinearSegmentedColormap.from_list("neutral", ["#c9cfd9", "#f8f9fb"])  # no budget's colour
+MOST_MARKS = 2000  # of one panel that an SVG holds one by one
 MOST_LABELS = 8  # budgets labelled one by one; more get a colour bar
 
 
@@ -166,10 +168,20 @@ def message(ax: Axes, text: str) -> Axes:
     return ax
 
 
+def _rasterize_dense(figure: Figure) -> None:
+    """Let an SVG hold the marks of a crowded panel as an image; lines and text stay sharp."""
+    for ax in figure.axes:
+        marks = [part for part in ax.collections if isinstance(part, PathCollection)]
+        if sum(len(part.get_offsets()) for part in marks) > MOST_MARKS:
+            for part in marks:
+                part.set_rasterized(True)
+
+
 def save(figure: Figure, numbers: pd.DataFrame, folder: str | Path, name: str, dpi: int) -> None:
     """Write NAME.svg, NAME.png and NAME.csv (the numbers drawn), each whole, always the same bytes."""
+    _rasterize_dense(figure)
     picture = {
-        "svg": {"metadata": {"Date": None, "Creator": "flops-fit"}},
+        "svg": {"metadata": {"Date": None, "Creator": "flops-fit"}, "dpi": dpi},
         "png": {"metadata": {"Software": None}, "dpi": dpi},
     }
     for kind, options in picture.items():
