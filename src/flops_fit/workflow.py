@@ -220,6 +220,7 @@ class Sweep:
         work = work_of_spec(read_spec(experiment))
         return job_minutes(cost), job_megabytes(work, cost, resources)
 
+    @functools.cache  # noqa: B019 - Snakemake asks several times for every run
     def price(self, experiment: str, gpus: int) -> Price:
         """What one experiment is expected to take, with that many GPUs."""
         resources = {**self.config["resources"], "gpus": gpus}

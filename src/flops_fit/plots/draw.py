@@ -97,13 +97,12 @@ def loss_curves_figure(table: RunTable, records: list[dict], fit: dict, width: f
     draw_losses(top, numbers, ends, colours)
     draw_losses(middle, numbers, ends, colours, "flops")
     draw_rates(bottom, numbers, colours)
-    if len(records) > MOST_CURVES:
-        top.set_title(f"{len(drawn)} of {len(records):,} runs", loc="left", fontsize="medium")
     for ax in (top, middle):
         ax.set_ylabel(f"training loss ({_unit(fit)})")
     top.set_xlabel("tokens seen")
     middle.set_xlabel("FLOPs spent")
-    bottom.set(ylabel="learning rate", xlabel="tokens seen")
+    of = f" ({len(drawn)} of {len(records):,} runs drawn)" if len(records) > MOST_CURVES else ""
+    bottom.set(ylabel="learning rate", xlabel=f"tokens seen{of}")
     return figure, numbers
 
 

@@ -178,8 +178,8 @@ def _key(ax: Axes, parts: dict, seeds: list) -> None:
     def mark(marker: str, label: str, **style) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=MUTED, label=label, **style)
 
-    handles = [mark(MARKERS[i % len(MARKERS)], f"seed {seed:g}", markersize=4.5)
-               for i, seed in enumerate(seeds)] if len(seeds) > 1 else []  # fmt: skip
+    told = seeds if 1 < len(seeds) <= len(MARKERS) else []  # more seeds share their marks
+    handles = [mark(MARKERS[i], f"seed {seed:g}", markersize=4.5) for i, seed in enumerate(told)]
     statuses = set(parts["minimum"]["status"]) if "minimum" in parts else set()
     if "bracketed" in statuses:
         handles.append(mark("*", "minimum, used", markersize=9, markeredgecolor=INK))
