@@ -1,13 +1,17 @@
 """predict(fit, C): the answer for a budget, with intervals, a range of good sizes and a verdict."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.files import read_json
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.laws import law_from_dict, law_to_dict
 
+KEYS = ("parametric", "isoflop", "tied", "headline", "status", "ci", "excluded", "heldout", "forecast",
+        "bootstrap", "cost", "sizes", "data", "laws", "sensitivity")  # fmt: skip
 FAR = 10.0  # beyond the data by more than this: provisional at best
 WIDE = 2.0  # N interval, high / low, that still deserves trust
 FACTORS = (0.5, 2.0, 4.0)  # of N*, at which the waste is told
@@ -42,6 +46,25 @@ def laws_of(fit: dict) -> dict[str, tuple]:
         )
         for name, entry in fit["laws"].items()
     }
+
+
+def read_fit(path: str | Path) -> dict:
+    """FIT.json, checked as far as every answer needs it; a `FlopsFitError` names the file."""
+    fit = read_json(path)
+    if not isinstance(fit, dict) or "laws" not in fit:
+        raise FlopsFitError(f"{path}: not a fit; expected what flops-fit fit writes")
+    missing = [key for key in KEYS if key not in fit]
+    if missing:
+        raise FlopsFitError(f"{path}: no {missing[0]!r} in it, so another version's; fit again")
+    try:
+        laws = laws_of(fit)
+        Cost.from_dict(fit["cost"])
+        whole = fit["headline"]["method"] in laws and fit["data"]["n_runs"] > 0
+    except (KeyError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise FlopsFitError(f"{path}: not as flops-fit fit wrote it; fit again")
+    return fit
 
 
 def check_flops(flops: float) -> float:
@@ -188,11 +211,7 @@ def predict(
         "ci": ci,
         **ranges,
         "size_value": size_value(fit, float(np.exp(log_n))),
-        "regret": [
-            {"factor": f, "params": float(np.exp(log_n) * f),
-             "waste": _waste(law, log_n + np.log(f), log_c, cost)}
-            for f in FACTORS
-        ],
+        "regret": _regret(law, log_n, log_c, cost),
         "slope": float(law.slope(log_c, cost)[0]),
         "estimators": answers,
         "method": fit["headline"]["method"],
@@ -212,9 +231,18 @@ def config_lines(answer: dict) -> str | None:
     return f"budgets: [{answer['flops']:.6g}]\nsizes: {{values: [{answer['size_value']}]}}"
 
 
-def _waste(law, log_n: float, log_c: float, cost: Cost) -> float | None:
-    waste = float(law.waste(log_n, log_c, cost)[0])
-    return waste if np.isfinite(waste) else None
+def _regret(law, log_n: float, log_c: float, cost: Cost) -> list[dict]:
+    """What N* x each of `FACTORS` wastes."""
+    sizes = log_n + np.log(FACTORS)
+    wastes = law.waste(sizes, log_c, cost)
+    return [
+        {"factor": factor, "params": float(np.exp(size)), "waste": _finite(waste)}
+        for factor, size, waste in zip(FACTORS, sizes, wastes, strict=True)
+    ]
+
+
+def _finite(waste: float) -> float | None:
+    return float(waste) if np.isfinite(waste) else None
 
 
 def _own(answer: dict, fit: dict, law, cost: Cost, params, tokens) -> dict | None:
@@ -237,7 +265,7 @@ def _own(answer: dict, fit: dict, law, cost: Cost, params, tokens) -> dict | Non
         "tokens": float(np.exp(log_d)),
         "tokens_per_param": float(np.exp(log_d - log_n)),
         "loss": float(law.off_optimum(log_n, log_c, cost)[0]),
-        "waste": _waste(law, log_n, log_c, cost),
+        "waste": _finite(law.waste(log_n, log_c, cost)[0]),
     }
     return {**own, "words": _own_words(own, answer, fit)}
 

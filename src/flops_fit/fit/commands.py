@@ -12,7 +12,10 @@ PREDICT_EXAMPLE = """examples:
 
 
 def _delta(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: auto or a number") from None
 
 
 def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,11 +135,9 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
 def run_predict(args: argparse.Namespace) -> None:
     """Print the answer for a budget, or write predicted losses at points."""
     from flops_fit.errors import FlopsFitError
-    from flops_fit.files import read_json
+    from flops_fit.fit.answer import read_fit
 
-    fit = read_json(args.fit)
-    if not isinstance(fit, dict) or "laws" not in fit:
-        raise FlopsFitError(f"{args.fit}: not a fit; expected what flops-fit fit writes")
+    fit = read_fit(args.fit)
     if args.at is not None and (args.params or args.tokens):
         raise FlopsFitError("--params and --tokens: go with --flops, not with --at")
     if args.at is None:

@@ -55,7 +55,7 @@ def fit_runs(
     Raises `FlopsFitError` for bad values and for fewer runs than unknowns.
     """
     table = runs if isinstance(runs, RunTable) else prepare_runs(runs)
-    _check(table, delta, bootstrap, method, exclude, resample, fixed_e, curve, window, level)
+    _check(table, delta, bootstrap, seed, method, exclude, resample, fixed_e, curve, window, level)
     frame = table.frame
     groups, grouping = budget_groups(frame)
     cost, cost_words = cost_of(frame, [*table.sizes, *(sizes or [])])
@@ -155,12 +155,14 @@ def _warnings(result: dict) -> list[str]:
     return warnings
 
 
-def _check(table, delta, bootstrap, method, exclude, resample, fixed_e, curve, window, level):
+def _check(table, delta, bootstrap, seed, method, exclude, resample, fixed_e, curve, window, level):
     """Bad settings and too few runs, refused by name."""
     if delta != "auto" and not (isinstance(delta, (int, float)) and 0 < delta < np.inf):
         raise FlopsFitError(f"delta: {delta!r}; allowed: auto or a positive number")
     if not isinstance(bootstrap, int) or bootstrap < 0:
         raise FlopsFitError(f"bootstrap: {bootstrap!r}; allowed: an integer of at least 0")
+    if not isinstance(seed, int) or seed < 0:
+        raise FlopsFitError(f"seed: {seed!r}; allowed: an integer of at least 0")
     for name, value, allowed in (
         ("method", method, METHODS),
         ("exclude", exclude, (None, "auto", "none")),

@@ -86,8 +86,10 @@ class SurfaceLaw:
         """L of (R,) where C is spent on a model of ln N."""
         return self.loss(log_n, cost.log_tokens(log_n, log_c))
 
-    def waste(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
+    def waste(self, log_n: float | np.ndarray, log_c: float, cost: Cost) -> np.ndarray:
         """Extra compute, as a share of C, with which ln N reaches L*(C): (R,), inf if none does.
+
+        ``log_n`` may also hold many sizes (k,) for R = 1.
 
         ln D follows in closed form from B / D^beta = L* - E - A / N^alpha.
         """
@@ -138,8 +140,10 @@ class PathLaw:
         best, loss = self.optimum(log_c, cost)
         return loss + width * (loss - e) * (log_n - best) ** 2
 
-    def waste(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
+    def waste(self, log_n: float | np.ndarray, log_c: float, cost: Cost) -> np.ndarray:
         """Extra compute, as a share of C, with which ln N reaches L*(C): (R,), inf if none does.
+
+        ``log_n`` may also hold many sizes (k,) for R = 1.
 
         The loss at C (1 + s) is L*(C) where (1 + s)^gamma = 1 + width (ln N - ln N*)^2.
         """

@@ -14,6 +14,7 @@ import pandas as pd
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json
+from flops_fit.tables import positive, read_table
 
 # Canonical column -> names met in other people's tables, most trusted first.
 ALIASES = {
@@ -97,12 +98,7 @@ def read_runs(path: str | Path, params: str = "params") -> RunTable:
         )
         first_line = 1
     else:
-        try:
-            frame = pd.read_csv(path, skipinitialspace=True)
-        except FileNotFoundError:
-            raise FlopsFitError(f"{path}: no such file") from None
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise FlopsFitError(f"{path}: not a readable CSV table ({error})") from None
+        frame = read_table(path)
         first_line = 2
     return prepare_runs(frame, str(path), first_line, params)
 
@@ -111,32 +107,41 @@ def read_curves(path: str | Path) -> pd.DataFrame:
     """Loss curves as columns run_id, tokens, flops, loss: a CSV of them, or results.json."""
     path = Path(path)
     if path.suffix != ".json":
-        try:
-            frame = pd.read_csv(path)
-        except FileNotFoundError:
-            raise FlopsFitError(f"{path}: no such file") from None
+        frame = read_table(path)
         missing = {"run_id", "tokens", "flops", "loss"} - set(frame.columns)
         if missing:
             raise FlopsFitError(f"{path}: loss curves lack the column {sorted(missing)[0]!r}")
+        rows = pd.Series(np.arange(len(frame)) + 2)
+        for name in ("tokens", "flops", "loss"):
+            frame[name] = positive(frame[name], rows, str(path))
         return frame
-    parts = []
-    for record in read_json(path):
+    records, parts = read_json(path), []
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise FlopsFitError(f"{path}: expected a JSON list of runs, one object each")
+    for record in records:
         curve = record.get("loss_curve")
         if not isinstance(curve, dict) or not curve.get("tokens"):
             continue
         if record.get("status", "completed") != "completed":
             continue
-        tokens = np.asarray(curve["tokens"], dtype=float)
         nested = record["experiment"] if isinstance(record.get("experiment"), dict) else {}
         rate = record.get("flops_per_token", nested.get("flops_per_token"))
         name = record.get("experiment_id", nested.get("experiment_id", record.get("run_id")))
         if rate is None or name is None:
             continue
-        parts.append(
-            pd.DataFrame(
-                {"run_id": name, "tokens": tokens, "flops": rate * tokens, "loss": curve["loss"]}
-            )
-        )
+        try:
+            tokens, loss = (np.asarray(curve[key], dtype=float) for key in ("tokens", "loss"))
+            columns = {
+                "run_id": name,
+                "tokens": tokens,
+                "flops": float(rate) * tokens,
+                "loss": loss,
+            }
+            parts.append(pd.DataFrame(columns))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise FlopsFitError(
+                f"{path}: the loss curve of {name}; allowed: tokens and loss, lists of as many numbers"
+            ) from None
     if not parts:
         return pd.DataFrame(columns=["run_id", "tokens", "flops", "loss"])
     return pd.concat(parts, ignore_index=True)
@@ -185,15 +190,7 @@ def _flags(column: pd.Series, source: str, first_line: int) -> pd.Series:
 
 def _numbers(frame: pd.DataFrame, name: str, source: str) -> pd.Series:
     """Column as floats; what is not a positive finite number is an error naming its place."""
-    values = pd.to_numeric(frame[name], errors="coerce").astype(float)
-    bad = ~(np.isfinite(values) & (values > 0))
-    if bad.any():
-        at = frame.index[bad][0]
-        raise FlopsFitError(
-            f"{source}: row {int(frame.loc[at, 'row'])}, column {name!r}: "
-            f"{frame.loc[at, name]!r}; allowed: a positive finite number"
-        )
-    return values
+    return positive(frame[name], frame["row"], source)
 
 
 def prepare_runs(
@@ -255,10 +252,14 @@ def prepare_runs(
                 frame[name] = _numbers(frame, name, source)
         elif name in frame:
             frame = frame.drop(columns=name)
+    for name in KEPT:
+        if name in frame:  # 0 of a model without a body; empty where not known
+            known = frame[frame[name].notna()]
+            frame[name] = positive(known[name], known["row"], source, zero=True)
     marked = _complete(_sound(marked, frame), source, [])
     frame = _complete(frame, source, notes)
     for name in ("params", "tokens", "flops", "loss"):
-        frame[name] = frame[name].astype(float)
+        frame[name] = _numbers(frame, name, source)  # what was derived may be out of range
     return RunTable(
         frame.reset_index(drop=True), source, left_out, _sizes(frame), notes, unit, params,
         marked.reset_index(drop=True),
@@ -316,6 +317,8 @@ def _plain_value(value):
     if isinstance(value, str):
         return value
     value = float(value)
+    if not np.isfinite(value):
+        return str(value)
     return int(value) if value.is_integer() else value
 
 
@@ -342,12 +345,9 @@ def budget_groups(frame: pd.DataFrame) -> tuple[list[tuple[float, np.ndarray]], 
 
 def read_points(path: str | Path) -> pd.DataFrame:
     """A CSV of points to predict, with positive numbers in params and tokens."""
-    try:
-        frame = pd.read_csv(path, skipinitialspace=True)
-    except FileNotFoundError:
-        raise FlopsFitError(f"{path}: no such file") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise FlopsFitError(f"{path}: not a readable CSV table ({error})") from None
+    frame = read_table(path)
+    if frame.empty:
+        raise FlopsFitError(f"{path}: no points in it; at least one row is needed")
     for name in ("params", "tokens"):
         if name not in frame:
             raise FlopsFitError(f"{path}: no column {name!r}; needed: params, tokens")

@@ -32,10 +32,10 @@ def regret_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
     rows = []
     for flops in budgets:
         answer = predict(fit, flops)
-        for factor in FACTOR_GRID:
-            params = answer["params"] * factor
-            waste = float(law.waste(np.log(params), np.log(flops), cost)[0])
-            rows.append(("curve", flops, factor, params, waste if np.isfinite(waste) else None))
+        sizes = answer["params"] * FACTOR_GRID
+        wastes = law.waste(np.log(sizes), np.log(flops), cost)
+        finite = [w if np.isfinite(w) else None for w in wastes.tolist()]
+        rows += [("curve", flops, *point) for point in zip(FACTOR_GRID, sizes, finite, strict=True)]
         rows += [("told", flops, r["factor"], r["params"], r["waste"]) for r in answer["regret"]]
     return pd.DataFrame(rows, columns=COLUMNS)
 
