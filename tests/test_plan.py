@@ -35,7 +35,7 @@ def cell(budget, params, *, steps=1000, size=None, seed=0, tokens=None):
 def plan_of(cells, skipped=(), warmup=0.05, kind="wsd"):
     schedule = {"kind": kind, "warmup": warmup, "decay": 0.2, "final": 0.0}
     return {"fingerprint": "f" * 64, "convention": "counted", "schedule": schedule,
-            "precision": "no", "resources": RESOURCES, "check": "nowhere.json",
+            "precision": "no", "resources": RESOURCES, "check": "nowhere.json", "data_dir": None,
             "experiments": list(cells), "skipped": list(skipped), "warnings": []}  # fmt: skip
 
 

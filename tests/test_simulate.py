@@ -55,11 +55,16 @@ def plan_file(tmp_path, design: pd.DataFrame):
         {"experiment_id": r.run_id, "compute_budget": r.budget, "size_param_value": r.size,
          "seed": r.seed, "num_tokens": r.tokens, "num_params": r.params, "params": r.params,
          "params_nonembedding": r.params, "params_total": r.params,
-         "flops_per_token": r.flops_per_token}
+         "flops_per_token": r.flops_per_token, "hash": "0", "batch_items": 1, "steps": 1000,
+         "tokens_per_item": 1, "learning_rate": 0.01, "activation_bytes": 1.0,
+         "flops_counted": r.flops, "flops_6nd": r.flops}
         for r in design.itertuples()
     ]  # fmt: skip
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps({"experiments": rows, "skipped": [], "convention": "counted"}))
+    plan = {"experiments": rows, "skipped": [], "warnings": [], "convention": "counted",
+            "fingerprint": "f" * 64, "schedule": {}, "precision": "no", "resources": {},
+            "data_dir": None, "check": "nowhere.json"}  # fmt: skip
+    path.write_text(json.dumps(plan))
     return path
 
 

@@ -67,10 +67,11 @@ def run_report(args: argparse.Namespace) -> None:
     from flops_fit.files import read_json, write_atomic
     from flops_fit.fit import predict
     from flops_fit.notation import count_text, flops_text, loss_text
+    from flops_fit.plan_file import read_plan
     from flops_fit.report import markdown_table, report_page
 
     table, records, fit, budgets = _read(args)
-    plan = read_json(args.plan) if args.plan else None
+    plan = read_plan(args.plan) if args.plan else None
     named = {"runs": args.runs, "records": args.records, "fit": args.fit}
     files = {name: path for name, path in named.items() if path}
     told = [read_json(path) for path in args.confirmed]
@@ -90,14 +91,12 @@ def _read(args: argparse.Namespace) -> tuple:
     """The run table, the records ([] without them), the fit and the budgets to answer for."""
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import read_json
-    from flops_fit.fit.answer import check_flops
+    from flops_fit.fit.answer import check_flops, read_fit
     from flops_fit.report import default_budgets
 
-    fit = read_json(args.fit)
-    if not isinstance(fit, dict) or "laws" not in fit:
-        raise FlopsFitError(f"{args.fit}: not a fit; expected what flops-fit fit writes")
+    fit = read_fit(args.fit)
     records = read_json(args.records) if args.records else []
-    if not isinstance(records, list):
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise FlopsFitError(f"{args.records}: expected a JSON list of records")
     budgets = [check_flops(c) for c in args.budgets or default_budgets(fit)]
     return _fitted_runs(args.runs, args.fit, fit), records, fit, budgets

@@ -41,6 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         sys.stderr.close()
+    except OSError as error:  # a file or folder that an option names
+        name = error.filename2 or error.filename
+        print(
+            f"flops-fit: error: {f'{name}: ' * (name is not None)}{error.strerror}", file=sys.stderr
+        )
+        return 2
     return 0
 
 
@@ -118,10 +124,10 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_prepare(args: argparse.Namespace) -> None:
-    from flops_fit.files import read_json
+    from flops_fit.plan_file import read_plan
     from flops_fit.prepare import prepare_data
 
-    print(f"wrote {prepare_data(read_json(args.plan), args.results)}")
+    print(f"wrote {prepare_data(read_plan(args.plan), args.results)}")
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,11 +139,12 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 def run_check(args: argparse.Namespace) -> None:
     from flops_fit.amounts import check_amount
     from flops_fit.checks import check_inputs
-    from flops_fit.files import read_json, write_json
+    from flops_fit.files import write_json
     from flops_fit.identity import read_spec
     from flops_fit.places import spec_file
+    from flops_fit.plan_file import read_plan
 
-    plan = read_json(args.plan)
+    plan = read_plan(args.plan)
     smallest = min(plan["experiments"], key=lambda row: row["params_total"])
     spec = read_spec(spec_file(args.results, smallest["experiment_id"]))
     data = check_inputs(spec)
@@ -181,9 +188,9 @@ def add_collect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_collect(args: argparse.Namespace) -> None:
     from flops_fit.collect import collect, write_results
-    from flops_fit.files import read_json
+    from flops_fit.plan_file import read_plan
 
-    plan = read_json(args.plan)
+    plan = read_plan(args.plan)
     records = collect(plan, args.results, args.failed)
     write_results(records, plan["convention"], args.json, args.csv)
     statuses = [record["status"] for record in records]

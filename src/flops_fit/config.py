@@ -67,6 +67,12 @@ def complete_config(raw: Any) -> dict:
     return _convert(config, schema(), fill=True)
 
 
+def check_section(name: str, value: Any) -> None:
+    """Check what stands for the config's section ``name`` elsewhere, such as on a command line."""
+    _check_plain(value, name)
+    _validate({name: value}, {"properties": {name: schema()["properties"][name]}})
+
+
 def _resolve(part: dict) -> dict:
     if "$ref" in part:
         return {**schema()["$defs"][part["$ref"].rsplit("/", 1)[1]], **part}
@@ -159,10 +165,10 @@ def _from_text(text: str, part: dict) -> Any:
     return int(value) if "integer" in kinds and value.is_integer() else value
 
 
-def _validate(config: dict) -> None:
+def _validate(config: dict, part: dict | None = None) -> None:
     import jsonschema
 
-    errors = list(jsonschema.Draft202012Validator(schema()).iter_errors(config))
+    errors = list(jsonschema.Draft202012Validator(part or schema()).iter_errors(config))
     if errors:
         raise FlopsFitError("; ".join(sorted({_explain(e) for e in errors})))
 

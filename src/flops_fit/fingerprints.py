@@ -32,9 +32,10 @@ class FileHashes:
 
     def _load(self) -> dict:
         try:
-            return json.loads(self.cache.read_text())
+            known = json.loads(self.cache.read_text())
         except (OSError, ValueError):
             return {}
+        return known if isinstance(known, dict) else {}
 
     def of(self, path: Path) -> str:
         """The hash of a file, or of the names and hashes of all files below a folder."""

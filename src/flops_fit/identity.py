@@ -139,7 +139,7 @@ def read_spec(path: str | Path) -> dict:
             canonical_hash(spec["identity"]) == spec["hash"]
             and experiment_id(spec["identity"]) == spec["experiment_id"] == Path(path).stem
         )
-    except (KeyError, TypeError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         sound = False
     if not sound:
         raise FlopsFitError(f"{path}: the spec's hash is not its id; plan the sweep again")

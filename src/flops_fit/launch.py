@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from flops_fit.device_locks import cpu_by_choice, take_devices
+from flops_fit.errors import FlopsFitError
 from flops_fit.identity import read_spec
 from flops_fit.locks import run_lock
 from flops_fit.places import run_folder
@@ -23,6 +24,13 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
     ``gpus`` is how many GPUs the job was given (0: train on the CPU); on one machine it waits until
     so many are free. After a start it exits with the launcher's status.
     """
+    for name, value, least in (
+        ("processes", processes, 1),
+        ("threads", threads, 1),
+        ("gpus", gpus, 0),
+    ):
+        if value < least:
+            raise FlopsFitError(f"--{name}: {value}; allowed: {least} or more")
     spec = read_spec(spec_path)
     folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
     with run_lock(folder):

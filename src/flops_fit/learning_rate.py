@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.tables import floats, positive, read_table
 
 BRACKETED, AT_EDGE, TOO_FEW = "bracketed", "at_edge", "too_few_points"
 COLUMNS = ("size", "params", "tokens", "budget", "learning_rate", "loss", "status")
@@ -33,13 +34,16 @@ class Cell:
 
 def read_rates(path: str) -> pd.DataFrame:
     """Read the run table of a learning-rate sweep; a `FlopsFitError` names what it lacks."""
-    try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise FlopsFitError(f"{path}: not a readable table ({error})") from None
+    frame = read_table(path)
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise FlopsFitError(f"{path}: no column {missing[0]!r}; needed: {', '.join(COLUMNS)}")
+    rows = pd.Series(range(2, len(frame) + 2), frame.index)
+    for name in ("size", "params", "tokens", "learning_rate"):
+        frame[name] = positive(frame[name], rows, path)
+    done = frame["status"] == "completed"
+    frame["loss"] = floats(frame["loss"])
+    positive(frame["loss"][done], rows, path)
     return frame
 
 

@@ -36,15 +36,17 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_plan(args: argparse.Namespace) -> None:
     """Plan, price, warn; write what is asked for."""
+    from flops_fit.config import check_section
     from flops_fit.errors import FlopsFitError
-    from flops_fit.files import read_json, write_atomic
+    from flops_fit.files import write_atomic
     from flops_fit.forewarn import plan_warnings
+    from flops_fit.plan_file import read_plan
     from flops_fit.plan_table import format_plan, plan_csv, plan_rows, unique_tokens
     from flops_fit.price import rate_for
 
     config = None
     if args.plan:
-        plan, budgets = read_json(args.plan), args.budgets or []
+        plan, budgets = read_plan(args.plan), args.budgets or []
     else:
         from flops_fit.config import load_config
         from flops_fit.workflow import plan_config, search_paths
@@ -56,6 +58,7 @@ def run_plan(args: argparse.Namespace) -> None:
             )
         plan = plan_config(config, args.results, search_paths(args.search_path))
         budgets = args.budgets or config["answer"]["budgets"]
+    check_section("answer", {"budgets": budgets})
     if args.measure:
         _measure(config, plan, args.results)
     pricing = _pricing(args, config)
@@ -83,12 +86,14 @@ def run_plan(args: argparse.Namespace) -> None:
 
 def _pricing(args: argparse.Namespace, config: dict | None) -> dict:
     """The config's section ``pricing`` (its defaults without a config), overruled by options."""
-    from flops_fit.config import schema
+    from flops_fit.config import check_section, schema
 
     known = schema()["properties"]["pricing"]["properties"]
-    pricing = config["pricing"] if config else {key: v["default"] for key, v in known.items()}
+    pricing = {**config["pricing"]} if config else {key: v["default"] for key, v in known.items()}
     given = {key: getattr(args, key) for key in known}
-    return {**pricing, **{key: value for key, value in given.items() if value is not None}}
+    pricing |= {key: value for key, value in given.items() if value is not None}
+    check_section("pricing", pricing)
+    return pricing
 
 
 def _measure(config: dict | None, plan: dict, results: str) -> None:

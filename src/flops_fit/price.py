@@ -94,8 +94,19 @@ def rate_for(pricing: Mapping, gpus: int, precision: str, results: str | Path) -
         return Rate(PEAK_SHARE * peak, step, source)
     path = measured_file(results, kind)
     if path.exists():
-        return Rate(**read_json(path))
+        return _measured(path)
     return Rate(flops, step, f"a cautious guess for a {'GPU' if gpus else 'CPU thread'}")
+
+
+def _measured(path: Path) -> Rate:
+    try:
+        rate = Rate(**read_json(path))
+        sound = 0 < rate.flops_per_second < math.inf and 0 <= rate.step_seconds < math.inf
+    except TypeError:
+        sound = False
+    if not sound:
+        raise FlopsFitError(f"{path}: not a measured rate; delete it, or measure again")
+    return rate
 
 
 def _peak(device: str, number_format: str) -> float:

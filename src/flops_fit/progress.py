@@ -10,6 +10,7 @@ from flops_fit.files import read_json
 from flops_fit.locks import lock_if_free
 from flops_fit.notation import flops_text, time_text
 from flops_fit.places import plan_folder, run_folder
+from flops_fit.plan_file import read_plan
 from flops_fit.price import GUESS, Rate, price, work_of_row
 from flops_fit.records import RESULT, read_failure
 
@@ -39,7 +40,7 @@ def run_progress(args: argparse.Namespace) -> None:
     for name in args.name or known:
         if name not in known:
             raise FlopsFitError(f"{name}: no such sweep; allowed: {', '.join(known) or 'none yet'}")
-        plan = read_json(folder / f"{name}.json")
+        plan = read_plan(folder / f"{name}.json")
         if args.follow:
             follow(name, plan, args.results, args.follow)
         else:

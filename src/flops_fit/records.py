@@ -32,7 +32,7 @@ def check_record(content: bytes, experiment_id: str, identity_hash: str | None =
         record = json.loads(content)
         checksum = record.pop("checksum")
         sound = canonical_hash(record) == checksum
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise FlopsFitError("not a whole JSON record") from None
     if not sound:
         raise FlopsFitError("its checksum does not match its content")

@@ -67,13 +67,14 @@ def run_simulate(args: argparse.Namespace) -> None:
     import os
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from flops_fit.files import read_json
+    from flops_fit.fit.answer import read_fit
+    from flops_fit.plan_file import read_plan
     from flops_fit.simulate import describe_simulation, design_of, simulate, truth_for
     from flops_fit.workflow import plan_config, search_paths
 
     options = {}
     if args.plan:
-        plan = read_json(args.plan)
+        plan = read_plan(args.plan)
     else:
         config = grid_config(args.config)
         plan, options = (
@@ -106,17 +107,6 @@ def grid_config(path: str) -> dict:
         if given:
             raise FlopsFitError(f"{path}: {key}: this is no sweep over a grid of sizes and budgets")
     return config
-
-
-def read_fit(path: str) -> dict:
-    """FIT.json, or a `FlopsFitError` that names the file."""
-    from flops_fit.errors import FlopsFitError
-    from flops_fit.files import read_json
-
-    fit = read_json(path)
-    if not isinstance(fit, dict) or "laws" not in fit:
-        raise FlopsFitError(f"{path}: not a fit; expected what flops-fit fit writes")
-    return fit
 
 
 def add_next_arguments(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +144,7 @@ def run_next(args: argparse.Namespace) -> None:
     from flops_fit.config import complete_config
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
+    from flops_fit.fit.answer import read_fit
     from flops_fit.planner import size_counter
     from flops_fit.plugins import add_search_paths
     from flops_fit.rounds import (
@@ -292,7 +283,7 @@ def run_confirm(args: argparse.Namespace) -> None:
     from flops_fit.confirmation import predicted_loss
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import canonical_hash, write_atomic
-    from flops_fit.fit.answer import predict
+    from flops_fit.fit.answer import predict, read_fit
     from flops_fit.notation import count_text, loss_text
     from flops_fit.places import run_folder
     from flops_fit.planner import size_counter
@@ -372,14 +363,24 @@ def run_compare(args: argparse.Namespace) -> None:
     """Read the one record, write both files, print the outcome."""
     import json
 
+    from flops_fit.config import check_section
     from flops_fit.confirmation import compare, confirmation_table, outcome_words
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import read_json, write_atomic, write_json
 
     records = read_json(args.records)
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise FlopsFitError(f"{args.records}: expected a JSON list of records")
     if len(records) != 1:
         raise FlopsFitError(f"{args.records}: {len(records)} runs; a confirmation is one run")
-    told = compare(records[0], json.loads(args.predicted), args.name)
+    try:
+        predicted = json.loads(args.predicted)
+    except ValueError as error:
+        raise FlopsFitError(f"--predicted: not valid JSON ({error})") from None
+    check_section("confirm", predicted)
+    if predicted is None:
+        raise FlopsFitError("--predicted: null; allowed: the config's confirm")
+    told = compare(records[0], predicted, args.name)
     write_json(args.out, told)
     write_atomic(args.table, confirmation_table(told))
     print(f"wrote {args.out}: {outcome_words(told)}")

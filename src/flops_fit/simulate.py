@@ -197,9 +197,11 @@ def simulate(
     """
     if len(design) < FEWEST_RUNS:
         raise FlopsFitError(f"plan: {len(design)} runs; at least {FEWEST_RUNS} can be fitted")
-    for name, value in (("times", times), ("resamples", resamples), ("fits", fits)):
-        if not isinstance(value, int) or value < (0 if name == "fits" else 2):
-            raise FlopsFitError(f"{name}: {value!r}; allowed: a whole number of at least 2")
+    for name, value, least in (("times", times, 2), ("resamples", resamples, 2), ("fits", fits, 0)):
+        if not isinstance(value, int) or value < least:
+            raise FlopsFitError(f"{name}: {value!r}; allowed: a whole number of at least {least}")
+    if not isinstance(seed, int) or seed < 0:
+        raise FlopsFitError(f"seed: {seed!r}; allowed: a whole number of at least 0")
     options = {k: v for k, v in (fit_options or {}).items() if k in ("delta", "exclude", "method")}
     if options.get("method") == "envelope":
         raise FlopsFitError("method: 'envelope' needs loss curves, which are not simulated")

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import canonical_hash, read_json, write_atomic
+from flops_fit.files import canonical_hash, write_atomic
 from flops_fit.identity import experiment_id
 from flops_fit.locks import lock_if_free
 from flops_fit.places import MANIFEST, plan_folder, run_folder
+from flops_fit.plan_file import read_plan
 from flops_fit.records import (
     COMPLETED,
     DIVERGED,
@@ -55,7 +56,7 @@ def stored_runs(results: str | Path) -> list[Run]:
 
 def read_sweeps(results: str | Path) -> dict[str, dict]:
     """The plan of each sweep by its name; a broken plan is a `FlopsFitError` that names it."""
-    return {p.stem: read_json(p) for p in sorted((plan_folder(results) / "sweeps").glob("*.json"))}
+    return {p.stem: read_plan(p) for p in sorted((plan_folder(results) / "sweeps").glob("*.json"))}
 
 
 def users_of_runs(sweeps: dict[str, dict]) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ from flops_fit.files import canonical_hash, read_json, write_atomic, write_json
 from flops_fit.fingerprints import FileHashes, find_path
 from flops_fit.identity import common_identity, plan_fingerprint
 from flops_fit.places import plan_file, plan_folder, run_folder, spec_file
+from flops_fit.plan_file import read_plan
 from flops_fit.plugins import remembered_sources, source_fingerprint
 from flops_fit.price import Price, Rate, job_megabytes, job_minutes, price, rate_for, work_of_spec
 from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_aside
@@ -52,7 +53,11 @@ PLAN_IN_A_PROCESS = (
 
 def search_paths(extra: Iterable[str] = ()) -> list[str]:
     """Where plug-ins and relative paths are looked for: the working directory, then ``extra``."""
-    return list(dict.fromkeys([os.getcwd(), *map(os.path.abspath, extra)]))
+    extra = [os.path.abspath(folder) for folder in extra]
+    for folder in extra:
+        if not os.path.isdir(folder):
+            raise FlopsFitError(f"--search-path: {folder}: no such folder")
+    return list(dict.fromkeys([os.getcwd(), *extra]))
 
 
 def plan_config(config: dict, results: str, paths: list[str]) -> dict:
@@ -65,14 +70,19 @@ def plan_config(config: dict, results: str, paths: list[str]) -> dict:
     plan = _usable(path, results)
     if plan is None:
         _make_plan(config, results, paths)
-        plan = read_json(path)
+        if not path.exists():
+            raise FlopsFitError(
+                "dataset.sources, or a plug-in's source: changed while the sweep was planned; plan "
+                "again, and name no folder in which files change, such as that of the results"
+            )
+        plan = read_plan(path)
     return plan
 
 
 def _usable(path: Path, results: str) -> dict | None:
     """The plan in a file, if it is there with all of its specs."""
     with contextlib.suppress(FlopsFitError):
-        plan = read_json(path)
+        plan = read_plan(path)
         ids = (row["experiment_id"] for row in plan["experiments"])
         if all(spec_file(results, experiment).exists() for experiment in ids):
             return plan

@@ -1,0 +1,48 @@
+"""A plan read back from its file, checked as far as every reader needs it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import read_json
+
+TEXT, NUMBER = (str,), (int, float)
+PLAN: Mapping[str, tuple] = {
+    "fingerprint": TEXT, "convention": TEXT, "schedule": (dict,), "precision": TEXT,
+    "resources": (dict,), "data_dir": (str, type(None)), "check": TEXT, "experiments": (list,),
+    "skipped": (list,), "warnings": (list,),
+}  # fmt: skip
+ROW: Mapping[str, tuple] = {
+    "experiment_id": TEXT, "hash": TEXT, "compute_budget": NUMBER, "size_param_value": NUMBER,
+    "seed": NUMBER, "num_params": NUMBER, "params": NUMBER, "params_nonembedding": NUMBER,
+    "params_total": NUMBER, "num_tokens": NUMBER, "batch_items": NUMBER, "steps": NUMBER,
+    "tokens_per_item": NUMBER, "learning_rate": NUMBER, "flops_per_token": NUMBER,
+    "flops_counted": NUMBER, "flops_6nd": NUMBER, "activation_bytes": NUMBER,
+}  # fmt: skip
+
+
+def read_plan(path: str | Path) -> dict:
+    """The plan of a sweep; a `FlopsFitError` names a file that is missing, broken or another's."""
+    plan = read_json(path)
+    wrong = _wrong(plan, PLAN)
+    if not wrong and not plan["experiments"]:
+        wrong = "experiments"
+    for place, row in enumerate([] if wrong else plan["experiments"]):
+        key = _wrong(row, ROW)
+        if key:
+            wrong = f"experiments.{place}.{key}"
+            break
+    if wrong:
+        raise FlopsFitError(
+            f"{path}: no plan, or another version's (see {wrong}); plan again, with `flops-fit plan "
+            "--config CONFIG` or `snakemake plan`"
+        )
+    return plan
+
+
+def _wrong(value: Any, kinds: Mapping[str, tuple]) -> str:
+    """The first key that is missing or of another type; empty where all are right."""
+    if not isinstance(value, dict):
+        return f"its {type(value).__name__}"
+    return next((k for k, kind in kinds.items() if not isinstance(value.get(k, ...), kind)), "")
