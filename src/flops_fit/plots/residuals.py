@@ -7,11 +7,13 @@ from matplotlib.ticker import MaxNLocator
 
 from flops_fit.fit import loss_at
 from flops_fit.fit.runs import RunTable
+from flops_fit.notation import flops_text
 from flops_fit.plots.style import BAND, INK, MUTED, BudgetColours, log_axis, tick_count, tick_loss
 
 COLUMNS = ["run_id", "status", "flops", "params", "tokens", "loss", "fitted", "residual"]
 PANELS = {"flops": "compute C (FLOPs)", "params": "parameters N", "tokens": "tokens D"}
 BINS, FEWEST_IN_BIN = 6, 3
+NEAR = 0.05  # of ln x: budgets are groups of their own
 MANY = 1500  # runs: beyond it points are drawn as one picture, not one by one
 
 
@@ -56,14 +58,22 @@ def draw_residuals(
     ax.axhspan(-100 * scale, 100 * scale, color=BAND, alpha=0.2, linewidth=0, zorder=0)
     _scatter(ax, numbers, numbers[name], percent, colours)
     used = numbers[numbers["status"] == "used"].sort_values(name)
-    parts = np.array_split(np.arange(len(used)), min(BINS, len(used) // FEWEST_IN_BIN) or 1)
-    medians = [used.iloc[part][[name, "residual"]].median() for part in parts]
+    medians = [used.iloc[part][[name, "residual"]].median() for part in _parts(used[name])]
     ax.plot([m[name] for m in medians], [100 * m["residual"] for m in medians], color=INK,
             linewidth=1.2, zorder=5)  # fmt: skip
-    log_axis(ax.xaxis, tick_count)
+    log_axis(ax.xaxis, flops_text if name == "flops" else tick_count)
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.set(xlabel=PANELS[name], ylabel="measured / fitted − 1 (%)")
     return ax
+
+
+def _parts(values: pd.Series) -> list[np.ndarray]:
+    """Positions of ascending ``values`` in groups: those nearly equal, else as many in each."""
+    group = np.cumsum(np.diff(np.log(values), prepend=np.log(values.iloc[:1])) > NEAR)
+    if group[-1] < BINS:
+        return [np.flatnonzero(group == k) for k in range(group[-1] + 1)]
+    bins = max(min(BINS, len(values) // FEWEST_IN_BIN), 1)
+    return np.array_split(np.arange(len(values)), bins)
 
 
 def _scatter(ax: Axes, numbers: pd.DataFrame, x, y, colours: BudgetColours) -> None:
