@@ -366,6 +366,13 @@ def test_what_cannot_be_identified_is_headed_so(tmp_path):
     for card in page.all("article"):
         assert "not-identifiable" in card["attrs"]["class"]
         assert page.all("li", within=card)
+        assert not page.all("code", within=card, data_name="config")
+    drawn = {e["attrs"]["id"] for e in page.all("figure")}
+    assert drawn == {"figure-isoflop", "figure-optima", "figure-surface"}
+    (section,) = page.all("section", id="sensitivity")
+    assert "No law could be identified" in section["text"]
+    (section,) = page.all("section", id="range")
+    assert "not\n    what is known" in section["text"]
 
 
 def test_n_is_counted_as_in_the_fit(folder, tmp_path):
