@@ -108,6 +108,11 @@ def test_what_may_go_wrong_is_said_in_words(cells, options, sentence):
     assert any(re.search(sentence, text) for text in found), found
 
 
+def test_the_ratio_of_tokens_is_not_held_against_images():
+    images = [{**c, "tokens_per_item": 1} for c in grid(ratios=[30, 60, 120, 400, 900])]
+    assert warned(images) == []
+
+
 def test_a_batch_floor_that_drops_one_side_is_named():
     cells = [c for c in grid() if c["compute_budget"] > 1e12 or c["tokens_per_item"]]
     sizes = [c["params"] for c in cells if c["compute_budget"] == 1e12]

@@ -79,6 +79,8 @@ def _lopsided(plan: dict, rows: list[dict]) -> list[str]:
 
 def _off_centre(plan: dict, rows: list[dict]) -> list[str]:
     found = []
+    if rows[0]["tokens_per_item"] == 1:
+        return found  # images and the like: no published ratio to hold them against
     for budget, own in _by_budget(rows).items():
         ratios = [row["tokens_per_param"] for row in own]
         low, high = min(ratios), max(ratios)
