@@ -42,10 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         sys.stderr.close()
     except OSError as error:  # a file or folder that an option names
-        name = error.filename2 or error.filename
-        print(
-            f"flops-fit: error: {f'{name}: ' * (name is not None)}{error.strerror}", file=sys.stderr
-        )
+        name, reason = error.filename2 or error.filename or "a file", error.strerror or error
+        print(f"flops-fit: error: {name}: cannot be read or written ({reason})", file=sys.stderr)
         return 2
     return 0
 

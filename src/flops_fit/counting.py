@@ -392,7 +392,8 @@ def _ladder(sizes) -> list:
     if not all(isinstance(size, int) for size in sizes):
         return sorted(sizes)
     unit = math.gcd(*sizes)
-    divisors = [n for n in range(1, min(unit, CPU_PARAMS) + 1) if unit % n == 0]
+    small = [n for n in range(1, min(math.isqrt(unit), 1_000_000) + 1) if unit % n == 0]
+    divisors = {*small, *(unit // n for n in small)}
     steps = [m << k for k in range(max(sizes).bit_length()) for m in (1, 3)]
     others = {n * step for n in divisors for step in steps}
     return sorted({*sizes, *(size for size in others if size < max(sizes))})

@@ -1,6 +1,6 @@
 """A plan read back from its file, checked as far as every reader needs it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ ROW: Mapping[str, tuple] = {
 }  # fmt: skip
 
 
-def read_plan(path: str | Path) -> dict:
-    """The plan of a sweep; a `FlopsFitError` names a file that is missing, broken or another's."""
+def read_plan(path: str | Path, needed: Collection[str] = (*PLAN, *ROW)) -> dict:
+    """The plan of a sweep; a `FlopsFitError` names a file that is missing, broken or another's.
+
+    ``needed``: the keys, of the plan and of its experiments, that the reader will look at.
+    """
+    of_plan, of_row = ({k: v for k, v in part.items() if k in needed} for part in (PLAN, ROW))
     plan = read_json(path)
-    wrong = _wrong(plan, PLAN)
+    wrong = _wrong(plan, of_plan)
     if not wrong and not plan["experiments"]:
         wrong = "experiments"
     for place, row in enumerate([] if wrong else plan["experiments"]):
-        key = _wrong(row, ROW)
+        key = _wrong(row, of_row)
         if key:
             wrong = f"experiments.{place}.{key}"
             break

@@ -34,6 +34,7 @@ from flops_fit.records import (
 
 RUNNING, FAILED, UNFINISHED, CORRUPT = "running", "failed", "unfinished", "corrupt"
 ID = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")  # what the workflow takes for one; no path
+STORED = ("experiments", "experiment_id", "data_dir", "check", "fingerprint")  # known of a plan
 PRUNED = ".pruned-"  # a folder on its way out
 
 
@@ -56,7 +57,8 @@ def stored_runs(results: str | Path) -> list[Run]:
 
 def read_sweeps(results: str | Path) -> dict[str, dict]:
     """The plan of each sweep by its name; a broken plan is a `FlopsFitError` that names it."""
-    return {p.stem: read_plan(p) for p in sorted((plan_folder(results) / "sweeps").glob("*.json"))}
+    files = sorted((plan_folder(results) / "sweeps").glob("*.json"))
+    return {path.stem: read_plan(path, STORED) for path in files}
 
 
 def users_of_runs(sweeps: dict[str, dict]) -> dict[str, list[str]]:
