@@ -187,3 +187,21 @@ def test_the_column_that_was_n_stands_in_the_fit(tmp_path, small):
     sizes = {s["size"]: s for s in fit["sizes"]}
     assert sizes[64]["params"] == 24 * 64**2
     assert sizes[64]["params_matmul"] == 24 * 64**2 + 128 * 64
+
+
+def test_a_choice_that_reaches_far_beyond_the_interval_takes_trust_away(small):
+    fit = fit_runs(small, bootstrap=50)
+    flops = fit["data"]["largest_budget"]
+    assert predict(fit, flops)["verdict"] == "trust"
+    high = predict(fit, flops)["ci"]["params"][1]
+    moved = next(r for r in fit["sensitivity"]["rows"] if r["group"] == "budget")
+    columns = moved["law"]["columns"]
+    at = {"ln_A": 4.0} if "ln_A" in columns else {"u": 2.5}  # a larger A wants larger models
+    for name, shift in at.items():
+        moved["law"]["values"][0][columns.index(name)] += shift
+    assert row(fit, flops, moved["label"])["params"] > 2 * high
+    answer = predict(fit, flops)
+    assert answer["verdict"] == "provisional"
+    (reason,) = answer["reasons"]
+    assert reason.startswith("other choices widen the interval of N to a factor")
+    assert moved["label"] in reason

@@ -9,11 +9,13 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.laws import law_from_dict, law_to_dict
+from flops_fit.fit.sensitivity import USABLE, sensitivity_at
 
 KEYS = ("parametric", "isoflop", "tied", "headline", "status", "ci", "excluded", "heldout", "forecast",
         "bootstrap", "cost", "sizes", "data", "laws", "sensitivity")  # fmt: skip
 FAR = 10.0  # beyond the data by more than this: provisional at best
 WIDE = 2.0  # N interval, high / low, that still deserves trust
+OWN_CHOICES = ("delta", "exclusion", "budget", "seed")  # refits of the same question
 FACTORS = (0.5, 2.0, 4.0)  # of N*, at which the waste is told
 NEAR = 8.0  # factor in N off the optimum up to which a parabola means something
 FREE_EPOCHS = 4.0  # Muennighoff et al. 2023 (2305.16264): repeated data are then nearly fresh
@@ -158,6 +160,8 @@ def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tu
         reasons.append(f"the interval of N spans a factor {ci['params'][1] / ci['params'][0]:.2g}")
     if not ci:
         reasons.append("no intervals: fitted with --bootstrap 0")
+    if ci and fit["sensitivity"]:
+        reasons += _moved(fit, flops, ci["params"])
     low, high = ci.get("params", [0.0, 0.0])
     apart = [v for v in answers.values() if not low <= v <= high]
     if apart and max(answers.values()) / min(answers.values()) > GAP:
@@ -165,6 +169,21 @@ def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tu
         reasons.append(f"estimators disagree on N*: {told}")
     reasons += headline["warnings"]
     return ("provisional" if reasons else "trust"), reasons
+
+
+def _moved(fit: dict, flops: float, ends: list[float]) -> list[str]:
+    """A reason where refits with other runs or another delta reach far beyond the interval."""
+    rows = [row for row in sensitivity_at(fit, flops)
+            if row["group"] in OWN_CHOICES and row["status"] in USABLE
+            and not ends[0] <= row["params"] <= ends[1]]  # fmt: skip
+    low, high = (pick([row["params"] for row in rows] + ends) for pick in (min, max))
+    if not rows or high / low <= WIDE or ends[1] / ends[0] > WIDE:
+        return []
+    farthest = max(rows, key=lambda row: max(row["params"] / ends[1], ends[0] / row["params"]))
+    return [
+        f"other choices widen the interval of N to a factor {high / low:.2g}; the farthest: "
+        f"{farthest['label']}, N = {farthest['params']:.3g}"
+    ]
 
 
 def predict(
