@@ -56,7 +56,8 @@ def test_data_that_the_loss_refuses_end_the_sweep_before_it_trains(project):
     assert not [noise for noise in NOISE if noise in done.output], done.output
     after = contents(project)
     assert {p for p in after if after[p] != before.get(p)} <= {
-        str(project.results / "own" / name) for name in ("plan.csv", "logs/plan.log")
+        str(project.results / "own" / name)
+        for name in ("plan.csv", "plan.html", "plan.svg", "logs/plan.log")
     }
 
 
@@ -64,3 +65,30 @@ def test_a_number_from_the_command_line_is_read_as_one_and_checked_as_one(projec
     assert project.dry_run("--config", "limits={max_epochs: 2e1}").jobs == []
     done = project.run("--config", "limits={max_epochs: -1}", succeeds=False)
     assert "limits.max_epochs: -1 is not allowed; allowed: more than 0" in done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("name: mine\nruns: none.csv\n", (), "flops-fit: error: runs: 'none.csv' does not exist"),
+        ("name: mine\nruns: points.csv\n", ("plan",), "plan: nothing to plan, the config names"),
+        ("name: mine\nbudgets: [.nan]\n", (), "budgets.0: nan is not allowed; allowed: finite"),
+        (
+            "name: mine\nruns: points.csv\n",
+            ("-n", "--config", "seeds=5"),
+            "seeds: 5 is not allowed",
+        ),
+    ],
+    ids=["missing table", "plan of a table", "NaN", "number for a list"],
+)
+def test_a_bad_table_target_or_number_ends_snakemake_with_one_message(
+    project, text, arguments, message
+):
+    before = contents(project)
+    (project.work / "own.yaml").write_text(text)
+    done = project.run(*arguments, config="own.yaml", succeeds=False)
+    assert message in done.output
+    assert done.output.count("flops-fit: error: ") == 1
+    assert done.jobs == []
+    assert not [noise for noise in NOISE if noise in done.output], done.output
+    assert contents(project) == before
