@@ -162,3 +162,14 @@ def test_points_need_params_and_tokens(tmp_path):
     path.write_text("params,tokens\n1e8,-2\n")
     with pytest.raises(FlopsFitError, match="row 2, column 'tokens'"):
         read_points(path)
+
+
+def test_empty_cells_of_status_outlier_and_name_leave_no_run_out(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "run_id,params,tokens,loss,status,outlier\n"
+        "a,10,100,4,completed,false\n,20,100,3,,\nc,20,100,9,diverged,\n"
+    )
+    table = read_runs(path)
+    assert list(table.frame["run_id"]) == ["a", "row 3"]
+    assert table.left_out == [{"run_id": "c", "row": 4, "reason": "diverged"}]

@@ -177,7 +177,7 @@ def _recognise(frame: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str
 
 
 def _flags(column: pd.Series, source: str, first_line: int) -> pd.Series:
-    text = column.astype(str).str.strip().str.lower()
+    text = column.astype(object).fillna("").astype(str).str.strip().str.lower()
     bad = ~text.isin(TRUE | FALSE)
     if bad.any():
         at = int(np.flatnonzero(bad)[0])
@@ -215,15 +215,15 @@ def prepare_runs(
         frame["params"] = frame[params]
     frame, notes, unit = _recognise(frame, source)
     frame["row"] = np.arange(len(frame)) + first_line
-    if "run_id" not in frame:
-        frame["run_id"] = [f"row {row}" for row in frame["row"]]
-    frame["run_id"] = frame["run_id"].astype(str)
+    numbered = pd.Series([f"row {row}" for row in frame["row"]], frame.index)
+    own = frame["run_id"].astype(object) if "run_id" in frame else numbered
+    frame["run_id"] = own.fillna(numbered).astype(str)
     reason = pd.Series("", index=frame.index)
     if "outlier" in frame:
         reason[_flags(frame["outlier"], source, first_line)] = "outlier"
     if "status" in frame:
-        status = frame["status"].astype(str)
-        lost = ~status.isin({"completed", "nan", "None"})
+        status = frame["status"].astype(object).fillna("").astype(str).str.strip()
+        lost = ~status.isin({"completed", "", "nan", "None"})
         reason[lost] = status[lost]
     left_out = [
         {"run_id": row.run_id, "row": int(row.row), "reason": why}
