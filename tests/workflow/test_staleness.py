@@ -67,7 +67,8 @@ CONFIGS = {  # what changes in the config: (the change, what trains, which rules
     ),
     "a seed": ({"seeds": [0, 1]}, {cell.replace("-s0", "-s1") for cell in CELLS}, RETRAIN),
     "a plot setting": ({"plot": {"dpi": 100}}, set(), PLOT),
-    "a report setting": ({"answer": {"budgets": [3e5]}}, set(), REPORT),
+    # The plan's page warns where these budgets lie far beyond its own.
+    "a report setting": ({"answer": {"budgets": [3e5]}}, set(), REPORT | {"plan_sweep"}),
     "a fit setting": ({"fit": {"bootstrap": 0, "delta": 1e-3}}, set(), FIT),
     "the learning rate of some": (
         {"learning_rate": {"value": 0.1, "size": {"reference": 8, "power": 0.5}}},
@@ -197,7 +198,7 @@ def test_the_wording_of_shell_lines_reruns_nothing(project):
 
 def test_the_resources_and_threads_of_a_rule_rerun_nothing(project):
     project.edit(project.checkout / "workflow/rules/train.smk", "    resources:\n",
-                 "    resources:\n        mem_mb=800,\n")  # fmt: skip
+                 "    resources:\n        disk_mb=800,\n")  # fmt: skip
     assert project.dry_run("--set-threads", "train_run=2").jobs == []
 
 
