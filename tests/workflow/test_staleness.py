@@ -165,8 +165,8 @@ def test_the_source_of_a_plug_in_and_the_trainer_version_retrain_all(project, fi
         ("fit/commands.py", FIT),
         ("fit/surface.py", FIT),
         ("plots/draw.py", PLOT),
-        ("report.py", REPORT),
-        ("report.html.j2", REPORT),
+        ("report/page.py", REPORT),
+        ("report/page.html.j2", REPORT),
     ],
 )
 def test_the_code_of_a_step_reruns_that_step_and_below(project, file, rules):
