@@ -21,6 +21,7 @@ ETC = Path("/etc/slurm")
 STATE = Path("/tmp/flops-fit-slurm")
 MARK = "# Written by the tests of flops-fit (tests/slurm/cluster.py), which remove it again.\n"
 NAME = "flops-fit-tests"
+KILL_WAIT = 5  # seconds
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 DAEMONS = ("slurmd", "slurmctld", "munged")  # in the order in which they are stopped
 CONFIGURATION = """\
@@ -46,7 +47,7 @@ GresTypes=gpu
 SlurmdParameters=config_overrides
 ReturnToService=1
 MinJobAge=300
-KillWait=5
+KillWait={kill_wait}
 SlurmctldPort=16817
 SlurmdPort=16818
 SlurmctldPidFile={state}/slurmctld.pid
@@ -75,7 +76,7 @@ def up() -> None:
     host = socket.gethostname().split(".")[0]
     for folder in ("controller", "node"):
         (STATE / folder).mkdir(parents=True)
-    values = {"name": NAME, "host": host, "state": STATE, "cpus": 8}
+    values = {"name": NAME, "host": host, "state": STATE, "cpus": 8, "kill_wait": KILL_WAIT}
     ETC.mkdir(exist_ok=True)
     (ETC / "slurm.conf").write_text(MARK + CONFIGURATION.format(**values))
     (ETC / "gres.conf").write_text(MARK + GPUS.format(**values))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import psutil
-from cluster import node_state
+from cluster import KILL_WAIT, node_state
 from project import REPOSITORY, Project, label
 
 from flops_fit.files import write_json
@@ -76,6 +76,7 @@ class Submission:
         self.wait(lambda: self.jobs(cell)[-1].state == "PENDING", f"{cell} requeued")
         number = self.jobs(cell)[-1].id
         self.wait(lambda: not has_processes(number), f"the first run of {cell} gone")
+        time.sleep(KILL_WAIT + 3)  # the node may be about to kill what it thinks is left
         slurm("scontrol", "update", f"jobid={number}", "starttime=now")
 
     def finish(self) -> str:
