@@ -1,11 +1,16 @@
-"""The lock, the ranges and the conda file speak of the same environment."""
+"""The lock, the ranges, the conda files and the images speak of the same environment."""
 
 import ast
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -51,12 +56,105 @@ def test_everything_that_the_package_imports_is_a_dependency():
     assert {normal(distributions.get(name, name)) for name in foreign} <= declared
 
 
-def test_the_conda_file_asks_for_the_same_ranges():
-    conda = yaml.safe_load((ROOT / "envs" / "flops-fit.yaml").read_text())["dependencies"]
-    found = {Requirement(text) for text in conda if not text.startswith("python")}
-    ours = {normal(r.name): r.specifier for r in map(Requirement, PROJECT["dependencies"])}
-    for requirement in found:
-        name = normal(CONDA_NAMES.get(requirement.name, requirement.name))
-        if name in ours:
-            assert requirement.specifier == ours[name], requirement
-    assert set(ours) <= {normal(CONDA_NAMES.get(r.name, r.name)) for r in found}
+def test_the_conda_file_pins_what_the_lock_pins():
+    conda = yaml.safe_load((ROOT / "envs" / "flops-fit.yaml").read_text())
+    assert set(conda) <= {"name", "channels", "dependencies"}
+    python, *found = [text.split("=") for text in conda["dependencies"]]
+    assert python == ["python", "3.11"]
+    assert {normal(CONDA_NAMES.get(name, name)): version for name, version in found} == {
+        name: locked()[name] for name in map(own_name, PROJECT["dependencies"])
+    }
+
+
+def own_name(requirement: str) -> str:
+    return normal(Requirement(requirement).name)
+
+
+def test_the_complete_conda_file_installs_the_lock():
+    conda = yaml.safe_load((ROOT / "envs" / "complete.yaml").read_text())
+    assert set(conda) <= {"name", "channels", "dependencies"}
+    (pip,) = [part["pip"] for part in conda["dependencies"] if isinstance(part, dict)]
+    (option,) = pip
+    assert (ROOT / "envs" / option.removeprefix("--requirement ")).resolve() == (
+        ROOT / "requirements.lock"
+    )
+
+
+def test_the_images_hold_the_lock_then_the_package_and_copy_what_is_there():
+    docker = (ROOT / "envs" / "Dockerfile").read_text()
+    apptainer = (ROOT / "envs" / "flops-fit.def").read_text()
+    copied = [line.split()[1:-1] for line in docker.splitlines() if line.startswith("COPY")]
+    files = apptainer.partition("%files\n")[2].partition("\n\n")[0].splitlines()
+    assert sorted(sum(copied, [])) == sorted(line.split()[0] for line in files)  # noqa: RUF017
+    assert all((ROOT / name).exists() for line in copied for name in line)
+    assert "src" in {name for line in copied for name in line}
+    base = {re.search(r"(?:FROM|From:) (\S+)", text)[1] for text in (docker, apptainer)}
+    assert base == {"python:3.11-slim"}
+    for text in (docker, apptainer):
+        assert text.index("--requirement") < text.index("--no-deps --editable")
+
+
+def test_the_classifiers_name_the_pythons_of_the_docs_and_the_range():
+    named = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if "Python :: 3." in c]
+    page = (ROOT / "docs" / "environments.md").read_text()
+    assert named == re.findall(r"^\| (3\.\d+)\.\d+ \|", page, re.MULTILINE)
+    assert PROJECT["requires-python"] == f">={named[0]}"
+
+
+def test_the_citation_and_the_package_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert {"title", "message", "authors"} <= citation.keys()
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert citation["authors"] == [{"name": "The flops-fit authors"}]
+
+
+def test_the_catalog_is_told_what_it_asks_for():
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert set(usage) == {"mandatory-flags", "software-stack-deployment", "report"}
+    assert set(usage["mandatory-flags"]) == {"desc", "flags"}
+    assert usage["report"] is True
+    assert (ROOT / "Snakefile").exists()
+    assert (ROOT / "config" / "README.md").exists()  # what the catalog shows
+
+
+def test_every_file_of_the_package_is_installed_with_it():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    package = ROOT / "src" / "flops_fit"
+    named = {
+        path for pattern in config["package-data"]["flops_fit"] for path in package.glob(pattern)
+    }
+    found = {p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert {path for path in found if path.suffix != ".py"} == named
+    for folder in {path.parent for path in found if path.suffix == ".py"}:
+        assert (folder / "__init__.py").exists()
+
+
+@pytest.mark.slow
+def test_the_library_alone_is_installed_and_imported_without_the_workflow(tmp_path):
+    """From a wheel, in a folder of its own, out of reach of this checkout."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    checkout = tmp_path / "checkout"  # a build leaves its traces in the folder that it is run on
+    for name in ("src", "workflow"):
+        shutil.copytree(ROOT / name, checkout / name, symlinks=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, checkout], check=True)
+    (wheel,) = tmp_path.glob("flops_fit-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if name.split("/")[0] not in (
+        "flops_fit", f"flops_fit-{PROJECT['version']}.dist-info")]  # fmt: skip
+    metadata = zipfile.ZipFile(wheel).read(f"flops_fit-{PROJECT['version']}.dist-info/METADATA")
+    needed = [line for line in metadata.decode().splitlines() if line.startswith("Requires-Dist")]
+    assert not [line for line in needed if "snakemake" in line and "extra ==" not in line]
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import sys; sys.modules['snakemake'] = None; import flops_fit; "
+        "from flops_fit.config import schema; from flops_fit.report import page; schema(); "
+        "assert flops_fit.find_optimal; print(flops_fit.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+                          stdout=subprocess.PIPE)  # fmt: skip
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)
