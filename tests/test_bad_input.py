@@ -372,7 +372,7 @@ TABLES = [
     ("a row that is too long", table("1,2,3,4,5"),
      "runs.csv: not a readable CSV table (Error tokenizing data. C error: Expected 3 fields in line 8"),
     ("all rows longer than the header", table(good=[f"{row},7" for row in GOOD]),
-     "runs.csv: the rows have more fields than the header's 3"),
+     "runs.csv: the first row has more fields than the header; allowed: a name for each column"),
     ("semicolons", table().replace(",", ";"), "runs.csv: no column for the loss; found params;tokens"),
     ("no column of losses", table(head="params,tokens,x"), "runs.csv: no column for the loss; found"),
     ("no column of N", table(head="x,tokens,loss"),
@@ -402,7 +402,7 @@ JSON_TABLES = [
      "runs.json: row 1, column 'params': 1000"),
     ("a loss curve of unequal lists",
      runs_json(run_id="a", flops_per_token=6, loss_curve={"tokens": [1, 2], "loss": [1]}),
-     "runs.json: the loss curve of a; allowed: tokens and loss, lists of as many numbers"),
+     "runs.json: the loss curve of 'a'; allowed: tokens and loss, lists of as many numbers"),
 ]  # fmt: skip
 RATES = "size,params,tokens,budget,learning_rate,loss,status\n"
 RATE = "rate --runs rates.csv --out results/done/rate.json"

@@ -112,7 +112,10 @@ def _check_plain(value: Any, key: str = "", depth: int = 0) -> None:
             for name, child in value.items():
                 if not isinstance(name, str) and key not in ("", "sizes.per_budget"):
                     raise FlopsFitError(f"{key}: the key {name!r} is not allowed; allowed: text")
-                _check_plain(name, key or str(name), depth)
+                if isinstance(name, str) and not name.isprintable():
+                    raise FlopsFitError(
+                        f"{key or 'config'}: the key {name!r} is not allowed; allowed: printable text"
+                    )
                 _check_plain(child, f"{key}.{name}" if key else str(name), depth + 1)
         case list():
             for place, child in enumerate(value):

@@ -1,5 +1,6 @@
 """Tables from outside: what cannot be read as a table of numbers is refused by file, row, column."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,20 @@ def read_table(path: str | Path) -> pd.DataFrame:
     than its header (pandas would shift the columns in silence), or names a column twice.
     """
     try:
-        frame = pd.read_csv(path, skipinitialspace=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(path, skipinitialspace=True, index_col=False)
     except FileNotFoundError:
         raise FlopsFitError(f"{path}: no such file") from None
     except OSError as error:
         raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
+    except pd.errors.ParserWarning:
+        raise FlopsFitError(
+            f"{path}: the first row has more fields than the header; allowed: a name for each column"
+        ) from None
     except (ValueError, OverflowError) as error:  # the parser's own errors are ValueErrors
         reason = " ".join(str(error).split())
         raise FlopsFitError(f"{path}: not a readable CSV table ({reason})") from None
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise FlopsFitError(
-            f"{path}: the rows have more fields than the header's {len(frame.columns)}; allowed: a "
-            "name for each column, and no comma at the end of a row"
-        )
     for name in frame.columns:
         first, dot, number = str(name).rpartition(".")  # pandas makes x, x.1, ... of x, x
         if dot and number.isdigit() and first in frame:

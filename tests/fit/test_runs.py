@@ -173,3 +173,12 @@ def test_empty_cells_of_status_outlier_and_name_leave_no_run_out(tmp_path):
     table = read_runs(path)
     assert list(table.frame["run_id"]) == ["a", "row 3"]
     assert table.left_out == [{"run_id": "c", "row": 4, "reason": "diverged"}]
+
+
+def test_rows_longer_than_the_header_are_refused_but_a_comma_at_each_end_is_not(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss\n0,10,100,4\n1,20,100,3\n")
+    with pytest.raises(FlopsFitError, match="the first row has more fields than the header"):
+        read_runs(path)
+    path.write_text("params,tokens,loss\n10,100,4,\n20,100,3,\n")
+    assert list(read_runs(path).frame["params"]) == [10, 20]

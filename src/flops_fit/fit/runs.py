@@ -140,7 +140,7 @@ def read_curves(path: str | Path) -> pd.DataFrame:
             parts.append(pd.DataFrame(columns))
         except (KeyError, TypeError, ValueError, OverflowError):
             raise FlopsFitError(
-                f"{path}: the loss curve of {name}; allowed: tokens and loss, lists of as many numbers"
+                f"{path}: the loss curve of {name!r}; allowed: tokens and loss, lists of as many numbers"
             ) from None
     if not parts:
         return pd.DataFrame(columns=["run_id", "tokens", "flops", "loss"])
@@ -149,6 +149,10 @@ def read_curves(path: str | Path) -> pd.DataFrame:
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s\-]+", "_", str(name).strip()).lower()
+
+
+def _legible(name) -> str:
+    return str(name) if str(name).isprintable() else repr(name)
 
 
 def _recognise(frame: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str], str]:
@@ -166,7 +170,7 @@ def _recognise(frame: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str
                 break
     if "loss" not in chosen:
         raise FlopsFitError(
-            f"{source}: no column for the loss; found {', '.join(map(str, frame.columns))}; "
+            f"{source}: no column for the loss; found {', '.join(map(_legible, frame.columns))}; "
             f"allowed: loss, {', '.join(ALIASES['loss'])}"
         )
     keep = {new: frame[old] for new, old in chosen.items()}
