@@ -28,7 +28,7 @@ NAMES = [
 
 def idx(array: np.ndarray) -> bytes:
     head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    return gzip.compress(head + array.tobytes())
+    return gzip.compress(head + array.tobytes(), mtime=0)
 
 
 def arrays(train: int = 120, heldout: int = 40) -> dict[str, np.ndarray]:
@@ -102,13 +102,14 @@ class TestPrepare:
             (NAMES[0], b"no gzip", r"train-images-idx3-ubyte\.gz: Not a gzipped file"),
             (NAMES[2], idx(np.zeros((40, 28), np.uint8)), r"t10k-images.*with 3 dimensions"),
             (NAMES[1], idx(np.zeros(7, np.uint8)), r"train: 120 images, but 7 labels"),
-            (NAMES[3], gzip.compress(idx(np.zeros(0, np.uint8))), r"t10k-labels.*no idx file"),
+            (NAMES[3], gzip.compress(idx(np.zeros(0, np.uint8)), mtime=0), r"t10k-labels.*no idx file"),
             (
                 NAMES[3],
-                gzip.compress(gzip.decompress(idx(np.zeros(40, np.uint8)))[:-1]),
+                gzip.compress(gzip.decompress(idx(np.zeros(40, np.uint8)))[:-1], mtime=0),
                 r"t10k-labels-idx1-ubyte\.gz: 39 values where its head says \[40\]",
             ),
         ],
+        ids=["missing", "no gzip", "two dimensions", "too few labels", "no idx", "cut short"],
     )  # fmt: skip
     def test_unfit_files_are_refused_by_name(self, folder, tmp_path, name, content, message):
         (folder / name).unlink()
