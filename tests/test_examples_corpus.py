@@ -97,7 +97,11 @@ class TestDocuments:
             ("a.jsonl", b'{"text": null}\n', r"line 1: text is a NoneType; allowed: text"),
             ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl: not UTF-8 text"),
             ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz: Not a gzipped file"),
-            ("a.jsonl.gz", gzip.compress(json_lines(), mtime=0)[:300], r"a\.jsonl\.gz: .* ended before"),
+            (
+                "a.jsonl.gz",
+                gzip.compress(json_lines(), mtime=0)[:300],
+                r"a\.jsonl\.gz: .* ended before",
+            ),
             ("a.txt", b"abc\xff", r"a\.txt: not UTF-8 text"),
             ("a.parquet", b"PAR1 but not so", r"a\.parquet: not readable as Parquet"),
             ("a.bin", b"1234", r"a\.bin: ready tokens need .*text:prepare"),
