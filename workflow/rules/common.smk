@@ -143,13 +143,18 @@ def set_for_runs(resource):
     return None if value is None else str(getattr(value, "raw", value)).strip("'")
 
 
+@readable
 def gpus_per_run():
     """Set-resources decides before the config; it may say ``gpu: 2`` or ``gres: gpu:a100:2``."""
     if gres := set_for_runs("gres"):
         count = gres.rpartition(":")[2]
         return int(count) if count.isdigit() else 1
     gpus = set_for_runs("gpu")
-    return sweep.config["resources"]["gpus"] if gpus is None else int(gpus)
+    if gpus is None:
+        return sweep.config["resources"]["gpus"]
+    if not gpus.isdigit():
+        raise FlopsFitError(f"set-resources: gpu={gpus}; allowed: a whole number")
+    return int(gpus)
 
 
 @readable
