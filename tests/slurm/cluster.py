@@ -7,6 +7,7 @@ Where a cluster could be meant it refuses: the configuration has to lie in /etc/
 SLURM_CONF from their environment), and every file that `up` writes there says so in its first line.
 """
 
+import fcntl
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ import psutil
 
 ETC = Path("/etc/slurm")
 STATE = Path("/tmp/flops-fit-slurm")
+LOCK = Path("/tmp/flops-fit-slurm.lock")  # held by the session that uses it
 MARK = "# Written by the tests of flops-fit (tests/slurm/cluster.py), which remove it again.\n"
 NAME = "flops-fit-tests"
 KILL_WAIT = 5  # seconds
@@ -71,6 +73,7 @@ class Refusal(Exception):
 def up() -> None:
     """Install what is missing, start the daemons, and wait until the node takes jobs."""
     refuse_on_a_cluster()
+    refuse_beside_another()
     down()
     install()
     host = socket.gethostname().split(".")[0]
@@ -128,6 +131,15 @@ def refuse_on_a_cluster(etc: Path = ETC) -> None:
         daemon = process.info["name"] in ("slurmctld", "slurmd", "sackd")
         if daemon and process.pid not in own and alive(process):
             raise Refusal(f"{process.info['name']} is at work (process {process.pid})")
+
+
+def refuse_beside_another() -> None:
+    """Hold the lock until this process ends, or raise `Refusal` where another one holds it."""
+    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refusal(f"another session uses the test SLURM ({LOCK})") from None
 
 
 def foreign_or_own(etc: Path) -> tuple[list[Path], list[Path]]:

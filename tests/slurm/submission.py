@@ -77,7 +77,15 @@ class Submission:
         number = self.jobs(cell)[-1].id
         self.wait(lambda: not has_processes(number), f"the first run of {cell} gone")
         time.sleep(KILL_WAIT + 3)  # the node may be about to kill what it thinks is left
-        slurm("scontrol", "update", f"jobid={number}", "starttime=now")
+
+        line = ["scontrol", "update", f"jobid={number}", "starttime=now"]
+
+        def restarted():
+            if self.jobs(cell)[-1].state == "PENDING":  # SLURM may have set the time again
+                subprocess.run(line, capture_output=True, check=False)
+            return self.running(cell)
+
+        self.wait(restarted, f"{cell} running again")
 
     def finish(self) -> str:
         """Wait for its success; returns what Snakemake said."""

@@ -34,6 +34,13 @@ def test_files_of_an_earlier_test_are_no_reason_to_refuse(root, tmp_path):
     cluster.refuse_on_a_cluster(tmp_path)
 
 
+def test_one_session_at_a_time_has_the_slurm(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "LOCK", tmp_path / "lock")
+    cluster.refuse_beside_another()
+    with pytest.raises(cluster.Refusal, match="another session"):
+        cluster.refuse_beside_another()
+
+
 def test_a_configuration_elsewhere_is_refused(root, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", "/site/slurm.conf")
     with pytest.raises(cluster.Refusal, match="SLURM_CONF"):

@@ -103,11 +103,11 @@ def shaken(planned, slurm_up):
     sweep.wait_for_steps(second, 2)
     set_node("drain")
     try:
-        sweep.start_now(first)
         order(project, {first: {"seconds": 1}})
         sweep.wait(lambda: sweep.jobs(second)[-1].state == "COMPLETED", "completed")
         waiting = sweep.jobs(first)[-1]
         set_node("resume")
+        sweep.start_now(first)
         before = steps(project, first)
         sweep.wait_for_steps(first, before + 2)
         set_node("down")
