@@ -76,6 +76,15 @@ def up() -> None:
     refuse_beside_another()
     down()
     install()
+    try:
+        configure()
+        start()
+    except BaseException:
+        down()
+        raise
+
+
+def configure() -> None:
     host = socket.gethostname().split(".")[0]
     for folder in ("controller", "node"):
         (STATE / folder).mkdir(parents=True)
@@ -86,6 +95,9 @@ def up() -> None:
     key = STATE / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(1024))
+
+
+def start() -> None:
     call("munged", "--force", f"--key-file={key}", f"--socket={STATE}/munge.sock",
          f"--pid-file={STATE}/munged.pid", f"--log-file={STATE}/munged.log",
          f"--seed-file={STATE}/munge.seed")  # fmt: skip
