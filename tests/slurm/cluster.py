@@ -98,7 +98,7 @@ def configure() -> None:
 
 
 def start() -> None:
-    call("munged", "--force", f"--key-file={key}", f"--socket={STATE}/munge.sock",
+    call("munged", "--force", f"--key-file={STATE}/munge.key", f"--socket={STATE}/munge.sock",
          f"--pid-file={STATE}/munged.pid", f"--log-file={STATE}/munged.log",
          f"--seed-file={STATE}/munge.seed")  # fmt: skip
     call("slurmctld")
