@@ -53,6 +53,7 @@ _HOME = {
     "describe": "answer",
     "fit_runs": "core",
     "loss_at": "answer",
+    "optimum_at": "answer",
     "predict": "answer",
     "prepare_runs": "runs",
     "read_curves": "runs",

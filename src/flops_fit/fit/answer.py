@@ -71,13 +71,7 @@ def read_fit(path: str | Path) -> dict:
 
 def check_flops(flops: float) -> float:
     """A budget in FLOPs as a float; `FlopsFitError` unless positive and finite."""
-    try:
-        value = float(flops)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not (np.isfinite(value) and value > 0):
-        raise FlopsFitError(f"flops: {flops!r}; allowed: a positive finite number of FLOPs")
-    return value
+    return _positive("flops", flops, " of FLOPs")
 
 
 def interval_at(fit: dict, flops: float, laws: dict | None = None) -> dict:
@@ -186,6 +180,26 @@ def _moved(fit: dict, flops: float, ends: list[float]) -> list[str]:
     ]
 
 
+def optimum_at(fit: dict, flops: float, laws: dict | None = None) -> dict:
+    """`predict` without its judgement, for figures that ask at many budgets.
+
+    ``flops, params, tokens, loss, tokens_per_param, ci, beyond_data``.
+    """
+    laws, cost = laws or laws_of(fit), Cost.from_dict(fit["cost"])
+    log_c = np.log(flops)
+    log_n, loss = (float(v[0]) for v in laws[fit["headline"]["method"]][0].optimum(log_c, cost))
+    log_d = float(cost.log_tokens(log_n, log_c))
+    return {
+        "flops": flops,
+        "params": float(np.exp(log_n)),
+        "tokens": float(np.exp(log_d)),
+        "loss": loss,
+        "tokens_per_param": float(np.exp(log_d - log_n)),
+        "ci": interval_at(fit, flops, laws),
+        "beyond_data": float(flops / fit["data"]["largest_budget"]),
+    }
+
+
 def predict(
     fit: dict, flops: float, params: float | None = None, tokens: float | None = None
 ) -> dict:
@@ -208,33 +222,25 @@ def predict(
     flops = check_flops(flops)
     laws, cost = laws_of(fit), Cost.from_dict(fit["cost"])
     law = laws[fit["headline"]["method"]][0]
-    log_c = np.log(flops)
-    log_n, loss = (float(v[0]) for v in law.optimum(log_c, cost))
-    log_d = float(cost.log_tokens(log_n, log_c))
+    best = optimum_at(fit, flops, laws)
+    log_c, log_n = np.log(flops), float(np.log(best["params"]))
     answers = {
         name: float(np.exp(laws[name][0].optimum(log_c, cost)[0][0]))
         for name in fit["headline"]["candidates"]
     }
-    ci = interval_at(fit, flops, laws)
-    verdict, reasons = _verdict(fit, flops, ci, answers)
+    verdict, reasons = _verdict(fit, flops, best["ci"], answers)
     ranges = {
         name: [float(np.exp(v[0])) for v in law.range(log_c, cost, share)]
         for name, share in (("range_1pct", 0.01), ("range_5pct", 0.05))
     }
     answer = {
-        "flops": flops,
-        "params": float(np.exp(log_n)),
-        "tokens": float(np.exp(log_d)),
-        "loss": loss,
-        "tokens_per_param": float(np.exp(log_d - log_n)),
-        "ci": ci,
+        **best,
         **ranges,
-        "size_value": size_value(fit, float(np.exp(log_n))),
+        "size_value": size_value(fit, best["params"]),
         "regret": _regret(law, log_n, log_c, cost),
         "slope": float(law.slope(log_c, cost)[0]),
         "estimators": answers,
         "method": fit["headline"]["method"],
-        "beyond_data": float(flops / fit["data"]["largest_budget"]),
         "verdict": verdict,
         "reasons": reasons,
     }  # fmt: skip
@@ -320,13 +326,13 @@ def _own_words(own: dict, answer: dict, fit: dict) -> list[str]:
     return words
 
 
-def _positive(name: str, value: float) -> float:
+def _positive(name: str, value: float, unit: str = "") -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
     if not (np.isfinite(number) and number > 0):
-        raise FlopsFitError(f"{name}: {value!r}; allowed: a positive finite number")
+        raise FlopsFitError(f"{name}: {value!r}; allowed: a positive finite number{unit}")
     return number
 
 

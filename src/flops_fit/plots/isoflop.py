@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flops_fit.fit import loss_at, predict
+from flops_fit.fit import loss_at, optimum_at, predict
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.runs import RunTable, budget_groups
 from flops_fit.notation import flops_text
@@ -56,7 +56,7 @@ def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
         parts.append(_slices(fit, runs))
     if fit["status"] != "not_identifiable":
         grid = np.geomspace(budget.min(), budget.max(), LAW_POINTS)
-        answers = [predict(fit, c) for c in grid]
+        answers = [optimum_at(fit, c) for c in grid]
         parts.append(pd.DataFrame({
             "kind": "law", "budget": grid, "params": [a["params"] for a in answers],
             "tokens": [a["tokens"] for a in answers], "loss": [a["loss"] for a in answers],

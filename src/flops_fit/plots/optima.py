@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flops_fit.fit import predict
+from flops_fit.fit import optimum_at
 from flops_fit.notation import flops_text, unit_text
 from flops_fit.plots.style import (
     BAND,
@@ -47,8 +47,8 @@ def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
         first, last = min(data["budgets"] or [data["flops"][0]]), data["largest_budget"]
         grid = np.geomspace(first, max([last, *budgets]), GRID_POINTS)
         grid = sorted({*grid, last})
-        rows += [_row("law", predict(fit, c)) for c in grid]
-        rows += [_row("answer", predict(fit, c)) for c in budgets]
+        rows += [_row("law", optimum_at(fit, c)) for c in grid]
+        rows += [_row("answer", optimum_at(fit, c)) for c in budgets]
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
 
