@@ -14,6 +14,7 @@ from flops_fit.answer_commands import (
     run_plot,
     run_report,
 )
+from flops_fit.arguments import add_results
 from flops_fit.doctor import add_doctor_arguments, run_doctor
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.commands import add_fit_arguments, add_predict_arguments, run_fit, run_predict
@@ -100,12 +101,6 @@ def add_verb(verbs, name: str, add_arguments: Callable, run: Callable) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
-
-
-def add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--results", default="results", help="folder of runs and sweeps (default: results)"
-    )
 
 
 def add_plan_file(parser: argparse.ArgumentParser) -> None:

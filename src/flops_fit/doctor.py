@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flops_fit.arguments import add_results
 from flops_fit.errors import FlopsFitError
 
 OLDEST_PYTHON = (3, 11)
@@ -36,9 +37,7 @@ def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``doctor`` to argparse."""
     parser.description = "Look at this machine: versions, devices, launcher, profile, disk."
     parser.epilog = "example:\n  flops-fit doctor"
-    parser.add_argument(
-        "--results", default="results", help="folder of runs and sweeps (default: results)"
-    )
+    add_results(parser)
 
 
 def run_doctor(args: argparse.Namespace) -> None:

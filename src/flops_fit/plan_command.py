@@ -2,6 +2,8 @@
 
 import argparse
 
+from flops_fit.arguments import add_places, add_sweep
+
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``plan`` to argparse."""
@@ -12,9 +14,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "example:\n  flops-fit plan --config config/config.yaml\n"
         "  flops-fit plan --config config/config.yaml --device H100 --per-hour 2.5 --page plan.html"
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", help="the sweep's config file")
-    source.add_argument("--plan", help="a plan file made before, such as the workflow keeps")
+    add_sweep(parser)
     add = parser.add_argument
     add("--out", help="write the table as CSV")
     add("--page", help="write a page (HTML) with the grid drawn")
@@ -29,9 +29,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--step-seconds", type=float, help="time that a step takes however small the model")
     add("--per-hour", type=float, help="money that one device costs an hour")
     add("--currency", help="what the money is called (default: $)")
-    add("--search-path", action="append", default=[], metavar="DIR",
-        help="folder with your modules and data (the working directory is always searched)")  # fmt: skip
-    add("--results", default="results", help="folder of runs and sweeps (default: results)")
+    add_places(parser)
 
 
 def run_plan(args: argparse.Namespace) -> None:

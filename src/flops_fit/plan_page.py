@@ -1,8 +1,7 @@
 """The plan as one self-contained page: what the sweep will cost, its grid, what may go wrong."""
 
-import jinja2
-
-from flops_fit.notation import count_text, flops_text, time_text
+from flops_fit.notation import time_text
+from flops_fit.pages import fill
 from flops_fit.plan_table import closing, totals
 from flops_fit.price import Rate
 
@@ -19,17 +18,9 @@ def plan_page(
     figure: bytes,
 ) -> str:
     """The page as HTML; ``rows`` are those of `flops_fit.plan_table.plan_rows`, ``figure`` an SVG."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flops_fit", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
-        count=count_text, flops=flops_text, time=time_text, sentence=_sentence
-    )
-    return environment.get_template("plan.html.j2").render(
+    return fill(
+        "plan.html.j2",
+        {"time": time_text, "sentence": _sentence},
         name=name,
         plan=plan,
         rows=rows,

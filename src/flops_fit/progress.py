@@ -5,6 +5,7 @@ import statistics
 import time
 from pathlib import Path
 
+from flops_fit.arguments import add_results
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json
 from flops_fit.locks import lock_if_free
@@ -28,9 +29,7 @@ def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
         "--follow", type=int, metavar="PID",
         help="say it again whenever runs have ended, for as long as this process lives",
     )  # fmt: skip
-    parser.add_argument(
-        "--results", default="results", help="folder of runs and sweeps (default: results)"
-    )
+    add_results(parser)
 
 
 def run_progress(args: argparse.Namespace) -> None:

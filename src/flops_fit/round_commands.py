@@ -5,6 +5,8 @@ Heavy imports wait until one of them runs.
 
 import argparse
 
+from flops_fit.arguments import add_places, add_sweep
+
 
 def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``simulate`` to argparse."""
@@ -17,9 +19,7 @@ def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
         "--flops 1e13"
     )
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", help="the sweep's config file")
-    source.add_argument("--plan", help="a plan file made before, such as the workflow keeps")
+    add_sweep(parser)
     law = parser.add_mutually_exclusive_group()
     law.add_argument("--law", nargs=5, type=float, metavar=("E", "A", "B", "ALPHA", "BETA"),
         help="L = E + A/N^ALPHA + B/D^BETA to draw from")  # fmt: skip
@@ -33,17 +33,7 @@ def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
         help="plays fitted whole, for headline and verdict (default: 20)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
     add("--json", action="store_true", help="print everything as JSON")
-    _add_places(parser)
-
-
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--search-path", action="append", default=[], metavar="DIR",
-        help="folder with your modules and data (the working directory is always searched)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--results", default="results", help="folder of runs and sweeps (default: results)"
-    )
+    add_places(parser)
 
 
 def _noise(text: str) -> tuple[float, bool]:
@@ -130,7 +120,7 @@ def add_next_arguments(parser: argparse.ArgumentParser) -> None:
     add("--take", type=int, metavar="K", help="take proposal K of the list instead of the best")
     add("--name", help="name of the new sweep (default: NAME-round2, -round3, ...)")
     add("--out", help="where to write its config (default: config/NAME.yaml)")
-    _add_places(parser)
+    add_places(parser)
 
 
 def run_next(args: argparse.Namespace) -> None:
@@ -270,7 +260,7 @@ def add_confirm_arguments(parser: argparse.ArgumentParser) -> None:
     add("--flops", type=float, required=True, help="budget of the run")
     add("--name", help="name of its sweep (default: NAME-confirm-FLOPS)")
     add("--out", help="where to write its config (default: config/NAME.yaml)")
-    _add_places(parser)
+    add_places(parser)
 
 
 def run_confirm(args: argparse.Namespace) -> None:

@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from flops_fit.arguments import add_results
 from flops_fit.errors import FlopsFitError
 
 
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "List every run: its status, size, age, and the sweeps that use it."
     parser.epilog = "example:\n  flops-fit runs list"
-    _add_results(parser)
+    add_results(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -43,7 +44,7 @@ def run_list(args: argparse.Namespace) -> None:
 def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Remove the runs, data and plan files that no sweep uses, once confirmed."
     parser.epilog = "example:\n  flops-fit runs prune"
-    _add_results(parser)
+    add_results(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -77,7 +78,7 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="FOLDER", help="a results folder, its runs, or one run"
     )
-    _add_results(parser)
+    add_results(parser)
 
 
 def run_import(args: argparse.Namespace) -> None:
@@ -113,12 +114,6 @@ def import_all(sources: Iterable[str], results: str | Path) -> str:
     if counts["refused"]:
         raise FlopsFitError(words)
     return words
-
-
-def _add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--results", default="results", help="folder of runs and sweeps (default: results)"
-    )
 
 
 def size_text(size: float) -> str:

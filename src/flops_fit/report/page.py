@@ -4,7 +4,8 @@ from pathlib import Path
 
 from flops_fit.fit.runs import RunTable
 from flops_fit.methods import bibliography, checklist, methods_paragraph
-from flops_fit.notation import count_text, flops_text, loss_text, share_text, unit_text
+from flops_fit.notation import loss_text, share_text, unit_text
+from flops_fit.pages import fill
 from flops_fit.report.answer import answers_of, model_of, range_bars
 from flops_fit.report.evidence import confirmations_of, estimators_of, heldout_of, minima_of
 from flops_fit.report.figures import figures_of
@@ -30,25 +31,15 @@ def report_page(
     ``files`` (label -> path) are hashed under reproduce; ``confirmed`` are finished confirmations
     (`flops_fit.confirmation.compare`) of this sweep's predictions.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flops_fit", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
-        sentence=lambda text: text[:1].upper() + text[1:],
-        count=count_text,
-        flops=flops_text,
-        loss=loss_text,
-        share=share_text,
-    )
     answers = answers_of(fit, budgets, records)
     topics = checklist(fit, records, plan, files)
-    return environment.get_template(TEMPLATE).render(
+    return fill(
+        TEMPLATE,
+        {
+            "sentence": lambda text: text[:1].upper() + text[1:],
+            "loss": loss_text,
+            "share": share_text,
+        },
         name=name,
         fit=fit,
         unit=unit_text(fit["data"]["loss_unit"]),
