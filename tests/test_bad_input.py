@@ -337,7 +337,8 @@ CHECKED = [
      "has 8 items, the training data 5; allowed: a batch that the data can fill"),
     ("too few items to hold some out", with_data(kwargs={"items": 20}),
      "parts:Tokens: 20 items are too few to hold 32 of them out"),
-    ("more passes than allowed", {**with_data(kwargs={"items": 45})}, "limits.max_epochs: "),
+    ("more passes than allowed", {**with_data(kwargs={"items": 45})},
+     "larger sizes or more data; `snakemake plan --cores 1` shows what each run costs"),
 ]  # fmt: skip
 
 # ---------------------------------------------------------------------------- tables of runs
@@ -490,7 +491,7 @@ HANDED = [
      "report --runs {runs} --fit {fit} --plots nowhere --name done --out results/done/report.html",
      "nowhere/isoflop.svg: no such", {}),
     ("a measured rate that is none", "plan --config good.yaml",
-     "rate-cpu.json: not a measured rate; delete it, or measure again",
+     "rate-cpu.json: not a measured rate; delete it, or measure again; `snakemake plan --cores 1`",
      {"results/.plan/rate-cpu.json": '{"flops_per_second": "x", "step_seconds": 1, "source": ""}'}),
     ("a prediction that is none",
      "compare --records {records} --predicted x --name c --out results/c.json --table results/c.md",

@@ -1,6 +1,7 @@
 """How much data a plan needs, against how much there is."""
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.price import PLAN_HINT
 
 
 def check_amount(data: dict, rows: list[dict], max_epochs: float) -> None:
@@ -15,7 +16,8 @@ def check_amount(data: dict, rows: list[dict], max_epochs: float) -> None:
     if widest["batch_items"] > data["unique_items"]:
         raise FlopsFitError(
             f"batch: a global batch of {widest['experiment_id']} has {widest['batch_items']} items, "
-            f"the training data {data['unique_items']}; allowed: a batch that the data can fill"
+            f"the training data {data['unique_items']}; allowed: a batch that the data can fill; "
+            f"{PLAN_HINT}"
         )
     longest = max(rows, key=lambda row: row["num_tokens"])
     if longest["num_tokens"] > max_epochs * data["unique_tokens"]:
@@ -23,5 +25,5 @@ def check_amount(data: dict, rows: list[dict], max_epochs: float) -> None:
             f"limits.max_epochs: {longest['experiment_id']} needs "
             f"{longest['num_tokens'] / data['unique_tokens']:.2f} passes over "
             f"{data['unique_tokens']} unique tokens; allowed: {max_epochs:g}, so smaller budgets, "
-            "larger sizes or more data"
+            f"larger sizes or more data; {PLAN_HINT}"
         )

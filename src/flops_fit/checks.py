@@ -17,6 +17,7 @@ from flops_fit.model_factory import call_model
 from flops_fit.optimizer import as_one_optimizer
 from flops_fit.options import TrainOptions
 from flops_fit.plugins import add_search_paths, one_line
+from flops_fit.price import PLAN_HINT
 
 LOOKED_AT = 256  # items of each part of the data
 
@@ -63,7 +64,8 @@ def check_amounts(options: TrainOptions, batches: GlobalBatches, per_item: int) 
     if options.tokens > most:
         raise FlopsFitError(
             f"tokens: D = {options.tokens} needs {options.tokens / per_item / batches.items:.3g} "
-            f"passes over {batches.items} items; allowed: {limit:g} passes, D up to {most}"
+            f"passes over {batches.items} items; allowed: {limit:g} passes, D up to {most}; "
+            f"{PLAN_HINT}"
         )
 
 

@@ -40,7 +40,7 @@ def read_plan(path: str | Path, needed: Collection[str] = (*PLAN, *ROW)) -> dict
     if wrong:
         raise FlopsFitError(
             f"{path}: no plan, or another version's (see {wrong}); plan again, with `flops-fit plan "
-            "--config CONFIG` or `snakemake plan`"
+            "--config CONFIG` or `snakemake plan --cores 1`"
         )
     return plan
 

@@ -24,6 +24,7 @@ from flops_fit.identity import (
 )
 from flops_fit.places import plan_file, plan_folder, spec_file
 from flops_fit.plugins import add_search_paths, check_arguments, resolve
+from flops_fit.price import PLAN_HINT
 from flops_fit.rules import make_rule
 from flops_fit.sweep import SweepPlan, flops_per_token, plan_sweep, window_sizes
 
@@ -67,7 +68,8 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
     )
     if not plan.experiments:
         raise FlopsFitError(
-            f"budgets: no cell of the grid can be trained; the first: {plan.skipped[0].reason}"
+            f"budgets: no cell of the grid can be trained; the first: {plan.skipped[0].reason}; "
+            f"{PLAN_HINT}"
         )
     _check_processes(plan, config["resources"]["processes"])
     warnings = list(dict.fromkeys(w for c in counts.values() for w in c.warnings))

@@ -15,6 +15,9 @@ from flops_fit.files import read_json
 from flops_fit.peaks import PEAK_TFLOPS, known_peak
 from flops_fit.places import plan_folder
 
+# What every refusal that concerns cost ends with.
+PLAN_HINT = "`snakemake plan --cores 1` shows what each run costs"
+
 START_UP = 6.0  # seconds of a job before its first step: two interpreters that import torch
 PEAK_SHARE = 0.3  # of a GPU's peak that training usually reaches; small models reach less
 GUESS = {"cpu": (1e10, 0.006), "gpu": (5e12, 0.03)}  # FLOP/s and seconds a step, on the low side
@@ -105,7 +108,9 @@ def _measured(path: Path) -> Rate:
     except TypeError:
         sound = False
     if not sound:
-        raise FlopsFitError(f"{path}: not a measured rate; delete it, or measure again")
+        raise FlopsFitError(
+            f"{path}: not a measured rate; delete it, or measure again; {PLAN_HINT}"
+        )
     return rate
 
 
@@ -116,7 +121,7 @@ def _peak(device: str, number_format: str) -> float:
                           for name, peaks in PEAK_TFLOPS.items() if number_format in peaks)  # fmt: skip
         raise FlopsFitError(
             f"pricing.device: {device!r} is not known with {number_format}; allowed: {names}; or "
-            "state pricing.flops_per_second"
+            f"state pricing.flops_per_second; {PLAN_HINT}"
         )
     return peak
 

@@ -1,0 +1,137 @@
+"""The presets plan as their page says, and the one for GPUs trains where there is none."""
+
+import math
+import re
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flops_fit.checks import check_inputs
+from flops_fit.config import complete_config, load_config
+from flops_fit.files import read_json
+from flops_fit.forewarn import plan_warnings
+from flops_fit.identity import read_spec
+from flops_fit.job import train_spec
+from flops_fit.notation import count_text, time_text
+from flops_fit.places import run_folder, spec_file
+from flops_fit.plan_table import plan_rows, totals
+from flops_fit.planner import make_plan
+from flops_fit.prepare import prepare_data
+from flops_fit.price import rate_for
+from flops_fit.stopping import StopRequest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "presets.md"
+
+
+def priced(name: str, results: Path) -> tuple[dict, list[dict], dict]:
+    """Plan, priced rows and config of a preset, made without any data."""
+    config = load_config(ROOT / "config" / f"{name}.yaml")
+    make_plan(config, results, [str(ROOT)])
+    (file,) = results.glob(".plan/plans/*.json")
+    plan, pricing = read_json(file), config["pricing"]
+    rate = rate_for(pricing, config["resources"]["gpus"], config["precision"], results)
+    return plan, plan_rows(plan, rate, pricing["per_hour"], None), config
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory):
+    return priced("gpu", tmp_path_factory.mktemp("gpu"))
+
+
+def curves(rows: list[dict]) -> dict[float, list[dict]]:
+    found = {}
+    for row in rows:
+        found.setdefault(row["compute_budget"], []).append(row)
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    """What the page shows of a plan: a line for each budget, and one for all."""
+    parts = [(f"{c:.3g}".replace("e+", "e"), own) for c, own in curves(rows).items()]
+    lines = []
+    for name, own in [*parts, ("all", rows)]:
+        total = totals(own)
+        spans = [
+            f"{text(min(row[key] for row in own))} to {text(max(row[key] for row in own))}"
+            for key, text in (("params", count_text), ("num_tokens", count_text), ("steps", str))
+        ]
+        money = "" if total["money"] is None else f" {total['money']:.0f} |"
+        lines.append(
+            f"| {name} | {len(own)} | {' | '.join(spans)} | {total['memory_bytes'] / 1e9:.2g} GB | "
+            f"{time_text(total['longest_seconds'])} | {total['device_hours']:.2g} |{money}\n"
+        )
+    return "".join(lines)
+
+
+def test_the_gpu_preset_plans_without_a_warning(gpu):
+    plan, rows, config = gpu
+    assert plan_warnings(plan, rows, config["answer"]["budgets"]) == []
+    assert plan["skipped"] == []
+
+
+def test_its_budgets_lie_on_both_sides_of_the_expected_optimum(gpu):
+    _, rows, _ = gpu
+    assert sum(row["flops_counted"] for row in rows) == pytest.approx(6 * 1.44e19, rel=0.01)
+    for own in curves(rows).values():
+        ratios = sorted(row["tokens_per_param"] for row in own)
+        assert ratios[0] < 10 < 40 < ratios[-1]
+        assert 5 < ratios[len(ratios) // 2] < 100
+        assert all(row["memory_bytes"] < 80e9 for row in own)
+
+
+def test_its_counts_are_those_by_hand(gpu):
+    _, rows, _ = gpu
+    depth, vocabulary, length = 8, 50_304, 1024
+    row = next(row for row in rows if row["size_param_value"] == depth)
+    width = 64 * depth
+    matmul = 12 * depth * width**2 + vocabulary * width
+    assert row["params"] == matmul
+    by_hand = 6 * matmul + 12 * depth * length * width
+    assert row["flops_per_token"] == pytest.approx(by_hand, rel=0.01)
+    assert row["count_method"] == "meta"
+
+
+def test_the_page_shows_the_priced_plans(gpu, tmp_path):
+    page = PAGE.read_text()
+    for rows in (gpu[1], priced("standard", tmp_path)[1]):
+        assert table(rows) in page, table(rows)
+
+
+def test_the_page_names_every_preset():
+    page = PAGE.read_text()
+    for file in sorted((ROOT / "config").glob("*.yaml")):
+        assert f"`config/{file.name}`" in page
+
+
+def test_a_small_variant_trains_for_real_on_local_text(tmp_path, monkeypatch):
+    pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    words = (ROOT / "tests" / "data" / "text.txt").read_text()
+    Path("text.txt").write_text(re.sub(rf"[^{re.escape(string.printable)}]", "", words))
+    raw = yaml.safe_load((ROOT / "config" / "gpu.yaml").read_text())
+    size = {"vocab_size": 320, "seq_len": 32}
+    raw["model"]["kwargs"] = {**size, "aspect": 16, "head_dim": 16}
+    data = raw["dataset"]
+    data["kwargs"] = {"seq_len": 32}
+    del data["prepare_kwargs"]["hub"]
+    data["sources"] = ["text.txt"]
+    data["prepare_kwargs"] |= {"tokenizer": {"bpe": 320}, "vocab_size": 320, "heldout_every": 4,
+                               "document_size": 500}  # fmt: skip
+    raw |= {"budgets": [3e9], "sizes": {"values": [2]}, "limits": {"max_epochs": 1000}}
+    raw["batch"] |= {"value": 512, "tokens": {"reference": 1e4, "power": 0.5}}
+    raw["evaluation"]["tokens"] = 2048
+    raw["resources"] |= {"gpus": 0, "threads": 1, "compile": False}
+    (experiment,) = make_plan(complete_config(raw), "results", [str(ROOT)]).experiments
+    spec = read_spec(spec_file("results", experiment.experiment_id))
+    prepare_data({"experiments": [vars(experiment)]}, "results")
+    check_inputs(spec)
+    for variable, value in {"PROCESSES": "1", "GPUS": "0"}.items():  # as the launcher sets them
+        monkeypatch.setenv(f"FLOPS_FIT_{variable}", value)
+    record = train_spec(spec, run_folder("results", experiment.experiment_id), StopRequest())
+    assert record["status"] == "completed"
+    assert spec["identity"]["precision"] == "bf16"
+    assert record["tokens_seen"] == experiment.num_tokens
+    assert record["final_loss"] < math.log(320)
