@@ -67,6 +67,9 @@ def test_what_a_bare_table_cannot_tell_is_said_to_be_unknown(fit):
     said = dict(checklist(fit, []))
     assert set(said) == TOPICS
     assert said["Optimiser"] == said["Hardware"] == UNKNOWN
+    for topic in ("N", "D", "Loss"):  # a table may hold any count, and training losses
+        assert "as" in said[topic].split()[:1]
+        assert "in the table" in said[topic]
     paragraph = methods_paragraph(fit, said.items())
     assert UNKNOWN not in paragraph
     assert "15 models at 3 compute budgets from 10¹⁵ to 10¹⁷ FLOPs" in paragraph

@@ -235,6 +235,15 @@ def test_a_run_trained_to_confirm_the_answer_stands_beside_its_prediction(folder
     assert "inside the interval for one run" in found["text"]
 
 
+def test_an_answer_that_would_read_its_data_too_often_says_so(folder, fit):
+    runs = [{**run, "epochs": 9 * run["epochs"]} for run in measured_sweep.records()]
+    table = prepare_runs(pd.DataFrame(run_table(runs, "counted")))
+    shown = Page(report_page(table, runs, fit, folder / "plots", BUDGETS, "demo"))
+    first, _, last = shown.all("article")
+    assert "It would read the data" not in first["text"]
+    assert "Beyond 4 passes repeated data lose their value" in last["text"]
+
+
 def test_what_was_planned_stands_beside_what_was_spent(page):
     (table,) = page.all("table", id="spent")
     first = [e["text"] for e in page.all("td", within=page.all("tr", within=table)[1])]

@@ -91,8 +91,8 @@ def checklist(
     path) are hashed.
     """
     trained = [record for record in records if record.get("identity")]
-    return [*_law_rows(fit), *_run_rows(fit, plan), *_recipe_rows(trained), *_trust_rows(fit),
-            *_origin_rows(trained, plan, files or {})]  # fmt: skip
+    return [*_law_rows(fit), *_run_rows(fit, plan, bool(trained)), *_recipe_rows(trained),
+            *_trust_rows(fit), *_origin_rows(trained, plan, files or {})]  # fmt: skip
 
 
 def _law_rows(fit: dict) -> list[tuple[str, str]]:
@@ -109,21 +109,26 @@ def _law_rows(fit: dict) -> list[tuple[str, str]]:
     ]
 
 
-def _run_rows(fit: dict, plan: dict | None) -> list[tuple[str, str]]:
+def _run_rows(fit: dict, plan: dict | None, ours: bool) -> list[tuple[str, str]]:
+    """``ours``: the runs were trained here, so that what their numbers mean is known."""
     data, left_out = fit["data"], fit["excluded"]
     counted = {None: fit["cost"]["words"], "counted": "counted forward and backward FLOPs",
                "6nd": "6 N D"}[(plan or {}).get("convention")]  # fmt: skip
-    n_words = PARAMS[data.get("params_column", "params")]
+    column = data.get("params_column", "params")
+    n_words = PARAMS[column] if ours else f"as counted in the table, its column {column}"
+    d_words = "target elements trained on, exactly" if ours else "as counted in the table"
+    loss_words = "held out" if ours else "as in the table, taken as"
     why = ", ".join(f"{n} {reason}" for reason, n in left_out["by_reason"].items())
     runs = f"{data['n_runs']} fitted, {left_out['count']} left out"
     return [
         ("N", f"{n_words}; {_span(data['params'], count_text)}"),
-        ("D", f"target elements trained on, exactly; {_span(data['tokens'], count_text)}"),
+        ("D", f"{d_words}; {_span(data['tokens'], count_text)}"),
         ("C", f"{counted}; {_span(data['flops'], flops_text)} FLOPs"),
         ("Runs", f"{runs} ({why})" if why else runs),
         ("Budgets", ", ".join(map(flops_text, data["budgets"])) or "no shared budgets"),
         ("Seeds", str(data["seeds"])),
-        ("Loss", f"held out, {unit_text(data['loss_unit'])}; {_span(data['loss'], '{:.4g}'.format)}"),
+        ("Loss", f"{loss_words}{', ' if ours else ' '}{unit_text(data['loss_unit'])}; "
+                 f"{_span(data['loss'], '{:.4g}'.format)}"),
     ]  # fmt: skip
 
 

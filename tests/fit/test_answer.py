@@ -42,6 +42,13 @@ def test_the_answer_has_every_promised_key_and_only_finite_numbers(noisy):
     assert answer["beyond_data"] == pytest.approx(10)
 
 
+def test_a_bound_is_named_by_the_estimator_that_hit_it(noisy):
+    headline = {**noisy["headline"], "method": "tied", "reason": "at bound: E"}
+    answer = predict({**noisy, "status": "at_bound", "headline": headline}, 1e20)
+    assert answer["reasons"][0] == "at bound: E"
+    assert answer["verdict"] == "provisional"
+
+
 def test_the_answer_is_the_same_after_a_round_trip_through_json(noisy):
     assert predict(json.loads(json.dumps(noisy)), 3e20) == predict(noisy, 3e20)
 

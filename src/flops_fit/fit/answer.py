@@ -10,6 +10,7 @@ from flops_fit.files import read_json
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.laws import law_from_dict, law_to_dict
 from flops_fit.fit.sensitivity import USABLE, sensitivity_at
+from flops_fit.forewarn import MOST_EPOCHS
 
 KEYS = ("parametric", "isoflop", "tied", "headline", "status", "ci", "excluded", "heldout", "forecast",
         "bootstrap", "cost", "sizes", "data", "laws", "sensitivity")  # fmt: skip
@@ -18,7 +19,6 @@ WIDE = 2.0  # N interval, high / low, that still deserves trust
 OWN_CHOICES = ("delta", "exclusion", "budget", "seed")  # refits of the same question
 FACTORS = (0.5, 2.0, 4.0)  # of N*, at which the waste is told
 NEAR = 8.0  # factor in N off the optimum up to which a parabola means something
-FREE_EPOCHS = 4.0  # Muennighoff et al. 2023 (2305.16264): repeated data are then nearly fresh
 GAP = 1.08  # factor in N* between estimators that deserves a word where intervals do not cover it
 
 
@@ -51,7 +51,7 @@ def laws_of(fit: dict) -> dict[str, tuple]:
 
 
 def read_fit(path: str | Path) -> dict:
-    """FIT.json, checked as far as every answer needs it; a `FlopsFitError` names the file."""
+    """FIT.json in ``path``, checked as far as every answer needs it; a `FlopsFitError` names it."""
     fit = read_json(path)
     if not isinstance(fit, dict) or "laws" not in fit:
         raise FlopsFitError(f"{path}: not a fit; expected what flops-fit fit writes")
@@ -139,13 +139,19 @@ def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tu
     """trust, provisional or not identifiable, and the reasons that hold it down."""
     headline = fit["headline"]
     if fit["status"] == "not_identifiable":
-        return "not identifiable", [headline["reason"]]
+        return "not identifiable", [headline["reason"].removeprefix("not identifiable: ")]
     reasons = []
     beyond = flops / fit["data"]["largest_budget"]
     if beyond > FAR:
         reasons.append(f"{beyond:.3g}x beyond the largest budget of the data")
     if fit["status"] == "at_bound":
-        reasons.append(fit["parametric"]["reason"])
+        reasons.append(headline["reason"])
+    most = fit["data"].get("most_epochs")
+    if most and most > MOST_EPOCHS:
+        reasons.append(
+            f"runs read their data up to {most:.2g} times: beyond {MOST_EPOCHS:g} passes repeated data "
+            "are worth less than fresh"
+        )
     edge = [b for b in fit["isoflop"]["budgets"] if b["status"] != "bracketed"]
     if edge and fit["isoflop"]["shared"]:
         what = ", ".join(f"{b['flops']:.3g} ({b['status']})" for b in edge)
@@ -181,9 +187,10 @@ def _moved(fit: dict, flops: float, ends: list[float]) -> list[str]:
 
 
 def optimum_at(fit: dict, flops: float, laws: dict | None = None) -> dict:
-    """`predict` without its judgement, for figures that ask at many budgets.
+    """`predict` of ``fit`` without its judgement, for figures that ask at many budgets.
 
-    ``flops, params, tokens, loss, tokens_per_param, ci, beyond_data``.
+    Returns ``flops, params, tokens, loss, tokens_per_param, ci, beyond_data``. ``laws``: those of
+    the fit, where they were read already.
     """
     laws, cost = laws or laws_of(fit), Cost.from_dict(fit["cost"])
     log_c = np.log(flops)
@@ -203,7 +210,7 @@ def optimum_at(fit: dict, flops: float, laws: dict | None = None) -> dict:
 def predict(
     fit: dict, flops: float, params: float | None = None, tokens: float | None = None
 ) -> dict:
-    """The answer of FIT.json (as a dict) at a budget of ``flops``.
+    """The answer of ``fit`` (FIT.json as a dict) at a budget of ``flops``.
 
     Returns ``flops, params, tokens, loss, tokens_per_param``; ``ci`` of each of the last four as
     [low, high] (empty without resamples); ``range_1pct`` and ``range_5pct``: [N low, N high]
@@ -305,10 +312,10 @@ def _own_words(own: dict, answer: dict, fit: dict) -> list[str]:
             f"the optimum would read {own['unique_tokens']:.4g} tokens {own['epochs']:.3g} times"
         )
         words.append(
-            f"{passes}; up to {FREE_EPOCHS:g} passes are nearly as good as fresh data "
+            f"{passes}; up to {MOST_EPOCHS:g} passes are nearly as good as fresh data "
             "(Muennighoff et al. 2023), so its N and loss stand"
-            if own["epochs"] <= FREE_EPOCHS
-            else f"{passes}, and beyond {FREE_EPOCHS:g} passes repeated data lose their value "
+            if own["epochs"] <= MOST_EPOCHS
+            else f"{passes}, and beyond {MOST_EPOCHS:g} passes repeated data lose their value "
             "(Muennighoff et al. 2023): its loss is then out of reach"
         )
         words.append("the numbers here are for reading every token once, with a larger model")
@@ -337,14 +344,18 @@ def _positive(name: str, value: float, unit: str = "") -> float:
 
 
 def loss_at(fit: dict, params: np.ndarray, tokens: np.ndarray, which: str = "parametric"):
-    """Loss of ``parametric`` or ``forecast`` at N, D (arrays), in the unit of the runs."""
+    """L = E + A / N^alpha + B / D^beta of ``fit``, in the unit of its runs.
+
+    ``params`` and ``tokens``: N and D, arrays of one shape (or scalars), which the losses have too.
+    ``which``: the surface, ``parametric`` or ``forecast``.
+    """
     law = fit[which]
     params, tokens = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
     return law["E"] + law["A"] * params ** -law["alpha"] + law["B"] * tokens ** -law["beta"]
 
 
 def describe(answer: dict, fit: dict) -> str:
-    """The answer as a few readable lines for a terminal."""
+    """The ``answer`` that `predict` gave for ``fit``, as a few readable lines for a terminal."""
     ci, unit = answer["ci"], fit["data"]["loss_unit"]
     level = f"{100 * fit['bootstrap']['level']:.0f}%"
 

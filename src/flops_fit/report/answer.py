@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from flops_fit.fit import predict, sensitivity_at, spread_of
-from flops_fit.fit.answer import GAP, waste_text
+from flops_fit.fit.answer import FREE_EPOCHS, GAP, waste_text
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
 
 DEFAULT_FACTORS = (1, 3, 10)  # of the largest budget
@@ -126,16 +126,21 @@ def _config(answer: dict, records: list[dict]) -> str | None:
 
 
 def _effort(answer: dict, records: list[dict]) -> dict:
-    """``time`` at the best speed among the runs and ``epochs`` of their data, as text or None."""
+    """``time`` at the best speed among the runs and ``epochs`` of their data, as text or None.
+
+    ``repeated``: the passes up to which repeated data are nearly fresh, where there are more.
+    """
     speeds = [
         r["flops_counted"] / r["wall_seconds"]
         for r in records
         if r.get("wall_seconds") and r.get("flops_counted")
     ]
     unique = [r["tokens_seen"] / r["epochs"] for r in records if r.get("epochs")]
+    epochs = answer["tokens"] / np.median(unique) if unique else None
     return {
         "time": time_text(answer["flops"] / max(speeds)) if speeds else None,
-        "epochs": f"{answer['tokens'] / np.median(unique):.2g}" if unique else None,
+        "epochs": f"{epochs:.2g}" if unique else None,
+        "repeated": f"{FREE_EPOCHS:g}" if unique and epochs > FREE_EPOCHS else None,
     }
 
 
