@@ -17,6 +17,8 @@ directory, then in the checkout.
 | file | what |
 |---|---|
 | `config.yaml` | the demo: 25 runs of a small GPT on real text, minutes on two cores |
+| `standard.yaml` | the same model and text over five budgets with two seeds: half an hour on two cores |
+| `gpu.yaml` | where to start on real GPUs: subword tokens, bf16, budgets from 1e17 to 1e19 FLOPs |
 | `smoke.yaml` | seconds: every part of the path once, for tests |
 | `lr.yaml` | a grid of learning rates, from which a rule of N and D is fitted |
 | `vit.yaml` | a vision transformer on Fashion-MNIST, D in images; its law is provisional |
