@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from flops_fit.fit import predict, sensitivity_at, spread_of
-from flops_fit.fit.answer import FREE_EPOCHS, GAP, waste_text
+from flops_fit.fit.answer import GAP, waste_text
+from flops_fit.forewarn import MOST_EPOCHS
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
 
 DEFAULT_FACTORS = (1, 3, 10)  # of the largest budget
@@ -140,7 +141,7 @@ def _effort(answer: dict, records: list[dict]) -> dict:
     return {
         "time": time_text(answer["flops"] / max(speeds)) if speeds else None,
         "epochs": f"{epochs:.2g}" if unique else None,
-        "repeated": f"{FREE_EPOCHS:g}" if unique and epochs > FREE_EPOCHS else None,
+        "repeated": f"{MOST_EPOCHS:g}" if unique and epochs > MOST_EPOCHS else None,
     }
 
 
