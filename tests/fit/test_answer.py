@@ -165,6 +165,15 @@ def test_an_edge_budget_takes_trust_away():
     assert any("at_edge" in r for r in reasons)
 
 
+@pytest.mark.parametrize(("most", "verdict"), [(4.0, "trust"), (7.6, "provisional")])
+def test_data_read_more_often_than_they_stay_fresh_take_trust_away(most, verdict):
+    runs = sweep(LAWS["besiroglu"])
+    runs["epochs"] = np.linspace(0.1, most, len(runs))
+    answer = predict(fit_runs(runs, bootstrap=100), 1e20)
+    assert answer["verdict"] == verdict
+    assert [r for r in answer["reasons"] if "7.6 times" in r] == answer["reasons"]
+
+
 def test_estimators_that_disagree_take_trust_away():
     frame = sweep(LAWS["lopsided"], (30.0, 0.0, 0.0), noise=0.0005)
     fit = fit_runs(frame, bootstrap=100)

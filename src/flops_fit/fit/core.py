@@ -44,7 +44,8 @@ def fit_runs(
     ``runs``: columns as `flops_fit.fit.runs` reads them. ``curves``: loss curves (run_id, tokens,
     flops, loss) for the envelope. ``sizes``: dicts size, params, flops_per_token known beyond the
     runs. ``delta``: Huber threshold on ln L, "auto" = 1.345 robust scales. ``bootstrap``: number
-    of resamples, 0 for no intervals. ``method``: the headline, "auto" by the held-out test.
+    of resamples, drawn with ``seed``, 0 for no intervals; ``level``: theirs. ``method``: the headline: surface, tied (alpha = beta),
+    fixed_e, isoflop or envelope; "auto" by the held-out test.
     ``exclude``: "auto" leaves out runs beyond 6 robust scales, "none" fits all; the default is
     "auto", but "none" where the table marks its own outliers or ``delta`` is given. ``resample``:
     runs, groups or wild; default runs, or groups where sizes were repeated with several seeds.
@@ -431,6 +432,13 @@ def _ranges(table: RunTable, groups) -> dict:
         "budgets": [c for c, _ in groups],
         "largest_budget": float(largest),
         "seeds": int(frame["seed"].nunique()) if "seed" in frame else 1,
+        "most_epochs": _most(frame["epochs"]) if "epochs" in frame else None,
         "loss_unit": table.loss_unit,
         "notes": table.notes,
     }
+
+
+def _most(column: pd.Series) -> float | None:
+    """The largest number of a column, None where it holds none."""
+    numbers = pd.to_numeric(column, errors="coerce").replace([np.inf, -np.inf], np.nan)
+    return float(numbers.max()) if numbers.notna().any() else None

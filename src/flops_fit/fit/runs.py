@@ -40,7 +40,7 @@ ALIASES = {
 }
 BITS_PER_BYTE = ("val_bpb", "bits_per_byte", "bpb")
 COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
-KEPT = (*COUNTS, "flops_counted")  # as they stand, for the sensitivity of the answer
+KEPT = (*COUNTS, "flops_counted", "epochs")  # as they stand, for sensitivity and verdict
 SIZE_COLUMNS = ("params", *COUNTS, "flops_per_token")
 TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "nan", "none"}
 SAME_BUDGET = 0.03  # ln C: runs closer than this share a budget where the table names none
@@ -52,8 +52,8 @@ FEWEST_SHARED = 4
 class RunTable:
     """Runs ready to fit.
 
-    ``frame``: one row a run, columns run_id, row, params, tokens, flops, loss, and where known
-    budget, size, seed and other counts of N (`COUNTS`). ``left_out``: dicts run_id, row, reason of
+    ``source``: the file's name. ``frame``: one row a run, columns run_id, row, params, tokens, flops, loss, and where known
+    budget, size, seed, epochs and other counts of N (`COUNTS`). ``left_out``: dicts run_id, row, reason of
     the rows not fitted; ``marked``: those of them that the table itself calls outliers and whose
     numbers are sound, as in ``frame``. ``sizes``: dicts size, params, other counts of N,
     flops_per_token. ``notes``: what was recognised, derived and assumed, a sentence each.
@@ -76,9 +76,11 @@ class RunTable:
 
 
 def read_runs(path: str | Path, params: str = "params") -> RunTable:
-    """Read a CSV, or a JSON list of records (plain rows, or the records of our own runs).
+    """Read the runs in ``path``: a CSV, or a JSON list of records (plain rows, or of our own runs).
 
-    ``params`` names the column that is N: params, params_nonembedding or params_total.
+    ``params`` names the column that is N: params, params_nonembedding or params_total. N, D and the
+    loss are needed; of N, D and C any two do (C = 6 N D). Raises `FlopsFitError` naming file, row,
+    column and value, as `prepare_runs` does.
     """
     path = Path(path)
     if path.suffix == ".json":
@@ -104,7 +106,11 @@ def read_runs(path: str | Path, params: str = "params") -> RunTable:
 
 
 def read_curves(path: str | Path) -> pd.DataFrame:
-    """Loss curves as columns run_id, tokens, flops, loss: a CSV of them, or results.json."""
+    """Loss curves as columns run_id, tokens, flops, loss.
+
+    ``path``: a CSV with these columns, or results.json, whose runs without a curve, or not
+    completed, are passed over. Raises `FlopsFitError` naming file and column or run.
+    """
     path = Path(path)
     if path.suffix != ".json":
         frame = read_table(path)
@@ -202,7 +208,8 @@ def prepare_runs(
 ) -> RunTable:
     """Check a data frame of runs and give it our columns.
 
-    ``first_line`` is the number of the first row in messages (2 for a CSV with a header);
+    ``frame``: one run a row, columns under their own or well-known names (`ALIASES`); ``source``
+    names it in messages. ``first_line`` is the number of the first row in messages (2 for a CSV with a header);
     ``params`` names the column that is N, another ``params`` is then kept as params_matmul. A row
     whose ``status`` is not "completed" or whose ``outlier`` is true is left out before its numbers
     are looked at. Raises `FlopsFitError` naming source, row, column and value for anything else
