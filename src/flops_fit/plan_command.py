@@ -100,11 +100,11 @@ def _measure(config: dict | None, plan: dict, results: str) -> None:
     from flops_fit.identity import read_spec
     from flops_fit.measure import measure_rate
     from flops_fit.places import spec_file
-    from flops_fit.price import measured_file
+    from flops_fit.price import device_kind, measured_file
 
     if config is None:
         raise FlopsFitError("--measure: needs --config, which names the model and the data")
     specs = [read_spec(spec_file(results, row["experiment_id"])) for row in plan["experiments"]]
     rate = measure_rate(config, specs)
-    kind = "gpu" if config["resources"]["gpus"] else "cpu"
+    kind = device_kind(config["resources"]["gpus"])
     write_json(measured_file(results, kind), vars(rate))

@@ -3,7 +3,7 @@
 from flops_fit.notation import time_text
 from flops_fit.pages import fill
 from flops_fit.plan_table import closing, totals
-from flops_fit.price import Rate
+from flops_fit.price import DEVICES, Rate, device_kind
 
 MOST_ROWS = 500  # of the page's table; the CSV has all
 
@@ -30,7 +30,7 @@ def plan_page(
         estimate=closing(plan, rows, rate, currency)[-1],
         currency=currency,
         figure=figure.decode().partition("<svg")[2],
-        device="GPU" if plan["resources"]["gpus"] else "CPU thread",
+        device=DEVICES[device_kind(plan["resources"]["gpus"])],
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json
 from flops_fit.notation import count_text, time_text
-from flops_fit.price import Rate, price, work_of_row
+from flops_fit.price import DEVICES, Rate, device_kind, price, work_of_row
 from flops_fit.schedule import phases
 
 COLUMNS = (
@@ -97,7 +97,7 @@ def format_plan(
 def closing(plan: Mapping, rows: list[dict], rate: Rate, currency: str) -> list[str]:
     """What the sweep takes in all, and where the estimate of time comes from."""
     total = totals(rows)
-    device = "GPU" if plan["resources"]["gpus"] else "CPU thread"
+    device = DEVICES[device_kind(plan["resources"]["gpus"])]
     money = "" if total["money"] is None else f", {currency}{total['money']:.2f}"
     return [
         f"{total['experiments']} experiments, {total['budgets']} budgets, "

@@ -20,6 +20,7 @@ PLAN_HINT = "`snakemake plan --cores 1` shows what each run costs"
 
 START_UP = 6.0  # seconds of a job before its first step: two interpreters that import torch
 PEAK_SHARE = 0.3  # of a GPU's peak that training usually reaches; small models reach less
+DEVICES = {"cpu": "CPU thread", "gpu": "GPU"}  # kind of device -> what one is called
 GUESS = {"cpu": (1e10, 0.006), "gpu": (5e12, 0.03)}  # FLOP/s and seconds a step, on the low side
 PARAM_BYTES = 4 + 4 + 8  # weight, gradient and AdamW's two moments, all fp32
 BUCKET_BYTES = 4  # a copy of the gradients, where several processes exchange them
@@ -79,13 +80,18 @@ def work_of_spec(spec: Mapping[str, Any]) -> Work:
                 counts["activation_bytes"])  # fmt: skip
 
 
+def device_kind(gpus: int) -> str:
+    """The kind of device that trains: gpu where a run has ``gpus``, else cpu."""
+    return "gpu" if gpus else "cpu"
+
+
 def rate_for(pricing: Mapping, gpus: int, precision: str, results: str | Path) -> Rate:
     """The rate of one device (a GPU, or a CPU thread): stated, of a known device, measured, guessed.
 
     ``pricing`` is the config's section of that name. What `flops_fit.measure` has measured lies
     below ``results``. Raises `FlopsFitError` for a device that is not in the table.
     """
-    kind = "gpu" if gpus else "cpu"
+    kind = device_kind(gpus)
     flops, step = GUESS[kind]
     if pricing["step_seconds"] is not None:
         step = pricing["step_seconds"]
@@ -98,7 +104,7 @@ def rate_for(pricing: Mapping, gpus: int, precision: str, results: str | Path) -
     path = measured_file(results, kind)
     if path.exists():
         return _measured(path)
-    return Rate(flops, step, f"a cautious guess for a {'GPU' if gpus else 'CPU thread'}")
+    return Rate(flops, step, f"a cautious guess for a {DEVICES[kind]}")
 
 
 def _measured(path: Path) -> Rate:
@@ -154,7 +160,7 @@ def process_bytes(work: Work, resources: Mapping) -> float:
     items = math.ceil(work.batch_items / processes)
     items = min(items, resources["micro_batch_items"] or items)
     state = PARAM_BYTES + (BUCKET_BYTES if processes > 1 else 0)
-    base = BASE_BYTES["gpu" if resources["gpus"] else "cpu"]
+    base = BASE_BYTES[device_kind(resources["gpus"])]
     activations = items * work.tokens_per_item * work.activation_bytes
     return base + state * work.params_total + activations
 

@@ -12,7 +12,7 @@ from flops_fit.locks import lock_if_free
 from flops_fit.notation import flops_text, time_text
 from flops_fit.places import plan_folder, run_folder
 from flops_fit.plan_file import read_plan
-from flops_fit.price import GUESS, Rate, price, work_of_row
+from flops_fit.price import GUESS, Rate, device_kind, price, work_of_row
 from flops_fit.records import RESULT, read_failure
 
 PAUSE = 2.0  # seconds between two looks while following
@@ -112,7 +112,7 @@ def _at_work(folder: Path) -> bool:
 
 def _seconds_left(done: list[dict], left: list[dict], at_work: int, plan: dict, results) -> float:
     """Wall time of ``left``, as many side by side as lately, each as far off its price as those."""
-    rate = Rate(*GUESS["gpu" if plan["resources"]["gpus"] else "cpu"], "")
+    rate = Rate(*GUESS[device_kind(plan["resources"]["gpus"])], "")
 
     def expected(row: dict) -> float:
         return price(work_of_row(row), rate, plan["resources"]).seconds
