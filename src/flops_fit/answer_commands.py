@@ -89,15 +89,12 @@ def run_report(args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace) -> tuple:
     """The run table, the records ([] without them), the fit and the budgets to answer for."""
-    from flops_fit.errors import FlopsFitError
-    from flops_fit.files import read_json
+    from flops_fit.collect import read_results
     from flops_fit.fit.answer import check_flops, read_fit
     from flops_fit.report import default_budgets
 
     fit = read_fit(args.fit)
-    records = read_json(args.records) if args.records else []
-    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-        raise FlopsFitError(f"{args.records}: expected a JSON list of records")
+    records = read_results(args.records) if args.records else []
     budgets = [check_flops(c) for c in args.budgets or default_budgets(fit)]
     return _fitted_runs(args.runs, args.fit, fit), records, fit, budgets
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import write_atomic, write_json
+from flops_fit.files import read_json, write_atomic, write_json
 from flops_fit.places import run_folder
 from flops_fit.records import RESULT, read_failure, read_record
 from flops_fit.verified import Verified, state_of
@@ -101,3 +101,11 @@ def write_results(records: list[dict], convention: str, json_path: str, csv_path
     writer.writerows(rows)
     write_json(json_path, records)
     write_atomic(csv_path, text.getvalue())
+
+
+def read_results(path: str | Path) -> list[dict]:
+    """The records of a ``results.json``; raises `FlopsFitError` for another file."""
+    records = read_json(path)
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise FlopsFitError(f"{path}: expected a JSON list of records")
+    return records

@@ -99,6 +99,22 @@ def grid_config(path: str) -> dict:
     return config
 
 
+def _planned_grid(config: dict, fit: dict, results: str, paths: list[str]) -> tuple:
+    """The sweep's plan and its grid, of which ``fit`` must be the fit."""
+    from flops_fit.planner import size_counter
+    from flops_fit.plugins import add_search_paths
+    from flops_fit.rounds import Grid, check_matches
+    from flops_fit.simulate import design_of
+    from flops_fit.workflow import plan_config
+
+    plan = plan_config(config, results, paths)
+    add_search_paths(paths)
+    params = config["fit"]["params"]
+    grid = Grid(design_of(plan, params), size_counter(config)[0], params, plan["convention"])
+    check_matches(fit, grid)
+    return plan, grid
+
+
 def add_next_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``next`` to argparse."""
     parser.description = (
@@ -135,11 +151,7 @@ def run_next(args: argparse.Namespace) -> None:
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
     from flops_fit.fit.answer import read_fit
-    from flops_fit.planner import size_counter
-    from flops_fit.plugins import add_search_paths
     from flops_fit.rounds import (
-        Grid,
-        check_matches,
         config_text,
         grown,
         merged,
@@ -147,16 +159,11 @@ def run_next(args: argparse.Namespace) -> None:
         outlook,
         repairs,
     )
-    from flops_fit.simulate import design_of
     from flops_fit.workflow import plan_config, search_paths
 
     config, fit = grid_config(args.config), read_fit(args.fit)
     paths = search_paths(args.search_path)
-    plan = plan_config(config, args.results, paths)
-    add_search_paths(paths)
-    params = config["fit"]["params"]
-    grid = Grid(design_of(plan, params), size_counter(config)[0], params, plan["convention"])
-    check_matches(fit, grid)
+    plan, grid = _planned_grid(config, fit, args.results, paths)
     target = args.flops or 10 * grid.budgets[-1]
     method = fit["headline"]["method"]
     truth = _truth_near(fit, grid.design)
@@ -276,21 +283,14 @@ def run_confirm(args: argparse.Namespace) -> None:
     from flops_fit.fit.answer import predict, read_fit
     from flops_fit.notation import count_text, loss_text
     from flops_fit.places import run_folder
-    from flops_fit.planner import size_counter
-    from flops_fit.plugins import add_search_paths
     from flops_fit.records import RECORD
-    from flops_fit.rounds import Grid, check_matches, config_text, number
-    from flops_fit.simulate import design_of
+    from flops_fit.rounds import config_text, number
     from flops_fit.workflow import plan_config, search_paths
 
     config, fit = grid_config(args.config), read_fit(args.fit)
     answer = predict(fit, args.flops)
     paths = search_paths(args.search_path)
-    plan = plan_config(config, args.results, paths)
-    add_search_paths(paths)
-    params = config["fit"]["params"]
-    grid = Grid(design_of(plan, params), size_counter(config)[0], params, plan["convention"])
-    check_matches(fit, grid)
+    plan, grid = _planned_grid(config, fit, args.results, paths)
     size = grid.nearest(answer["params"])
     flops = number(args.flops)
     name = args.name or f"{config['name']}-confirm-{flops}"
@@ -303,12 +303,13 @@ def run_confirm(args: argparse.Namespace) -> None:
             f"--flops: {args.flops:g}; its run {row['experiment_id']} is one of those fitted; allowed: "
             "a budget that the sweep does not hold"
         )
-    told = predicted_loss(fit, row[params], row["num_tokens"])
+    params = row[config["fit"]["params"]]
+    told = predicted_loss(fit, params, row["num_tokens"])
     trained = (run_folder(args.results, row["experiment_id"]) / RECORD).exists()
     new["confirm"] = {
         "sweep": config["name"],
         "fit": canonical_hash(fit)[:16],
-        "params": row[params],
+        "params": params,
         "tokens": row["num_tokens"],
         **told,
         "blind": not trained,
@@ -353,14 +354,13 @@ def run_compare(args: argparse.Namespace) -> None:
     """Read the one record, write both files, print the outcome."""
     import json
 
+    from flops_fit.collect import read_results
     from flops_fit.config import check_section
     from flops_fit.confirmation import compare, confirmation_table, outcome_words
     from flops_fit.errors import FlopsFitError
-    from flops_fit.files import read_json, write_atomic, write_json
+    from flops_fit.files import write_atomic, write_json
 
-    records = read_json(args.records)
-    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-        raise FlopsFitError(f"{args.records}: expected a JSON list of records")
+    records = read_results(args.records)
     if len(records) != 1:
         raise FlopsFitError(f"{args.records}: {len(records)} runs; a confirmation is one run")
     try:
