@@ -229,6 +229,13 @@ CONFIG_FILES = [
     ("an empty config", "", "bad.yaml: a config is a mapping of keys, not an empty file"),
     ("a list for a config", "- 1\n", "bad.yaml: a config is a mapping of keys, not a list"),
     ("broken YAML", "budgets: [1e6\n", "bad.yaml: not valid YAML: "),
+    ("a key given twice", "name: a\nseeds: [0]\nname: b\n",
+     "bad.yaml: name: given twice, on lines 1 and 3; allowed: each key once"),
+    ("a key given twice further in", "name: a\nmodel:\n  kwargs: {a: 1,\n    a: 2}\n",
+     "bad.yaml: model.kwargs.a: given twice, on lines 3 and 4; allowed: each key once"),
+    ("a budget given twice in two spellings",
+     text_of({"sizes": None}) + "sizes: {per_budget: {1e6: [4], 1000000: [8], 2e6: [4]}}\n",
+     "bad.yaml: sizes.per_budget: ['1e6', 1000000, '2e6'] name a budget twice; allowed: each"),
     ("a tab in YAML", "model:\n\tfactory: parts:Net\n", "bad.yaml: not valid YAML: "),
     ("a Python object in YAML", "name: !!python/object:os.system [1]\n",
      "bad.yaml: not valid YAML: could not determine a constructor for the tag"),
@@ -439,6 +446,11 @@ def resealed(**changes) -> Callable[[bytes], bytes]:
     return change
 
 
+def without(old: bytes, key: str) -> bytes:
+    record = {k: v for k, v in json.loads(old).items() if k not in (key, "checksum")}
+    return json.dumps(seal(record)).encode()
+
+
 def cut(old: bytes) -> bytes:
     return old[: len(old) // 2]
 
@@ -456,6 +468,12 @@ HANDED = [
      "result.json: its hash is not that of the planned experiment", {"{result}": resealed(hash="0")}),
     ("a result of fewer tokens", COLLECT, "result.json: trained on 5 tokens, planned ",
      {"{result}": resealed(tokens_seen=5)}),
+    ("a result whose tokens are text", COLLECT,
+     "result.json: tokens_seen: '5'; expected a number", {"{result}": resealed(tokens_seen="5")}),
+    ("a result without a field", COLLECT, "result.json: reason: missing; expected text",
+     {"{result}": lambda old: without(old, "reason")}),
+    ("a result with a list for its identity", COLLECT,
+     "result.json: identity: []; expected a mapping", {"{result}": resealed(identity=[])}),
     ("a missing result", COLLECT, "result.json: no such file", {"{result}": None}),
     ("a spec cut short", TRAIN, ".json: not valid JSON (", {"{spec}": cut}),
     ("a spec edited by hand", TRAIN, ".json: the spec's hash is not its id; plan the sweep again",
@@ -562,7 +580,10 @@ OPTIONS = [
 ]  # fmt: skip
 TOO_MANY = "resources.gpus: an experiment asks for 3, CUDA_VISIBLE_DEVICES='' shows 0; ask for less"
 DEVICES = [
-    ("more GPUs than there are", TRAIN + " --gpus 3", TOO_MANY,
+    ("another number of processes than of GPUs", TRAIN + " --gpus 2",
+     "resources.processes: 1, but a run is given 2 GPUs (resources.gpus, or gpu or gres under the",
+     {"{record}": None}, {"CUDA_VISIBLE_DEVICES": "0,1"}),
+    ("more GPUs than there are", TRAIN + " --processes 3 --gpus 3", TOO_MANY,
      {"{record}": None}, {"CUDA_VISIBLE_DEVICES": ""}),
     ("a negative number of GPUs", TRAIN + " --gpus -1", "--gpus: -1; allowed: 0 or more", {}, {}),
     ("more processes than items", "plan --config bad.yaml",

@@ -271,9 +271,9 @@ REFUSED = {
         lambda r: resealed(r, identity={**r["identity"], "learning_rate": 0.5}), "it belongs to",
     ),
     "a path": (moved, "is not allowed"),
-    "a status of its own": (lambda r: resealed(r, status="failed"), "its status is 'failed'"),
+    "a status of its own": (lambda r: resealed(r, status="failed"), "status: 'failed'; expected completed or diverged"),
     "fewer tokens": (lambda r: resealed(r, tokens_seen=1), "trained on 1 tokens, planned"),
-    "no loss": (lambda r: resealed(r, final_loss=None), "its final loss is None"),
+    "no loss": (lambda r: resealed(r, final_loss=None), "final_loss: None; expected a number"),
     "a loss that is none": (
         lambda r: json.dumps({**r, "final_loss": float("nan")}).encode(), "not a whole JSON record",
     ),

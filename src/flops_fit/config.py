@@ -7,6 +7,7 @@ descriptions stand.
 import difflib
 import functools
 import sys
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def load_config(path: str | Path) -> dict:
     Raises `FlopsFitError` naming the file, the key, the value and what is allowed.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text())
+        raw = _read_yaml(Path(path).read_text())
     except FileNotFoundError:
         raise FlopsFitError(f"{path}: no such config file") from None
     except IsADirectoryError:
@@ -46,10 +47,59 @@ def load_config(path: str | Path) -> dict:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month
         reason = " ".join(str(error).split())
         raise FlopsFitError(f"{path}: not valid YAML: {reason}") from None
+    except FlopsFitError as error:
+        raise FlopsFitError(f"{path}: {error}") from None
     try:
         return complete_config(raw)
     except FlopsFitError as error:
         raise FlopsFitError(f"{path}: {error}") from None
+
+
+def check_keys_once(paths: Iterable[str | Path]) -> None:
+    """Refuse a key given twice in config files that another loader has read, keeping the last value.
+
+    Whatever else may be wrong with a file is that loader's to say.
+    """
+    for path in paths:
+        try:
+            _read_yaml(Path(path).read_text())
+        except FlopsFitError as error:
+            raise FlopsFitError(f"{path}: {error}") from None
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):
+            continue
+
+
+def _read_yaml(text: str) -> Any:
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_keys_once(root, "", set())
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check_keys_once(node: yaml.Node, place: str, seen: set[int]) -> None:
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, child in enumerate(node.value):
+            _check_keys_once(child, f"{place}{number}.", seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[tuple, int] = {}
+        for key, child in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            shown = name if name.isprintable() else repr(name)
+            if (key.tag, name) in lines:
+                raise FlopsFitError(
+                    f"{place}{shown}: given twice, on lines {lines[key.tag, name]} and {line}; "
+                    "allowed: each key once"
+                )
+            lines[key.tag, name] = line
+            _check_keys_once(child, f"{place}{shown}.", seen)
 
 
 def complete_config(raw: Any) -> dict:
@@ -261,6 +311,11 @@ def _check_sizes(config: dict) -> None:
     if "per_budget" not in sizes:
         return
     keys = {_budget_key(key): values for key, values in sizes["per_budget"].items()}
+    if len(keys) < len(sizes["per_budget"]):  # such as 1e6 and 1000000
+        raise FlopsFitError(
+            f"sizes.per_budget: {_show(list(sizes['per_budget']))} name a budget twice; allowed: "
+            "each budget once"
+        )
     for budget in budgets:
         if budget not in keys:
             raise FlopsFitError(f"sizes.per_budget: budget {budget:g} has no list of sizes")

@@ -40,6 +40,7 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
             return
     if cpu_by_choice(os.environ):
         gpus = 0  # accelerate heeds its own variable only through its option
+    check_devices(processes, gpus)
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
@@ -51,6 +52,15 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
         environment["ACCELERATE_USE_CPU"] = "true"
     sys.stdout.flush()
     sys.exit(outlive(command(spec_path, result, processes, threads, gpus), environment))
+
+
+def check_devices(processes: int, gpus: int) -> None:
+    """Refuse a number of processes that is not that of the GPUs given; without GPUs any will do."""
+    if gpus and processes != gpus:
+        raise FlopsFitError(
+            f"resources.processes: {processes}, but a run is given {gpus} GPUs (resources.gpus, or "
+            "gpu or gres under the profile's set-resources); allowed: one process for each GPU"
+        )
 
 
 def command(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> list[str]:

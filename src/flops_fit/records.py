@@ -16,6 +16,11 @@ from flops_fit.files import canonical_hash, read_json, write_atomic, write_json
 RECORD, RESULT, FAILURE = "record.json", "result.json", "failure.json"
 CHECKPOINTS = "checkpoints"
 COMPLETED, DIVERGED = "completed", "diverged"
+KINDS = {"a number": (int, float), "a number or null": (int, float, type(None)),
+         "text": str, "a mapping": dict}  # fmt: skip
+FIELDS = {"identity": "a mapping", "loss_curve": "a mapping", "epochs": "a number or null",
+          "final_loss_se": "a number or null", "steps_done": "a number",
+          "wall_seconds": "a number", "tokens_per_second": "a number"}  # fmt: skip
 
 
 def seal(record: dict) -> dict:
@@ -40,7 +45,24 @@ def check_record(content: bytes, experiment_id: str, identity_hash: str | None =
         raise FlopsFitError(f"it belongs to {record.get('experiment_id')!r}")
     if identity_hash is not None and record.get("hash") != identity_hash:
         raise FlopsFitError("its hash is not that of the planned experiment")
+    _check_fields(record)
     return seal(record)
+
+
+def _check_fields(record: dict) -> None:
+    """Refuse a record whose fields are not what its readers take them for."""
+    status = record.get("status")
+    if status not in (COMPLETED, DIVERGED):
+        raise FlopsFitError(f"status: {status!r}; expected {COMPLETED} or {DIVERGED}")
+    wanted = {"tokens_seen": "a number", "reason": "text"}
+    if status == COMPLETED:
+        wanted["final_loss"] = "a number"
+    for key, kind in (wanted | {key: FIELDS[key] for key in FIELDS if key in record}).items():
+        value = record.get(key)
+        if key in record and (isinstance(value, KINDS[kind]) and not isinstance(value, bool)):
+            continue
+        shown = f"{value!r:.60}" if key in record else "missing"
+        raise FlopsFitError(f"{key}: {shown}; expected {kind}")
 
 
 def read_record(path: str | Path, experiment_id: str, identity_hash: str | None = None) -> dict:

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from flops_fit.amounts import check_amount
 from flops_fit.config import complete_config
+from flops_fit.device_locks import cpu_by_choice
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import canonical_hash, read_json, write_atomic, write_json
 from flops_fit.fingerprints import FileHashes, find_path
 from flops_fit.identity import common_identity, plan_fingerprint
+from flops_fit.launch import check_devices
 from flops_fit.places import plan_file, plan_folder, run_folder, spec_file
 from flops_fit.plan_file import read_plan
 from flops_fit.plugins import remembered_sources, source_fingerprint
@@ -226,6 +228,8 @@ class Sweep:
     def request(self, experiment: str, gpus: int) -> tuple[int, int]:
         """Minutes and megabytes to ask a cluster for, at the first attempt, with that many GPUs."""
         resources = {**self.config["resources"], "gpus": gpus}
+        if not cpu_by_choice(os.environ):
+            check_devices(resources["processes"], gpus)
         cost = self.price(experiment, gpus)
         work = work_of_spec(read_spec(experiment))
         return job_minutes(cost), job_megabytes(work, cost, resources)

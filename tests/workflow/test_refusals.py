@@ -1,6 +1,7 @@
 """Bad input through Snakemake: our own message, nothing trained, nothing touched, no traceback."""
 
 import os
+import re
 
 import pytest
 from project import SWEEP
@@ -27,11 +28,23 @@ def model(**changes) -> dict:
         (model(factory="nomodel:Net"), "nomodel:Net: no module named 'nomodel' in"),
         (model(size_param="depth"), "Net has no"),
         (
+            {"seeds": [7], "resources": {"processes": 2, "gpus": 1}},
+            "flops-fit: error: resources.processes: 2, but a run is given 1 GPUs (resources.gpus, or",
+        ),
+        (
             {"dataset": {**SWEEP["dataset"], "sources": ["none.txt"]}},
             "flops-fit: error: dataset.sources: 'none.txt' does not exist",
         ),
     ],
-    ids=["misspelt key", "no budgets", "no name", "no module", "no size parameter", "no source"],
+    ids=[
+        "misspelt key",
+        "no budgets",
+        "no name",
+        "no module",
+        "no size parameter",
+        "processes without a GPU each",
+        "no source",
+    ],
 )
 def test_a_bad_config_ends_snakemake_with_one_message(project, change, message):
     before = contents(project)
@@ -41,6 +54,18 @@ def test_a_bad_config_ends_snakemake_with_one_message(project, change, message):
     assert done.output.count("flops-fit: error: ") == 1
     assert done.jobs == []
     assert not [noise for noise in NOISE if noise in done.output], done.output
+    assert contents(project) == before
+
+
+def test_a_key_given_twice_ends_snakemake_which_would_take_the_last(project):
+    before = contents(project)
+    path = project.work / "sweep.yaml"
+    path.write_text(path.read_text() + "name: second\n")
+    done = project.run(succeeds=False)
+    assert re.search(
+        r"flops-fit: error: \S+: name: given twice, on lines \d+ and \d+;", done.output
+    )
+    assert done.jobs == []
     assert contents(project) == before
 
 

@@ -3,6 +3,7 @@ import inspect
 from pathlib import Path
 
 from flops_fit import workflow as flops_fit
+from flops_fit.config import check_keys_once
 from flops_fit.errors import FlopsFitError
 from flops_fit.plots import FIGURES
 
@@ -33,6 +34,8 @@ def readable(function):
     return wrapped
 
 
+# Snakemake has loaded these, and of a key given twice it has kept the last value.
+readable(check_keys_once)(workflow.configfiles)
 sweep = readable(flops_fit.Sweep)(
     config, CHECKOUT, read_only=lambda: workflow.dryrun or not workflow.is_main_process
 )
@@ -110,7 +113,7 @@ def plan_content(wildcards):
 
 @readable
 def plan_tables(wildcards):
-    """What `snakemake plan` makes: nothing to train, so cheap."""
+    """What `snakemake plan --cores 1` makes: nothing to train, so cheap."""
     if not sweep.trains:
         raise FlopsFitError("plan: nothing to plan, the config names existing runs")
     return [f"results/{sweep.name}/plan.{kind}" for kind in ("csv", "html", "svg")]
