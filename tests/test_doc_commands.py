@@ -1,0 +1,282 @@
+"""Every command of the documentation is run, or it stands here what runs it, or why nothing can.
+
+To add a command: write it into a fence without a language (what a command prints goes under
+```text), or into a config's head after "#   ". Then put the line into HERE (run verbatim, in this
+order, in one project), DRY (with `-n` added), ELSEWHERE (with its test) or CANNOT (with the reason).
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flops_fit.cli import make_parser
+from flops_fit.config import complete_config
+from flops_fit.files import read_json
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("[a-z]*/README.md")])
+HEADS = sorted([*ROOT.glob("config/*.yaml"), *(p for p in ROOT.glob("envs/*") if p.is_file())])
+GENERATED = {"api.md", "bad_input.md"}  # from the source, and compared with it by their own tests
+HAND_WRITTEN = [page for page in PAGES if page.name not in GENERATED]
+FENCE = re.compile(
+    r"(?:<!-- (test|file): (\S+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
+
+SWEEP = "snakemake --cores all --configfile"
+# Run one after another in one folder, where config/config.yaml is the README's small sweep.
+HERE = (
+    "snakemake plan --cores 1",
+    "snakemake -n --cores all",
+    f"{SWEEP} my_sweep.yaml",
+    "snakemake --cores all",
+    "snakemake --cores all --resources gpu=4",
+    "snakemake --unlock --configfile my_sweep.yaml",
+    "snakemake --configfile sweep.yaml --report report.html",
+    "flops-fit progress",
+    "flops-fit predict --fit results/demo/fit.json --flops 1e13",
+    "flops-fit predict --fit results/demo/fit.json --flops 2.43e12 --params 2e5",
+    "flops-fit confirm --fit results/demo/fit.json --config config/config.yaml --flops 2.43e12",
+    "flops-fit runs list",
+    "flops-fit runs import OTHER/results",
+    "flops-fit doctor",
+    "flops-fit fit --runs runs.csv --out fit.json",
+    "flops-fit predict --fit fit.json --flops 1e21",
+    "flops-fit predict --fit fit.json --flops 1e21 --params 7e9",
+    "flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10",
+)
+# After those, with `-n` added: what they would train takes too long here.
+DRY = (
+    f"{SWEEP} config/demo-confirm-2.43e12.yaml",
+    f"{SWEEP} config/lr.yaml",
+    f"{SWEEP} small.yaml",
+    f"{SWEEP} large.yaml",
+    "snakemake --profile profiles/slurm --configfile my_sweep.yaml",
+)
+SLURM = "tests/slurm/test_slurm.py::test_the_commands_of_the_readme_run_the_smoke_sweep"
+SIMULATE = "tests/test_simulate.py::test_the_command_prints_a_table_and_json"
+PUBLISHED = "tests/workflow/test_existing_runs.py::test_a_published_table_gives_its_published_law"
+CLUSTER = "snakemake --profile profiles/slurm --configfile config/smoke.yaml"
+ELSEWHERE = {
+    f"{SWEEP} config/smoke.yaml": "tests/workflow/test_smoke.py::test_the_smoke_sweep_leaves_every_promised_file",
+    f"{SWEEP} config/runs.yaml": "tests/workflow/test_existing_runs.py::test_the_shipped_table_gives_an_answer_without_training",
+    f"{CLUSTER} -n": SLURM,
+    f"{CLUSTER} --slurm-status-command squeue": SLURM,
+    "snakemake --unlock --configfile config/smoke.yaml": SLURM,
+    "snakemake --cores all --snakefile /opt/flops-fit/Snakefile --directory /scratch/me --configfile /scratch/me/sweep.yaml": "tests/workflow/test_elsewhere.py::test_a_read_only_checkout_serves",
+    "flops-fit simulate --config config/config.yaml": SIMULATE,
+    "flops-fit simulate --plan results/.plan/sweeps/demo.json --fit results/demo/fit.json --flops 1e13": SIMULATE,
+    "flops-fit fit --runs svg_extracted_data.csv --out chinchilla.json": PUBLISHED,
+    "flops-fit predict --fit chinchilla.json --flops 5.76e23": PUBLISHED,
+    "flops-fit next --fit results/demo/fit.json --config config/config.yaml": "tests/test_rounds.py::test_the_commands_write_configs_that_plan",
+    f"{SWEEP} config/demo-round2.yaml": "tests/workflow/test_second_round.py::test_a_second_round_trains_only_what_is_new",
+    "flops-fit runs prune": "tests/test_store.py::test_prune_finds_nothing_to_do_where_all_is_used",
+    "snakemake plan --cores 1 --configfile config/gpu.yaml": "tests/test_presets.py::test_the_gpu_preset_plans_without_a_warning",
+    "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
+    "pytest -m faults tests/faults": "tests/faults/test_faults.py",
+}  # fmt: skip
+CANNOT = {  # how a command begins: why it is not run
+    "make demo": "installs the lock from the network, then takes minutes",
+    "make test": "is what runs this",
+    "pytest": "is what runs this",
+    "python -m pytest": "is what runs this; its files are checked to be there",
+    "flops-fit plan --config config/standard.yaml --measure": "times real steps of the standard sweep, which takes minutes",
+    "curl": "needs the network",
+    "echo": "checks what curl brought",
+    "apt-get download": "needs the network",
+    f"{SWEEP} config/vit.yaml": "needs the package that apt-get brings; its model and data are in tests/test_examples_images.py",
+    "squeue --me": "cancels jobs, and needs a SLURM that has some",
+    "docker": "needs Docker",
+    "apptainer": "needs Apptainer",
+    "conda": "needs conda",
+}  # fmt: skip
+# Python and YAML blocks by their mark, or by their first line where they have none.
+BLOCKS = {
+    "my_project.py": "written into the project here",
+    "my_sweep.yaml": "written into the project here",
+    "api.py": "tests/test_doc_commands.py::test_the_api_lines_run_over_the_same_files",
+    "Snakefile": "tests/workflow/test_elsewhere.py::test_a_module_makes_what_the_rules_of_another_workflow_ask_for",
+    "dataset": "tests/test_data_page.py::test_the_text_blocks_fit_the_schema_and_the_functions_that_they_name",
+    "mydata.py": "tests/test_data_page.py::test_the_adapter_makes_a_data_set_of_dictionaries_trainable",
+    "from torchvision.datasets import CIFAR10": "torchvision is no dependency, as the page says",
+    "from flops_fit.fit import fit_runs, predict, read_runs": "tests/test_doc_commands.py::test_the_fitting_lines_run_on_a_table",
+    "learning_rate: {file: results/lr/learning_rate.json}": "tests/test_doc_commands.py::test_a_rule_file_can_be_named_in_a_sweep",
+}  # fmt: skip
+
+
+def fences(page: Path) -> list[tuple[str, str, str, str]]:
+    """Each fenced block: kind of its mark, the mark, its language, its text."""
+    return FENCE.findall(page.read_text())
+
+
+def logical_lines(text: str) -> list[str]:
+    """Commands one a line: continued lines joined, comments and runs of blanks taken out."""
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    return [" ".join(bare.split()) for line in lines if (bare := re.sub(r"(^|\s)#.*", "", line))]
+
+
+def commands(file: Path) -> list[str]:
+    if file in HEADS:
+        head = re.findall(r"^#   +(.*)$", file.read_text(), re.MULTILINE)
+        return logical_lines("\n".join(head))
+    return [c for _, _, language, text in fences(file) if not language for c in logical_lines(text)]
+
+
+def named(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+COMMANDS = list(dict.fromkeys((named(f), c) for f in (*PAGES, *HEADS) for c in commands(f)))
+
+
+def reason(command: str) -> str | None:
+    return next(
+        (why for start, why in CANNOT.items() if f"{command} ".startswith(f"{start} ")), None
+    )
+
+
+def run(command: str | list[str], folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        command, shell=isinstance(command, str), cwd=folder, env=environment, text=True, check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A clone with the README's files in it, as the demo's sweep too, and a table of runs."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in ("Snakefile", "workflow", "profiles", "config", "envs"):
+        subprocess.run(["cp", "-r", ROOT / part, folder / part], check=True)
+    for _, name, _, text in fences(ROOT / "README.md"):
+        if "." in name:
+            (folder / name).write_text(text)
+    sweep = yaml.safe_load((folder / "my_sweep.yaml").read_text())
+    # A confirmation at the demo's budgets would read these few data many times.
+    limits = {"max_epochs": 1e9}
+    for file, changes in {
+        "config/config.yaml": {"name": "demo", "fit": {"bootstrap": 20}, "limits": limits},
+        "sweep.yaml": {},
+        "small.yaml": {"name": "small", "budgets": sweep["budgets"][:1]},
+        "large.yaml": {"name": "large", "budgets": sweep["budgets"][1:]},
+    }.items():
+        (folder / file).write_text(yaml.safe_dump({**sweep, **changes}))
+    shutil.copy(ROOT / "docs/standard/results.csv", folder / "runs.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(project) -> dict[str, subprocess.CompletedProcess]:
+    """What every command of HERE and DRY did, in their order."""
+    done = {}
+    for command in HERE:
+        if "OTHER" in command:
+            shutil.copytree(project / "results", project / "OTHER/results")
+        done[command] = run(command, project)
+    return {**done, **{command: run(f"{command} -n", project) for command in DRY}}
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=map(": ".join, COMMANDS))
+def test_a_command_of_the_documentation_works_as_it_stands(page, command, request):
+    if command in HERE or command in DRY:
+        done = request.getfixturevalue("outcomes")[command]
+        assert done.returncode == 0, done.stdout
+    elif command in ELSEWHERE:
+        assert_is_a_test(ELSEWHERE[command])
+    else:
+        assert reason(command), f"{page}: {command!r} is in no list of {Path(__file__).name}"
+    if command.startswith("flops-fit "):
+        make_parser().parse_args(command.split()[1:])
+    files = re.findall(r"\btests/[\w/]+(?:\.py)?", command)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_the_lists_hold_nothing_that_no_page_says():
+    said = {command for _, command in COMMANDS}
+    assert {*HERE, *DRY, *ELSEWHERE} - said == set()
+    starts = [s for s in CANNOT if not any(f"{c} ".startswith(f"{s} ") for c in said)]
+    assert [s for s in starts if s != "make test"] == []
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=named)
+def test_every_block_in_a_language_is_tried_or_said_not_to_be(page):
+    for kind, mark, language, text in fences(page):
+        assert language in {"", "text", "json", "python", "yaml"}, language
+        if language in {"python", "yaml"}:
+            name = mark or text.splitlines()[0]
+            if kind == "file":
+                assert (ROOT / name).read_text() == text
+            else:
+                assert name in BLOCKS, f"{name!r} is not in BLOCKS"
+                if "::" in BLOCKS[name]:
+                    assert_is_a_test(BLOCKS[name])
+
+
+def assert_is_a_test(node: str) -> None:
+    file, _, name = node.partition("::")
+    tree = ast.parse((ROOT / file).read_text())
+    functions = {part.name for part in ast.walk(tree) if isinstance(part, ast.FunctionDef)}
+    assert name in functions or (not name and functions), f"{node}: no such test"
+
+
+INLINE = re.compile(r"`((?:flops-fit|snakemake) [^`]*)`")
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=named)
+def test_commands_in_the_text_name_verbs_and_options_that_exist(page):
+    from snakemake.cli import get_argument_parser
+
+    verbs = make_parser()._subparsers._group_actions[0].choices
+    prose = FENCE.sub("", page.read_text())
+    for command in (" ".join(found.split()) for found in INLINE.findall(prose)):
+        program, *words = command.split()
+        if program == "flops-fit":
+            if words[0].startswith("-") or words[0].isupper():
+                continue
+            assert words[0] in verbs, command
+            known = verbs[words[0]]._option_string_actions
+        else:
+            known = get_argument_parser()._option_string_actions
+            assert words[0] != "plan" or "--cores" in words, command  # Snakemake insists on it
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        assert [option for option in options if option not in known] == [], command
+
+
+def test_a_model_data_and_loss_of_your_own_train_and_fit_by_name_alone(project, outcomes):
+    fit = read_json(project / "results" / "mine" / "fit.json")
+    assert fit["data"]["n_runs"] == 6
+    assert len(fit["isoflop"]["budgets"]) == 2
+    assert (project / "results" / "mine" / "report.html").stat().st_size > 10_000
+
+
+def test_the_documented_commands_leave_what_their_pages_promise(project, outcomes):
+    assert (project / "results/demo/plan.html").exists()
+    assert "Nothing to be done" in outcomes["snakemake --cores all --resources gpu=4"].stdout
+    assert "0 imported, 6 already here" in outcomes["flops-fit runs import OTHER/results"].stdout
+    assert "train_run" in outcomes[DRY[0]].stdout
+
+
+def test_the_api_lines_run_over_the_same_files(project, outcomes):
+    done = run([sys.executable, "-c", "exec(open('api.py').read()); print(result)"], project)
+    assert done.returncode == 0, done.stdout
+    assert "runs completed" in done.stdout
+
+
+def test_the_fitting_lines_run_on_a_table(project):
+    (text,) = (t for _, _, lang, t in fences(ROOT / "docs/fitting.md") if lang == "python")
+    done = run([sys.executable, "-c", text], project)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_rule_file_can_be_named_in_a_sweep(project):
+    (text,) = (t for _, _, lang, t in fences(ROOT / "docs/learning_rate.md") if lang == "yaml")
+    sweep = yaml.safe_load((project / "my_sweep.yaml").read_text())
+    told = complete_config({**sweep, **yaml.safe_load(text)})["learning_rate"]
+    assert told["file"] == "results/lr/learning_rate.json"
