@@ -281,7 +281,15 @@ IDENTITY = {
     "tokens": 100, "seed": 0, "learning_rate": 0.1,
 }  # fmt: skip
 RECORD = seal(
-    {"experiment_id": "net", "hash": "0", "status": "completed", "final_loss": 1.5, "curve": [1, 2]}
+    {
+        "experiment_id": "net",
+        "hash": "0",
+        "status": "completed",
+        "final_loss": 1.5,
+        "tokens_seen": 8,
+        "reason": "",
+        "curve": [1, 2],
+    }
 )
 SPEC = {
     "experiment_id": experiment_id(IDENTITY), "hash": canonical_hash(IDENTITY),
