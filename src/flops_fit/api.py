@@ -47,17 +47,21 @@ def find_optimal(
 
     Args:
         model_cls: called as ``model_cls(**{model_size_param: size}, **model_kwargs)``.
+        model_size_param: the name of the argument that sets the model's size.
+        model_kwargs: its other arguments, the same for every size.
         dataset: a torch dataset or DataLoader, or ``(train, heldout)`` of them; a single one is
             split by a fixed hash of the index.
         loss_fn: ``loss_fn(outputs, targets)``, the mean over target elements.
-        compute_budgets: training FLOPs, one IsoFLOP curve each (default: `COMPUTE_BUDGETS`).
+        compute_budgets: training FLOPs, one IsoFLOP curve each (default: 1e11, 3e11, 1e12, 3e12).
         train: False plans only.
         output_dir: where ``results.json``, ``fit.json`` and figures go.
         resume: do not repeat experiments that ``output_dir`` already holds.
         sizes: values of the size parameter for every budget; by default integers, even in ln N,
             for 2 to 200 tokens per parameter.
+        seeds: every size and budget is trained once with each.
         convention: what a budget means: ``6nd`` (6 N D with the model's own N) or ``counted``.
-        batch_size: global batch in items. learning_rate: peak rate of every experiment.
+        batch_size: global batch in items.
+        learning_rate: peak rate of every experiment.
         fit_options: arguments of `flops_fit.fit.fit_runs`.
         train_options: further fields of `flops_fit.options.TrainOptions`, and ``optimizer``.
 
@@ -165,8 +169,14 @@ def _name(fields: dict) -> str:
 
 
 class Result:
-    """A finished sweep: its plan, records and law. ``law`` is None where nothing can be fitted,
-    and ``reason`` then says why."""
+    """A finished sweep, as `find_optimal` returns it.
+
+    ``plan``: the `SweepPlan`. ``records``: a dict for each run, as in results.json.
+    ``convention``: what its budgets mean, 6nd or counted. ``output_dir``: where everything lies.
+    ``law``: the content of fit.json, as `flops_fit.fit.fit_runs` returns it; None where nothing can
+    be fitted, and ``reason`` then says why. `predict`, `chinchilla_table`, `plot` and `report` then
+    raise `FlopsFitError` with that reason.
+    """
 
     def __init__(self, plan: SweepPlan, records: list[dict], convention: str, output_dir: Path,
                  law: dict | None, reason: str):  # fmt: skip
@@ -205,7 +215,8 @@ class Result:
     def chinchilla_table(self, compute_budgets: Sequence[float] | None = None):
         """Optimal N, D and loss by budget as a `pandas.DataFrame`, with the verdict on each.
 
-        By default for the sweep's own budgets and 3 and 10 times the largest.
+        ``compute_budgets``: FLOPs, by default the sweep's own budgets and 3 and 10 times the
+        largest. Columns flops, params, tokens, tokens_per_param, loss, size_value, verdict.
         """
         import pandas as pd
 
@@ -227,7 +238,11 @@ class Result:
     def plot(
         self, folder: str | Path | None = None, compute_budgets: Sequence[float] | None = None
     ) -> list[Path]:
-        """Draw the figures of the law to ``folder`` (default: plots, beside the results)."""
+        """Draw the figures of the law to ``folder`` (default: plots, beside the results).
+
+        Each is written as SVG, PNG and the numbers in it as CSV; returns the paths of the SVG files.
+        ``compute_budgets``: answered for in them, by default the largest, and 3 and 10 times it.
+        """
         from flops_fit.plots import FIGURES
         from flops_fit.plots.draw import draw_all
 
@@ -241,7 +256,8 @@ class Result:
     ) -> Path:
         """Write the answer as one self-contained page, with its figures in plots beside it.
 
-        ``path``: default report.html, beside the results. Returns where it was written.
+        ``path``: default report.html, beside the results. ``compute_budgets``: as in `plot`.
+        Returns where it was written.
         """
         from flops_fit.files import write_atomic
         from flops_fit.report import report_page

@@ -33,7 +33,7 @@ def run_noise(fit: dict) -> tuple[float, str]:
 
 
 def predicted_loss(fit: dict, params: float, tokens: float) -> dict:
-    """The loss of a run of N ``params`` and D ``tokens`` by the headline, with two intervals.
+    """The loss of a run of N ``params`` and D ``tokens`` by the headline of ``fit``, with intervals.
 
     ``loss``; ``law``: [low, high] of the law there, the resamples of the estimators mixed as for
     every answer of the fit; ``run``: [low, high] for one measured run, which adds its ``noise`` (sd
@@ -85,7 +85,8 @@ def predicted_loss(fit: dict, params: float, tokens: float) -> dict:
 def compare(record: dict, predicted: dict, name: str) -> dict:
     """Predicted against measured, as ``confirmation.json`` keeps it.
 
-    ``record``: the run's, of results.json. ``predicted``: the config's ``confirm``. A run that
+    ``record``: the run's, of results.json. ``predicted``: the config's ``confirm``. ``name``: of
+    the confirming sweep. A run that
     diverged has ``loss`` None. ``difference`` is measured less predicted; ``inside_law`` and
     ``inside_run`` say whether the measured loss lies in either interval.
     """

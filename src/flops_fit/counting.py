@@ -109,10 +109,11 @@ def count_sizes(
 ) -> dict[int | float, ModelCount]:
     """Count a model at every size, in the order given.
 
-    ``example`` is one item of the dataset, ``(inputs, targets)`` without a batch dimension:
-    tensors, or tuples and mappings of them; on the meta device only shapes and types are used,
-    so it may lie there. ``collate_fn`` makes a batch of a list of items. ``tokens_per_item`` is
-    the number of target elements that an item brings.
+    ``model_cls(**{size_param: size}, **model_kwargs)`` builds it and ``loss_fn(outputs, targets)``
+    ends its forward pass. ``example`` is one item of the dataset, ``(inputs, targets)`` without a
+    batch dimension: tensors, or tuples and mappings of them; on the meta device only shapes and
+    types are used, so it may lie there. ``collate_fn`` makes a batch of a list of items.
+    ``tokens_per_item`` is the number of target elements that an item brings.
 
     If the smallest size runs on the meta device, every size is counted there. If not, sizes up
     to 20M parameters are run on the CPU, and larger ones extrapolated: each figure is a cubic in

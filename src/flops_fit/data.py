@@ -34,7 +34,7 @@ READ_AHEAD, READ_AHEAD_BYTES = 16, 2**20  # batches, and what they may take toge
 
 @dataclass(frozen=True)
 class Data:
-    """Training and held-out items with the function that stacks items into a batch."""
+    """``train`` and ``heldout`` items, and ``collate``, which stacks a list of items into a batch."""
 
     train: Dataset
     heldout: Dataset
@@ -42,6 +42,7 @@ class Data:
 
     @property
     def is_stream(self) -> bool:
+        """Whether the items can only be read in their own order."""
         return isinstance(self.train, IterableDataset)
 
     @property
@@ -104,9 +105,10 @@ class _Stream(IterableDataset):
 
 
 def split_by_hash(dataset: Dataset, reference: str = "dataset") -> tuple[Subset, Subset]:
-    """Split off the items whose index hashes highest: 5% of them, at least 32.
+    """``dataset`` as (train, heldout): the items whose index hashes highest, 5%, at least 32, held out.
 
-    The split depends on the length alone, so every run and every process agrees on it.
+    The split depends on the length alone, so every run and every process agrees on it. Raises
+    `FlopsFitError` naming ``reference`` where that leaves nothing to train on.
     """
     count = len(dataset)
     held = max(MIN_HELDOUT_ITEMS, round(HELDOUT_SHARE * count))

@@ -84,7 +84,7 @@ def num_params(model: nn.Module) -> int:
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """``model(x)`` for a tensor, ``model(*x)`` for a tuple or list, ``model(**x)`` for a mapping."""
+    """``model(inputs)``: as ``*inputs`` for a tuple or list, as ``**inputs`` for a mapping."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):

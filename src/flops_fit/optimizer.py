@@ -10,10 +10,11 @@ FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")  # where torch has fused steps
 
 
 def adamw(model: nn.Module, lr: float, **kwargs) -> Optimizer:
-    """AdamW over all parameters; matrices decay (0.1 unless given), gains and biases do not.
+    """AdamW over the trainable parameters of ``model``; matrices decay, gains and biases do not.
 
-    Defaults: betas (0.9, 0.95), weight decay 0.1, torch's fused step where the device has one.
-    Other arguments go to `torch.optim.AdamW`.
+    ``lr``: the peak rate, which the schedule multiplies. ``kwargs``: arguments of
+    `torch.optim.AdamW`; by default betas (0.9, 0.95), weight decay 0.1, and torch's fused step
+    where the device has one.
     """
     weight_decay = kwargs.pop("weight_decay", 0.1)
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -10,7 +10,24 @@ COSINE = {"kind": "cosine", "warmup": 0.02, "decay": 0.2, "final": 0.0}  # the c
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train: first what decides the result, then (from ``processes`` on) what does not."""
+    """How to train: first what decides the result, then (from ``processes`` on) what does not.
+
+    - ``tokens``: D, exactly. ``batch_items``: global batch. ``learning_rate``: the peak.
+      ``seed``: of weights, order and dropout.
+    - ``schedule``: of the learning rate, see `flops_fit.schedule.multiplier`.
+    - ``clip_norm``: largest norm of the gradient (None: no limit).
+    - ``precision``: accelerate's mixed precision: no, bf16 or fp16.
+    - ``deterministic``: torch's deterministic algorithms only.
+    - ``evaluation_tokens``, ``evaluation_batch_items``: how much is held out, and its batch.
+    - ``max_epochs``: passes over the data that are allowed (None: as many as D needs).
+    - ``processes``: refused where another number runs (None: any). ``gpus``: refused where the job
+      sees none, unless 0.
+    - ``micro_batch_items``: items of a process that are computed at once (None: all).
+    - ``compile``: by torch's inductor. ``activation_checkpointing``: less memory, more time.
+    - ``checkpoint_minutes``: between checkpoints. ``loader_workers``: processes that read data.
+    - ``log_with``: a tracker of accelerate's, such as tensorboard. ``progress``: whether to draw a
+      bar.
+    """
 
     tokens: int
     batch_items: int

@@ -26,11 +26,11 @@ INSTALLED = ("site-packages", "dist-packages")
 
 
 def resolve(reference: str) -> Callable:
-    """Import ``"package.module:callable"`` and return the callable (its name may be dotted).
+    """Import ``reference``, ``"package.module:callable"``, and return what it names.
 
-    Raises `FlopsFitError`, naming the reference, when it is not of that form, when the module
-    does not import (with the user's own exception and its line), when the name is missing
-    (with close matches), or when what it names cannot be called.
+    The name may be dotted. Raises `FlopsFitError`, naming the reference, when it is not of that
+    form, when the module does not import (with the user's own exception and its line), when the
+    name is missing (with close matches), or when what it names cannot be called.
     """
     module_name, name = _split(reference)
     try:

@@ -37,7 +37,7 @@ NOISE = {"small": 0.01, "published": 0.005}  # sd of ln L; 0.008 in the demo
 
 @dataclass(frozen=True)
 class Truth:
-    """What the runs are drawn from: a surface, and the sd of a run around it.
+    """What the runs are drawn from: ``law``, a surface, and the sd of a run around it.
 
     ``noise`` is in nats, or of ln L where ``relative``; ``words`` and ``noise_words`` say whence.
     """
@@ -114,9 +114,9 @@ def truth_for(
     fit: dict | None = None,
     noise: tuple[float, bool] | None = None,
 ) -> Truth:
-    """The law given (E, A, B, alpha, beta), else a fit's, else the default; the same for the noise.
+    """The ``law`` given (E, A, B, alpha, beta), else that of ``fit``, else the default for ``design``.
 
-    ``noise``: (sd, whether it is a share of the loss instead of nats).
+    The noise likewise. ``noise``: (sd, whether it is a share of the loss instead of nats).
     """
     if law is not None:
         found, words, sd = law_of(*law), "the law given", NOISE["published"]
@@ -130,7 +130,10 @@ def truth_for(
 
 
 def design_of(plan: dict, params: str = "params") -> pd.DataFrame:
-    """The planned runs as the fit will read them, without losses; ``params`` names the N."""
+    """The runs of ``plan`` (the content of a plan file) as the fit will read them, without losses.
+
+    ``params`` names the column that is N.
+    """
     records = [{**row, "status": "completed", "reason": ""} for row in plan["experiments"]]
     frame = pd.DataFrame(run_table(records, plan["convention"]))
     frame["params"] = frame[params]
@@ -189,7 +192,8 @@ def simulate(
     ``design``: as `design_of` gives it. ``flops``: default 10 times the largest budget.
     ``resamples``: behind each simulated interval. ``fits``: how many of the plays are also fitted
     whole, with the held-out choice of the headline and the verdict, as ``flops-fit fit`` does.
-    ``fit_options``: delta, exclude and method of the sweep's own fit.
+    ``fit_options``: delta, exclude and method of the sweep's own fit. ``truth``: the law and the
+    noise (`truth_for`). ``seed``: of the noise. ``level``: of the intervals.
 
     For every estimator and quantity: ``true``, ``bias`` (mean error), ``spread`` (width of the
     central 90% of the estimates), ``width`` (mean width of the stated intervals) and ``coverage``

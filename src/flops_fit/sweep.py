@@ -13,9 +13,13 @@ FEWEST_SIZES = 5  # of a curve whose minimum can be told from its sides
 class Experiment:
     """One training run of the grid.
 
-    ``compute_budget`` in FLOPs; ``num_params`` is the model's own N, behind 6 N D; ``num_tokens``
-    is D in target elements, exactly what is trained; ``batch_items`` is the global batch;
-    ``flops_per_token`` is counted, forward and backward (0 where nothing was counted).
+    ``experiment_id``: its name in the results. ``compute_budget``: the FLOPs that asked for it.
+    ``size_param_value``: the size. ``num_params``: the model's own N, behind 6 N D.
+    ``num_tokens``: D in target elements, exactly what is trained, of which an item brings
+    ``tokens_per_item``. ``seed``: of weights and order. ``batch_items``: the global batch.
+    ``steps``: of the optimiser. ``learning_rate``: the peak. ``flops_per_token``, ``params``,
+    ``params_nonembedding``, ``params_total``, ``count_method``, ``activation_bytes``: as
+    `ModelCount` has them (``count_method`` is its ``method``; 0 FLOPs where nothing was counted).
     """
 
     experiment_id: str
@@ -37,16 +41,21 @@ class Experiment:
 
     @property
     def flops_6nd(self) -> float:
+        """6 N D with ``num_params`` and ``num_tokens``."""
         return 6.0 * self.num_params * self.num_tokens
 
     @property
     def flops_counted(self) -> float:
+        """``flops_per_token`` x D; 0 where nothing was counted."""
         return self.flops_per_token * self.num_tokens
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A cell of the grid that is not trained, and why."""
+    """The cell of the grid at ``compute_budget`` FLOPs and ``size_param_value`` that is not trained.
+
+    ``reason``: why, as a sentence.
+    """
 
     compute_budget: float
     size_param_value: Any
@@ -55,7 +64,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The experiments of a sweep, the cells left out, and what a reader should be warned of."""
+    """The sweep: its ``experiments``, the cells that were ``skipped``, and ``warnings`` in words."""
 
     experiments: list[Experiment]
     skipped: list[Skipped] = field(default_factory=list)
@@ -109,11 +118,14 @@ def plan_sweep(
 ) -> SweepPlan:
     """Lay out the IsoFLOP grid.
 
-    ``sizes``: size values by compute budget. ``counts``: the `ModelCount` of every size.
-    ``batch_tokens`` and ``learning_rate``: functions of ``params, tokens, size``. ``name`` turns
-    the fields of an experiment into its id. D is the budget over FLOPs per token, rounded to whole
-    global batches; cells of fewer than ``min_steps`` steps are skipped with a reason. Every cell is
-    trained at each of ``seeds`` and each of ``rate_factors`` times its learning rate.
+    ``sizes``: size values by compute budget in FLOPs. ``counts``: the `ModelCount` of every size.
+    ``tokens_per_item``: target elements that an item brings. ``convention``: what a budget means,
+    ``counted`` FLOPs or ``6nd``. ``batch_multiple``: the global batch is a whole multiple of this
+    many items. ``batch_tokens`` (the global batch) and ``learning_rate``: functions of ``params,
+    tokens, size``. ``name`` turns the fields of an experiment into its id. D is the budget over
+    FLOPs per token, rounded to whole global batches; cells of fewer than ``min_steps`` steps are
+    skipped with a reason. Every cell is trained at each of ``seeds`` and each of ``rate_factors``
+    times its learning rate.
     """
     experiments, skipped, taken = [], [], {}
     for budget, values in sizes.items():
@@ -183,7 +195,8 @@ def window_sizes(
     """Integer size values, even in ln N, whose curve spans ``tokens_per_param`` at ``budget``.
 
     ``flops_and_params(size)`` gives FLOPs per token and N, both rising with the size. The range
-    straddles the optima that published laws find (about 20, Hoffmann et al. 2022). Sizes whose D
+    straddles the optima that published laws find (about 20, Hoffmann et al. 2022). About ``count``
+    sizes come back, all multiples of ``multiple`` and at most ``max_size``. Sizes whose D
     falls below ``min_tokens`` are left out while smaller ones can take their place; where whole
     numbers are too coarse for five sizes, neighbours fill up.
     """

@@ -335,6 +335,10 @@ class TrainingRunner:
     ) -> list[dict]:
         """Train every experiment of ``plan``; returns their records, also in ``results.json``.
 
+        ``model_cls, size_param, model_kwargs, dataset_or_loader, loss_fn``: as `find_optimal` takes
+        them. ``train_options``: ``batch_size`` and ``learning_rate`` for all experiments in place of
+        the plan's, ``optimizer``, and fields of `TrainOptions`.
+
         With ``resume``, experiments whose stored hash still matches are not trained again; one met
         with other settings is, and that is said.
         """

@@ -28,12 +28,12 @@ UNSIGNED_BYTES = 8  # the only type of an idx file that these data sets use
 
 
 def prepare(directory: str | Path, sources: str | Sequence[str]) -> dict:
-    """Write the images and labels of both parts as ``.npy`` files and, last, ``meta.json``.
+    """Write both parts' images and labels as ``.npy`` files, then ``meta.json``, to ``directory``.
 
-    The one source is a folder with ``train-images-idx3-ubyte.gz``, ``train-labels-idx1-ubyte.gz``
-    and the same two of ``t10k``, or the Debian package ``dataset-fashion-mnist`` as a ``.deb``
-    file, which is read as it is: nothing needs to be installed. The 10,000 images of ``t10k`` are
-    held out.
+    ``sources`` holds one name: a folder with ``train-images-idx3-ubyte.gz``,
+    ``train-labels-idx1-ubyte.gz`` and the same two of ``t10k``, or the Debian package
+    ``dataset-fashion-mnist`` as a ``.deb`` file, which is read as it is: nothing needs to be
+    installed. The 10,000 images of ``t10k`` are held out.
 
     Returns what meta.json says: ``classes``, ``shape`` of an image, ``mean`` and ``std`` of the
     training images' values from 0 to 1, and the number of images of each part.

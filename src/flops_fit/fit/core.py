@@ -43,9 +43,9 @@ def fit_runs(
 
     ``runs``: columns as `flops_fit.fit.runs` reads them. ``curves``: loss curves (run_id, tokens,
     flops, loss) for the envelope. ``sizes``: dicts size, params, flops_per_token known beyond the
-    runs. ``delta``: Huber threshold on ln L, "auto" = 1.345 robust scales. ``bootstrap``: number
-    of resamples, drawn with ``seed``, 0 for no intervals; ``level``: theirs. ``method``: the headline: surface, tied (alpha = beta),
-    fixed_e, isoflop or envelope; "auto" by the held-out test.
+    runs. ``delta``: Huber threshold on ln L, "auto" = 1.345 robust scales. ``bootstrap``: number of
+    resamples, drawn with ``seed``, 0 for no intervals; ``level``: theirs. ``method``: the headline:
+    surface, tied (alpha = beta), fixed_e, isoflop or envelope; "auto" by the held-out test.
     ``exclude``: "auto" leaves out runs beyond 6 robust scales, "none" fits all; the default is
     "auto", but "none" where the table marks its own outliers or ``delta`` is given. ``resample``:
     runs, groups or wild; default runs, or groups where sizes were repeated with several seeds.

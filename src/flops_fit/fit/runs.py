@@ -52,12 +52,13 @@ FEWEST_SHARED = 4
 class RunTable:
     """Runs ready to fit.
 
-    ``source``: the file's name. ``frame``: one row a run, columns run_id, row, params, tokens, flops, loss, and where known
-    budget, size, seed, epochs and other counts of N (`COUNTS`). ``left_out``: dicts run_id, row, reason of
-    the rows not fitted; ``marked``: those of them that the table itself calls outliers and whose
-    numbers are sound, as in ``frame``. ``sizes``: dicts size, params, other counts of N,
-    flops_per_token. ``notes``: what was recognised, derived and assumed, a sentence each.
-    ``loss_unit``: "nats" or "bits per byte". ``params_column``: the column that was asked for as N.
+    ``source``: the file's name. ``frame``: one row a run, columns run_id, row, params, tokens,
+    flops, loss, and where known budget, size, seed, epochs and other counts of N (`COUNTS`).
+    ``left_out``: dicts run_id, row, reason of the rows not fitted; ``marked``: those of them that
+    the table itself calls outliers and whose numbers are sound, as in ``frame``. ``sizes``: dicts
+    size, params, other counts of N, flops_per_token. ``notes``: what was recognised, derived and
+    assumed, a sentence each. ``loss_unit``: "nats" or "bits per byte". ``params_column``: the
+    column that was asked for as N.
     """
 
     frame: pd.DataFrame
@@ -209,11 +210,11 @@ def prepare_runs(
     """Check a data frame of runs and give it our columns.
 
     ``frame``: one run a row, columns under their own or well-known names (`ALIASES`); ``source``
-    names it in messages. ``first_line`` is the number of the first row in messages (2 for a CSV with a header);
-    ``params`` names the column that is N, another ``params`` is then kept as params_matmul. A row
-    whose ``status`` is not "completed" or whose ``outlier`` is true is left out before its numbers
-    are looked at. Raises `FlopsFitError` naming source, row, column and value for anything else
-    that is not a positive finite number.
+    names it in messages. ``first_line`` is the number of the first row in messages (2 for a CSV
+    with a header); ``params`` names the column that is N, another ``params`` is then kept as
+    params_matmul. A row whose ``status`` is not "completed" or whose ``outlier`` is true is left
+    out before its numbers are looked at. Raises `FlopsFitError` naming source, row, column and
+    value for anything else that is not a positive finite number.
     """
     if frame.empty:
         raise FlopsFitError(f"{source}: no runs in it; at least one row is needed")

@@ -366,7 +366,7 @@ USABLE = ("converged", "at_bound", "bracketed")
 
 
 def spread_of(rows: list[dict], name: str = "params") -> dict[str, list[float]]:
-    """[lowest, highest] ``name`` over the usable rows of `sensitivity_at`: ``all`` and by group."""
+    """[lowest, highest] ``name`` over the usable ``rows`` of `sensitivity_at`: all and by group."""
     usable = [row for row in rows if row["status"] in USABLE]
     spread = {"all": usable} | {g: [r for r in usable if r["group"] == g] for g in GROUPS}
     return {
