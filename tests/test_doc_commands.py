@@ -41,7 +41,6 @@ HERE = (
     "snakemake --configfile sweep.yaml --report report.html",
     "flops-fit progress",
     "flops-fit predict --fit results/demo/fit.json --flops 1e13",
-    "flops-fit predict --fit results/demo/fit.json --flops 2.43e12 --params 2e5",
     "flops-fit confirm --fit results/demo/fit.json --config config/config.yaml --flops 2.43e12",
     "flops-fit runs list",
     "flops-fit runs import OTHER/results",
