@@ -99,9 +99,9 @@ def test_snakemake_can_fetch_the_module_from_a_repository(project, tmp_path):
 
 def test_the_gpus_that_a_profile_asks_for_under_a_prefix_are_known_to_the_pricing(project):
     shutil.rmtree(project.run_folder("width8-D640-s0"))
-    asked = ["--set-resources", "flops_fit_train_run:gpu=3"]
+    asked = ["--set-resources", "flops_fit_train_run:gpu=1"]
     done = outside(project, example(), "-n", "flops_fit_all", *asked)
-    assert "gpu=3" in done.output
+    assert "gpu=1" in done.output
     requests = [outside(project, example(), "-n", "flops_fit_all", *line).output
                 for line in (asked, [])]  # fmt: skip
     with_gpus, without = (re.search(r"mem_mb=(\d+)", output)[1] for output in requests)
