@@ -94,7 +94,7 @@ def count_model(
             count = pass_.count(build, "cpu")
         except FlopsFitError as error:
             count = _count_by_modules(build, error)
-    return _warn_of_ratio(count, "model")
+    return _warn_of_ratio({"model": count})["model"]
 
 
 def count_sizes(
@@ -145,7 +145,8 @@ def count_sizes(
             counts = {s: _count_by_modules(lambda s=s: build(s), reason) for s in sizes}
     else:
         counts |= {size: count(size, "meta") for size in sizes if size not in counts}
-    return {size: _warn_of_ratio(counts[size], f"{size_param}={size}") for size in sizes}
+    named = _warn_of_ratio({f"{size_param}={size}": counts[size] for size in sizes})
+    return dict(zip(sizes, named.values(), strict=True))
 
 
 # ------------------------------------------------------------------------------- one pass
@@ -273,21 +274,30 @@ def own_flops_per_token(model: nn.Module) -> float | None:
     return float(value)
 
 
-def _warn_of_ratio(count: ModelCount, where: str) -> ModelCount:
-    ratio = count.flops_per_token / (6 * count.num_params)
+def _warn_of_ratio(counts: dict[str, ModelCount]) -> dict[str, ModelCount]:
+    """Say once, to all models that it concerns, that 6 N D is far from their compute."""
+    ratios = {name: c.flops_per_token / (6 * c.num_params) for name, c in counts.items()}
     low, high = USUAL_RATIO
-    if low <= ratio <= high:
-        return count
-    reason = (
-        "attention, or weights used several times per token, add to it"
-        if ratio > high
-        else "parameters that a token does not meet (embeddings, experts) or do not train"
-    )
-    text = (
-        f"{where}: FLOPs per token are {ratio:.3g} x 6 N with N = {count.num_params} "
-        f"({reason}): 6 N D is not this model's compute, budgets should mean counted FLOPs"
-    )
-    return replace(count, warnings=(*count.warnings, text))
+    beyond = {name: r for name, r in ratios.items() if r > high}
+    below = {name: r for name, r in ratios.items() if r < low}
+    warned = dict(counts)
+    for far, reason in (
+        (beyond, "attention, or weights used several times per token, add to it"),
+        (below, "parameters that a token does not meet (embeddings, experts) or do not train"),
+    ):
+        text = (
+            f"{_range_text(list(far))}: FLOPs per token are "
+            f"{_range_text([f'{r:.3g}' for r in far.values()])} x 6 N with N = "
+            f"{_range_text([str(counts[n].num_params) for n in far])} ({reason}): 6 N D is not this "
+            "model's compute, budgets should mean counted FLOPs"
+        )
+        warned |= {n: replace(counts[n], warnings=(*counts[n].warnings, text)) for n in far}
+    return warned
+
+
+def _range_text(values: list[str]) -> str:
+    """First and last of ``values`` in words, or the only one."""
+    return " to ".join(dict.fromkeys([*values[:1], *values[-1:]]))
 
 
 @contextlib.contextmanager
