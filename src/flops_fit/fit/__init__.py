@@ -37,7 +37,8 @@ FIT.json, every number finite (trust is carried by the statuses):
 - ``cost``: ``factor, params, flops_per_token, words`` of C = f(N) D; ``sizes``: [{size, params,
   params_nonembedding, params_total, flops_per_token}], as far as known (``params``: as fitted).
 - ``data``: ``source, params_column`` (the column that was N), ``n_runs``, ranges [low, high] of
-  ``params, tokens, flops, loss``, ``budgets, largest_budget, seeds, most_epochs`` (of a run; null if unknown), ``loss_unit, notes``.
+  ``params, tokens, flops, loss``, ``budgets, largest_budget, seeds, most_epochs`` (passes over the
+  data of one run; null if unknown), ``loss_unit, notes``.
 - ``sensitivity``: ``rows`` [{``group`` (`sensitivity.GROUPS`), ``label, headline`` (this is the
   fit's own choice), ``method, status, reason, n_runs, a, count`` (the column that N is), ``law,
   cost``}], each to be evaluated at any C by `sensitivity_at`, and ``notes``; null if not asked for.
