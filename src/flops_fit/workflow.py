@@ -297,9 +297,7 @@ class Sweep:
 
     def pricing_options(self) -> str:
         """The pricing as options of ``flops-fit plan``, GPUs as the config has them."""
-        given = {key: value for key, value in self.config["pricing"].items() if value is not None}
-        return " ".join(f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
-                        for key, value in given.items())  # fmt: skip
+        return options(self.config["pricing"])
 
     def budget_options(self) -> str:
         """The budgets to answer for, as an option of ``flops-fit report``."""
@@ -331,4 +329,9 @@ def prepend(variable: str, folder: str) -> None:
 
 
 def options(settings: dict) -> str:
-    return " ".join(f"--{name} {value}" for name, value in settings.items())
+    """Settings as options of a command, safe in a shell line; what is null is left out."""
+    return " ".join(
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in settings.items()
+        if value is not None
+    )

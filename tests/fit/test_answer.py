@@ -290,3 +290,8 @@ def test_the_size_to_build_is_a_multiple_of_what_all_sizes_share_and_stands_in_t
     lines = yaml.safe_load(answer["config"])
     assert float(lines["budgets"][0]) == 3e12
     assert lines["sizes"] == {"values": [answer["size_value"]]}
+
+
+def test_a_loss_carries_the_unit_that_was_asked_for():
+    fit = fit_runs(sweep(LAWS["besiroglu"]), bootstrap=20, loss_unit="squared error")
+    assert "loss (squared error)" in describe(predict(fit, 1e20), fit)

@@ -57,6 +57,7 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resample", choices=("runs", "groups", "wild"), help="unit of the resampling")
     add("--level", type=float, default=0.90, help="of the intervals")
     add("--fixed-e", type=float, metavar="LOSS", help="also fit with E held at this loss")
+    add("--loss-unit", metavar="UNIT", help="written beside every loss; default: nats per token")
     add("--curve", choices=("parabola", "akima"), default="parabola", help="of IsoFLOP minima")
     add(
         "--window",
@@ -88,6 +89,7 @@ def run_fit(args: argparse.Namespace) -> None:
         fixed_e=args.fixed_e,
         curve=args.curve,
         window=args.window,
+        loss_unit=args.loss_unit,
     )
     write_json(args.out, fit)
     for note in fit["data"]["notes"]:

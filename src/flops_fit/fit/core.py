@@ -1,5 +1,7 @@
 """fit_runs: from a table of runs to the content of FIT.json."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -38,6 +40,7 @@ def fit_runs(
     curve: str = "parabola",
     window: float | None = None,
     sensitivity: bool = True,
+    loss_unit: str | None = None,
 ) -> dict:
     """Fit a scaling law; returns the content of FIT.json (layout: `flops_fit.fit`).
 
@@ -51,11 +54,13 @@ def fit_runs(
     runs, groups or wild; default runs, or groups where sizes were repeated with several seeds.
     ``fixed_e``: irreducible loss to hold. ``curve``, ``window``: parabola or akima, and the factor
     in N around the lowest run that a parabola sees. ``sensitivity`` False saves the refits under
-    other choices (`flops_fit.fit.sensitivity`).
+    other choices (`flops_fit.fit.sensitivity`). ``loss_unit`` is written beside every loss; default
+    nats (per token), or bits per byte where the table's column says so.
 
     Raises `FlopsFitError` for bad values and for fewer runs than unknowns.
     """
     table = runs if isinstance(runs, RunTable) else prepare_runs(runs)
+    table = replace(table, loss_unit=loss_unit or table.loss_unit)
     _check(table, delta, bootstrap, seed, method, exclude, resample, fixed_e, curve, window, level)
     frame = table.frame
     groups, grouping = budget_groups(frame)
