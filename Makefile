@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slurm lint clean
+.PHONY: demo test test-docs test-slurm lint clean
 demo: $(READY)
 	$(BIN)/snakemake --cores all
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every command of the documentation, as it stands there.
+test-docs: $(READY)
+	$(BIN)/python -m pytest -m docs
 
 # Installs and starts a SLURM of its own on this machine, as root; refuses where one is configured.
 test-slurm: $(READY)

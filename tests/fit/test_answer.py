@@ -156,6 +156,14 @@ def test_verdicts():
     assert np.isfinite(answer["params"])
 
 
+def test_beyond_the_data_an_untested_prediction_is_provisional():
+    two = fit_runs(sweep(LAWS["besiroglu"], budgets=2, sizes=11, noise=0.0005), bootstrap=100)
+    assert not two["heldout"]["levels"]
+    largest = two["data"]["largest_budget"]
+    assert not any("untested" in r for r in predict(two, largest)["reasons"])
+    assert any("untested" in r for r in predict(two, 1.1 * largest)["reasons"])
+
+
 def test_an_edge_budget_takes_trust_away():
     law = LAWS["besiroglu"]
     frame = sweep(law, GRIDS["narrow"], noise=0.0005)

@@ -144,6 +144,8 @@ def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tu
     beyond = flops / fit["data"]["largest_budget"]
     if beyond > FAR:
         reasons.append(f"{beyond:.3g}x beyond the largest budget of the data")
+    if beyond > 1 + 1e-9 and not fit["heldout"]["levels"]:
+        reasons.append("beyond the data and untested: no budget could be left out and predicted")
     if fit["status"] == "at_bound":
         reasons.append(headline["reason"])
     most = fit["data"].get("most_epochs")
