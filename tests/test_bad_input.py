@@ -95,6 +95,18 @@ def nan_loss(outputs, targets):
     return loss(outputs, targets) * float("nan")
 
 
+def negative_loss(outputs, targets):
+    return loss(outputs, targets) - 100
+
+
+def lost_targets():
+    return [(torch.zeros(8, dtype=torch.long), torch.full((8,), float("nan")))] * 200
+
+
+def number_loss(outputs, targets):
+    return (outputs.mean(-1) - targets).square().mean()
+
+
 def no_optimizer(model, lr):
     return "adam"
 
@@ -337,6 +349,11 @@ CHECKED = [
      "parts:Tokens: the model refuses a training batch (shape ("),
     ("a loss that is not a number", {"loss": {"function": "parts:nan_loss"}},
      "loss.function: nan_loss is nan on a real batch before any training"),
+    ("a loss below zero", {"loss": {"function": "parts:negative_loss"}},
+     "on a real batch before any training; allowed: a loss that stays above zero"),
+    ("targets that are not finite",
+     {"dataset": {"factory": "parts:lost_targets"}, "loss": {"function": "parts:number_loss"}},
+     "parts:lost_targets: training targets hold values that are not finite; allowed: finite numbers"),
     ("no optimiser", {"optimizer": {"factory": "parts:no_optimizer"}}, "parts:no_optimizer: "),
     ("a misspelt optimiser argument", {"optimizer": {"kwargs": {"mommentum": 1}}},
      "flops_fit.optimizer:adamw: TypeError: "),
@@ -381,7 +398,7 @@ TABLES = [
      "runs.csv: not a readable CSV table (Error tokenizing data. C error: Expected 3 fields in line 8"),
     ("all rows longer than the header", table(good=[f"{row},7" for row in GOOD]),
      "runs.csv: the first row has more fields than the header; allowed: a name for each column"),
-    ("semicolons", table().replace(",", ";"), "runs.csv: no column for the loss; found params;tokens"),
+    ("semicolons", table().replace(",", ";"), "train/loss; columns must be separated by commas"),
     ("no column of losses", table(head="params,tokens,x"), "runs.csv: no column for the loss; found"),
     ("no column of N", table(head="x,tokens,loss"),
      "runs.csv: no column for params, and no other two of params, tokens, flops to derive it from"),
@@ -395,7 +412,7 @@ TABLES = [
     ("a flag that is none", with_column("outlier", "maybe"),
      "runs.csv: row 2, column 'outlier': 'maybe'; allowed: true or false"),
     ("nothing but outliers", with_column("outlier", "true"),
-     "runs.csv: all 6 runs are left out; nothing to fit"),
+     "runs.csv: all 6 runs are left out as outlier; nothing to fit"),
     ("a negative budget", with_column("budget", "-1"), "runs.csv: row 2, column 'budget': -1"),
     ("a count that is none", with_column("params_total", "many"),
      "runs.csv: row 2, column 'params_total': 'many'; allowed: a positive finite number or 0"),
@@ -408,9 +425,6 @@ JSON_TABLES = [
     ("broken JSON", "[{", "runs.json: not valid JSON ("),
     ("an integer beyond a float", runs_json(params=10**400),
      "runs.json: row 1, column 'params': 1000"),
-    ("a loss curve of unequal lists",
-     runs_json(run_id="a", flops_per_token=6, loss_curve={"tokens": [1, 2], "loss": [1]}),
-     "runs.json: the loss curve of 'a'; allowed: tokens and loss, lists of as many numbers"),
 ]  # fmt: skip
 RATES = "size,params,tokens,budget,learning_rate,loss,status\n"
 RATE = "rate --runs rates.csv --out results/done/rate.json"
@@ -630,6 +644,17 @@ ROWS = [
     *(config("data", *row) for row in DATA),
     *(Row("table", w, FIT.format("runs.csv"), m, {"runs.csv": t}) for w, t, m in TABLES),
     *(Row("table", w, FIT.format("runs.json"), m, {"runs.json": t}) for w, t, m in JSON_TABLES),
+    Row(
+        "table",
+        "a loss curve of unequal lists",
+        FIT.format("runs.json") + " --method envelope",
+        "runs.json: the loss curve of 'a'; allowed: tokens and loss, lists of as many numbers",
+        {
+            "runs.json": runs_json(
+                run_id="a", flops_per_token=6, loss_curve={"tokens": [1, 2], "loss": [1]}
+            )
+        },
+    ),
     *(Row("table", *row) for row in OTHER_TABLES),
     *(Row("file of a step", *row) for row in HANDED),
     *(Row("option", *row) for row in OPTIONS),

@@ -1034,3 +1034,10 @@ def test_thirty_sizes_up_to_100b_parameters_fit_into_a_gigabyte():
     print(f"{sizes:.0f} sizes in {seconds:.1f} s, {gigabytes:.2f} GB")
     assert sizes == 30
     assert gigabytes < 1
+
+
+@pytest.mark.parametrize(("outputs", "warned"), [(1, True), (3, False)])
+def test_outputs_that_torch_would_stretch_to_their_targets_are_pointed_out(outputs, warned):
+    example = (torch.zeros(4, 5), torch.zeros(4, 3))
+    count = count_model(lambda: nn.Linear(5, outputs), example, F.mse_loss, 12)
+    assert ("torch would stretch one to the other" in " ".join(count.warnings)) is warned

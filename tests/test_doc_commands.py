@@ -47,9 +47,9 @@ HERE = (
     "snakemake --unlock --configfile my_sweep.yaml",
     "snakemake --configfile sweep.yaml --report report.html",
     "flops-fit progress",
-    "flops-fit predict --fit results/demo/fit.json --flops 1e13",
+    "flops-fit predict --fit results/demo/fit.json --flops 5e12",
     "flops-fit simulate --config config/config.yaml",
-    "flops-fit simulate --plan results/.plan/sweeps/demo.json --fit results/demo/fit.json --flops 1e13",
+    "flops-fit simulate --plan results/.plan/sweeps/demo.json --fit results/demo/fit.json --flops 8.1e12",
     "flops-fit next --fit results/demo/fit.json --config config/config.yaml",
     f"{SWEEP} config/demo-round2.yaml",
     "flops-fit confirm --fit results/demo/fit.json --config config/config.yaml --flops 2.43e12",
@@ -58,6 +58,7 @@ HERE = (
     "flops-fit doctor",
     "snakemake plan --cores 1 --configfile config/gpu.yaml",
     "flops-fit plan --config config/standard.yaml --measure",
+    "flops-fit fit --runs docs/standard/results.csv --out fit.json",
     "flops-fit fit --runs runs.csv --out fit.json",
     "flops-fit predict --fit fit.json --flops 1e21",
     "flops-fit predict --fit fit.json --flops 1e21 --params 7e9",
@@ -176,7 +177,9 @@ def project(tmp_path_factory) -> Path:
         "large.yaml": {"name": "large", "budgets": sweep["budgets"][1:]},
     }.items():
         (folder / file).write_text(yaml.safe_dump({**sweep, **changes}))
-    shutil.copy(ROOT / "docs/standard/results.csv", folder / "runs.csv")
+    (folder / "docs/standard").mkdir(parents=True)
+    for copy in ("runs.csv", "docs/standard/results.csv"):
+        shutil.copy(ROOT / "docs/standard/results.csv", folder / copy)
     return folder
 
 

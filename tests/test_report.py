@@ -447,6 +447,14 @@ def test_the_example_in_the_help_parses(add):
     assert parser.parse_args(example).runs == "results/demo/results.csv"
 
 
+def test_a_table_offers_no_numbers_where_nothing_is_identified(fit):
+    lost = {**fit, "status": "not_identifiable"}
+    rows = markdown_table(lost, BUDGETS).split("## Answers")[1].splitlines()
+    answers = [row.split("|")[2:-2] for row in rows if "not identifiable" in row]
+    assert len(answers) == len(BUDGETS)
+    assert {cell.strip() for row in answers for cell in row} == {"–"}
+
+
 def test_the_table_without_minima_has_answers_only(fit):
     bare = {**fit, "isoflop": {**fit["isoflop"], "budgets": []}}
     text = markdown_table(bare, BUDGETS)

@@ -131,6 +131,10 @@ def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
     for part, name in ((data.train, "training"), (data.heldout, "held-out")):
         items = telling_items(itertools.islice(iter(part), LOOKED_AT) if data.is_stream else part)
         inputs, targets = data.collate([(i, torch.as_tensor(t)) for i, t in items])
+        if targets_are_lost(targets):
+            raise FlopsFitError(
+                f"{reference}: {name} targets hold values that are not finite; allowed: finite numbers"
+            )
         try:
             outputs = call_model(model, inputs)
         except Exception as error:
@@ -146,6 +150,16 @@ def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
             ) from error
         check_loss(loss, loss_fn)
     loss.backward()
+
+
+def targets_are_lost(targets) -> bool:
+    """Whether a batch of targets holds NaN or infinity, which no loss survives."""
+    return any(
+        isinstance(leaf, torch.Tensor)
+        and leaf.is_floating_point()
+        and not bool(torch.isfinite(leaf).all())
+        for leaf in tree_leaves(targets)
+    )
 
 
 def telling_items(part) -> list:
@@ -177,7 +191,7 @@ def integers(leaf) -> torch.Tensor:
 
 
 def check_loss(loss, loss_fn) -> None:
-    """The loss contract: one finite scalar with a gradient."""
+    """The loss contract: one finite, positive scalar with a gradient."""
     name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
     if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
         shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
@@ -188,6 +202,12 @@ def check_loss(loss, loss_fn) -> None:
         raise FlopsFitError(
             f"loss.function: {name} is {loss.item()} on a real batch before any training; "
             "allowed: a finite number"
+        )
+    if loss <= 0:
+        raise FlopsFitError(
+            f"loss.function: {name} is {loss.item():.4g} on a real batch before any training; "
+            "allowed: a loss that stays above zero, as the law L = E + A/N^alpha + B/D^beta does; add "
+            "a constant to a log-likelihood, or train on it and evaluate a squared error"
         )
     if not loss.requires_grad:
         raise FlopsFitError(f"loss.function: {name} returned a value without a gradient")

@@ -172,7 +172,7 @@ class _Pass:
             tracker, kept = FlopTracker(model), _KeptForBackward()
             with torch.device(device), _countable_kernels(), tracker:
                 with kept:
-                    loss = self._loss(model, device, where)
+                    loss, broadcast = self._loss(model, device, where)
                 tracker.in_forward = False
                 try:
                     loss.backward()
@@ -193,15 +193,20 @@ class _Pass:
             params_total=_trainable(model),
             flops_per_token=flops,
             method=device if own is None else "model",
-            warnings=tuple(
-                f"{where}: operator {name} uses parameters but has no FLOP formula: neither its "
-                "FLOPs nor they are counted; torch.utils.flop_counter.register_flop_formula helps"
-                for name in sorted(tracker.unknown)
+            warnings=(
+                *broadcast,
+                *(
+                    f"{where}: operator {name} uses parameters but has no FLOP formula: neither its "
+                    "FLOPs nor they are counted; torch.utils.flop_counter.register_flop_formula helps"
+                    for name in sorted(tracker.unknown)
+                ),
             ),
             activation_bytes=kept.bytes_beside(model) / self.tokens,
         )
 
-    def _loss(self, model: nn.Module, device: str, where: str) -> torch.Tensor:
+    def _loss(
+        self, model: nn.Module, device: str, where: str
+    ) -> tuple[torch.Tensor, tuple[str, ...]]:
         inputs, targets = tree_map_only(torch.Tensor, mover(device), self.batch)
         try:
             outputs = call_model(model, inputs)
@@ -220,7 +225,20 @@ class _Pass:
             )
         if not loss.requires_grad:
             raise FlopsFitError(f"loss: depends on no trainable parameter of {where}")
-        return loss
+        return loss, _broadcast(outputs, targets)
+
+
+def _broadcast(outputs, targets) -> tuple[str, ...]:
+    """A warning where numbers to be predicted meet outputs of another, stretchable shape."""
+    tensors = isinstance(outputs, torch.Tensor) and isinstance(targets, torch.Tensor)
+    if not tensors or not targets.is_floating_point() or outputs.shape == targets.shape:
+        return ()
+    try:
+        torch.broadcast_shapes(outputs.shape, targets.shape)
+    except RuntimeError:
+        return ()
+    shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
+    return (f"loss: {shapes} differ, and torch would stretch one to the other: is that meant?",)
 
 
 class _KeptForBackward(saved_tensors_hooks):
@@ -283,13 +301,17 @@ def _warn_of_ratio(counts: dict[str, ModelCount]) -> dict[str, ModelCount]:
     warned = dict(counts)
     for far, reason in (
         (beyond, "attention, or weights used several times per token, add to it"),
-        (below, "parameters that a token does not meet (embeddings, experts) or do not train"),
+        (
+            below,
+            "parameters that a token does not meet (embeddings, experts) or do not train, or several "
+            "target elements to a position",
+        ),
     ):
         text = (
             f"{_range_text(list(far))}: FLOPs per token are "
             f"{_range_text([f'{r:.3g}' for r in far.values()])} x 6 N with N = "
             f"{_range_text([str(counts[n].num_params) for n in far])} ({reason}): 6 N D is not this "
-            "model's compute, budgets should mean counted FLOPs"
+            "model's compute; budgets that mean counted FLOPs (convention: counted) are"
         )
         warned |= {n: replace(counts[n], warnings=(*counts[n].warnings, text)) for n in far}
     return warned

@@ -88,7 +88,7 @@ def _off_centre(plan: dict, rows: list[dict]) -> list[str]:
             side = "smaller" if high <= PUBLISHED_RATIO else "larger"
             found.append(
                 f"budget {budget:g} has {low:.3g} to {high:.3g} tokens per parameter, all on one "
-                f"side of the {PUBLISHED_RATIO} that published laws find: its minimum may lie "
+                f"side of the {PUBLISHED_RATIO} that published laws of text find: its minimum may lie "
                 f"outside; add {side} sizes"
             )
     return found

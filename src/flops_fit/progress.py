@@ -36,6 +36,8 @@ def run_progress(args: argparse.Namespace) -> None:
     """Print a line for each sweep."""
     folder = plan_folder(args.results) / "sweeps"
     known = sorted(path.stem for path in folder.glob("*.json"))
+    if not known:
+        print(f"{args.results}: no sweep has been planned here")
     for name in args.name or known:
         if name not in known:
             raise FlopsFitError(f"{name}: no such sweep; allowed: {', '.join(known) or 'none yet'}")

@@ -222,7 +222,7 @@ def simulate(
     for loss in losses:
         runs = Runs(table.frame.assign(loss=loss), groups, cost)
         surface = estimate_surface(
-            runs, draws, options.get("delta", "auto"), options.get("exclude", "auto"),
+            runs, draws, options.get("delta", "auto"), options.get("exclude") or "auto",
             start=truth.law.values[0],
         )  # fmt: skip
         plays["surface"].append(_play(surface, cost, target, level))
@@ -364,7 +364,7 @@ def _whole_fits(
 
 def _kind(reason: str) -> str:
     """A reason without its numbers, so that equal ones can be counted."""
-    return re.sub(r"[^\s\w]*\d[\w.+-]*%?", "#", reason.split(":")[0].split(" (")[0])
+    return re.sub(r"[^\s\w]*\d[\w.+-]*%?", "…", reason.split(":")[0].split(" (")[0])
 
 
 def describe_simulation(told: dict) -> str:

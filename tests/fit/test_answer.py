@@ -164,6 +164,12 @@ def test_beyond_the_data_an_untested_prediction_is_provisional():
     assert any("untested" in r for r in predict(two, 1.1 * largest)["reasons"])
 
 
+def test_runs_of_one_budget_say_so():
+    fit = fit_runs(sweep(LAWS["besiroglu"], budgets=1, noise=0.001), bootstrap=50)
+    reasons = predict({**fit, "status": "converged"}, 1e18)["reasons"]
+    assert any("too little to see a trend" in r for r in reasons)
+
+
 def test_an_edge_budget_takes_trust_away():
     law = LAWS["besiroglu"]
     frame = sweep(law, GRIDS["narrow"], noise=0.0005)

@@ -182,3 +182,17 @@ def test_rows_longer_than_the_header_are_refused_but_a_comma_at_each_end_is_not(
         read_runs(path)
     path.write_text("params,tokens,loss\n10,100,4,\n20,100,3,\n")
     assert list(read_runs(path).frame["params"]) == [10, 20]
+
+
+def test_the_states_of_an_export_are_understood(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss,State\n1e6,2e7,3,finished\n1e6,3e7,2.9,crashed\n")
+    table = read_runs(path)
+    assert len(table.frame) == 1
+    assert [run["reason"] for run in table.left_out] == ["crashed"]
+
+
+def test_rows_that_repeat_another_are_noted(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss\n1e6,2e7,3\n1e6,2e7,3\n1e6,3e7,2.9\n")
+    assert any(note.startswith("1 rows repeat") for note in read_runs(path).notes)

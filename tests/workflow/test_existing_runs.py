@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,8 @@ def test_the_shipped_table_gives_an_answer_without_training(tmp_path):
     assert fit["parametric"]["a"] == pytest.approx(0.465, abs=0.002)
     assert {b["status"] for b in fit["isoflop"]["budgets"]} == {"bracketed"}
     assert (tmp_path / "results/runs/report.html").exists()
+    drawn = pd.read_csv(tmp_path / "results/runs/plots/sensitivity.csv")
+    assert set(drawn["flops"]) == {7.29e12, 7.29e13, 7.29e14}  # as the config asks
     assert not any(word in out for word in ("train_run", "prepare_data", "check_inputs"))
     again = run(tmp_path, "-n", "--configfile", str(ROOT / "config" / "runs.yaml"))
     assert "Nothing to be done" in again

@@ -24,9 +24,10 @@ rule plot_law:
         "../../envs/flops-fit.yaml"
     params:
         options=sweep.plot_options(),
+        budgets=sweep.budget_options(),
         code=code_of("plot"),
         records=optional_records,
     shell:
         "python -m flops_fit plot --runs {input.runs} {params.records} --fit {input.fit}"
-        " --out-dir results/{wildcards.sweep}/plots {params.options} >{log} 2>&1"
+        " --out-dir results/{wildcards.sweep}/plots {params.options} {params.budgets} >{log} 2>&1"
         " || {{ tail -n 3 {log} >&2; exit 1; }}"

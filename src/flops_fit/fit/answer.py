@@ -15,6 +15,7 @@ from flops_fit.forewarn import MOST_EPOCHS
 KEYS = ("parametric", "isoflop", "tied", "headline", "status", "ci", "excluded", "heldout", "forecast",
         "bootstrap", "cost", "sizes", "data", "laws", "sensitivity")  # fmt: skip
 FAR = 10.0  # beyond the data by more than this: provisional at best
+NARROW = 2.0  # span of C below which the runs are those of one budget
 WIDE = 2.0  # N interval, high / low, that still deserves trust
 OWN_CHOICES = ("delta", "exclusion", "budget", "seed")  # refits of the same question
 FACTORS = (0.5, 2.0, 4.0)  # of N*, at which the waste is told
@@ -142,9 +143,14 @@ def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tu
         return "not identifiable", [headline["reason"].removeprefix("not identifiable: ")]
     reasons = []
     beyond = flops / fit["data"]["largest_budget"]
-    if beyond > FAR:
+    if beyond > FAR * 1.01:  # whole batches leave a budget a little beside its name
         reasons.append(f"{beyond:.3g}x beyond the largest budget of the data")
-    if beyond > 1 + 1e-9 and not fit["heldout"]["levels"]:
+    span = fit["data"]["flops"][1] / fit["data"]["flops"][0]
+    if span < NARROW:
+        reasons.append(
+            f"the runs span a factor {span:.2g} in compute, too little to see a trend in it"
+        )
+    if beyond > 1.01 and not fit["heldout"]["levels"]:
         reasons.append("beyond the data and untested: no budget could be left out and predicted")
     if fit["status"] == "at_bound":
         reasons.append(headline["reason"])

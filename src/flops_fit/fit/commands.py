@@ -75,7 +75,9 @@ def run_fit(args: argparse.Namespace) -> None:
     from flops_fit.fit.runs import read_curves, read_runs
 
     table = read_runs(args.runs, args.params)
-    source = args.curves or (args.runs if str(args.runs).endswith(".json") else None)
+    # Curves of decaying rates lie too high before their end: a table's own are used if asked for.
+    own = args.runs if args.method == "envelope" and str(args.runs).endswith(".json") else None
+    source = args.curves or own
     fit = fit_runs(
         table,
         read_curves(source) if source else None,

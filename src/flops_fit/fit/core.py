@@ -1,5 +1,6 @@
 """fit_runs: from a table of runs to the content of FIT.json."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -190,8 +191,15 @@ def _check(table, delta, bootstrap, seed, method, exclude, resample, fixed_e, cu
     if len(table.frame) < FEWEST_RUNS:
         raise FlopsFitError(
             f"{table.source}: {len(table.frame)} runs to fit, fewer than the 5 unknowns of "
-            f"L = E + A/N^alpha + B/D^beta ({len(table.left_out)} left out); more runs are needed"
+            f"L = E + A/N^alpha + B/D^beta ({_left_out_text(table)}); more runs are needed"
         )
+
+
+def _left_out_text(table: RunTable) -> str:
+    """How many runs are left out, by reason: 2 left out: 2 diverged."""
+    reasons = Counter(run["reason"] for run in table.left_out)
+    words = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return f"{len(table.left_out)} left out" + (f": {words}" if words else "")
 
 
 def _needs(method: str) -> str:

@@ -36,12 +36,20 @@ ALIASES = {
     "size": ("size_param_value", "model_dim", "hidden_dim", "width", "depth"),
     "seed": (),
     "outlier": (),
-    "status": (),
+    "status": ("state",),  # "State" of a Weights & Biases export
 }
 BITS_PER_BYTE = ("val_bpb", "bits_per_byte", "bpb")
 COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
 KEPT = (*COUNTS, "flops_counted", "epochs")  # as they stand, for sensitivity and verdict
 SIZE_COLUMNS = ("params", *COUNTS, "flops_per_token")
+COMPLETED = {
+    "completed",
+    "finished",
+    "success",
+    "",
+    "nan",
+    "none",
+}  # an empty status leaves none out
 TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "nan", "none"}
 SAME_BUDGET = 0.03  # ln C: runs closer than this share a budget where the table names none
 BUDGET_WIDTH = 0.10  # ln C: a chain of neighbours wider than this is no budget
@@ -178,13 +186,19 @@ def _recognise(frame: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str
     if "loss" not in chosen:
         raise FlopsFitError(
             f"{source}: no column for the loss; found {', '.join(map(_legible, frame.columns))}; "
-            f"allowed: loss, {', '.join(ALIASES['loss'])}"
+            f"allowed: loss, {', '.join(ALIASES['loss'])}{_separator_hint(frame)}"
         )
     keep = {new: frame[old] for new, old in chosen.items()}
     for name in KEPT:
         if name in plain and name not in keep:
             keep[name] = frame[plain[name]]
     return pd.DataFrame(keep, index=frame.index), notes, unit
+
+
+def _separator_hint(frame: pd.DataFrame) -> str:
+    """What to do where the whole header was read as one column."""
+    alone = len(frame.columns) == 1 and any(mark in str(frame.columns[0]) for mark in ";\t|")
+    return "; columns must be separated by commas" if alone else ""
 
 
 def _flags(column: pd.Series, source: str, first_line: int) -> pd.Series:
@@ -235,7 +249,7 @@ def prepare_runs(
         reason[_flags(frame["outlier"], source, first_line)] = "outlier"
     if "status" in frame:
         status = frame["status"].astype(object).fillna("").astype(str).str.strip()
-        lost = ~status.isin({"completed", "", "nan", "None"})
+        lost = ~status.str.lower().isin(COMPLETED)
         reason[lost] = status[lost]
     left_out = [
         {"run_id": row.run_id, "row": int(row.row), "reason": why}
@@ -245,7 +259,11 @@ def prepare_runs(
     frame = frame.drop(columns=["outlier", "status"], errors="ignore")
     marked, frame = frame[reason == "outlier"].copy(), frame[reason == ""].copy()
     if frame.empty:
-        raise FlopsFitError(f"{source}: all {len(left_out)} runs are left out; nothing to fit")
+        found = ", ".join(sorted(set(reason)))
+        raise FlopsFitError(
+            f"{source}: all {len(left_out)} runs are left out as {found}; nothing to fit (a run with "
+            "status completed or finished, or none, is fitted)"
+        )
     frame["loss"] = _numbers(frame, "loss", source)
     for name in ("params", "tokens", "flops", "budget", "flops_per_token"):
         if name in frame and not frame[name].isna().all():
@@ -268,6 +286,13 @@ def prepare_runs(
         if name in frame:  # 0 of a model without a body; empty where not known
             known = frame[frame[name].notna()]
             frame[name] = positive(known[name], known["row"], source, zero=True)
+    twice = int(
+        frame.duplicated([c for c in ("params", "tokens", "flops", "loss") if c in frame]).sum()
+    )
+    if twice:
+        notes.append(
+            f"{twice} rows repeat the numbers of another; the fit takes them for runs of their own"
+        )
     marked = _complete(_sound(marked, frame), source, [])
     frame = _complete(frame, source, notes)
     for name in ("params", "tokens", "flops", "loss"):

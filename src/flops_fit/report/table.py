@@ -27,11 +27,19 @@ def markdown_table(fit: dict, budgets: list[float]) -> str:
         "|---:|---:|---:|---:|---:|---:|---:|:---|",
     ]  # fmt: skip
     for answer in answers_of(fit, budgets):
-        cells = [answer["budget"]]
-        for row in answer["rows"]:
-            cells.append(row["text"] + (f" [{row['interval']['text']}]" if row["interval"] else ""))
-        size = answer["size_value"]
-        cells += [answer["ranges"]["1"]["text"], "" if size is None else str(size)]
+        cells = [answer["budget"], *_numbers(answer)]
         cells.append("; ".join([answer["verdict"], *answer["reasons"]]))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _numbers(answer: dict) -> list[str]:
+    """Cells of an answer; dashes where the runs do not determine a law."""
+    if answer["verdict"] == "not identifiable":
+        return ["–"] * (len(answer["rows"]) + 2)
+    rows = [
+        row["text"] + (f" [{row['interval']['text']}]" if row["interval"] else "")
+        for row in answer["rows"]
+    ]
+    size = answer["size_value"]
+    return [*rows, answer["ranges"]["1"]["text"], "" if size is None else str(size)]
