@@ -67,8 +67,8 @@ CONFIGS = {  # what changes in the config: (the change, what trains, which rules
     ),
     "a seed": ({"seeds": [0, 1]}, {cell.replace("-s0", "-s1") for cell in CELLS}, RETRAIN),
     "a plot setting": ({"plot": {"dpi": 100}}, set(), PLOT),
-    # The plan's page warns where these budgets lie far beyond its own.
-    "a report setting": ({"answer": {"budgets": [3e5]}}, set(), REPORT | {"plan_sweep"}),
+    # Figures mark these budgets, and the plan's page warns where they lie far beyond its own.
+    "the budgets asked for": ({"answer": {"budgets": [3e5]}}, set(), PLOT | {"plan_sweep"}),
     "a fit setting": ({"fit": {"bootstrap": 0, "delta": 1e-3}}, set(), FIT),
     "the learning rate of some": (
         {"learning_rate": {"value": 0.1, "size": {"reference": 8, "power": 0.5}}},
