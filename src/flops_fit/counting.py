@@ -311,7 +311,7 @@ def _warn_of_ratio(counts: dict[str, ModelCount]) -> dict[str, ModelCount]:
             f"{_range_text(list(far))}: FLOPs per token are "
             f"{_range_text([f'{r:.3g}' for r in far.values()])} x 6 N with N = "
             f"{_range_text([str(counts[n].num_params) for n in far])} ({reason}): 6 N D is not this "
-            "model's compute; budgets that mean counted FLOPs (convention: counted) are"
+            "model's compute, so let budgets mean counted FLOPs (convention: counted)"
         )
         warned |= {n: replace(counts[n], warnings=(*counts[n].warnings, text)) for n in far}
     return warned
