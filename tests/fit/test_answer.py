@@ -146,6 +146,8 @@ def test_verdicts():
     assert predict(sure, 3e20)["verdict"] == "trust"
     far = predict(sure, 1e23)
     assert far["verdict"] == "provisional"
+    assert not any("a guess" in r for r in far["reasons"])
+    assert any("a guess" in r for r in predict(sure, 1.1e23)["reasons"])
     assert any("beyond the largest budget" in r for r in far["reasons"])
     without = predict(fit_runs(sweep(law), bootstrap=0), 3e20)
     assert without["verdict"] == "provisional"

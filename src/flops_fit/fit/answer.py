@@ -15,6 +15,7 @@ from flops_fit.forewarn import MOST_EPOCHS
 KEYS = ("parametric", "isoflop", "tied", "headline", "status", "ci", "excluded", "heldout", "forecast",
         "bootstrap", "cost", "sizes", "data", "laws", "sensitivity")  # fmt: skip
 FAR = 10.0  # beyond the data by more than this: provisional at best
+GUESS = 1000.0  # beyond by more than this, no interval means anything
 NARROW = 2.0  # span of C below which the runs are those of one budget
 WIDE = 2.0  # N interval, high / low, that still deserves trust
 OWN_CHOICES = ("delta", "exclusion", "budget", "seed")  # refits of the same question
@@ -145,6 +146,8 @@ def _verdict(fit: dict, flops: float, ci: dict, answers: dict[str, float]) -> tu
     beyond = flops / fit["data"]["largest_budget"]
     if beyond > FAR * 1.01:  # whole batches leave a budget a little beside its name
         reasons.append(f"{beyond:.3g}x beyond the largest budget of the data")
+    if beyond > GUESS:
+        reasons.append("so far beyond the data that every number here is a guess")
     span = fit["data"]["flops"][1] / fit["data"]["flops"][0]
     if span < NARROW:
         reasons.append(
