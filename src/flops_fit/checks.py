@@ -206,8 +206,8 @@ def check_loss(loss, loss_fn) -> None:
     if loss <= 0:
         raise FlopsFitError(
             f"loss.function: {name} is {loss.item():.4g} on a real batch before any training; "
-            "allowed: a loss that stays above zero, as the law L = E + A/N^alpha + B/D^beta does; add "
-            "a constant to a log-likelihood, or train on it and evaluate a squared error"
+            "allowed: a loss that stays above zero, as the law L = E + A/N^alpha + B/D^beta does; to a "
+            "log-likelihood add a constant"
         )
     if not loss.requires_grad:
         raise FlopsFitError(f"loss.function: {name} returned a value without a gradient")
