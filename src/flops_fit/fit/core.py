@@ -445,13 +445,13 @@ def _ranges(table: RunTable, groups) -> dict:
         "budgets": [c for c, _ in groups],
         "largest_budget": float(largest),
         "seeds": int(frame["seed"].nunique()) if "seed" in frame else 1,
-        "most_epochs": _most(frame["epochs"]) if "epochs" in frame else None,
+        "most_epochs": _most_epochs(frame),
         "loss_unit": table.loss_unit,
         "notes": table.notes,
     }
 
 
-def _most(column: pd.Series) -> float | None:
-    """The largest number of a column, None where it holds none."""
-    numbers = pd.to_numeric(column, errors="coerce").replace([np.inf, -np.inf], np.nan)
-    return float(numbers.max()) if numbers.notna().any() else None
+def _most_epochs(frame: pd.DataFrame) -> float | None:
+    """The most passes that a run made over its data, None where no run tells."""
+    most = frame["epochs"].max() if "epochs" in frame else np.nan
+    return None if np.isnan(most) else float(most)

@@ -42,14 +42,8 @@ BITS_PER_BYTE = ("val_bpb", "bits_per_byte", "bpb")
 COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
 KEPT = (*COUNTS, "flops_counted", "epochs")  # as they stand, for sensitivity and verdict
 SIZE_COLUMNS = ("params", *COUNTS, "flops_per_token")
-COMPLETED = {
-    "completed",
-    "finished",
-    "success",
-    "",
-    "nan",
-    "none",
-}  # an empty status leaves none out
+# An empty status leaves no run out; "finished" and "success" are how trackers and jobs say it.
+COMPLETED = {"completed", "finished", "success", "", "nan", "none"}
 TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "nan", "none"}
 SAME_BUDGET = 0.03  # ln C: runs closer than this share a budget where the table names none
 BUDGET_WIDTH = 0.10  # ln C: a chain of neighbours wider than this is no budget
