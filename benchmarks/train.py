@@ -25,13 +25,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flops_fit.data import Data, GlobalBatches, as_data
+from flops_fit.data import Data, as_data
 from flops_fit.examples import text
 from flops_fit.examples.gpt import GPT, optimizer
 from flops_fit.examples.loss import cross_entropy
-from flops_fit.options import TrainOptions
-from flops_fit.schedule import multiplier
+from flops_fit.experiment.options import TrainOptions
+from flops_fit.plan.schedule import multiplier
 from flops_fit.trainer import train
+from flops_fit.training.batches import GlobalBatches
 
 SEQ_LEN, VOCAB_SIZE, LEARNING_RATE, SEED = 64, 128, 0.02, 0
 SCHEDULE = {"kind": "linear", "warmup": 0.02, "decay": 0.2, "final": 0.0}

@@ -34,9 +34,9 @@ from pathlib import Path
 
 import yaml
 
-from flops_fit.identity import read_spec
-from flops_fit.places import plan_folder, run_folder, spec_file
-from flops_fit.records import RECORD, RESULT, seal
+from flops_fit.experiment.identity import read_spec
+from flops_fit.experiment.places import plan_folder, run_folder, spec_file
+from flops_fit.store.records import RECORD, RESULT, seal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUDGETS = [3e8 * 1.7**i for i in range(11)]  # the last one is the budget that is added

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from flops_fit.cli import make_parser
+from flops_fit.cli.main import make_parser
 
 ROOT = Path(__file__).parents[1]
 NAME = re.compile(r"(?<!`)`([A-Za-z_][\w.]*)`(?!`)")  # in docstrings: something to look up
@@ -34,11 +34,12 @@ SECTIONS = {
     "Planning": (
         "",
         ["sweep:plan_sweep", "sweep:Experiment", "sweep:Skipped", "sweep:SweepPlan",
-         "sweep:window_sizes", "counting:count_sizes", "counting:ModelCount"],
+         "sweep:window_sizes", "plan.counting:count_sizes", "plan.counting:ModelCount"],
     ),
     "Training": (
         "",
-        ["trainer:TrainingRunner", "options:TrainOptions", "optimizer:adamw", "schedule:multiplier"],
+        ["trainer:TrainingRunner", "experiment.options:TrainOptions", "optimizer:adamw",
+         "plan.schedule:multiplier"],
     ),
     "Fitting": (
         "From a table of runs, of this tool or of another, to the answer. The content of a fit is "
@@ -50,14 +51,15 @@ SECTIONS = {
     ),
     "Before and after a sweep": (
         "Playing a plan on a known law, and testing a prediction ([rounds](rounds.md)).",
-        ["simulate:simulate", "simulate:design_of", "simulate:truth_for", "simulate:Truth",
-         "confirmation:predicted_loss", "confirmation:compare"],
+        ["rounds.simulate:simulate", "rounds.simulate:design_of", "rounds.simulate:truth_for",
+         "rounds.simulate:Truth",
+         "rounds.confirm:predicted_loss", "rounds.confirm:compare"],
     ),
     "For models, data and losses of your own": (
         "What the contracts rest on ([models](models.md), [data](data.md)).",
         ["model_factory:create_model", "model_factory:num_params", "model_factory:call_model",
          "data:Data", "data:as_data", "data:split_by_hash", "loss:cross_entropy",
-         "loss:count_per_item", "loss:ignore_index_of", "plugins:resolve"],
+         "loss:count_per_item", "loss:ignore_index_of", "plugins.resolve:resolve"],
     ),
     "Data that comes along": (
         "",

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from flops_fit.config import schema
+from flops_fit.config.schema import schema
 
 HEAD = """# Config
 

@@ -7,7 +7,7 @@ held-out loss; nothing is tested on their values.
 
 import numpy as np
 
-from flops_fit.collect import write_results
+from flops_fit.store.collect import write_results
 
 BUDGETS = (3e10, 9e10, 2.7e11, 8.1e11)
 LOSSES = {  # width -> loss at each budget, None where it was not trained

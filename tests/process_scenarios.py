@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from flops_fit.data import GlobalBatches, as_data
+from flops_fit.data import as_data
+from flops_fit.experiment.options import TrainOptions
 from flops_fit.loss import cross_entropy
 from flops_fit.optimizer import adamw
-from flops_fit.options import TrainOptions
 from flops_fit.trainer import train
+from flops_fit.training.batches import GlobalBatches
 
 VOCABULARY, LENGTH = 16, 6
 

@@ -11,7 +11,7 @@ import pytest
 
 import flops_fit
 import flops_fit.fit
-from flops_fit.cli import make_parser
+from flops_fit.cli.main import make_parser
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "api.md").read_text()

@@ -18,13 +18,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flops_fit import job, workflow
-from flops_fit.cli import main
+from flops_fit import workflow
+from flops_fit.cli.main import main
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.places import run_folder, spec_file
 from flops_fit.files import write_json
-from flops_fit.places import run_folder, spec_file
-from flops_fit.planner import make_plan
-from flops_fit.records import seal
+from flops_fit.jobs import job
+from flops_fit.plan import cache
+from flops_fit.plan.planner import make_plan
+from flops_fit.store.records import seal
 
 PARTS = """
 import os
@@ -692,9 +694,9 @@ def folder(tmp_path_factory) -> Path:
 def finish_sweep() -> None:
     """Plan ``DONE`` and leave what training, collect and fit would, with losses of a known law."""
     sys.path.insert(0, os.getcwd())
-    workflow._make_plan, planner = make_plan, workflow._make_plan
+    cache._make_plan, planner = make_plan, cache._make_plan
     plan = workflow.Sweep(DONE, "", lambda: False).plan
-    workflow._make_plan = planner
+    cache._make_plan = planner
     for row in plan["experiments"]:
         spec = json.loads(spec_file("results", row["experiment_id"]).read_text())
         record = {key: spec[key] for key in ("experiment_id", "hash", "identity")} | {
@@ -713,7 +715,7 @@ def here(folder, monkeypatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     # The planner runs in a process of its own to keep torch out of Snakemake's; here it need not.
-    monkeypatch.setattr(workflow, "_make_plan", make_plan)
+    monkeypatch.setattr(cache, "_make_plan", make_plan)
     return folder
 
 
@@ -856,7 +858,7 @@ def test_the_planner_in_its_own_process_says_the_same(folder, monkeypatch, capsy
     monkeypatch.chdir(folder)
     Path("bad.yaml").write_text(text_of(with_model(size_param="depth")))
     apart = refused(capsys, folder / "results", "plan", "--config", "bad.yaml")
-    from flops_fit.config import load_config
+    from flops_fit.config.load import load_config
 
     with pytest.raises(FlopsFitError) as error:
         make_plan(load_config("bad.yaml"), "results", [os.getcwd()])

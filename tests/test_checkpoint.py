@@ -13,12 +13,12 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-import flops_fit.checkpoint as checkpoint_module
 import flops_fit.trainer as trainer_module
+import flops_fit.training.checkpoint as checkpoint_module
 from flops_fit.data import as_data
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.options import TrainOptions
 from flops_fit.optimizer import adamw
-from flops_fit.options import TrainOptions
 from flops_fit.trainer import Stopped, train
 
 FEATURES, CLASSES, STEPS, BATCH = 6, 4, 24, 8

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flops_fit.cli import main, make_parser
+from flops_fit.cli.main import main, make_parser
 
 VERBS = (
     "plan",
@@ -53,7 +53,7 @@ def test_every_verb_has_a_sentence_and_examples_that_parse(verb):
 @pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)])
 def test_help_imports_nothing_heavy(arguments):
     code = (
-        "import sys\nfrom flops_fit.cli import main\n"
+        "import sys\nfrom flops_fit.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as end: assert end.code == 0\n"
         f"loaded = [m for m in {HEAVY} if m in sys.modules]\nassert not loaded, loaded"

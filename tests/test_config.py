@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flops_fit.config import complete_config, load_config, schema
+from flops_fit.config.complete import complete_config
+from flops_fit.config.load import load_config
+from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
 
 ROOT = Path(__file__).parents[1]

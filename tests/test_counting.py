@@ -20,11 +20,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from flops_fit import counting
-from flops_fit.counting import count_model, count_sizes
 from flops_fit.errors import FlopsFitError
 from flops_fit.examples.gpt import GPT
-from flops_fit.flop_tracker import FORMULAS
+from flops_fit.plan import counting
+from flops_fit.plan.counting import count_model, count_sizes
+from flops_fit.plan.flop_tracker import FORMULAS
 
 V, T, d = 60, 32, 16  # vocabulary, sequence length, width; no two products of them are equal
 random = torch.Generator().manual_seed(0)
@@ -1008,7 +1008,7 @@ def test_thirty_sizes_up_to_100b_parameters_fit_into_a_gigabyte():
         import re, time, torch
         from torch.nn import functional as F
         from test_counting import gpt, token_loss, V
-        from flops_fit.counting import count_sizes
+        from flops_fit.plan.counting import count_sizes
 
         start, length = time.perf_counter(), 2048
         item = (torch.zeros(length, dtype=torch.long, device="meta"),) * 2

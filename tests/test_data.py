@@ -5,16 +5,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from flops_fit.data import (
-    BatchView,
-    GlobalBatches,
-    HeldoutBatches,
-    as_data,
-    read_ahead,
-    split_by_hash,
-)
+from flops_fit.data import as_data, split_by_hash
 from flops_fit.errors import FlopsFitError
 from flops_fit.loss import count_per_item, cross_entropy, masks_targets
+from flops_fit.training.batches import BatchView, GlobalBatches, HeldoutBatches, read_ahead
 
 
 class Numbers(Dataset):

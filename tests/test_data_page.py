@@ -7,13 +7,13 @@ import pytest
 import torch
 import yaml
 
-from flops_fit.checks import check_inputs
-from flops_fit.config import complete_config
+from flops_fit.config.complete import complete_config
 from flops_fit.data import as_data
-from flops_fit.identity import read_spec
-from flops_fit.places import spec_file
-from flops_fit.planner import make_plan
-from flops_fit.plugins import check_arguments, resolve
+from flops_fit.experiment.identity import read_spec
+from flops_fit.experiment.places import spec_file
+from flops_fit.plan.planner import make_plan
+from flops_fit.plugins.resolve import check_arguments, resolve
+from flops_fit.training.checks import check_inputs
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
 BLOCKS = re.findall(r"<!-- test: (\S+) -->\n```\w*\n(.*?)```", PAGE, re.DOTALL)

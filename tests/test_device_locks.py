@@ -1,6 +1,6 @@
 """GPUs handed out: one job on each at a time, whatever is killed. The devices are pretended.
 
-Jobs are stand-ins that take devices as `flops_fit.launch` does and then become a launcher whose
+Jobs are stand-ins that take devices as `flops_fit.jobs.launch` does and then become a launcher whose
 trainers notice when another lives on their device. The launcher is a few lines, or accelerate's.
 """
 
@@ -15,15 +15,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flops_fit.device_locks import POLL_SECONDS, VISIBLE, open_locks, take_devices, visible_devices
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.identity import experiment_id
 from flops_fit.files import canonical_hash, write_json
-from flops_fit.identity import experiment_id
-from flops_fit.launch import command
+from flops_fit.jobs.gpu_locks import (
+    POLL_SECONDS,
+    VISIBLE,
+    open_locks,
+    take_devices,
+    visible_devices,
+)
+from flops_fit.jobs.launch import command
 
 JOB = """\
 import os, sys
-from flops_fit.device_locks import take_devices
+from flops_fit.jobs.gpu_locks import take_devices
 shown = take_devices(int(sys.argv[1]), os.environ)
 os.execve(sys.executable, [sys.executable, *sys.argv[2:]],
           {**os.environ, **shown, "ACCELERATE_USE_CPU": "true", "LAUNCHER": str(os.getpid())})
@@ -34,7 +40,7 @@ sys.exit(subprocess.Popen([sys.executable, *sys.argv[1:]]).wait() != 0)
 """
 TRAINER = """\
 import ctypes, os, pathlib, signal, sys, time
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # as flops_fit.stopping does
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # as flops_fit.store.stopping does
 name, seconds, saving = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flops_fit.cli import make_parser
-from flops_fit.config import complete_config
+from flops_fit.cli.main import make_parser
+from flops_fit.config.complete import complete_config
 from flops_fit.files import read_json
 
 ROOT = Path(__file__).parents[1]

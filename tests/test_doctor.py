@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit import doctor
-from flops_fit.cli import main
+from flops_fit.cli import doctor
+from flops_fit.cli.main import main
+
+ROOT = Path(__file__).parents[1]
 
 
 def script(folder, name, text):
@@ -16,7 +18,7 @@ def script(folder, name, text):
 
 
 def test_this_machine_passes(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(Path(doctor.__file__).parents[2])
+    monkeypatch.chdir(ROOT)
     status = main(["doctor", "--results", str(tmp_path / "results")])
     out = capsys.readouterr().out
     assert status == 0, out

@@ -123,7 +123,10 @@ def test_every_file_of_the_package_is_installed_with_it():
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     package = ROOT / "src" / "flops_fit"
     named = {
-        path for pattern in config["package-data"]["flops_fit"] for path in package.glob(pattern)
+        path
+        for room, patterns in config["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath("src", *room.split(".")).glob(pattern)
     }
     found = {p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert {path for path in found if path.suffix != ".py"} == named
@@ -151,7 +154,7 @@ def test_the_library_alone_is_installed_and_imported_without_the_workflow(tmp_pa
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         "import sys; sys.modules['snakemake'] = None; import flops_fit; "
-        "from flops_fit.config import schema; from flops_fit.report import page; schema(); "
+        "from flops_fit.config.complete import schema; from flops_fit.report import page; schema(); "
         "assert flops_fit.find_optimal; print(flops_fit.__file__)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, check=True,

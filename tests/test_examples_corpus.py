@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flops_fit.checks import check_inputs
-from flops_fit.config import complete_config
+from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.examples.corpus import prepare
 from flops_fit.examples.documents import read_documents
 from flops_fit.examples.text import windows
+from flops_fit.experiment.identity import read_spec
+from flops_fit.experiment.places import spec_file
 from flops_fit.files import read_json
-from flops_fit.identity import read_spec
-from flops_fit.places import spec_file
-from flops_fit.planner import make_plan
-from flops_fit.prepare import prepare_data
+from flops_fit.plan.planner import make_plan
+from flops_fit.training.checks import check_inputs
+from flops_fit.training.prepare import prepare_data
 from hub_server import COMMIT, serve
 
 TEXTS = [f"Document {i} holds the number {i * i} and “quotes” – é.\n" for i in range(200)]

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from flops_fit.config import load_config
-from flops_fit.counting import count_sizes
+from flops_fit.config.load import load_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.examples.images import example_item, images, prepare
 from flops_fit.examples.loss import cross_entropy
 from flops_fit.examples.vit import ViT, optimizer
+from flops_fit.plan.counting import count_sizes
 
 CONFIG = Path(__file__).parents[1] / "config" / "vit.yaml"
 NAMES = [

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 import measured_sweep
-from flops_fit.cli import make_parser
-from flops_fit.collect import FAILED, run_table
+from flops_fit.cli.main import make_parser
 from flops_fit.fit import fit_runs, prepare_runs
 from flops_fit.fit.isoflop import STATUSES
-from flops_fit.plan_table import COLUMNS
-from flops_fit.records import COMPLETED, DIVERGED
+from flops_fit.plan.table import COLUMNS
 from flops_fit.report import evidence
+from flops_fit.store.collect import FAILED, run_table
+from flops_fit.store.records import COMPLETED, DIVERGED
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "flops_fit"
@@ -146,7 +146,7 @@ def test_the_arithmetic_on_published_constants():
 
 def test_the_guide_follows_the_pages_section_by_section():
     headings = re.findall(r"^#+ (.*)$", REPORT, re.MULTILINE)
-    for template in ("report/page.html.j2", "plan.html.j2"):
+    for template in ("report/page.html.j2", "report/plan.html.j2"):
         sections = re.findall(r"<h2>(.*?)</h2>", (SOURCE / template).read_text())
         assert sections == [h for h in headings if h in sections]
 
@@ -169,8 +169,8 @@ REASONS = {
     "fit/heldout.py": ("choose",),
     "fit/envelope.py": ("estimate_envelope",),
     "fit/estimators.py": ("path_through",),
-    "forewarn.py": ("_few_budgets", "_few_sizes", "_lopsided", "_off_centre", "_short", "_repeated", "_far"),
-    "counting.py": ("_warn_of_ratio",),
+    "plan/warnings.py": ("_few_budgets", "_few_sizes", "_lopsided", "_off_centre", "_short", "_repeated", "_far"),
+    "plan/counting.py": ("_warn_of_ratio",),
 }  # fmt: skip
 
 

@@ -14,15 +14,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flops_fit.config import complete_config, load_config, schema
+from flops_fit.config.complete import complete_config
+from flops_fit.config.load import load_config
+from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.identity import experiment_id, read_spec
 from flops_fit.files import canonical_hash
 from flops_fit.fit import read_runs
+from flops_fit.fit.learning_rate import COLUMNS, read_rates
 from flops_fit.fit.runs import ALIASES, KEPT, read_curves, read_points
-from flops_fit.identity import experiment_id, read_spec
-from flops_fit.learning_rate import COLUMNS, read_rates
-from flops_fit.plan_file import read_plan
-from flops_fit.records import check_record, seal
+from flops_fit.store.plan_file import read_plan
+from flops_fit.store.records import check_record, seal
 
 PROFILES = [
     pytest.param(60, id="few"),

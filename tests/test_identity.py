@@ -2,9 +2,9 @@
 
 import pytest
 
-from flops_fit.config import complete_config
-from flops_fit.fingerprints import FileHashes
-from flops_fit.identity import common_identity, experiment_id, experiment_identity
+from flops_fit.config.complete import complete_config
+from flops_fit.experiment.identity import common_identity, experiment_id, experiment_identity
+from flops_fit.plugins.data_files import FileHashes
 
 PLUGIN = '''
 from torch import nn

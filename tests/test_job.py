@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit import job
-from flops_fit.config import complete_config
+from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
-from flops_fit.locks import run_lock
-from flops_fit.planner import make_plan
-from flops_fit.records import note_failure, read_failure, restore_run
-from flops_fit.stopping import RETRY_STATUS, Stopped, StopRequest
+from flops_fit.jobs import job
+from flops_fit.plan.planner import make_plan
+from flops_fit.store.locks import run_lock
+from flops_fit.store.records import note_failure, read_failure, restore_run
+from flops_fit.store.stopping import RETRY_STATUS, Stopped, StopRequest
 
 MODULE = """\
 import os, signal
@@ -55,7 +55,7 @@ def data():
 
 
 class Job:
-    """A planned experiment that `flops_fit.job` is run on, as the launcher would."""
+    """A planned experiment that `flops_fit.jobs.job` is run on, as the launcher would."""
 
     def __init__(self, root: Path, monkeypatch):
         (root / "jobplugin.py").write_text(MODULE)

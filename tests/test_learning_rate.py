@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flops_fit.cli import main
+from flops_fit.cli.main import main
 from flops_fit.errors import FlopsFitError
-from flops_fit.learning_rate import fit_learning_rate
-from flops_fit.rules import make_rule
+from flops_fit.fit.learning_rate import fit_learning_rate
+from flops_fit.plan.rules import make_rule
 
 RATES = 0.02 * np.array([0.25, 0.5, 1, 2, 4])
 

@@ -10,7 +10,13 @@ import pytest
 
 from flops_fit.fit import fit_runs
 from flops_fit.fit.runs import prepare_runs
-from flops_fit.methods import UNKNOWN, bibliography, checklist, methods_paragraph, working_commit
+from flops_fit.report.methods import (
+    UNKNOWN,
+    bibliography,
+    checklist,
+    methods_paragraph,
+    working_commit,
+)
 
 TOPICS = {"Form", "Objective", "Choice of the form", "N", "D", "C", "Runs", "Budgets", "Seeds", "Loss",
           "Model and shape rule", "Data and tokenizer", "Repeats", "Optimiser", "Learning rate",

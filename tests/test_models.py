@@ -9,15 +9,15 @@ import pytest
 import torch
 import yaml
 
-from flops_fit.checks import check_inputs
-from flops_fit.config import complete_config
-from flops_fit.identity import read_spec
-from flops_fit.job import train_spec
-from flops_fit.places import run_folder, spec_file
-from flops_fit.planner import make_plan
-from flops_fit.plugins import add_search_paths
-from flops_fit.prepare import prepare_data
-from flops_fit.stopping import StopRequest
+from flops_fit.config.complete import complete_config
+from flops_fit.experiment.identity import read_spec
+from flops_fit.experiment.places import run_folder, spec_file
+from flops_fit.jobs.job import train_spec
+from flops_fit.plan.planner import make_plan
+from flops_fit.plugins.resolve import add_search_paths
+from flops_fit.store.stopping import StopRequest
+from flops_fit.training.checks import check_inputs
+from flops_fit.training.prepare import prepare_data
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("llama", "lstm", "moe")

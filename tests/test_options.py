@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from flops_fit.data import GlobalBatches, as_data, bytes_per_token, split_by_hash
-from flops_fit.devices import device_name, measured_peak, peak_flops, speed
+from flops_fit.data import as_data, bytes_per_token, split_by_hash
 from flops_fit.errors import FlopsFitError
 from flops_fit.examples.gpt import GPT, optimizer
 from flops_fit.examples.loss import cross_entropy
+from flops_fit.experiment.options import TrainOptions
 from flops_fit.optimizer import OptimizerList, adamw
-from flops_fit.options import TrainOptions
-from flops_fit.peaks import PEAK_TFLOPS, known_peak
-from flops_fit.schedule import multiplier
+from flops_fit.plan.devices import device_name, measured_peak, peak_flops, speed
+from flops_fit.plan.peaks import PEAK_TFLOPS, known_peak
+from flops_fit.plan.schedule import multiplier
 from flops_fit.trainer import train
+from flops_fit.training.batches import GlobalBatches
 
 SEQ_LEN, BATCH, STEPS = 16, 4, 12
 CPU = torch.device("cpu")
@@ -315,7 +316,7 @@ class TestSpeed:
 
 def test_every_option_of_the_config_reaches_the_trainer():
     """A resource or setting that the job forgets to hand on would be dead."""
-    from flops_fit import job
+    from flops_fit.jobs import job
 
     source = Path(job.__file__).read_text()
     missing = [name for name in TrainOptions.__dataclass_fields__ if f"{name}=" not in source]

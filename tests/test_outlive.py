@@ -13,7 +13,9 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="orphans are adopted on Linux alone"
 )
 
-COMMAND = "import sys; from flops_fit.stopping import outlive; sys.exit(outlive(sys.argv[1:], {}))"
+COMMAND = (
+    "import sys; from flops_fit.store.stopping import outlive; sys.exit(outlive(sys.argv[1:], {}))"
+)
 # A launcher that dies at once when asked to stop, as accelerate's does.
 LAUNCHER = """\
 import os, subprocess, sys
@@ -21,7 +23,7 @@ sys.exit(subprocess.Popen([sys.executable, "-c", sys.argv[1]]).wait())
 """
 TRAINER = """\
 import os, signal, sys, time
-from flops_fit.stopping import LAUNCHER, stop_with_parent
+from flops_fit.store.stopping import LAUNCHER, stop_with_parent
 def save(number, frame):
     time.sleep(1)
     open("saved", "w").close()

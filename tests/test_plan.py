@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from flops_fit.cli import main
-from flops_fit.forewarn import plan_warnings
-from flops_fit.plan_page import plan_page
-from flops_fit.plan_table import COLUMNS, format_plan, plan_csv, plan_rows, totals
+from flops_fit.cli.main import main
+from flops_fit.plan.price import Rate
+from flops_fit.plan.table import COLUMNS, format_plan, plan_csv, plan_rows, totals
+from flops_fit.plan.warnings import plan_warnings
 from flops_fit.plots.plan import plan_figure
-from flops_fit.price import Rate
+from flops_fit.report.plan_page import plan_page
 
 RATE = Rate(1e10, 0.01, "measured by nobody")
 RESOURCES = {"processes": 1, "threads": 1, "gpus": 0, "micro_batch_items": None}

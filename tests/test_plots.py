@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import measured_sweep
-from flops_fit.collect import run_table
 from flops_fit.fit import fit_runs, predict, prepare_runs, sensitivity_at
 from flops_fit.notation import count_text, flops_text, loss_text, time_text
 from flops_fit.plots import FIGURES
@@ -32,6 +31,7 @@ from flops_fit.plots.style import INK, save, spread, tick_count
 from flops_fit.plots.surface import draw_surface, surface_numbers
 from flops_fit.plots.throughput import throughput_numbers
 from flops_fit.plots.uncertainty import uncertainty_numbers
+from flops_fit.store.collect import run_table
 
 BUDGETS = [8.1e11, 2.43e12, 8.1e12]
 
@@ -284,7 +284,7 @@ def test_numbers_are_written_for_people(written, expected):
 
 def test_commands_and_the_fitter_load_no_matplotlib():
     code = (
-        "import sys, flops_fit.answer_commands; "
+        "import sys, flops_fit.cli.plot; "
         "assert not {'numpy', 'pandas', 'matplotlib', 'torch'} & set(sys.modules); "
         "import flops_fit.fit.core, flops_fit.report; assert 'matplotlib' not in sys.modules"
     )

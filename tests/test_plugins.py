@@ -12,16 +12,10 @@ from pathlib import Path
 import pytest
 
 import flops_fit
-from flops_fit import plugins
 from flops_fit.errors import FlopsFitError
-from flops_fit.plugins import (
-    _write_tree,
-    add_search_paths,
-    check_arguments,
-    one_line,
-    resolve,
-    source_fingerprint,
-)
+from flops_fit.plugins import code as plugins
+from flops_fit.plugins.code import _write_tree, source_fingerprint
+from flops_fit.plugins.resolve import add_search_paths, check_arguments, one_line, resolve
 
 
 @pytest.fixture
@@ -314,7 +308,7 @@ def test_our_own_examples_are_known_by_their_source_also_when_installed(tmp_path
     package = tmp_path / "site-packages" / "flops_fit"
     (package / "examples").mkdir(parents=True)
     (package / "examples" / "toy.py").write_text("def build(): return 1\n")
-    monkeypatch.setattr("flops_fit.plugins.OWN_FOLDER", package)
+    monkeypatch.setattr("flops_fit.plugins.code.OWN_FOLDER", package)
     reference, paths = "flops_fit.examples.toy:build", [tmp_path / "site-packages"]
     (package / "__init__.py").write_text("")
     before = source_fingerprint(reference, paths)
@@ -380,7 +374,7 @@ def test_what_newer_pythons_add_to_syntax_trees_is_left_out():
 
 def test_fingerprints_need_no_torch():
     code = (
-        "import sys; from flops_fit.plugins import source_fingerprint as f;"
+        "import sys; from flops_fit.plugins.code import source_fingerprint as f;"
         "f('torch.nn:Linear'); f('flops_fit.examples.gpt:GPT'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flops_fit.checks import check_inputs
-from flops_fit.config import complete_config, load_config
+from flops_fit.config.complete import complete_config
+from flops_fit.config.load import load_config
+from flops_fit.experiment.identity import read_spec
+from flops_fit.experiment.places import run_folder, spec_file
 from flops_fit.files import read_json
-from flops_fit.forewarn import plan_warnings
-from flops_fit.identity import read_spec
-from flops_fit.job import train_spec
+from flops_fit.jobs.job import train_spec
 from flops_fit.notation import count_text, time_text
-from flops_fit.places import run_folder, spec_file
-from flops_fit.plan_table import plan_rows, totals
-from flops_fit.planner import make_plan
-from flops_fit.prepare import prepare_data
-from flops_fit.price import rate_for
-from flops_fit.stopping import StopRequest
+from flops_fit.plan.planner import make_plan
+from flops_fit.plan.price import rate_for
+from flops_fit.plan.table import plan_rows, totals
+from flops_fit.plan.warnings import plan_warnings
+from flops_fit.store.stopping import StopRequest
+from flops_fit.training.checks import check_inputs
+from flops_fit.training.prepare import prepare_data
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "presets.md"

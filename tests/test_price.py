@@ -2,11 +2,11 @@
 
 import pytest
 
-from flops_fit.config import complete_config
-from flops_fit.counting import count_model
+from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
-from flops_fit.price import (
+from flops_fit.plan.counting import count_model
+from flops_fit.plan.price import (
     START_UP,
     Price,
     Rate,

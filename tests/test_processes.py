@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flops_fit.launch import command
+from flops_fit.jobs.launch import command
 
 SCRIPT = Path(__file__).with_name("process_scenarios.py")
 LENGTH = 6

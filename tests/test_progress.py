@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from flops_fit.cli import main
-from flops_fit.progress import progress_line
+from flops_fit.cli.main import main
+from flops_fit.jobs.progress import progress_line
 from test_plan import grid, plan_of
 
 

@@ -11,13 +11,7 @@ import pytest
 import yaml
 
 import measured_sweep
-from flops_fit.answer_commands import (
-    add_plot_arguments,
-    add_report_arguments,
-    run_plot,
-    run_report,
-)
-from flops_fit.collect import run_table
+from flops_fit.cli import plot, report
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
 from flops_fit.fit import fit_runs, predict, prepare_runs, read_runs, sensitivity_at, spread_of
@@ -25,6 +19,7 @@ from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots import FIGURES
 from flops_fit.report import markdown_table, report_page
 from flops_fit.report.figures import inline_svg
+from flops_fit.store.collect import run_table
 
 BUDGETS = [8.1e11, 2.43e12, 8.1e13]
 SECTIONS = [
@@ -103,15 +98,12 @@ def page(folder):
 
 def command(verb, folder, *more, **replaced):
     """Run plot or report on the tables in ``folder``."""
-    add, run = {
-        "plot": (add_plot_arguments, run_plot),
-        "report": (add_report_arguments, run_report),
-    }[verb]
+    module = {"plot": plot, "report": report}[verb]
     parser = argparse.ArgumentParser()
-    add(parser)
+    module.add_arguments(parser)
     files = {"runs": "results.csv", "records": "results.json", "fit": "fit.json", **replaced}
     options = [o for key, name in files.items() if name for o in (f"--{key}", folder / name)]
-    run(parser.parse_args([str(o) for o in (*options, *more)]))
+    module.run(parser.parse_args([str(o) for o in (*options, *more)]))
 
 
 def numbers(page, element):
@@ -439,7 +431,7 @@ def test_a_broken_figure_is_named(tmp_path):
         inline_svg(tmp_path / "isoflop.svg", "isoflop", "title")
 
 
-@pytest.mark.parametrize("add", [add_plot_arguments, add_report_arguments])
+@pytest.mark.parametrize("add", [plot.add_arguments, report.add_arguments])
 def test_the_example_in_the_help_parses(add):
     parser = argparse.ArgumentParser()
     add(parser)

@@ -10,9 +10,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from flops_fit.cli import main
-from flops_fit.config import complete_config, load_config
-from flops_fit.confirmation import (
+from flops_fit.cli.main import main
+from flops_fit.config.complete import complete_config
+from flops_fit.config.load import load_config
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import write_json
+from flops_fit.fit import fit_runs, prepare_runs
+from flops_fit.plan.cache import search_paths
+from flops_fit.plan.planner import make_plan
+from flops_fit.rounds.confirm import (
     compare,
     confirmation_table,
     confirmations_of,
@@ -20,16 +26,11 @@ from flops_fit.confirmation import (
     predicted_loss,
     run_noise,
 )
-from flops_fit.errors import FlopsFitError
-from flops_fit.files import write_json
-from flops_fit.fit import fit_runs, prepare_runs
-from flops_fit.planner import make_plan
-from flops_fit.rounds import (
+from flops_fit.rounds.grid import Grid, check_matches
+from flops_fit.rounds.next import (
     Action,
-    Grid,
     Outlook,
     best_action,
-    check_matches,
     config_text,
     grown,
     log_optimum,
@@ -39,8 +40,7 @@ from flops_fit.rounds import (
     repairs,
     tightenings,
 )
-from flops_fit.simulate import BESIROGLU, Truth, design_of, law_of, losses_of
-from flops_fit.workflow import search_paths
+from flops_fit.rounds.simulate import BESIROGLU, Truth, design_of, law_of, losses_of
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
 LAW = law_of(*BESIROGLU)
@@ -177,7 +177,7 @@ def test_a_further_seed_and_a_further_budget_are_among_the_ways_to_tighten(noisy
 
 
 def test_a_second_seed_narrows_the_interval_by_about_the_square_root_of_two(monkeypatch):
-    monkeypatch.setattr("flops_fit.rounds.TIMES", 15)
+    monkeypatch.setattr("flops_fit.rounds.next.TIMES", 15)
     found = grid()
     before = outlook(found, None, truth(0.004), "isoflop", 2.7e20)
     after = outlook(found, Action("", "", {}, (1,)), truth(0.004), "isoflop", 2.7e20)
@@ -346,7 +346,7 @@ def test_the_frozen_prediction_passes_the_schema_and_stands_for_one_run(noisy):
 
 def test_the_commands_write_configs_that_plan(tmp_path, capsys, monkeypatch):
     """A fit of made-up losses on the real plan of the smoke sweep: propose, and predict one run."""
-    monkeypatch.setattr("flops_fit.rounds.TIMES", 3)
+    monkeypatch.setattr("flops_fit.rounds.next.TIMES", 3)
     config, paths = load_config(SMOKE), search_paths()
     plan = make_plan(config, tmp_path, paths)
     design = design_of(

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flops_fit.cli import main
+from flops_fit.cli.main import main
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs, prepare_runs, read_runs
 from flops_fit.fit.answer import laws_of
 from flops_fit.fit.cost import Cost
-from flops_fit.simulate import (
+from flops_fit.rounds.simulate import (
     BESIROGLU,
     Truth,
     describe_simulation,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit import store
-from flops_fit.cli import main
+from flops_fit.cli.main import main
+from flops_fit.experiment.identity import experiment_id
 from flops_fit.files import canonical_hash, read_json, write_json
-from flops_fit.identity import experiment_id
-from flops_fit.locks import run_lock
-from flops_fit.records import note_failure, seal
+from flops_fit.store import runs as store
+from flops_fit.store.locks import run_lock
+from flops_fit.store.records import note_failure, seal
 from test_job import Job
 
 

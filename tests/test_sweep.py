@@ -2,10 +2,10 @@
 
 import pytest
 
-from flops_fit.counting import ModelCount
 from flops_fit.errors import FlopsFitError
-from flops_fit.rules import make_rule
-from flops_fit.schedule import multiplier, phases
+from flops_fit.plan.counting import ModelCount
+from flops_fit.plan.rules import make_rule
+from flops_fit.plan.schedule import multiplier, phases
 from flops_fit.sweep import Experiment, SweepPlan, plan_sweep, window_sizes
 
 

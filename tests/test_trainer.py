@@ -8,7 +8,6 @@ import subprocess
 import sys
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +16,15 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import flops_fit.trainer as trainer_module
-from flops_fit.data import GlobalBatches, as_data, split_by_hash
+from flops_fit.data import as_data, split_by_hash
 from flops_fit.errors import FlopsFitError
-from flops_fit.options import COSINE, TrainOptions
-from flops_fit.schedule import multiplier
+from flops_fit.experiment import exact
+from flops_fit.experiment.options import COSINE, TrainOptions
+from flops_fit.plan.schedule import multiplier
 from flops_fit.sweep import Experiment, SweepPlan
 from flops_fit.trainer import TrainingRunner, train
+from flops_fit.training import batches, curve, evaluation
+from flops_fit.training.batches import GlobalBatches
 
 FEATURES, CLASSES = 8, 5
 
@@ -256,10 +258,8 @@ class TestAccelerateIntegration:
     def test_local_train_no_manual_device_placement(self):
         calls = {
             node.func.attr
-            for module in ("trainer", "exact", "evaluation", "curve", "data")
-            for node in ast.walk(
-                ast.parse(Path(trainer_module.__file__).with_name(f"{module}.py").read_text())
-            )
+            for module in (trainer_module, exact, evaluation, curve, batches)
+            for node in ast.walk(ast.parse(inspect.getsource(module)))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         }
         assert "prepare" in calls
@@ -370,7 +370,7 @@ class TestSweep:
 
 def test_a_training_job_imports_no_plotting_or_table_library():
     code = (
-        "import sys, flops_fit.job, flops_fit.trainer\n"
+        "import sys, flops_fit.jobs.job, flops_fit.trainer\n"
         "print([m for m in ('matplotlib', 'pandas', 'scipy', 'jinja2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,6 +2,6 @@
 
 import sys
 
-from flops_fit.cli import main
+from flops_fit.cli.main import main
 
 sys.exit(main())

@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from flops_fit.counting import ModelCount, count_sizes
 from flops_fit.data import Data, as_data, first_item
 from flops_fit.errors import FlopsFitError
-from flops_fit.exact import target_elements
+from flops_fit.experiment.exact import target_elements
 from flops_fit.files import canonical_hash, write_json
-from flops_fit.local import is_main_process
 from flops_fit.model_factory import create_model, create_on_meta, num_params
-from flops_fit.records import COMPLETED
+from flops_fit.plan.counting import ModelCount, count_sizes
+from flops_fit.store.records import COMPLETED
 from flops_fit.sweep import COUNTED, SIX_ND, SweepPlan, flops_per_token, plan_sweep, window_sizes
 from flops_fit.trainer import TrainingRunner
+from flops_fit.training.local import is_main_process
 
 COMPUTE_BUDGETS = (1e11, 3e11, 1e12, 3e12)  # minutes on a laptop; give your own
 MIN_STEPS = 8
@@ -63,7 +63,7 @@ def find_optimal(
         batch_size: global batch in items.
         learning_rate: peak rate of every experiment.
         fit_options: arguments of `flops_fit.fit.fit_runs`.
-        train_options: further fields of `flops_fit.options.TrainOptions`, and ``optimizer``.
+        train_options: further fields of `flops_fit.experiment.options.TrainOptions`, and ``optimizer``.
 
     Returns:
         A `Result`, or the `SweepPlan` with ``train=False`` or without a dataset or loss. Cells
@@ -312,7 +312,7 @@ def run_frame(records: list[dict], convention: str):
     """The table that the fit reads, from records of the API."""
     import pandas as pd
 
-    from flops_fit.collect import run_table
+    from flops_fit.store.collect import run_table
 
     frame = pd.DataFrame(run_table(records, convention))
     if convention == SIX_ND:  # N is then the model's own, as in 6 N D

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.plugins import check_arguments, one_line
+from flops_fit.plugins.resolve import check_arguments, one_line
 
 
 def create_model(

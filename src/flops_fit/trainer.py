@@ -21,43 +21,40 @@ from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_
 from torch import nn
 from tqdm import tqdm
 
-from flops_fit.checkpoint import Checkpoints
-from flops_fit.checks import (
+from flops_fit.data import Data, as_data, bytes_per_token, first_item
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.exact import agree, last_part_syncs, target_elements, trim
+from flops_fit.experiment.options import COSINE, TrainOptions
+from flops_fit.model_factory import call_model, create_model, num_params
+from flops_fit.optimizer import adamw, as_one_optimizer
+from flops_fit.plan.devices import device_name, peak_flops, speed
+from flops_fit.plan.schedule import multiplier
+from flops_fit.store.records import COMPLETED, DIVERGED
+from flops_fit.store.stopping import Stopped, StopRequest
+from flops_fit.sweep import Experiment, SweepPlan
+from flops_fit.training.batches import (
+    BatchView,
+    GlobalBatches,
+    heldout_loader,
+    read_ahead,
+    training_loader,
+)
+from flops_fit.training.checkpoint import Checkpoints
+from flops_fit.training.checks import (
     check_amounts,
     check_devices,
     check_partial_item,
     enable_activation_checkpointing,
 )
-from flops_fit.curve import Curve
-from flops_fit.data import (
-    BatchView,
-    Data,
-    GlobalBatches,
-    as_data,
-    bytes_per_token,
-    first_item,
-    heldout_loader,
-    read_ahead,
-    training_loader,
-)
-from flops_fit.devices import device_name, peak_flops, speed
-from flops_fit.errors import FlopsFitError
-from flops_fit.evaluation import evaluate
-from flops_fit.exact import agree, last_part_syncs, target_elements, trim
-from flops_fit.local import (
+from flops_fit.training.curve import Curve
+from flops_fit.training.evaluation import evaluate
+from flops_fit.training.local import (
     ResultsFile,
     identity_hash,
     is_main_process,
     local_identity,
     options_identity,
 )
-from flops_fit.model_factory import call_model, create_model, num_params
-from flops_fit.optimizer import adamw, as_one_optimizer
-from flops_fit.options import COSINE, TrainOptions
-from flops_fit.records import COMPLETED, DIVERGED
-from flops_fit.schedule import multiplier
-from flops_fit.stopping import Stopped, StopRequest
-from flops_fit.sweep import Experiment, SweepPlan
 
 
 def train(

@@ -4,103 +4,51 @@ A dry run lists exactly the experiments that will run, without torch: the plan i
 keyed by everything that determines it. Only when there is none does a process of its own plan.
 """
 
-import contextlib
 import functools
 import json
 import os
 import shlex
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-from flops_fit.amounts import check_amount
-from flops_fit.config import complete_config
-from flops_fit.device_locks import cpu_by_choice
+from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import canonical_hash, read_json, write_atomic, write_json
-from flops_fit.fingerprints import FileHashes, find_path
-from flops_fit.identity import common_identity, plan_fingerprint
-from flops_fit.launch import check_devices
-from flops_fit.places import plan_file, plan_folder, run_folder, spec_file
-from flops_fit.plan_file import read_plan
-from flops_fit.plugins import remembered_sources, source_fingerprint
-from flops_fit.price import Price, Rate, job_megabytes, job_minutes, price, rate_for, work_of_spec
-from flops_fit.records import RECORD, RESULT, read_failure, read_record, set_aside
-from flops_fit.verified import Verified, state_of
+from flops_fit.experiment.places import plan_file, plan_folder, run_folder, spec_file
+from flops_fit.files import canonical_hash, read_json, write_atomic
+from flops_fit.jobs.gpu_locks import cpu_by_choice
+from flops_fit.jobs.launch import check_devices
+from flops_fit.plan.amounts import check_amount
+from flops_fit.plan.cache import SOURCES, plan_config, search_paths
+from flops_fit.plan.price import (
+    Price,
+    Rate,
+    job_megabytes,
+    job_minutes,
+    price,
+    rate_for,
+    work_of_spec,
+)
+from flops_fit.plugins.code import remembered_sources, source_fingerprint
+from flops_fit.plugins.data_files import find_path
+from flops_fit.store.records import RECORD, RESULT, read_failure, read_record, set_aside
+from flops_fit.store.verified import Verified, state_of
 
 RESULTS = "results"
-SOURCES = "sources.json"  # digests of source files, beside the plans
 STEPS = {
-    "plan": "flops_fit.plan_page:plan_page",
-    "collect": "flops_fit.collect:collect",
-    "rate": "flops_fit.learning_rate:fit_learning_rate",
-    "fit": "flops_fit.fit.commands:run_fit",
+    "plan": "flops_fit.report.plan_page:plan_page",
+    "collect": "flops_fit.store.collect:collect",
+    "rate": "flops_fit.fit.learning_rate:fit_learning_rate",
+    "fit": "flops_fit.cli.fit:run",
     "plot": "flops_fit.plots.draw:draw_all",
     "report": "flops_fit.report.page:report_page",
-    "compare": "flops_fit.confirmation:compare",
+    "compare": "flops_fit.rounds.confirm:compare",
 }
 TEMPLATES = {
-    "report": ("report/page.html.j2", "page.css"),
-    "plan": ("plan.html.j2", "page.css"),
+    "report": ("report/page.html.j2", "report/page.css"),
+    "plan": ("report/plan.html.j2", "report/page.css"),
 }
-PLAN_IN_A_PROCESS = (
-    "import sys; from flops_fit.config import load_config; from flops_fit.errors import *\n"
-    "from flops_fit.planner import make_plan\n"
-    "try: make_plan(load_config(sys.argv[1]), sys.argv[2], sys.argv[3:])\n"
-    "except FlopsFitError as error: sys.exit(str(error).removeprefix(sys.argv[1] + ': '))\n"
-)
-
-
-def search_paths(extra: Iterable[str] = ()) -> list[str]:
-    """Where plug-ins and relative paths are looked for: the working directory, then ``extra``."""
-    extra = [os.path.abspath(folder) for folder in extra]
-    for folder in extra:
-        if not os.path.isdir(folder):
-            raise FlopsFitError(f"--search-path: {folder}: no such folder")
-    return list(dict.fromkeys([os.getcwd(), *extra]))
-
-
-def plan_config(config: dict, results: str, paths: list[str]) -> dict:
-    """The plan of a complete config, from its file if there is one, else newly made."""
-    hashes = FileHashes(plan_folder(results) / "hashes.json")
-    with remembered_sources(plan_folder(results) / SOURCES):
-        common = common_identity(config, paths, hashes)
-        path = plan_file(results, plan_fingerprint(config, common, paths, hashes))
-    hashes.save()
-    plan = _usable(path, results)
-    if plan is None:
-        _make_plan(config, results, paths)
-        if not path.exists():
-            raise FlopsFitError(
-                "dataset.sources, or a plug-in's source: changed while the sweep was planned; plan "
-                "again, and name no folder in which files change, such as that of the results"
-            )
-        plan = read_plan(path)
-    return plan
-
-
-def _usable(path: Path, results: str) -> dict | None:
-    """The plan in a file, if it is there with all of its specs."""
-    with contextlib.suppress(FlopsFitError):
-        plan = read_plan(path)
-        ids = (row["experiment_id"] for row in plan["experiments"])
-        if all(spec_file(results, experiment).exists() for experiment in ids):
-            return plan
-    return None
-
-
-def _make_plan(config: dict, results: str, paths: list[str]) -> None:
-    """Plan in another process: torch stays out of this one."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "config.json")
-        write_json(path, config)
-        command = [sys.executable, "-c", PLAN_IN_A_PROCESS, str(path), results, *paths]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise FlopsFitError(done.stderr.strip() or f"planning ended with {done.returncode}")
-    sys.stderr.write(done.stderr)
 
 
 class Sweep:

@@ -3,7 +3,7 @@
 An experiment lives in a results folder of its own. It is started by the real command line
 (`Launched`), or by a process forked from one that has imported torch already (`Forked`), which is
 what makes a hundred kills affordable: there the launcher is a stand-in that starts the processes of
-`flops_fit.job` and waits for them, as accelerate's does.
+`flops_fit.jobs.job` and waits for them, as accelerate's does.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import psutil
 
-from flops_fit.config import complete_config
-from flops_fit.records import read_record
+from flops_fit.config.complete import complete_config
+from flops_fit.store.records import read_record
 
 PLUGINS = str(Path(__file__).parent)
 CONFIG = {
@@ -77,7 +77,7 @@ class Tally:
 
 def make_plan(results: Path) -> list[str]:
     """Plan the campaign's two experiments; returns their ids, the shorter one first."""
-    from flops_fit import planner
+    from flops_fit.plan import planner
 
     plan = planner.make_plan(complete_config(CONFIG), results, [PLUGINS])
     return [experiment.experiment_id for experiment in plan.experiments]
@@ -104,7 +104,7 @@ class Forked:
     """The same processes without the imports; see `launch_ranks`."""
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flops_fit.job", "flops_fit.trainer", "torch._dynamo"])
+    context.set_forkserver_preload(["flops_fit.jobs.job", "flops_fit.trainer", "torch._dynamo"])
 
     def __init__(self, arguments: list[str], processes: int, log: Path, environment: dict):
         self.process = self.context.Process(
@@ -121,7 +121,7 @@ class Forked:
 
 
 def launch_ranks(arguments: list[str], processes: int, log: str, environment: dict) -> None:
-    """Fork one `flops_fit.job` per rank, wait for all, and end the others when one fails."""
+    """Fork one `flops_fit.jobs.job` per rank, wait for all, and end the others when one fails."""
     gc.freeze()  # what the parent has imported need not be looked through at the end of each run
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -152,7 +152,7 @@ def launch_ranks(arguments: list[str], processes: int, log: str, environment: di
 def be_rank(rank: int, processes: int, arguments: list[str]) -> None:
     import traceback
 
-    from flops_fit import job
+    from flops_fit.jobs import job
 
     status = 1
     try:
@@ -251,7 +251,7 @@ class Experiment:
             if self.starter is Launched:
                 lines = [(c, c.cmdline()) for c in below]
                 return [c for c, line in lines
-                        if "flops_fit.job" in line and "accelerate.commands.launch" not in line]  # fmt: skip
+                        if "flops_fit.jobs.job" in line and "accelerate.commands.launch" not in line]  # fmt: skip
             return below
         return []
 

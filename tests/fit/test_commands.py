@@ -9,13 +9,8 @@ import pandas as pd
 import pytest
 from simulated import LAWS, small_models, sweep
 
+from flops_fit.cli import fit, predict
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.commands import (
-    add_fit_arguments,
-    add_predict_arguments,
-    run_fit,
-    run_predict,
-)
 
 PARAMETRIC = {"E", "A", "B", "alpha", "beta", "a", "b", "objective", "n_runs", "status", "reason"}
 BUDGET = {"flops", "params_opt", "tokens_opt", "loss_opt", "status", "reason"}
@@ -23,12 +18,9 @@ BUDGET = {"flops", "params_opt", "tokens_opt", "loss_opt", "status", "reason"}
 
 def run(command, *words):
     parser = argparse.ArgumentParser()
-    add, do = {
-        "fit": (add_fit_arguments, run_fit),
-        "predict": (add_predict_arguments, run_predict),
-    }[command]
-    add(parser)
-    do(parser.parse_args([str(w) for w in words]))
+    verb = {"fit": fit, "predict": predict}[command]
+    verb.add_arguments(parser)
+    verb.run(parser.parse_args([str(w) for w in words]))
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +124,9 @@ def test_what_is_left_out_is_named_with_the_answer_it_would_give(tmp_path):
 
 def test_describing_the_commands_imports_nothing_heavy():
     code = (
-        "import argparse, sys; from flops_fit.fit import commands as c;"
-        "p = argparse.ArgumentParser(); c.add_fit_arguments(p); p.format_help();"
-        "p = argparse.ArgumentParser(); c.add_predict_arguments(p); p.format_help();"
+        "import argparse, sys; from flops_fit.cli import fit, predict;"
+        "p = argparse.ArgumentParser(); fit.add_arguments(p); p.format_help();"
+        "p = argparse.ArgumentParser(); predict.add_arguments(p); p.format_help();"
         "print(sorted({'numpy', 'scipy', 'pandas', 'torch', 'matplotlib'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

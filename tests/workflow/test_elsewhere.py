@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from project import REPOSITORY, Outcome, Project
 
-from flops_fit.price import GUESS, Rate, price, work_of_row
+from flops_fit.plan.price import GUESS, Rate, price, work_of_row
 
 BLOCK = re.compile(r"<!-- test: Snakefile -->\n```python\n(.*?)```", re.DOTALL)
 EXAMPLE = BLOCK.search((REPOSITORY / "docs/workflow.md").read_text())[1]

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from flops_fit.confirmation import confirmations_of
 from flops_fit.files import read_json, write_json
 from flops_fit.fit import fit_runs, prepare_runs
-from flops_fit.simulate import design_of
+from flops_fit.rounds.confirm import confirmations_of
+from flops_fit.rounds.simulate import design_of
 
 
 def flops_fit(project, *arguments: str) -> str:

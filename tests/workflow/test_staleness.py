@@ -147,7 +147,7 @@ def test_other_data_retrain_all(project):
         ("work/mydata.py", "table[:, :-1]", "-table[:, :-1]"),
         ("work/myloss.py", "F.cross_entropy(outputs, targets)",
          "F.cross_entropy(outputs, targets, label_smoothing=0.1)"),
-        ("checkout/src/flops_fit/options.py", "TRAINER_VERSION = ", "TRAINER_VERSION = 1000 + "),
+        ("checkout/src/flops_fit/experiment/options.py", "TRAINER_VERSION = ", "TRAINER_VERSION = 1000 + "),
     ],
     ids=["model", "data", "loss", "trainer version"],
 )  # fmt: skip
@@ -161,8 +161,8 @@ def test_the_source_of_a_plug_in_and_the_trainer_version_retrain_all(project, fi
 @pytest.mark.parametrize(
     ("file", "rules"),
     [
-        ("collect.py", COLLECT),
-        ("fit/commands.py", FIT),
+        ("store/collect.py", COLLECT),
+        ("cli/fit.py", FIT),
         ("fit/surface.py", FIT),
         ("plots/draw.py", PLOT),
         ("report/page.py", REPORT),

@@ -3,7 +3,7 @@ import inspect
 from pathlib import Path
 
 from flops_fit import workflow as flops_fit
-from flops_fit.config import check_keys_once
+from flops_fit.config.load import check_keys_once
 from flops_fit.errors import FlopsFitError
 from flops_fit.plots import FIGURES
 
@@ -95,7 +95,7 @@ def confirmations(wildcards):
     """Runs trained meanwhile at this sweep's optimum: the page shows what they measured."""
     if not any(Path("results").glob("*/confirmation.json")):
         return []
-    from flops_fit.confirmation import confirmation_files
+    from flops_fit.rounds.confirm import confirmation_files
 
     return confirmation_files("results", sweep.name)
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from flops_fit.constants import MOST_EPOCHS
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.laws import law_from_dict, law_to_dict
 from flops_fit.fit.sensitivity import USABLE, sensitivity_at
-from flops_fit.forewarn import MOST_EPOCHS
 
 KEYS = ("parametric", "isoflop", "tied", "headline", "status", "ci", "excluded", "heldout", "forecast",
         "bootstrap", "cost", "sizes", "data", "laws", "sensitivity")  # fmt: skip

@@ -14,7 +14,7 @@ import pandas as pd
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json
-from flops_fit.tables import positive, read_table
+from flops_fit.fit.tables import positive, read_table
 
 # Canonical column -> names met in other people's tables, most trusted first.
 ALIASES = {

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flops_fit.plan.rules import make_rule
 from flops_fit.plots.style import INK, MUTED, STYLE, BudgetColours, log_axis, save, tick_count
-from flops_fit.rules import make_rule
 
 COLUMNS = 3
 

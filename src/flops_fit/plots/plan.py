@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flops_fit.forewarn import PUBLISHED_RATIO
+from flops_fit.constants import PUBLISHED_RATIO
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import MUTED, STYLE, BudgetColours, log_axis, tick_count
 
 
 def plan_figure(rows: list[dict], width: float = 6.4) -> bytes:
-    """The SVG of ``rows``, as `flops_fit.plan_table.plan_rows` makes them; ``width`` in inches."""
+    """The SVG of ``rows``, as `flops_fit.plan.table.plan_rows` makes them; ``width`` in inches."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, 0.68 * width))
         draw_plan(figure.subplots(), rows)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from flops_fit.constants import MOST_EPOCHS
 from flops_fit.fit import predict, sensitivity_at, spread_of
 from flops_fit.fit.answer import GAP, waste_text
-from flops_fit.forewarn import MOST_EPOCHS
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
 
 DEFAULT_FACTORS = (1, 3, 10)  # of the largest budget

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from flops_fit.confirmation import outcome_words
 from flops_fit.fit.answer import laws_of
 from flops_fit.fit.cost import Cost
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, share_text
 from flops_fit.report.answer import written
+from flops_fit.rounds.confirm import outcome_words
 
 ESTIMATORS = {
     "surface": "surface L(N, D), approach 3",

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from flops_fit.fit.runs import RunTable
-from flops_fit.methods import bibliography, checklist, methods_paragraph
 from flops_fit.notation import loss_text, share_text, unit_text
-from flops_fit.pages import fill
 from flops_fit.report.answer import answers_of, model_of, range_bars
 from flops_fit.report.evidence import confirmations_of, estimators_of, heldout_of, minima_of
 from flops_fit.report.figures import figures_of
 from flops_fit.report.health import health_of
+from flops_fit.report.methods import bibliography, checklist, methods_paragraph
+from flops_fit.report.pages import fill
 from flops_fit.report.sensitivity import sensitivity_of
 
-TEMPLATE = "report/page.html.j2"
+TEMPLATE = "page.html.j2"
 
 
 def report_page(
@@ -29,7 +29,7 @@ def report_page(
     """The whole page as HTML.
 
     ``files`` (label -> path) are hashed under reproduce; ``confirmed`` are finished confirmations
-    (`flops_fit.confirmation.compare`) of this sweep's predictions.
+    (`flops_fit.rounds.confirm.compare`) of this sweep's predictions.
     """
     answers = answers_of(fit, budgets, records)
     topics = checklist(fit, records, plan, files)

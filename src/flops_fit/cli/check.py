@@ -1,0 +1,28 @@
+"""``flops-fit check``: try one real batch, and the amount of data, before any training."""
+
+import argparse
+
+from flops_fit.cli.arguments import add_plan_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Try one real batch, and the amount of data, before any training."
+    parser.epilog = "example:\n  flops-fit check --plan results/.plan/sweeps/demo.json"
+    add_plan_file(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from flops_fit.experiment.identity import read_spec
+    from flops_fit.experiment.places import spec_file
+    from flops_fit.files import write_json
+    from flops_fit.plan.amounts import check_amount
+    from flops_fit.store.plan_file import read_plan
+    from flops_fit.training.checks import check_inputs
+
+    plan = read_plan(args.plan)
+    smallest = min(plan["experiments"], key=lambda row: row["params_total"])
+    spec = read_spec(spec_file(args.results, smallest["experiment_id"]))
+    data = check_inputs(spec)
+    check_amount(data, plan["experiments"], spec["max_epochs"])
+    write_json(plan["check"], data)
+    print(f"wrote {plan['check']}: one real batch passes model, loss and optimiser")

@@ -1,0 +1,86 @@
+"""``flops-fit confirm``: freeze a prediction, and write the config of the run that tests it."""
+
+import argparse
+
+from flops_fit.cli.arguments import add_places
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``confirm`` to argparse."""
+    parser.description = "Predict the loss of one run at the optimum, and write its config."
+    parser.epilog = (
+        "example:\n  flops-fit confirm --fit results/demo/fit.json --config config/config.yaml "
+        "--flops 2.43e12"
+    )
+    add = parser.add_argument
+    add("--fit", required=True, help="FIT.json of the sweep")
+    add("--config", required=True, help="the sweep's config file")
+    add("--flops", type=float, required=True, help="budget of the run")
+    add("--name", help="name of its sweep (default: NAME-confirm-FLOPS)")
+    add("--out", help="where to write its config (default: config/NAME.yaml)")
+    add_places(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Predict, write the config of the run, print what is expected of it."""
+    from pathlib import Path
+
+    import yaml
+
+    from flops_fit.config.complete import complete_config
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.experiment.places import run_folder
+    from flops_fit.files import canonical_hash, write_atomic
+    from flops_fit.fit.answer import predict, read_fit
+    from flops_fit.notation import count_text, loss_text
+    from flops_fit.plan.cache import plan_config, search_paths
+    from flops_fit.rounds.confirm import predicted_loss
+    from flops_fit.rounds.grid import grid_config, planned_grid
+    from flops_fit.rounds.next import config_text, number
+    from flops_fit.store.records import RECORD
+
+    config, fit = grid_config(args.config), read_fit(args.fit)
+    answer = predict(fit, args.flops)
+    paths = search_paths(args.search_path)
+    plan, grid = planned_grid(config, fit, args.results, paths)
+    size = grid.nearest(answer["params"])
+    flops = number(args.flops)
+    name = args.name or f"{config['name']}-confirm-{flops}"
+    raw = yaml.safe_load(Path(args.config).read_text())
+    new = {**raw, "name": name, "budgets": [flops], "seeds": config["seeds"][:1],
+           "sizes": {"per_budget": {flops: [number(size)]}}}  # fmt: skip
+    (row,) = plan_config(complete_config(new), args.results, paths)["experiments"]
+    if row["experiment_id"] in {known["experiment_id"] for known in plan["experiments"]}:
+        raise FlopsFitError(
+            f"--flops: {args.flops:g}; its run {row['experiment_id']} is one of those fitted; allowed: "
+            "a budget that the sweep does not hold"
+        )
+    params = row[config["fit"]["params"]]
+    told = predicted_loss(fit, params, row["num_tokens"])
+    trained = (run_folder(args.results, row["experiment_id"]) / RECORD).exists()
+    new["confirm"] = {
+        "sweep": config["name"],
+        "fit": canonical_hash(fit)[:16],
+        "params": params,
+        "tokens": row["num_tokens"],
+        **told,
+        "blind": not trained,
+    }
+    complete_config(new)
+    out = Path(args.out or f"config/{name}.yaml")
+    head = [
+        f"Made by `flops-fit confirm` from {args.config} and {args.fit}: the prediction is frozen here.",
+        f"N* at {args.flops:g} FLOPs: {answer['params']:.4g} ({answer['verdict']}).",
+    ]
+    write_atomic(out, config_text(new, head))
+    run = "" if told["run"] is None else (
+        f", {100 * told['level']:.0f}% interval of one run {loss_text(told['run'][0])} to "
+        f"{loss_text(told['run'][1])}"
+    )  # fmt: skip
+    if trained:
+        print("note: this run has been trained before, so its prediction is not blind")
+    print(
+        f"size {size}: N {count_text(row['params'])} (N* {count_text(answer['params'])}), "
+        f"D {count_text(row['num_tokens'])}; predicted loss {loss_text(told['loss'])}{run}"
+    )
+    print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")

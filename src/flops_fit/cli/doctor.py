@@ -1,0 +1,187 @@
+"""``flops-fit doctor``: what of this machine a sweep would use, what is wrong, and what to do."""
+
+import argparse
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flops_fit.cli.arguments import add_results
+from flops_fit.errors import FlopsFitError
+
+OLDEST_PYTHON = (3, 11)
+PACKAGES = ("torch", "accelerate", "numpy", "scipy", "pandas", "matplotlib")
+ROOM_WANTED = 5e9  # bytes: some checkpoints and prepared data
+LAUNCH_SECONDS = 120
+SIGNS = {"good": "ok     ", "note": "note   ", "wrong": "WRONG  "}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: ``state`` good, note or wrong; ``advice`` where something is to be done."""
+
+    state: str
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return SIGNS[self.state] + self.text + (f"\n       -> {self.advice}" if self.advice else "")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``doctor`` to argparse."""
+    parser.description = "Look at this machine: versions, devices, launcher, profile, disk."
+    parser.epilog = "example:\n  flops-fit doctor"
+    add_results(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print every finding as it is made; raises `FlopsFitError` if something is wrong."""
+    wrong = 0
+    for finding in examine(Path(args.results)):
+        print(finding, flush=True)
+        wrong += finding.state == "wrong"
+    if wrong:
+        raise FlopsFitError(f"doctor: {wrong} {'thing is' if wrong == 1 else 'things are'} wrong")
+
+
+def examine(results: Path) -> Iterator[Finding]:
+    """All findings, the quick ones first."""
+    checks: list[Callable] = [_python, _packages, _snakemake, _devices, _launcher, _slurm]
+    for check in checks:
+        yield from check()
+    yield from _folder(results)
+
+
+def _python() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < OLDEST_PYTHON:
+        yield Finding("wrong", f"Python {version}", "use 3.11 or newer")
+    else:
+        yield Finding("good", f"Python {version} at {sys.executable}")
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata  # slow enough to be felt in every other verb
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> Iterator[Finding]:
+    found = {name: _version(name) for name in ("flops-fit", *PACKAGES)}
+    there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    yield Finding("good", there)
+    for name, version in found.items():
+        if version is None:
+            advice = "pip install -r requirements.lock, then pip install --no-deps -e ."
+            yield Finding("wrong", f"{name} is not installed", advice)
+
+
+def _snakemake() -> Iterator[Finding]:
+    version = _version("snakemake")
+    if version is None:
+        advice = "pip install 'flops-fit[workflow]'; the Python API works without"
+        yield Finding("note", "Snakemake is not installed", advice)
+        return
+    yield Finding("good", f"snakemake {version}")
+    profile = next((p for p in ("profiles/default", "workflow/profiles/default")
+                    if Path(p, "config.yaml").exists()), None)  # fmt: skip
+    if profile:
+        yield Finding("good", f"{profile} is found here")
+    elif Path("Snakefile").exists():
+        advice = (
+            "restore it from the repository: without it a comment in a rule retrains everything"
+        )
+        yield Finding("wrong", "no profiles/default beside the Snakefile", advice)
+
+
+def _devices() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("good", f"{cores} CPU cores: as many experiments at a time with --cores all")
+    if _version("torch") is None:
+        return
+    from flops_fit.jobs.gpu_locks import installed_gpus
+
+    installed = installed_gpus()
+    import torch
+
+    seen = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if seen:
+        from flops_fit.plan.devices import device_name, known_peak
+
+        device = torch.accelerator.current_accelerator()
+        name = device_name(device)
+        known = "" if known_peak(name, "bf16") else "; its peak is not known and will be measured"
+        yield Finding("good", f"{seen} x {name}{known}")
+        yield Finding("note", "a run takes a GPU only if asked", "set resources: {gpus: 1}")
+    elif installed:
+        advice = "install a build of torch for this driver, and look at CUDA_VISIBLE_DEVICES"
+        yield Finding("wrong", f"{len(installed)} GPUs, but torch sees none", advice)
+    else:
+        yield Finding("good", "no GPU: runs train on the CPU, one thread each")
+
+
+def _launcher() -> Iterator[Finding]:
+    """Whether ``accelerate launch`` starts a process, as the train rule starts it."""
+    if _version("accelerate") is None or _version("torch") is None:
+        return
+    from flops_fit.jobs.launch import launcher
+
+    command = [*launcher(processes=1, threads=1, gpus=0), "-m", "platform"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LAUNCH_SECONDS,
+                              check=False)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        yield Finding("wrong", f"accelerate launch does not end within {LAUNCH_SECONDS} s")
+        return
+    if done.returncode == 0:
+        yield Finding("good", "accelerate launch starts a process")
+    else:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        yield Finding("wrong", f"accelerate launch ends with {done.returncode}", "".join(last))
+
+
+def _slurm() -> Iterator[Finding]:
+    if shutil.which("sbatch") is None:
+        return
+    if _version("snakemake-executor-plugin-slurm") is None:
+        advice = "pip install snakemake-executor-plugin-slurm"
+        yield Finding("wrong", "SLURM is here, Snakemake's plugin for it is not", advice)
+    else:
+        yield Finding("good", "SLURM: snakemake --profile profiles/slurm")
+    accounts = (
+        shutil.which("sacct")
+        and not subprocess.run(["sacct", "-n", "-X"], capture_output=True, check=False).returncode
+    )
+    if not accounts:
+        advice = "set slurm-status-command: squeue in the profile, else Snakemake waits for ever"
+        yield Finding("note", "SLURM keeps no accounts (sacct fails)", advice)
+
+
+def _folder(results: Path) -> Iterator[Finding]:
+    """Room, the right to write, and locks below the results."""
+    there = next(p for p in (results, *results.resolve().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    text = f"{free / 1e9:.1f} GB free for {results}"
+    if free < ROOM_WANTED:
+        yield Finding("note", text, "checkpoints and prepared data need room; move the results")
+    else:
+        yield Finding("good", text)
+    try:
+        with tempfile.NamedTemporaryFile(dir=there) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        advice = "use another folder: two trainers of one run must exclude each other"
+        yield Finding(
+            "wrong", f"{there}: no file can be written and locked ({error.strerror})", advice
+        )
+    else:
+        yield Finding("good", f"files below {there} can be written and locked")

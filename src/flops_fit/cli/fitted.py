@@ -1,0 +1,40 @@
+"""What ``plot`` and ``report`` share: a fit, the runs behind it, and the budgets to answer for."""
+
+import argparse
+
+
+def add_fitted(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--runs", required=True, help="the table of runs that was fitted (CSV or JSON)")
+    add("--records", help="results.json of the sweep: loss curves, health, versions")
+    add("--fit", required=True, help="what flops-fit fit wrote")
+    add("--budgets", nargs="+", type=float, metavar="C",
+        help="compute budgets to answer for, in FLOPs (default: the largest of the data "
+        "times 1, 3 and 10)")  # fmt: skip
+
+
+def read_fitted(args: argparse.Namespace) -> tuple:
+    """The run table, the records ([] without them), the fit and the budgets to answer for."""
+    from flops_fit.fit.answer import check_flops, read_fit
+    from flops_fit.report import default_budgets
+    from flops_fit.store.collect import read_results
+
+    fit = read_fit(args.fit)
+    records = read_results(args.records) if args.records else []
+    budgets = [check_flops(c) for c in args.budgets or default_budgets(fit)]
+    return _fitted_runs(args.runs, args.fit, fit), records, fit, budgets
+
+
+def _fitted_runs(path: str, fit_path: str, fit: dict):
+    """The runs behind ``fit``, with N counted as it was there."""
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.fit import read_runs
+
+    table = read_runs(path, fit["data"].get("params_column", "params"))
+    span = [table.frame["params"].min(), table.frame["params"].max()]
+    if len(table.frame) == fit["data"]["n_runs"] and span == fit["data"]["params"]:
+        return table
+    raise FlopsFitError(
+        f"{path}: not the runs behind {fit_path}, which has {fit['data']['n_runs']} runs of "
+        f"{fit['data']['params'][0]:.4g} to {fit['data']['params'][1]:.4g} parameters; fit again"
+    )

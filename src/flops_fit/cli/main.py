@@ -1,0 +1,46 @@
+"""``flops-fit VERB``: the steps of the path, each what a rule of the workflow calls.
+
+Nothing heavy is imported before a verb runs, so ``--help`` is instant.
+"""
+
+import argparse
+import sys
+from importlib import import_module
+
+from flops_fit import __version__
+from flops_fit.cli.arguments import add_verb
+from flops_fit.errors import FlopsFitError
+
+VERBS = ("plan", "simulate", "prepare", "check", "train", "progress", "collect", "rate", "fit",
+         "predict", "plot", "report", "next", "confirm", "compare", "runs", "doctor")  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; bad input ends with one message on standard error and status 2."""
+    parsed = make_parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except FlopsFitError as error:
+        print(f"flops-fit: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+        sys.stderr.close()
+    except OSError as error:  # a file or folder that an option names
+        name, reason = error.filename2 or error.filename or "a file", error.strerror or error
+        print(f"flops-fit: error: {name}: cannot be read or written ({reason})", file=sys.stderr)
+        return 2
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flops-fit",
+        description="From a compute budget to the right model size and amount of data.",
+        epilog="The verbs in the order of the path; `flops-fit VERB --help` shows an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"flops-fit {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name in VERBS:
+        verb = import_module(f"flops_fit.cli.{name}")
+        add_verb(verbs, name, verb.add_arguments, getattr(verb, "run", None))
+    return parser

@@ -1,0 +1,138 @@
+"""``flops-fit next``: the further runs that a fit needs most, as a config."""
+
+import argparse
+
+from flops_fit.cli.arguments import add_places
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``next`` to argparse."""
+    parser.description = (
+        "Propose the further runs that a fit needs most, as a config; old runs stay as they are."
+    )
+    parser.epilog = (
+        "example:\n  flops-fit next --fit results/demo/fit.json --config config/config.yaml\n\n"
+        "Minima that are not bracketed, and windows with one size on a side, come first. Where there "
+        "are none,\nways to tighten the answer are compared by simulation, and the one that narrows "
+        "it most per FLOP\nwithin --max-flops is taken."
+    )
+    add = parser.add_argument
+    add("--fit", required=True, help="FIT.json of the sweep")
+    add("--config", required=True, help="the sweep's config file")
+    add("--flops", type=float,
+        help="budget whose answer is to be tightened (default: 10 times the largest)")  # fmt: skip
+    add("--max-flops", type=float,
+        help="most FLOPs to spend (default, for tightening: what the sweep cost)")  # fmt: skip
+    add("--take", type=int, metavar="K", help="take proposal K of the list instead of the best")
+    add("--name", help="name of the new sweep (default: NAME-round2, -round3, ...)")
+    add("--out", help="where to write its config (default: config/NAME.yaml)")
+    add_places(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Propose, simulate, write a config, print what it adds and why."""
+    import os
+    from pathlib import Path
+
+    import yaml
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from flops_fit.config.complete import complete_config
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.files import write_atomic
+    from flops_fit.fit.answer import read_fit
+    from flops_fit.plan.cache import plan_config, search_paths
+    from flops_fit.rounds.grid import grid_config, planned_grid
+    from flops_fit.rounds.next import config_text, grown, merged, next_name, outlook, repairs
+
+    config, fit = grid_config(args.config), read_fit(args.fit)
+    paths = search_paths(args.search_path)
+    plan, grid = planned_grid(config, fit, args.results, paths)
+    target = args.flops or 10 * grid.budgets[-1]
+    method = fit["headline"]["method"]
+    truth = _truth_near(fit, grid.design)
+
+    def look(action):
+        return outlook(grid, action, truth, method, target, config["fit"])
+
+    before, fixes = look(None), repairs(fit, grid)
+    if fixes:
+        if args.take is not None:
+            raise FlopsFitError(f"--take: {args.take}; nothing to choose from: {fixes[0].why}")
+        for action in fixes:
+            print(f"{action.why}:\n  add {action.words}")
+        chosen = look(merged(fixes))
+        if args.max_flops and chosen.flops > args.max_flops:
+            raise FlopsFitError(
+                f"--max-flops: {args.max_flops:g}; these runs take {chosen.flops:.3g} FLOPs"
+            )
+    else:
+        print("every minimum is bracketed with sizes on both sides; ways to tighten the answer:")
+        chosen = _choose(grid, fit, before, look, args)
+    name = args.name or next_name(config["name"])
+    out = Path(args.out or f"config/{name}.yaml")
+    raw = yaml.safe_load(Path(args.config).read_text())
+    new = grown(raw, config, grid, chosen.action, name)
+    planned = plan_config(complete_config(new), args.results, paths)
+    old_ids = {row["experiment_id"] for row in plan["experiments"]}
+    added = [row for row in planned["experiments"] if row["experiment_id"] not in old_ids]
+    if len(added) + len(old_ids) != len(planned["experiments"]) or not added:
+        raise FlopsFitError(f"{args.config}: its runs do not stay the same when the grid grows")
+    flops = sum(row["flops_counted"] for row in added)
+    summary = [
+        f"adds {len(added)} runs, {flops:.3g} FLOPs, to the {len(old_ids)} of {config['name']}",
+        f"expected, by simulation on {truth.words}: interval of N* at {target:.3g} FLOPs "
+        f"{_factor(before.width)} before, {_factor(chosen.width)} after; all minima bracketed in "
+        f"{before.bracketed:.0%} before, {chosen.bracketed:.0%} after",
+    ]
+    head = [f"Made by `flops-fit next` from {args.config} and {args.fit}.",
+            *f"Why: {chosen.action.why}".split("; "), *summary]  # fmt: skip
+    write_atomic(out, config_text(new, head))
+    print("\n".join(summary))
+    print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")
+
+
+def _choose(grid, fit: dict, before, look, args: argparse.Namespace):
+    """The outlook to take among the ways to tighten, all of which are printed."""
+    import math
+
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.rounds.next import best_action, tightenings
+
+    most = args.max_flops or float(grid.design["flops"].sum())
+    options = [look(action) for action in tightenings(fit, grid)]
+    best = best_action(options, before, most)
+    print(f"      {'FLOPs':>9} {'runs':>5} {'N*':>7} {'narrower':>9}   now {_factor(before.width)}")
+    for k, option in enumerate(options, 1):
+        narrower = 100 * (1 - math.exp(-option.gain(before)))
+        mark = "*" if option is best else "-" if option.flops > most else " "
+        print(f"{mark} {k:>2}  {option.flops:9.3g} {option.runs:5d} {_factor(option.width):>7} "
+              f"{narrower:8.0f}%   {option.action.words} ({option.action.why})")  # fmt: skip
+    print(f"(*: most per FLOP; -: above --max-flops {most:.3g})")
+    if args.take is not None:
+        if not 1 <= args.take <= len(options):
+            raise FlopsFitError(f"--take: {args.take}; allowed: 1 to {len(options)}")
+        return options[args.take - 1]
+    if best is None:
+        raise FlopsFitError(
+            f"--max-flops: nothing within {most:.3g} FLOPs narrows the interval by 5%; allow more, or "
+            "take one of the list with --take"
+        )
+    return best
+
+
+def _factor(width: float | None) -> str:
+    import math
+
+    return "unknown" if width is None else f"x{math.exp(width):.2f}"
+
+
+def _truth_near(fit: dict, design):
+    """The fit's surface to draw from; the default law where none is identified."""
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.rounds.simulate import truth_for
+
+    try:
+        return truth_for(design, fit=fit)
+    except FlopsFitError:
+        return truth_for(design)

@@ -1,0 +1,111 @@
+"""The command ``plan``: every experiment counted, checked and priced, before anything trains."""
+
+import argparse
+
+from flops_fit.cli.arguments import add_places, add_sweep
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``plan`` to argparse."""
+    parser.description = (
+        "List every experiment of a sweep, counted, checked and priced; train nothing."
+    )
+    parser.epilog = (
+        "example:\n  flops-fit plan --config config/config.yaml\n"
+        "  flops-fit plan --config config/config.yaml --device H100 --per-hour 2.5 --page plan.html"
+    )
+    add_sweep(parser)
+    add = parser.add_argument
+    add("--out", help="write the table as CSV")
+    add("--page", help="write a page (HTML) with the grid drawn")
+    add("--name", default="sweep", help="name of the sweep on the page (with --plan)")
+    add("--figure", help="write the grid's figure (SVG)")
+    add("--budgets", nargs="+", type=float, metavar="C",
+        help="budgets that will be answered for (default: those of the config)")  # fmt: skip
+    add("--measure", action="store_true",
+        help="time some real steps here and price by them, now and in the workflow")  # fmt: skip
+    add("--device", help="price by a GPU, such as H100 or A100 (default: pricing of the config)")
+    add("--flops-per-second", type=float, help="FLOP/s that one device reaches in training")
+    add("--step-seconds", type=float, help="time that a step takes however small the model")
+    add("--per-hour", type=float, help="money that one device costs an hour")
+    add("--currency", help="what the money is called (default: $)")
+    add_places(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Plan, price, warn; write what is asked for."""
+    from flops_fit.config.complete import check_section
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.files import write_atomic
+    from flops_fit.plan.price import rate_for
+    from flops_fit.plan.table import format_plan, plan_csv, plan_rows, unique_tokens
+    from flops_fit.plan.warnings import plan_warnings
+    from flops_fit.store.plan_file import read_plan
+
+    config = None
+    if args.plan:
+        plan, budgets = read_plan(args.plan), args.budgets or []
+    else:
+        from flops_fit.config.load import load_config
+        from flops_fit.plan.cache import plan_config, search_paths
+
+        config = load_config(args.config)
+        if config["runs"] is not None:
+            raise FlopsFitError(
+                f"{args.config}: runs: there is nothing to plan where runs are given"
+            )
+        plan = plan_config(config, args.results, search_paths(args.search_path))
+        budgets = args.budgets or config["answer"]["budgets"]
+    check_section("answer", {"budgets": budgets})
+    if args.measure:
+        _measure(config, plan, args.results)
+    pricing = _pricing(args, config)
+    rate = rate_for(pricing, plan["resources"]["gpus"], plan["precision"], args.results)
+    rows = plan_rows(plan, rate, pricing["per_hour"], unique_tokens(plan))
+    warnings = plan_warnings(plan, rows, budgets)
+    words = format_plan(plan, rows, warnings, rate, pricing["currency"])
+    if args.out:
+        write_atomic(args.out, plan_csv(rows))
+    if args.page or args.figure:
+        from flops_fit.plots.plan import plan_figure
+        from flops_fit.report.plan_page import plan_page
+
+        figure = plan_figure(rows)
+        name = config["name"] if config else args.name
+        if args.figure:
+            write_atomic(args.figure, figure)
+        if args.page:
+            page = plan_page(name, plan, rows, warnings, rate, pricing["currency"], figure)
+            write_atomic(args.page, page)
+    print(words)
+    for path in filter(None, (args.out, args.page, args.figure)):
+        print(f"wrote {path}")
+
+
+def _pricing(args: argparse.Namespace, config: dict | None) -> dict:
+    """The config's section ``pricing`` (its defaults without a config), overruled by options."""
+    from flops_fit.config.complete import check_section
+    from flops_fit.config.schema import schema
+
+    known = schema()["properties"]["pricing"]["properties"]
+    pricing = {**config["pricing"]} if config else {key: v["default"] for key, v in known.items()}
+    given = {key: getattr(args, key) for key in known}
+    pricing |= {key: value for key, value in given.items() if value is not None}
+    check_section("pricing", pricing)
+    return pricing
+
+
+def _measure(config: dict | None, plan: dict, results: str) -> None:
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.experiment.identity import read_spec
+    from flops_fit.experiment.places import spec_file
+    from flops_fit.files import write_json
+    from flops_fit.plan.measure import measure_rate
+    from flops_fit.plan.price import device_kind, measured_file
+
+    if config is None:
+        raise FlopsFitError("--measure: needs --config, which names the model and the data")
+    specs = [read_spec(spec_file(results, row["experiment_id"])) for row in plan["experiments"]]
+    rate = measure_rate(config, specs)
+    kind = device_kind(config["resources"]["gpus"])
+    write_json(measured_file(results, kind), vars(rate))

@@ -1,0 +1,75 @@
+"""``flops-fit predict``: the answer of a fit for a budget, or losses at points."""
+
+import argparse
+
+PREDICT_EXAMPLE = """examples:
+  flops-fit predict --fit fit.json --flops 1e21
+  flops-fit predict --fit fit.json --flops 1e21 --params 7e9
+  flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10
+  flops-fit predict --fit fit.json --at points.csv --out predicted.csv"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``predict`` to argparse."""
+    parser.description = "Answer from a fit: the best N and D for a budget, or the loss at points."
+    parser.epilog = PREDICT_EXAMPLE
+    add = parser.add_argument
+    add("--fit", required=True, help="FIT.json as written by flops-fit fit")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--flops", type=float, help="compute budget C in FLOPs")
+    what.add_argument("--at", metavar="POINTS.csv", help="rows of params, tokens to predict")
+    own = parser.add_mutually_exclusive_group()
+    own.add_argument(
+        "--params",
+        type=float,
+        metavar="N",
+        help="also tell D, the loss and the compute wasted with a model of this size",
+    )
+    own.add_argument(
+        "--tokens",
+        type=float,
+        metavar="D",
+        help="also tell what this many unique tokens allow, and how often the optimum would read them",
+    )
+    add("--json", action="store_true", help="print the answer as JSON")
+    add("--out", metavar="PRED.csv", help="with --at: rows with loss and loss_forecast added")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the answer for a budget, or write predicted losses at points."""
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.fit.answer import read_fit
+
+    fit = read_fit(args.fit)
+    if args.at is not None and (args.params or args.tokens):
+        raise FlopsFitError("--params and --tokens: go with --flops, not with --at")
+    if args.at is None:
+        _answer(fit, args)
+    elif args.out is None:
+        raise FlopsFitError("--at: needs --out PRED.csv, where to write the predictions")
+    else:
+        _points(fit, args)
+
+
+def _answer(fit: dict, args: argparse.Namespace) -> None:
+    import json
+
+    from flops_fit.fit.answer import describe, predict
+
+    answer = predict(fit, args.flops, args.params, args.tokens)
+    print(json.dumps(answer, indent=1, allow_nan=False) if args.json else describe(answer, fit))
+
+
+def _points(fit: dict, args: argparse.Namespace) -> None:
+    from flops_fit.files import write_atomic
+    from flops_fit.fit.answer import loss_at
+    from flops_fit.fit.runs import read_points
+
+    points = read_points(args.at)
+    points["loss"] = loss_at(fit, points["params"], points["tokens"])
+    points["loss_forecast"] = loss_at(fit, points["params"], points["tokens"], "forecast")
+    write_atomic(args.out, points.to_csv(index=False))
+    print(
+        f"wrote {args.out}: {len(points)} points, loss {points['loss'].min():.4f} to "
+        f"{points['loss'].max():.4f}"
+    )

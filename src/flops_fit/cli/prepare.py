@@ -1,0 +1,18 @@
+"""``flops-fit prepare``: make the data's files, once, before any training."""
+
+import argparse
+
+from flops_fit.cli.arguments import add_plan_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Make the data's files, once, before any training."
+    parser.epilog = "example:\n  flops-fit prepare --plan results/.plan/sweeps/demo.json"
+    add_plan_file(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from flops_fit.store.plan_file import read_plan
+    from flops_fit.training.prepare import prepare_data
+
+    print(f"wrote {prepare_data(read_plan(args.plan), args.results)}")

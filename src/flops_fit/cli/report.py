@@ -1,0 +1,49 @@
+"""``flops-fit report``: the answer as a page and a table."""
+
+import argparse
+
+from flops_fit.cli.fitted import add_fitted, read_fitted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``report`` to argparse."""
+    parser.description = "Write the answer as one self-contained HTML page and a Markdown table."
+    parser.epilog = (
+        "example:\n  flops-fit report --runs results/demo/results.csv "
+        "--records results/demo/results.json \\\n    --fit results/demo/fit.json "
+        "--plots results/demo/plots --budgets 1e12 1e13 --name demo \\\n"
+        "    --out report.html --table table.md"
+    )
+    add_fitted(parser)
+    parser.add_argument("--plots", required=True, help="folder that flops-fit plot wrote")
+    parser.add_argument("--plan", help="the sweep's plan file: planned against spent")
+    parser.add_argument("--confirmed", nargs="*", default=[], metavar="FILE",
+        help="confirmation.json of runs trained at this sweep's optimum")  # fmt: skip
+    parser.add_argument("--name", required=True, help="name of the sweep")
+    parser.add_argument("--out", required=True, help="the page (HTML)")
+    parser.add_argument("--table", help="also write the optima and answers as Markdown")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the page and the table, print the headline."""
+    from flops_fit.files import read_json, write_atomic
+    from flops_fit.fit import predict
+    from flops_fit.notation import count_text, flops_text, loss_text
+    from flops_fit.report import markdown_table, report_page
+    from flops_fit.store.plan_file import read_plan
+
+    table, records, fit, budgets = read_fitted(args)
+    plan = read_plan(args.plan) if args.plan else None
+    named = {"runs": args.runs, "records": args.records, "fit": args.fit}
+    files = {name: path for name, path in named.items() if path}
+    told = [read_json(path) for path in args.confirmed]
+    page = report_page(table, records, fit, args.plots, budgets, args.name, plan, files, told)
+    write_atomic(args.out, page)
+    if args.table:
+        write_atomic(args.table, markdown_table(fit, budgets))
+    answer = predict(fit, budgets[0])
+    print(
+        f"wrote {args.out}: at {flops_text(answer['flops'])} FLOPs N = "
+        f"{count_text(answer['params'])}, D = {count_text(answer['tokens'])}, loss "
+        f"{loss_text(answer['loss'])} ({answer['verdict']})"
+    )

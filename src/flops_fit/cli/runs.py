@@ -1,0 +1,144 @@
+"""``flops-fit runs``: the run store on the command line, with the verbs list, prune and import."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from flops_fit.cli.arguments import add_results, add_verb
+from flops_fit.errors import FlopsFitError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``runs``, whose verbs are its own, to argparse."""
+    parser.description = "List, remove or import the runs of the store."
+    parser.epilog = (
+        "example:\n  flops-fit runs list\n  flops-fit runs prune\n"
+        "  flops-fit runs import OTHER/results"
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    add_verb(verbs, "list", add_list_arguments, run_list)
+    add_verb(verbs, "prune", add_prune_arguments, run_prune)
+    add_verb(verbs, "import", add_import_arguments, run_import)
+
+
+def add_list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "List every run: its status, size, age, and the sweeps that use it."
+    parser.epilog = "example:\n  flops-fit runs list"
+    add_results(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_list(args: argparse.Namespace) -> None:
+    from flops_fit.store.runs import stored_runs
+
+    runs = stored_runs(args.results)
+    totals = {
+        "runs": len(runs),
+        "bytes": sum(run.bytes for run in runs),
+        "unused": sum(not run.sweeps for run in runs),
+        "status": dict(Counter(run.status for run in runs)),
+    }
+    if args.json:
+        print(json.dumps({"runs": [asdict(run) for run in runs], "totals": totals}, indent=1))
+        return
+    width = max((len(run.experiment_id) for run in runs), default=0)
+    for run in runs:
+        print(f"{run.experiment_id:{width}}  {run.status:10}  {size_text(run.bytes):>8}  "
+              f"{age_text(run.age_seconds):>5}  {', '.join(run.sweeps) or '-'}")  # fmt: skip
+    statuses = ", ".join(f"{count} {status}" for status, count in totals["status"].items())
+    print(f"{len(runs)} runs{' (' + statuses + ')' if runs else ''}, {size_text(totals['bytes'])}; "
+          f"{totals['unused']} used by no sweep")  # fmt: skip
+
+
+def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Remove the runs, data and plan files that no sweep uses, once confirmed."
+    parser.epilog = "example:\n  flops-fit runs prune"
+    add_results(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def run_prune(args: argparse.Namespace) -> None:
+    from flops_fit.store.runs import remove, size_of, unused
+
+    found = unused(args.results)
+    paths = [path for kind in found.values() for path in kind]
+    if not paths:
+        print("nothing to remove: every run is used by a sweep or at work")
+        return
+    sizes = {path: size_of(path) for path in paths}
+    for path in found["runs"] + found["data"]:
+        print(f"{path}  {size_text(sizes[path])}")
+    kinds = (f"{len(of)} {kind} ({size_text(sum(sizes[p] for p in of))})"
+             for kind, of in found.items() if of)  # fmt: skip
+    print(f"used by no sweep: {', '.join(kinds)}")
+    if not args.yes:
+        if not sys.stdin.isatty():
+            raise FlopsFitError("nothing was removed: there is no terminal to ask on; give --yes")
+        if input("Remove them? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was removed")
+            return
+    removed = [path for path in paths if remove(path)]
+    print(f"removed {size_text(sum(sizes[path] for path in removed))}")
+
+
+def add_import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Bring in records from another machine's results, each verified."
+    parser.epilog = "example:\n  flops-fit runs import /mnt/cluster/sweep/results"
+    parser.add_argument(
+        "sources", nargs="+", metavar="FOLDER", help="a results folder, its runs, or one run"
+    )
+    add_results(parser)
+
+
+def run_import(args: argparse.Namespace) -> None:
+    print(import_all(args.sources, args.results))
+
+
+def import_all(sources: Iterable[str], results: str | Path) -> str:
+    """Import every record below ``sources`` and return the counts.
+
+    Raises `FlopsFitError` for a source without any record, before anything is imported, and after
+    the others are imported when some were refused.
+    """
+    from flops_fit.store.runs import found_records, import_record
+
+    records = {source: found_records(source) for source in sources}
+    for source, paths in records.items():
+        if not paths:
+            raise FlopsFitError(
+                f"{source}: no record.json; allowed: a results folder, its runs, or one run"
+            )
+    counts = Counter({"imported": 0, "already here": 0, "refused": 0})
+    for path in (path for paths in records.values() for path in paths):
+        try:
+            counts[import_record(path, results)] += 1
+        except FlopsFitError as error:
+            print(f"flops-fit: {path}: refused: {error}", file=sys.stderr)
+            counts["refused"] += 1
+        except OSError as error:
+            raise FlopsFitError(
+                f"{error.filename}: cannot be written ({error.strerror}); {counts['imported']} imported"
+            ) from None
+    words = ", ".join(f"{count} {what}" for what, count in counts.items())
+    if counts["refused"]:
+        raise FlopsFitError(words)
+    return words
+
+
+def size_text(size: float) -> str:
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def age_text(seconds: float) -> str:
+    for limit, unit, length in ((60, "s", 1), (3600, "min", 60), (86400, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"

@@ -1,0 +1,81 @@
+"""``flops-fit simulate``: a planned sweep played on a stated law, before paying."""
+
+import argparse
+
+from flops_fit.cli.arguments import add_places, add_sweep
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``simulate`` to argparse."""
+    parser.description = (
+        "Play a planned sweep on a stated law: the intervals to expect, before paying."
+    )
+    parser.epilog = (
+        "examples:\n  flops-fit simulate --config config/config.yaml\n"
+        "  flops-fit simulate --plan results/.plan/sweeps/demo.json --fit results/demo/fit.json "
+        "--flops 1e13"
+    )
+    add = parser.add_argument
+    add_sweep(parser)
+    law = parser.add_mutually_exclusive_group()
+    law.add_argument("--law", nargs=5, type=float, metavar=("E", "A", "B", "ALPHA", "BETA"),
+        help="L = E + A/N^ALPHA + B/D^BETA to draw from")  # fmt: skip
+    law.add_argument("--fit", help="draw from the surface of this fit, with its residual scale")
+    add("--noise", metavar="SD", help="sd from run to run: nats, as in 0.01, or a share of the loss, "
+        "as in 0.5%%")  # fmt: skip
+    add("--flops", type=float, help="budget to answer for (default: 10 times the largest)")
+    add("--times", type=int, default=200, help="simulated sweeps (default: 200)")
+    add("--resamples", type=int, default=200, help="behind each interval (default: 200)")
+    add("--fits", type=int, default=20,
+        help="plays fitted whole, for headline and verdict (default: 20)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
+    add("--json", action="store_true", help="print everything as JSON")
+    add_places(parser)
+
+
+def _noise(text: str) -> tuple[float, bool]:
+    """An sd as typed: (value, whether it is a share of the loss)."""
+    from flops_fit.errors import FlopsFitError
+
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise FlopsFitError(
+            f"--noise: {text!r}; allowed: nats such as 0.01, or a share such as 0.5%"
+        )
+    return (value / 100, True) if text.endswith("%") else (value, False)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Plan, play, print."""
+    import json
+    import os
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from flops_fit.fit.answer import read_fit
+    from flops_fit.plan.cache import plan_config, search_paths
+    from flops_fit.rounds.grid import grid_config
+    from flops_fit.rounds.simulate import describe_simulation, design_of, simulate, truth_for
+    from flops_fit.store.plan_file import read_plan
+
+    options = {}
+    if args.plan:
+        plan = read_plan(args.plan)
+    else:
+        config = grid_config(args.config)
+        plan, options = (
+            plan_config(config, args.results, search_paths(args.search_path)),
+            config["fit"],
+        )
+    design = design_of(plan, options.get("params", "params"))
+    truth = truth_for(
+        design, args.law, read_fit(args.fit) if args.fit else None,
+        _noise(args.noise) if args.noise else None,
+    )  # fmt: skip
+    told = simulate(
+        design, truth, flops=args.flops, times=args.times, resamples=args.resamples,
+        fits=min(args.fits, args.times), seed=args.seed, fit_options=options,
+    )  # fmt: skip
+    print(json.dumps(told, indent=1, allow_nan=False) if args.json else describe_simulation(told))

@@ -1,0 +1,1 @@
+"""A sweep's config: read, completed, checked."""

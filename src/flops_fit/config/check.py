@@ -1,0 +1,200 @@
+"""Check a config: plain values, the closed schema, and what must hold across its keys."""
+
+import difflib
+import sys
+from typing import Any
+
+from flops_fit.config.schema import schema
+from flops_fit.errors import FlopsFitError
+
+LARGEST = sys.float_info.max
+DEEPEST = 50
+TRAINING_KEYS = ("model", "dataset", "budgets", "sizes")
+
+
+def check_plain(value: Any, key: str = "", depth: int = 0) -> None:
+    """Refuse what no JSON file or hash can hold; YAML has dates, sets, NaN and loops as well."""
+    if depth > DEEPEST:
+        raise FlopsFitError(f"{key[:80]}...: nested too deep; allowed: {DEEPEST} levels")
+    match value:
+        case dict():
+            for name, child in value.items():
+                if not isinstance(name, str) and key not in ("", "sizes.per_budget"):
+                    raise FlopsFitError(f"{key}: the key {name!r} is not allowed; allowed: text")
+                if isinstance(name, str) and not name.isprintable():
+                    raise FlopsFitError(
+                        f"{key or 'config'}: the key {name!r} is not allowed; allowed: printable text"
+                    )
+                check_plain(child, f"{key}.{name}" if key else str(name), depth + 1)
+        case list():
+            for place, child in enumerate(value):
+                check_plain(child, f"{key}.{place}", depth + 1)
+        case str():
+            if not _is_unicode(value):
+                raise FlopsFitError(f"{key}: {_show(value)} is not allowed; allowed: Unicode text")
+        case int() | float():
+            if not -LARGEST <= value <= LARGEST:
+                raise FlopsFitError(
+                    f"{key}: {_show(value)} is not allowed; allowed: finite numbers"
+                )
+        case None:
+            pass
+        case _:
+            raise FlopsFitError(
+                f"{key}: {_show(value)} is not allowed; allowed: numbers, text, true, false, null, "
+                "lists and mappings of them (a date or a tag needs quotes to be text)"
+            )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+def validate(config: dict, part: dict | None = None) -> None:
+    import jsonschema
+
+    errors = list(jsonschema.Draft202012Validator(part or schema()).iter_errors(config))
+    if errors:
+        raise FlopsFitError("; ".join(sorted({_explain(e) for e in errors})))
+
+
+def _explain(error) -> str:
+    key = ".".join(str(part) for part in error.absolute_path) or "config"
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema["properties"])
+        unknown = sorted(set(map(str, error.instance)) - set(allowed))
+        prefix = "" if key == "config" else f"{key}."
+        return "; ".join(_unknown_key(prefix, name, allowed) for name in unknown)
+    if error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(error.instance))
+        prefix = "" if key == "config" else f"{key}."
+        return "; ".join(f"{prefix}{name}: missing, and has no default" for name in missing)
+    return f"{key}: {_show(error.instance)} is not allowed; {_allowed(error)}"
+
+
+def _unknown_key(prefix: str, name: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"allowed here: {', '.join(allowed)}"
+    return f"{prefix}{name}: unknown key; {hint}"
+
+
+def _allowed(error) -> str:
+    value = error.validator_value
+    match error.validator:
+        case "type":
+            kinds = [value] if isinstance(value, str) else value
+            return f"allowed: {' or '.join(kinds)}"
+        case "enum":
+            return f"allowed: {', '.join(map(str, value))}"
+        case "oneOf":
+            return f"allowed: {' or '.join(str(o.get('const', o.get('type'))) for o in value)}"
+        case "minimum":
+            return f"allowed: {value} or more"
+        case "maximum":
+            return f"allowed: {value} or less"
+        case "exclusiveMinimum":
+            return f"allowed: more than {value}"
+        case "exclusiveMaximum":
+            return f"allowed: less than {value}"
+        case "minItems":
+            return f"allowed: at least {value} entries"
+        case "maxItems":
+            return f"allowed: at most {value} entries"
+        case "uniqueItems":
+            return "allowed: each entry once"
+        case "pattern":
+            return "allowed: letters, digits, dot, dash and underscore, first a letter or digit"
+    return error.message
+
+
+def check_across_keys(config: dict) -> None:
+    if config.get("runs") is not None:
+        given = [key for key in TRAINING_KEYS if key in config]
+        if given:
+            raise FlopsFitError(
+                f"{given[0]}: not used together with runs, which trains nothing; remove one of them"
+            )
+        return
+    for key in TRAINING_KEYS:
+        if key not in config:
+            raise FlopsFitError(f"{key}: missing, and has no default")
+    _check_sizes(config)
+    _check_confirm(config)
+    for key in ("batch", "learning_rate"):
+        _check_rule(key, config.get(key, {"value": 1}))
+    dataset = config["dataset"]
+    if dataset.get("prepare") and not dataset.get("example"):
+        raise FlopsFitError(
+            "dataset.example: missing; where dataset.prepare is set, the plan needs the import "
+            "path of a callable that returns one (inputs, targets) item"
+        )
+
+
+def _check_sizes(config: dict) -> None:
+    sizes, budgets = config["sizes"], config["budgets"]
+    repeated = {b for b in budgets if budgets.count(b) > 1}
+    if repeated:
+        raise FlopsFitError(f"budgets: {min(repeated):g} stands twice; allowed: each budget once")
+    if len(sizes) != 1:
+        raise FlopsFitError(
+            f"sizes: {_show(sorted(sizes))} given; "
+            "allowed: exactly one of values, per_budget, window"
+        )
+    if "per_budget" not in sizes:
+        return
+    keys = {_budget_key(key): values for key, values in sizes["per_budget"].items()}
+    if len(keys) < len(sizes["per_budget"]):  # such as 1e6 and 1000000
+        raise FlopsFitError(
+            f"sizes.per_budget: {_show(list(sizes['per_budget']))} name a budget twice; allowed: "
+            "each budget once"
+        )
+    for budget in budgets:
+        if budget not in keys:
+            raise FlopsFitError(f"sizes.per_budget: budget {budget:g} has no list of sizes")
+    for key in keys:
+        if key not in budgets:
+            allowed = ", ".join(f"{b:g}" for b in budgets)
+            raise FlopsFitError(f"sizes.per_budget.{key:g}: not a budget; allowed: {allowed}")
+    sizes["per_budget"] = keys
+
+
+def _check_confirm(config: dict) -> None:
+    if config.get("confirm") is None:
+        return
+    sizes = next(iter(config["sizes"].get("per_budget", {}).values()), [])
+    if len(config["budgets"]) != 1 or len(sizes) != 1 or len(config.get("seeds", [0])) != 1:
+        raise FlopsFitError(
+            "confirm: stands for one run; allowed: one budget, one size under sizes.per_budget and "
+            "one seed, as flops-fit confirm writes them"
+        )
+
+
+def _budget_key(key: Any) -> float:
+    try:
+        return float(key)
+    except (TypeError, ValueError):
+        raise FlopsFitError(f"sizes.per_budget.{key}: not a number; allowed: the budgets") from None
+
+
+def _check_rule(key: str, rule: dict) -> None:
+    sources = [name for name in ("value", "function", "file") if name in rule]
+    if len(sources) != 1:
+        raise FlopsFitError(
+            f"{key}: {_show(sorted(rule))} given; allowed: exactly one of value, function, file"
+        )
+
+
+def kind_of(value: Any) -> str:
+    return "an empty file" if value is None else f"a {type(value).__name__}"
+
+
+def _show(value: Any, limit: int = 80) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        text = f"an integer of {value.bit_length()} bits"
+    return text if len(text) <= limit else text[: limit - 3] + "..."

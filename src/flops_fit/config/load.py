@@ -1,0 +1,81 @@
+"""Read a config file: YAML in which each key stands once, then completed and checked."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flops_fit.config.complete import complete_config
+from flops_fit.errors import FlopsFitError
+
+
+def load_config(path: str | Path) -> dict:
+    """Read, complete and check the config file ``path``.
+
+    Raises `FlopsFitError` naming the file, the key, the value and what is allowed.
+    """
+    try:
+        raw = _read_yaml(Path(path).read_text())
+    except FileNotFoundError:
+        raise FlopsFitError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise FlopsFitError(f"{path}: a folder, not a config file") from None
+    except OSError as error:
+        raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month
+        reason = " ".join(str(error).split())
+        raise FlopsFitError(f"{path}: not valid YAML: {reason}") from None
+    except FlopsFitError as error:
+        raise FlopsFitError(f"{path}: {error}") from None
+    try:
+        return complete_config(raw)
+    except FlopsFitError as error:
+        raise FlopsFitError(f"{path}: {error}") from None
+
+
+def check_keys_once(paths: Iterable[str | Path]) -> None:
+    """Refuse a key given twice in config files that another loader has read, keeping the last value.
+
+    Whatever else may be wrong with a file is that loader's to say.
+    """
+    for path in paths:
+        try:
+            _read_yaml(Path(path).read_text())
+        except FlopsFitError as error:
+            raise FlopsFitError(f"{path}: {error}") from None
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):
+            continue
+
+
+def _read_yaml(text: str) -> Any:
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_keys_once(root, "", set())
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check_keys_once(node: yaml.Node, place: str, seen: set[int]) -> None:
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, child in enumerate(node.value):
+            _check_keys_once(child, f"{place}{number}.", seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[tuple, int] = {}
+        for key, child in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            shown = name if name.isprintable() else repr(name)
+            if (key.tag, name) in lines:
+                raise FlopsFitError(
+                    f"{place}{shown}: given twice, on lines {lines[key.tag, name]} and {line}; "
+                    "allowed: each key once"
+                )
+            lines[key.tag, name] = line
+            _check_keys_once(child, f"{place}{shown}.", seen)

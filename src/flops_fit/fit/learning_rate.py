@@ -1,0 +1,123 @@
+"""The best learning rate as a rule of N and D, from runs at several rates.
+
+Untuned rates are among the largest causes of wrong laws (Porian et al. 2024, arXiv 2406.19146): a
+rate tuned at one size tilts every curve. In each cell (size, D) the loss is a parabola in ln lr
+around its lowest point; the minima of all cells then give ln lr* = c + p ln N + q ln D.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit.tables import floats, positive, read_table
+
+BRACKETED, AT_EDGE, TOO_FEW = "bracketed", "at_edge", "too_few_points"
+COLUMNS = ("size", "params", "tokens", "budget", "learning_rate", "loss", "status")
+NEIGHBOURS = 2  # rates on each side of the lowest that the parabola sees
+LEAST_SPREAD = 0.1  # of ln N or ln D over the cells, below which its power is not identifiable
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The rates tried at one size and D: ``best_rate`` is the parabola's minimum if bracketed."""
+
+    size: float
+    params: float
+    tokens: float
+    best_rate: float
+    loss: float
+    curvature: float
+    status: str
+
+
+def read_rates(path: str) -> pd.DataFrame:
+    """Read the run table of a learning-rate sweep; a `FlopsFitError` names what it lacks."""
+    frame = read_table(path)
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise FlopsFitError(f"{path}: no column {missing[0]!r}; needed: {', '.join(COLUMNS)}")
+    rows = pd.Series(range(2, len(frame) + 2), frame.index)
+    for name in ("size", "params", "tokens", "learning_rate"):
+        frame[name] = positive(frame[name], rows, path)
+    done = frame["status"] == "completed"
+    frame["loss"] = floats(frame["loss"])
+    positive(frame["loss"][done], rows, path)
+    return frame
+
+
+def fit_learning_rate(frame: pd.DataFrame) -> dict:
+    """Fit the rule to a run table with columns size, params, tokens, learning_rate, loss, status.
+
+    Returns a rule as configs take it (``value`` and, where identifiable, ``params`` and ``tokens``
+    with ``reference`` and ``power``), with ``cells``, ``notes`` and the ``scatter`` of ln lr*
+    around the rule. Cells whose best rate lies at an edge of those tried, diverged runs beyond it
+    aside, are flagged and not used. Raises `FlopsFitError` where no cell is bracketed.
+    """
+    cells = [_cell(group) for _, group in frame.groupby(["size", "params", "tokens"], sort=True)]
+    used = [cell for cell in cells if cell.status == BRACKETED]
+    if not used:
+        raise FlopsFitError(
+            "learning_rate_factors: no cell brackets its best rate; every lowest loss lies at an "
+            "edge of the rates tried. Try a wider range of factors"
+        )
+    logs = np.log([[cell.params, cell.tokens, cell.best_rate] for cell in used])
+    rule, notes, scatter = _regress(logs)
+    flagged = [cell for cell in cells if cell.status != BRACKETED]
+    notes += [f"size {c.size:g}, D {c.tokens:.3g}: {_words(c)}" for c in flagged]
+    return {**rule, "scatter": scatter, "notes": notes, "cells": [asdict(cell) for cell in cells]}
+
+
+def _cell(group: pd.DataFrame) -> Cell:
+    """Minimum of one cell; repeated seeds are averaged, diverged rates only bound the range."""
+    done = group[(group["status"] == "completed") & group["loss"].notna()]
+    means = done.groupby("learning_rate")["loss"].mean().sort_index()
+    head = (float(group["size"].iloc[0]), float(group["params"].iloc[0]),
+            float(group["tokens"].iloc[0]))  # fmt: skip
+    if len(means) < 3:
+        rate, loss = (means.idxmin(), means.min()) if len(means) else (0.0, 0.0)
+        return Cell(*head, float(rate), float(loss), 0.0, TOO_FEW)
+    best = int(np.argmin(means.to_numpy()))
+    rate, loss = float(means.index[best]), float(means.iloc[best])
+    if best in (0, len(means) - 1):
+        return Cell(*head, rate, loss, 0.0, AT_EDGE)
+    near = means.iloc[max(best - NEIGHBOURS, 0) : best + NEIGHBOURS + 1]
+    x = np.log(near.index.to_numpy() / rate)
+    curvature, slope, at_best = np.polyfit(x, near.to_numpy(), 2)
+    shift = -slope / (2 * curvature) if curvature > 0 else np.inf
+    if not x.min() < shift < x.max():
+        return Cell(*head, rate, loss, float(curvature), AT_EDGE)
+    minimum = at_best + slope * shift / 2
+    return Cell(*head, float(rate * np.exp(shift)), float(minimum), float(curvature), BRACKETED)
+
+
+def _regress(logs: np.ndarray) -> tuple[dict, list[str], float]:
+    """Least squares of ln lr* on ln N and ln D, each only if it varies and there are enough cells."""
+    notes, columns, names = [], [], []
+    centre = logs[:, :2].mean(axis=0)
+    for index, name in enumerate(("params", "tokens")):
+        spread = np.ptp(logs[:, index])
+        if spread < LEAST_SPREAD or len(logs) < 3 + len(columns):
+            notes.append(
+                f"the power of {name} is not identifiable from {len(logs)} cells: left out"
+            )
+            continue
+        columns.append(logs[:, index] - centre[index])
+        names.append((name, float(np.exp(centre[index]))))
+    design = np.column_stack([np.ones(len(logs)), *columns])
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        design, names = design[:, :-1], names[:-1]
+        notes.append("N and D vary together: the power of tokens is left out")
+    solution, *_ = np.linalg.lstsq(design, logs[:, 2], rcond=None)
+    residual = logs[:, 2] - design @ solution
+    scatter = float(np.sqrt(np.mean(residual**2)))
+    powers = {name: {"reference": reference, "power": float(power)}
+              for (name, reference), power in zip(names, solution[1:], strict=True)}  # fmt: skip
+    return {"value": float(np.exp(solution[0])), **powers}, notes, scatter
+
+
+def _words(cell: Cell) -> str:
+    if cell.status == TOO_FEW:
+        return "fewer than three rates completed; not used"
+    return f"the best rate {cell.best_rate:.3g} lies at an edge of those tried; not used"

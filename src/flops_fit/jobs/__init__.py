@@ -1,0 +1,1 @@
+"""One experiment as a job: started, given its GPUs, followed."""

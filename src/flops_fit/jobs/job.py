@@ -1,0 +1,178 @@
+"""One process of one experiment's job: read the spec, train, leave the record.
+
+Run by `flops_fit.jobs.launch` through ``accelerate launch -m flops_fit.jobs.job SPEC RESULT``.
+"""
+
+import contextlib
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.identity import changed_sources, read_spec
+from flops_fit.experiment.options import TrainOptions
+from flops_fit.experiment.places import run_folder
+from flops_fit.plugins.data_files import FileHashes
+from flops_fit.store.locks import run_lock
+from flops_fit.store.records import (
+    CHECKPOINTS,
+    FAILURE,
+    finish_run,
+    finished_before,
+    note_failure,
+    restore_run,
+)
+from flops_fit.store.stopping import LAUNCHER, RETRY_STATUS, Stopped, StopRequest, stop_with_parent
+
+OUT_OF_MEMORY = (
+    "out of memory; set resources.micro_batch_items (gradients are then accumulated, the result "
+    "stays the same), resources.activation_checkpointing, or ask for more memory"
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Train the experiment of the spec file ``arguments[0]``; its result goes to ``[1]``.
+
+    Exit status: 0 done (diverged included), 2 bad input, 75 stopped on request and saved (the
+    workflow's retry resumes), 1 anything else.
+    """
+    logging.basicConfig(format="flops-fit: %(message)s")
+    spec_path, result = arguments
+    stop = StopRequest()
+    with stop.listening():
+        spec = read_spec(spec_path)
+        folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
+        return run(spec, folder, result, stop)
+
+
+def run(spec: dict, folder: Path, result: str, stop: StopRequest) -> int:
+    """Train ``spec`` below ``folder``, whose lock the main process holds."""
+    main_process = int(os.environ.get("RANK", 0)) == 0
+    name = spec["experiment_id"], spec["hash"]
+    with contextlib.ExitStack() as held:
+        try:
+            stop_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
+            if main_process:
+                held.enter_context(run_lock(folder, stop))
+                if finished_before(folder, *name):  # by another job, while this one started
+                    restore_run(folder, result)
+                    return 0 if int(os.environ.get("WORLD_SIZE", 1)) == 1 else RETRY_STATUS
+                (folder / FAILURE).unlink(missing_ok=True)
+            record = train_spec(spec, folder, stop)
+            if main_process:
+                finish_run(folder, record, result)
+            return 0
+        except Stopped as stopped:
+            print(f"flops-fit: {stopped}; to be resumed", file=sys.stderr)
+            return RETRY_STATUS
+        except FlopsFitError as error:
+            if note_failure(folder, *name, str(error)):
+                print(f"flops-fit: {name[0]}: {error}", file=sys.stderr)
+            return 2
+        except Exception as error:
+            kind = f"{type(error).__name__}: {error}"
+            note_failure(folder, *name, OUT_OF_MEMORY if is_out_of_memory(error) else kind)
+            raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        "can't allocate memory" in str(error)
+    )
+
+
+def train_spec(spec: dict, folder: Path, stop: StopRequest) -> dict:
+    """Build what the spec names, train it, and return the record without its checksum."""
+    from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
+    from flops_fit.plugins.resolve import add_search_paths
+    from flops_fit.trainer import train
+    from flops_fit.training.prepare import check_prepared
+
+    add_search_paths(spec["search_paths"])
+    changed = changed_sources(spec, FileHashes(folder.parents[1] / ".plan" / "hashes.json"))
+    if changed:
+        raise FlopsFitError(f"{', '.join(changed)} changed since the plan was made; plan it again")
+    if spec["data_dir"] is not None:
+        check_prepared(spec["data_dir"])
+    outcome = train(
+        spec["experiment_id"],
+        lambda: make_model(spec),
+        load_data(spec),
+        load_loss(spec["identity"]["loss"]["function"]),
+        lambda model, rate: make_optimizer(spec, model, rate),
+        options_of(spec),
+        folder / CHECKPOINTS,
+        spec["hash"],
+        stop,
+    )
+    return make_record(spec, outcome)
+
+
+def options_of(spec: dict) -> TrainOptions:
+    """The spec's training options; how many processes run is decided by the launcher's line."""
+    identity, resources = spec["identity"], spec["resources"]
+    return TrainOptions(
+        tokens=identity["tokens"],
+        batch_items=identity["batch_items"],
+        learning_rate=identity["learning_rate"],
+        seed=identity["seed"],
+        schedule=identity["schedule"],
+        clip_norm=identity["optimizer"]["clip_norm"],
+        precision=identity["precision"],
+        deterministic=identity["deterministic"],
+        evaluation_tokens=identity["evaluation"]["tokens"],
+        evaluation_batch_items=identity["evaluation"]["batch_items"],
+        max_epochs=spec["max_epochs"],
+        processes=int(os.environ["FLOPS_FIT_PROCESSES"]),
+        gpus=int(os.environ["FLOPS_FIT_GPUS"]),
+        micro_batch_items=resources["micro_batch_items"],
+        compile=resources["compile"],
+        activation_checkpointing=resources["activation_checkpointing"],
+        checkpoint_minutes=resources["checkpoint_minutes"],
+        loader_workers=resources["loader_workers"],
+        log_with=resources["log_with"],
+    )
+
+
+def make_record(spec: dict, outcome: dict) -> dict:
+    """The record: what the experiment is, what came out, what it cost, and where it ran."""
+    from flops_fit.plan.devices import speed
+
+    counts, tokens = spec["counts"], outcome["tokens_seen"]
+    return {
+        "experiment_id": spec["experiment_id"],
+        "hash": spec["hash"],
+        "identity": spec["identity"],
+        **counts,
+        **outcome,
+        "flops_6nd": 6.0 * outcome["num_params"] * tokens,
+        "flops_counted": counts["flops_per_token"] * tokens,
+        **speed(outcome, counts["flops_per_token"]),
+        "versions": versions(),
+        "host": platform.node(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that a bitwise repetition would need."""
+    import accelerate
+    import numpy
+    import torch
+
+    from flops_fit import __version__
+
+    return {
+        "flops_fit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "accelerate": accelerate.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

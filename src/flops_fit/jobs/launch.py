@@ -1,0 +1,86 @@
+"""Start an experiment's job: restore it from its record, or run ``accelerate launch``.
+
+Light on purpose: a finished run is restored in milliseconds, without torch. Otherwise this process
+stays until the last trainer has ended, which may be after its launcher.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.identity import read_spec
+from flops_fit.experiment.places import run_folder
+from flops_fit.jobs.gpu_locks import cpu_by_choice, take_devices
+from flops_fit.store.locks import run_lock
+from flops_fit.store.records import finished_before, restore_run
+from flops_fit.store.stopping import outlive
+
+
+def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> None:
+    """Restore or train the experiment of ``spec_path``; its result goes to ``result``.
+
+    ``processes`` train one experiment together; ``threads`` are each process's CPU threads;
+    ``gpus`` is how many GPUs the job was given (0: train on the CPU); on one machine it waits until
+    so many are free. After a start it exits with the launcher's status.
+    """
+    for name, value, least in (
+        ("processes", processes, 1),
+        ("threads", threads, 1),
+        ("gpus", gpus, 0),
+    ):
+        if value < least:
+            raise FlopsFitError(f"--{name}: {value}; allowed: {least} or more")
+    spec = read_spec(spec_path)
+    folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
+    with run_lock(folder):
+        if finished_before(folder, spec["experiment_id"], spec["hash"]):
+            restore_run(folder, result)
+            print(f"{spec['experiment_id']}: finished before; restored from its record")
+            return
+    if cpu_by_choice(os.environ):
+        gpus = 0  # accelerate heeds its own variable only through its option
+    check_devices(processes, gpus)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "FLOPS_FIT_PROCESSES": str(processes),
+        "FLOPS_FIT_GPUS": str(gpus),
+        **take_devices(gpus, os.environ),
+    }
+    if gpus == 0:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    sys.stdout.flush()
+    sys.exit(outlive(command(spec_path, result, processes, threads, gpus), environment))
+
+
+def check_devices(processes: int, gpus: int) -> None:
+    """Refuse a number of processes that is not that of the GPUs given; without GPUs any will do."""
+    if gpus and processes != gpus:
+        raise FlopsFitError(
+            f"resources.processes: {processes}, but a run is given {gpus} GPUs (resources.gpus, or "
+            "gpu or gres under the profile's set-resources); allowed: one process for each GPU"
+        )
+
+
+def command(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> list[str]:
+    """The line that trains one experiment."""
+    return [*launcher(processes, threads, gpus), "-m", "flops_fit.jobs.job", spec_path, result]
+
+
+def launcher(processes: int, threads: int, gpus: int) -> list[str]:
+    """``accelerate launch`` with everything said that it would otherwise guess.
+
+    Unsaid values come from a file in the user's home or from the machine. ``--cpu
+    --num_processes 2`` silently runs one process: several need ``--multi_gpu``, also on CPUs.
+    ``--quiet`` leaves the trainer's own message the last one in the log.
+    """
+    line = [sys.executable, "-m", "accelerate.commands.launch",
+            "--num_processes", str(processes), "--num_machines", "1",
+            "--mixed_precision", "no", "--dynamo_backend", "no",
+            "--num_cpu_threads_per_process", str(threads), "--quiet"]  # fmt: skip
+    if processes > 1:
+        line += ["--multi_gpu", "--main_process_port", "0"]
+    elif gpus == 0:
+        line += ["--cpu"]
+    return line

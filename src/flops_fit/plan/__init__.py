@@ -1,0 +1,1 @@
+"""From a config to a counted, priced plan with warnings."""

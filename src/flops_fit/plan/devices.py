@@ -1,0 +1,81 @@
+"""What a device could do at best: its peak FLOP/s from a table, else from a short measurement."""
+
+import functools
+import platform
+import re
+import time
+from pathlib import Path
+
+import torch
+
+from flops_fit.plan.peaks import known_peak
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LONG_ENOUGH = 0.01  # seconds of one product after which a larger one would tell nothing new
+
+
+def device_name(device: torch.device) -> str:
+    """The maker's name of a GPU or of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:  # not Linux
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def peak_flops(device: torch.device, precision: str) -> float:
+    """Peak FLOP/s of ``device`` for matrix products under accelerate's ``precision``.
+
+    From `flops_fit.plan.peaks` where the device is in it, else measured once per process: on a CPU
+    with the threads that torch uses now.
+    """
+    name = device_name(device)
+    number_format = matmul_format(precision)
+    return known_peak(name, number_format) or measured_peak(
+        device, number_format, torch.get_num_threads()
+    )
+
+
+def matmul_format(precision: str) -> str:
+    """The number format of matrix products: ``no`` is fp32, or tf32 where torch allows it."""
+    if precision != "no":
+        return precision
+    return "fp32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+@functools.cache
+def measured_peak(device: torch.device, number_format: str, threads: int) -> float:
+    """FLOP/s of the best of some square matrix products of growing size, about 0.1 s in all."""
+    generator = torch.Generator(device).manual_seed(0)  # leaves the run's own random state alone
+    best, size, seconds = 0.0, 128, 0.0
+    while seconds < LONG_ENOUGH:
+        size *= 2
+        a = torch.randn(size, size, device=device, generator=generator)
+        a = a.to(DTYPES.get(number_format, torch.float32))
+        seconds = min(_seconds_of_product(a) for _ in range(3))
+        best = max(best, 2 * size**3 / seconds)
+    return best
+
+
+def _seconds_of_product(a: torch.Tensor) -> float:
+    started = time.perf_counter()
+    a @ a
+    if a.device.type != "cpu":
+        torch.accelerator.synchronize(a.device)
+    return time.perf_counter() - started
+
+
+def speed(outcome: dict, flops_per_token: float) -> dict:
+    """A record's FLOP/s (counted, so without recomputed activations) and its share of the peak.
+
+    Both None where FLOPs were not counted.
+    """
+    if not flops_per_token:
+        return {"flops_per_second": None, "peak_share": None}
+    flops_per_second = flops_per_token * outcome["tokens_per_second"]
+    share = flops_per_second / outcome["peak_flops_per_second"]
+    return {"flops_per_second": flops_per_second, "peak_share": share}

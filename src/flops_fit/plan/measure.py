@@ -1,0 +1,102 @@
+"""How fast this machine trains the model of a sweep: a few real steps at several sizes."""
+
+import time
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch.utils._pytree import tree_map_only
+from torch.utils.data import default_collate
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.build import load_loss, make_model, make_optimizer
+from flops_fit.model_factory import call_model
+from flops_fit.plan.counting import mover
+from flops_fit.plan.devices import device_name
+from flops_fit.plan.planner import example_item
+from flops_fit.plan.price import Rate
+from flops_fit.plugins.resolve import add_search_paths
+
+SIZES = 4  # experiments that are tried, spread over the plan by FLOPs a step
+WARM_UP, SECONDS = 2, 1.0  # steps before the clock starts, and how long it runs at most
+
+
+def measure_rate(config: dict, specs: list[dict]) -> Rate:
+    """Train some steps of ``specs`` on the device that ``resources.gpus`` asks for.
+
+    Two numbers, seconds a step and FLOP/s beyond, fit the steps best in relative terms. The batch
+    repeats one example item. Raises `FlopsFitError` without a GPU where one is asked for.
+    """
+    add_search_paths(specs[0]["search_paths"])
+    gpus, threads = config["resources"]["gpus"], config["resources"]["threads"]
+    device = _device(gpus)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        tried = _spread(specs)
+        flops = np.array([_flops_per_step(spec) for spec in tried])
+        seconds = np.array([_seconds_per_step(spec, config, device) for spec in tried])
+    finally:
+        torch.set_num_threads(before)
+    rows = np.stack([np.ones_like(flops), flops], axis=1) / seconds[:, None]
+    (step, per_flop), _ = nnls(rows, np.ones_like(flops))
+    if per_flop == 0:  # the sizes do not differ in time: all of it belongs to the step
+        per_flop = float(np.min(seconds / flops)) * 1e-3
+    share = threads if device.type == "cpu" else 1
+    return Rate(float(1 / per_flop / share), float(step),
+                f"measured here on {device_name(device)}"
+                + (f" with {threads} threads" if share > 1 else ""))  # fmt: skip
+
+
+def _device(gpus: int) -> torch.device:
+    if gpus == 0:
+        return torch.device("cpu")
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None:
+        raise FlopsFitError(
+            f"resources.gpus: {gpus}, but this machine has none to measure; allowed: 0, or name "
+            "pricing.device"
+        )
+    return found
+
+
+def _spread(specs: list[dict]) -> list[dict]:
+    ordered = sorted(specs, key=_flops_per_step)
+    places = np.linspace(0, len(ordered) - 1, SIZES).round().astype(int)
+    return [ordered[i] for i in dict.fromkeys(places)]
+
+
+def _flops_per_step(spec: dict) -> float:
+    tokens = spec["identity"]["batch_items"] * spec["counts"]["tokens_per_item"]
+    return tokens * spec["counts"]["flops_per_token"]
+
+
+def _seconds_per_step(spec: dict, config: dict, device: torch.device) -> float:
+    batch = default_collate([example_item(config)] * spec["identity"]["batch_items"])
+    inputs, targets = tree_map_only(torch.Tensor, mover(device), batch)
+    model = make_model(spec).to(device).train()
+    loss_fn = load_loss(config["loss"]["function"])
+    optimizers = make_optimizer(spec, model, spec["identity"]["learning_rate"])
+    optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config["precision"])
+
+    def step() -> None:
+        with torch.autocast(device.type, precision, enabled=precision is not None):
+            loss = loss_fn(call_model(model, inputs), targets)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def clock() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    for _ in range(WARM_UP):
+        step()
+    started, steps = clock(), 0
+    while steps == 0 or clock() - started < SECONDS:
+        step()
+        steps += 1
+    return (clock() - started) / steps

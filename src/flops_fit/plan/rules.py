@@ -1,0 +1,68 @@
+"""Batch and learning-rate rules: a power law of N, D and the size value, or the user's function."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.build import call
+from flops_fit.files import read_json
+from flops_fit.plugins.data_files import find_path
+from flops_fit.plugins.resolve import check_arguments, resolve
+
+FACTORS = ("params", "tokens", "size")
+
+
+def make_rule(key: str, rule: Mapping, search_paths: tuple[str, ...] = ()) -> Callable[..., float]:
+    """The function ``(params, tokens, size) -> value`` that a rule of the config stands for.
+
+    A power-law rule is ``value x prod((factor / reference) ** power)`` over `FACTORS`.
+    Raises `FlopsFitError` naming ``key``.
+    """
+    if "function" in rule:
+        own = resolve(rule["function"])
+        check_arguments(own, rule["function"], {}, f"{key}.function", supplied=FACTORS)
+        return lambda **factors: _checked(key, call(own, rule["function"], factors))
+    if "file" in rule:
+        rule = _read_rule(key, rule["file"], search_paths)
+    return lambda **factors: _checked(key, _power_law(rule, factors))
+
+
+def _power_law(rule: Mapping, factors: Mapping[str, float]) -> float:
+    value = rule["value"]
+    try:
+        for name in FACTORS:
+            if name in rule:
+                value *= (factors[name] / rule[name]["reference"]) ** rule[name]["power"]
+    except OverflowError:
+        return math.inf
+    return value
+
+
+def _read_rule(key: str, file: str, search_paths: tuple[str, ...]) -> Mapping:
+    path = find_path(file, search_paths)
+    if path is None:
+        raise FlopsFitError(f"{key}.file: {file!r} does not exist; allowed: a JSON rule file")
+    rule = read_json(path)
+    if not isinstance(rule, dict) or not _is_positive(rule.get("value")):
+        raise FlopsFitError(
+            f"{path}: no positive number under 'value'; allowed: a rule as {key} takes it"
+        )
+    for name in FACTORS:
+        factor = rule.get(name, {"reference": 1, "power": 0})
+        sound = isinstance(factor, dict) and _is_positive(factor.get("reference"))
+        if not sound or not isinstance(factor.get("power"), (int, float)):
+            raise FlopsFitError(
+                f"{path}: {name}: {factor!r}; allowed: a positive reference and a power"
+            )
+    return rule
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
+
+
+def _checked(key: str, value: Any) -> float:
+    if not _is_positive(value):
+        raise FlopsFitError(f"{key}: the rule gave {value!r}; allowed: a positive number")
+    return float(value)

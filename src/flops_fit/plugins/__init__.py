@@ -1,0 +1,1 @@
+"""A user's own code: found and called, and known by its source and its files."""

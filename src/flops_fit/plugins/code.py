@@ -1,0 +1,237 @@
+"""The code behind a reference, fingerprinted without importing it."""
+
+import ast
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.files import write_json
+from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER, STANDARD_LIBRARY
+from flops_fit.plugins.resolve import one_line, split_reference
+
+
+@dataclass(frozen=True)
+class _Module:
+    """Where a module's source lies; a package's ``file`` is its ``__init__.py`` (or None)."""
+
+    name: str
+    file: Path | None
+    folders: tuple[Path, ...] = ()  # of a package: where its submodules lie
+
+
+def source_fingerprint(reference: str, search_paths: Iterable[str | Path] | None = None) -> str:
+    """SHA-256 of the code that a reference stands for, read without importing anything.
+
+    Hashed is the syntax tree, without comments and docstrings, of the reference's module and,
+    recursively, of the modules that it imports by name (anywhere in the file) from its own
+    top-level package; for a module outside any package, from its own folder. A package's
+    ``__init__.py`` counts when something is imported from it, not for being passed through.
+    Code installed by others (``site-packages``) or without Python source is known by its
+    reference alone: its version is recorded with each run, never hashed.
+
+    ``search_paths`` are looked through before ``sys.path``. The value does not depend on where
+    files lie, nor on the version of Python (3.11 or newer). Raises `FlopsFitError` where the
+    module is missing or does not parse.
+    """
+    module_name, _ = split_reference(reference)
+    roots = [Path(path).absolute() for path in [*(search_paths or ()), *sys.path]]
+    top_name = module_name.partition(".")[0]
+    top = _find_top(top_name, roots)
+    module = _find(module_name, top)
+    if module is None:
+        raise FlopsFitError(
+            f"{reference}: no module named '{module_name}' in "
+            f"{', '.join(map(str, search_paths or ())) or os.getcwd()} or on the Python path"
+        )
+    digest = hashlib.sha256()
+    if module.file is None or _is_installed(module.file):
+        digest.update(f"installed {reference}".encode())
+        return digest.hexdigest()
+    sources: dict[str, str] = {}
+    pending = [module]
+    while pending:
+        module = pending.pop()
+        if module.file is None or module.name in sources:
+            continue
+        status = module.file.stat()
+        tree_digest, imports = _known_source(module.file, status.st_mtime_ns, status.st_size)
+        sources[module.name] = tree_digest
+        for level, base, names in imports:
+            pending.extend(_imported(module, top, level, base, names))
+    for name in sorted(sources):
+        digest.update(f"{name} {sources[name]}\n".encode())
+    return digest.hexdigest()
+
+
+def _is_installed(file: Path) -> bool:
+    """By another distribution, that is: our own examples stay known by their source."""
+    if file.is_relative_to(OWN_FOLDER):
+        return False
+    return file.is_relative_to(STANDARD_LIBRARY) or any(part in INSTALLED for part in file.parts)
+
+
+def _imported(
+    module: _Module, top: _Module, level: int, base: str | None, names: tuple[str, ...]
+) -> Iterator[_Module]:
+    """The modules that one import statement names, of those whose source is the user's."""
+    if level:
+        package = module.name.split(".") if module.folders else module.name.split(".")[:-1]
+        package = package[: len(package) - (level - 1)]
+        base = ".".join([*package, base] if base else package)
+    if not base:
+        return
+    if base.partition(".")[0] != top.name.partition(".")[0]:
+        if top.folders or top.file is None:  # a package ends at its own name
+            return
+        top = _find_top(base.partition(".")[0], [top.file.parent], hooks=False)
+    submodules = [found for name in names if (found := _find(f"{base}.{name}", top))]
+    yield from submodules
+    if len(submodules) < len(names) or not names:
+        found = _find(base, top)
+        if found:
+            yield found
+
+
+def _find_top(name: str, roots: list[Path], hooks: bool = True) -> _Module | None:
+    found = _find_in(name, name, roots)
+    if found or not hooks:
+        return found
+    for finder in sys.meta_path:  # editable installs bring a finder of their own
+        spec = finder.find_spec(name, None) if hasattr(finder, "find_spec") else None
+        if spec:
+            file = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+            folders = tuple(Path(folder) for folder in spec.submodule_search_locations or ())
+            return _Module(name, file, folders)
+    return None
+
+
+def _find(name: str, top: _Module | None) -> _Module | None:
+    """The module of this full name, walking down from its top-level package."""
+    parts = name.split(".")
+    module = top
+    for depth in range(2, len(parts) + 1):
+        if module is None:
+            return None
+        module = _find_in(parts[depth - 1], ".".join(parts[:depth]), module.folders)
+    return module
+
+
+def _find_in(tail: str, name: str, folders: Iterable[Path]) -> _Module | None:
+    """As Python's own path finder does, which cannot enter a package without importing it.
+
+    ``os.path`` says no where ``Path.is_file`` raises: at a name that is too long.
+    """
+    portions = []
+    for folder in folders:
+        package = folder / tail
+        if os.path.isfile(package / "__init__.py"):
+            return _Module(name, package / "__init__.py", (package,))
+        if any(os.path.isfile(folder / f"{tail}{suffix}") for suffix in EXTENSION_SUFFIXES):
+            return _Module(name, None)
+        if os.path.isfile(folder / f"{tail}.py"):
+            return _Module(name, folder / f"{tail}.py")
+        if os.path.isdir(package):
+            portions.append(package)
+    return _Module(name, None, tuple(portions)) if portions else None
+
+
+def syntax_tree_hash(file: Path) -> str:
+    """The digest of one file's syntax tree, as `source_fingerprint` knows it."""
+    status = file.stat()
+    return _read_source(file, status.st_mtime_ns, status.st_size)[0]
+
+
+_remembered: dict[str, list] = {}  # by path: time, size, digest and imports of a source
+
+
+@contextlib.contextmanager
+def remembered_sources(cache: Path) -> Iterator[None]:
+    """Within, sources are parsed only where they differ, by time and size, from those in ``cache``.
+
+    Parsing is most of what a start of the workflow takes. What another version of this module has
+    written is not used.
+    """
+    reader = Path(__file__).stat()
+    own = [reader.st_mtime_ns, reader.st_size]
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        content = json.loads(cache.read_text())
+        if content["reader"] == own:
+            _remembered.update(content["sources"])
+    before = dict(_remembered)
+    yield
+    if _remembered != before:
+        write_json(cache, {"reader": own, "sources": _remembered})
+
+
+def _known_source(file: Path, mtime_ns: int, size: int) -> tuple[str, Iterable]:
+    known = _remembered.get(str(file))
+    if known is None or known[:2] != [mtime_ns, size]:
+        digest, imports = _read_source(file, mtime_ns, size)
+        known = [mtime_ns, size, digest, [[level, base, list(n)] for level, base, n in imports]]
+        _remembered[str(file)] = known
+    return known[2], known[3]
+
+
+@lru_cache(maxsize=4096)
+def _read_source(file: Path, mtime_ns: int, size: int) -> tuple[str, tuple[tuple, ...]]:
+    """The digest of a file's syntax tree, and its imports as (level, module, names)."""
+    try:
+        tree = ast.parse(file.read_bytes(), filename=str(file))
+    except (SyntaxError, ValueError) as error:
+        raise FlopsFitError(f"{file}: does not parse: {one_line(error)}") from None
+    parts: list[str] = []
+    imports: list[tuple[int, str | None, tuple[str, ...]]] = []
+    _write_tree(tree, parts, imports)
+    text = "".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest(), tuple(imports)
+
+
+WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _is_text(statements: list[ast.stmt]) -> bool:
+    """Whether a body's first statement is a docstring."""
+    return any(
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+        for statement in statements
+    )
+
+
+def _write_tree(node: ast.AST, parts: list[str], imports: list[tuple]) -> None:
+    """Append a spelling of the tree that Python versions share, and what it imports.
+
+    What is empty is left out: new versions add fields (3.12 gave functions ``type_params``) that
+    are empty in older code. One pass for both, since every start of the workflow reads the sources.
+    """
+    parts.append(f"({type(node).__name__}")
+    if isinstance(node, ast.Constant):  # its None is a value; `kind` is the u of u"text"
+        parts.append(f" {type(node.value).__name__} {node.value!r})")
+        return
+    if isinstance(node, ast.Import):
+        imports.extend((0, alias.name, ()) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        imports.append((node.level, node.module, tuple(alias.name for alias in node.names)))
+    for field, value in ast.iter_fields(node):
+        if field == "body" and isinstance(node, WITH_DOCSTRING) and _is_text(value[:1]):
+            value = value[1:]
+        if isinstance(node, ast.JoinedStr):  # 3.12 ends a format such as {x:{width}} with ""
+            value = [part for part in value if getattr(part, "value", None) != ""]
+        if value is None or value == []:
+            continue
+        parts.append(f" {field}=")
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, ast.AST):
+                _write_tree(item, parts, imports)
+            else:
+                parts.append(f"{item!r},")
+    parts.append(")")

@@ -1,0 +1,40 @@
+"""The plan as one self-contained page: what the sweep will cost, its grid, what may go wrong."""
+
+from flops_fit.notation import time_text
+from flops_fit.plan.price import DEVICES, Rate, device_kind
+from flops_fit.plan.table import closing, totals
+from flops_fit.report.pages import fill
+
+MOST_ROWS = 500  # of the page's table; the CSV has all
+
+
+def plan_page(
+    name: str,
+    plan: dict,
+    rows: list[dict],
+    warnings: list[str],
+    rate: Rate,
+    currency: str,
+    figure: bytes,
+) -> str:
+    """The page as HTML; ``rows`` are those of `flops_fit.plan.table.plan_rows`, ``figure`` an SVG."""
+    return fill(
+        "plan.html.j2",
+        {"time": time_text, "sentence": _sentence},
+        name=name,
+        plan=plan,
+        rows=rows,
+        most=MOST_ROWS,
+        total=totals(rows),
+        warnings=warnings,
+        estimate=closing(plan, rows, rate, currency)[-1],
+        currency=currency,
+        figure=figure.decode().partition("<svg")[2],
+        device=DEVICES[device_kind(plan["resources"]["gpus"])],
+    )
+
+
+def _sentence(text: str) -> str:
+    """``text`` with a capital, unless it starts with a name such as d_model=12."""
+    first = text.split(maxsplit=1)[0]
+    return text if "=" in first else text[:1].upper() + text[1:]

@@ -1,0 +1,1 @@
+"""Around a sweep: simulated before it, extended and confirmed after it."""

@@ -1,0 +1,423 @@
+"""Play a planned sweep on a stated law, many times: can its grid answer, before anything is paid?
+
+Each play draws every run's loss from the law at the run's real N and D plus seed noise, and refits
+with the project's own estimators and resamples. What the intervals will be, how far off the answer
+lies and how often a minimum is bracketed then follow by counting.
+"""
+
+import re
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit.answer import check_flops, interval, predict
+from flops_fit.fit.bootstrap import draw
+from flops_fit.fit.core import FEWEST_RUNS, default_unit, fit_runs
+from flops_fit.fit.cost import Cost, cost_of
+from flops_fit.fit.estimators import Estimate, Runs, estimate_isoflop, estimate_surface
+from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
+from flops_fit.notation import count_text
+from flops_fit.store.collect import run_table
+
+TIMES, RESAMPLES, FITS = 200, 200, 20
+BEYOND = 10.0  # times the largest budget: where the answer is asked for by default
+BESIROGLU = (1.8172, 482.0, 2085.4, 0.3478, 0.3658)  # Besiroglu et al. 2024, 2404.10102, table 1
+PUBLISHED_FROM = 1e18  # FLOPs: the runs behind that law start about here
+TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022, 2203.15556
+ABOVE_E = (
+    0.5  # share of the loss above E at small scale: 0.49 in the demo, 0.41 of BESIROGLU at 1e18
+)
+NOISE = {"small": 0.01, "published": 0.005}  # sd of ln L; 0.008 in the demo
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the runs are drawn from: ``law``, a surface, and the sd of a run around it.
+
+    ``noise`` is in nats, or of ln L where ``relative``; ``words`` and ``noise_words`` say whence.
+    """
+
+    law: SurfaceLaw
+    words: str
+    noise: float
+    relative: bool
+    noise_words: str
+
+
+def law_of(e: float, a: float, b: float, alpha: float, beta: float) -> SurfaceLaw:
+    """The surface E + A / N^alpha + B / D^beta; `FlopsFitError` where a coefficient is not positive."""
+    for name, value in zip(("E", "A", "B", "alpha", "beta"), (e, a, b, alpha, beta), strict=True):
+        if not (np.isfinite(value) and value > 0):
+            raise FlopsFitError(f"law: {name} = {value!r}; allowed: a positive finite number")
+    return SurfaceLaw(np.array([[e, np.log(a), np.log(b), alpha, beta]]))
+
+
+def default_law(design: pd.DataFrame) -> tuple[SurfaceLaw, str, float]:
+    """A law for runs of which nothing is known yet, in words, and a noise (sd of ln L).
+
+    From 1e18 FLOPs on, where published runs lie, Chinchilla's law as refitted by Besiroglu et al.
+    2024. Far below, that law would give losses of tens of nats; only its exponents are kept, and at
+    the middle of the budgets (geometric) the optimum is put at 20 tokens per parameter with half of
+    the loss above E. The unit of the loss is then E.
+    """
+    if design["flops"].max() >= PUBLISHED_FROM:
+        words = "Chinchilla's law as refitted by Besiroglu et al. 2024 (2404.10102)"
+        return law_of(*BESIROGLU), words, NOISE["published"]
+    alpha, beta = BESIROGLU[3:]
+    middle = float(np.exp((np.log(design["flops"].min()) + np.log(design["flops"].max())) / 2))
+    cost = cost_of(design)[0]
+    grid = np.log(design["params"].min() / 100) + np.linspace(0, 15, 4001)
+    log_d = cost.log_tokens(grid, np.log(middle))
+    at = int(np.argmin(np.abs(log_d - grid - np.log(TOKENS_PER_PARAM))))
+    above = ABOVE_E / (1 - ABOVE_E)
+    price = float(cost.slope(grid[at]))  # alpha A/N^alpha = price x beta B/D^beta at the optimum
+    part_n = above * price * beta / (alpha + price * beta)
+    law = law_of(
+        1.0,
+        part_n * np.exp(alpha * grid[at]),
+        (above - part_n) * np.exp(beta * log_d[at]),
+        alpha,
+        beta,
+    )
+    words = (
+        f"the exponents of Besiroglu et al. 2024, whose runs are far larger; at {middle:.3g} FLOPs "
+        f"{TOKENS_PER_PARAM:g} tokens per parameter are taken as best, with {ABOVE_E:.0%} of the "
+        "loss above E = 1"
+    )
+    return law, words, NOISE["small"]
+
+
+def law_of_fit(fit: dict) -> tuple[SurfaceLaw, str, float]:
+    """The surface of FIT.json, in words, and the sd of ln L of a run around it.
+
+    The sd is the residual scale, corrected for the five unknowns: seed noise and misfit together.
+    Where the surface is not identifiable the one with alpha = beta stands in for it.
+    """
+    for name, words in (("parametric", "the fitted surface"), ("tied", "the fitted surface, tied")):
+        entry = fit[name]
+        if entry["status"] in ("converged", "at_bound"):
+            free = max(entry["n_runs"] - (5 if name == "parametric" else 4), 1)
+            noise = entry["scale"] * np.sqrt(entry["n_runs"] / free)
+            values = (entry[key] for key in ("E", "A", "B", "alpha", "beta"))
+            return law_of(*values), words, float(noise)
+    raise FlopsFitError(f"fit: no surface is identified ({fit['parametric']['reason']})")
+
+
+def truth_for(
+    design: pd.DataFrame,
+    law: tuple[float, ...] | None = None,
+    fit: dict | None = None,
+    noise: tuple[float, bool] | None = None,
+) -> Truth:
+    """The ``law`` given (E, A, B, alpha, beta), else that of ``fit``, else the default for ``design``.
+
+    The noise likewise. ``noise``: (sd, whether it is a share of the loss instead of nats).
+    """
+    if law is not None:
+        found, words, sd = law_of(*law), "the law given", NOISE["published"]
+    elif fit is not None:
+        found, words, sd = law_of_fit(fit)
+    else:
+        found, words, sd = default_law(design)
+    if noise is not None:
+        return Truth(found, words, *noise, "given")
+    return Truth(found, words, sd, True, "residual scale of the fit" if fit else "assumed")
+
+
+def design_of(plan: dict, params: str = "params") -> pd.DataFrame:
+    """The runs of ``plan`` (the content of a plan file) as the fit will read them, without losses.
+
+    ``params`` names the column that is N.
+    """
+    records = [{**row, "status": "completed", "reason": ""} for row in plan["experiments"]]
+    frame = pd.DataFrame(run_table(records, plan["convention"]))
+    frame["params"] = frame[params]
+    counts = ["params", "params_nonembedding", "params_total", "flops_per_token"]
+    return frame[["run_id", "budget", "size", "seed", *counts, "tokens", "flops"]]
+
+
+def losses_of(design: pd.DataFrame, truth: Truth, times: int, seed: int = 0) -> np.ndarray:
+    """Simulated losses (times, n).
+
+    A run's luck depends on its budget, N and seed only, so that two designs share the luck of the
+    runs that they share, and differ by their design alone.
+    """
+    log_n, log_d = (np.log(design[name].to_numpy(dtype=float)) for name in ("params", "tokens"))
+    smooth = truth.law.loss(log_n[:, None], log_d[:, None])[:, 0]
+    keys = zip(design["budget"], design["params"], design["seed"], strict=True)
+    luck = np.stack(
+        [
+            np.random.default_rng([seed, zlib.crc32(repr(tuple(map(float, key))).encode())])
+            .standard_normal(times)
+            for key in keys
+        ],
+        axis=1,
+    )  # fmt: skip
+    if truth.relative:
+        return smooth * np.exp(truth.noise * luck)
+    return np.maximum(smooth + truth.noise * luck, 1e-9 * smooth)
+
+
+@dataclass(frozen=True)
+class Play:
+    """One estimator on one simulated sweep: values and interval ends of a, ln N* and L*.
+
+    ``usable``: whether its status lets it answer; ``value`` (3,), ``ends`` (3, 2) or None.
+    """
+
+    usable: bool
+    value: np.ndarray
+    ends: np.ndarray | None
+
+
+def simulate(
+    design: pd.DataFrame,
+    truth: Truth,
+    *,
+    flops: float | None = None,
+    times: int = TIMES,
+    resamples: int = RESAMPLES,
+    fits: int = FITS,
+    seed: int = 0,
+    level: float = 0.90,
+    fit_options: dict | None = None,
+) -> dict:
+    """Play the sweep ``times`` times; plain data, with a, ln N* and L* at ``flops``.
+
+    ``design``: as `design_of` gives it. ``flops``: default 10 times the largest budget.
+    ``resamples``: behind each simulated interval. ``fits``: how many of the plays are also fitted
+    whole, with the held-out choice of the headline and the verdict, as ``flops-fit fit`` does.
+    ``fit_options``: delta, exclude and method of the sweep's own fit. ``truth``: the law and the
+    noise (`truth_for`). ``seed``: of the noise. ``level``: of the intervals.
+
+    For every estimator and quantity: ``true``, ``bias`` (mean error), ``spread`` (width of the
+    central 90% of the estimates), ``width`` (mean width of the stated intervals) and ``coverage``
+    (how often they hold the truth). Those of ``params`` are in ln N.
+    """
+    if len(design) < FEWEST_RUNS:
+        raise FlopsFitError(f"plan: {len(design)} runs; at least {FEWEST_RUNS} can be fitted")
+    for name, value, least in (("times", times, 2), ("resamples", resamples, 2), ("fits", fits, 0)):
+        if not isinstance(value, int) or value < least:
+            raise FlopsFitError(f"{name}: {value!r}; allowed: a whole number of at least {least}")
+    if not isinstance(seed, int) or seed < 0:
+        raise FlopsFitError(f"seed: {seed!r}; allowed: a whole number of at least 0")
+    options = {k: v for k, v in (fit_options or {}).items() if k in ("delta", "exclude", "method")}
+    if options.get("method") == "envelope":
+        raise FlopsFitError("method: 'envelope' needs loss curves, which are not simulated")
+    losses = losses_of(design, truth, times, seed)
+    table = prepare_runs(design.assign(loss=losses[0]), "plan")
+    groups, _ = budget_groups(table.frame)
+    cost, _ = cost_of(table.frame, table.sizes)
+    target = check_flops(BEYOND * design["budget"].max() if flops is None else flops)
+    draws = draw(
+        table.frame, default_unit(table.frame), resamples, np.random.default_rng(0), groups
+    )
+    plays: dict[str, list[Play]] = {"surface": [], **({"isoflop": []} if groups else {})}
+    brackets, vertices = [], []
+    for loss in losses:
+        runs = Runs(table.frame.assign(loss=loss), groups, cost)
+        surface = estimate_surface(
+            runs, draws, options.get("delta", "auto"), options.get("exclude") or "auto",
+            start=truth.law.values[0],
+        )  # fmt: skip
+        plays["surface"].append(_play(surface, cost, target, level))
+        if groups:
+            minima = estimate_isoflop(runs, draws, surface.weight, surface.draw_weight)
+            plays["isoflop"].append(_play(minima, cost, target, level))
+            brackets.append([int(m.status[0]) == 0 for m in minima.detail[1]])
+            vertices.append([float(m.log_n[0]) for m in minima.detail[1]])
+    log_n, loss = (float(v[0]) for v in truth.law.optimum(np.log(target), cost))
+    true = {"surface": [float(truth.law.exponent()[0]), log_n, loss]}
+    true["isoflop"] = [_path_exponent(truth, cost, groups), log_n, loss]
+    bracketed = np.array(brackets, dtype=bool).reshape(times, len(groups))
+    return {
+        "design": {
+            "runs": len(design),
+            "budgets": [c for c, _ in groups],
+            "flops": float(design["flops"].sum()),
+        },
+        "law": dict(zip(("E", "A", "B", "alpha", "beta"), _coefficients(truth.law), strict=True))
+        | {"words": truth.words},
+        "noise": {
+            "sd": truth.noise,
+            "unit": "share of the loss" if truth.relative else "nats",
+            "words": truth.noise_words,
+        },
+        "times": times,
+        "resamples": resamples,
+        "level": level,
+        "seed": seed,
+        "target": {
+            "flops": target,
+            "params": float(np.exp(log_n)),
+            "tokens": float(np.exp(cost.log_tokens(log_n, np.log(target)))),
+            "loss": loss,
+        },
+        "estimators": {name: _tell(found, true[name], level) for name, found in plays.items()},
+        "minima": [
+            {
+                "flops": c,
+                "bracketed": float(bracketed[:, k].mean()),
+                "params": float(np.exp(truth.law.optimum(np.log(c), cost)[0][0])),
+                "bias": _mean_error(
+                    np.array(vertices)[bracketed[:, k], k],
+                    float(truth.law.optimum(np.log(c), cost)[0][0]),
+                ),
+            }
+            for k, (c, _) in enumerate(groups)
+        ],
+        "all_bracketed": float(bracketed.all(axis=1).mean()) if groups else None,
+        "whole_fits": _whole_fits(table, losses[:fits], resamples, options, level, true, target),
+    }
+
+
+def _coefficients(law: SurfaceLaw) -> list[float]:
+    e, ln_a, ln_b, alpha, beta = law.values[0]
+    return [float(v) for v in (e, np.exp(ln_a), np.exp(ln_b), alpha, beta)]
+
+
+def _path_exponent(truth: Truth, cost: Cost, groups) -> float:
+    """The slope of ln N* over ln C that the minima of these budgets estimate."""
+    log_c = np.log([c for c, _ in groups])
+    if len(log_c) < 2:
+        return float(truth.law.exponent()[0])
+    return float(np.polyfit(log_c, [truth.law.optimum(c, cost)[0][0] for c in log_c], 1)[0])
+
+
+def _play(estimate: Estimate, cost: Cost, flops: float, level: float) -> Play:
+    def values(law) -> np.ndarray:
+        return np.stack([law.exponent(), *law.optimum(np.log(flops), cost)])
+
+    usable = estimate.status in ("converged", "at_bound", "bracketed")
+    ends = None
+    if estimate.draws is not None and len(estimate.draws.values):
+        ends = np.array([interval(v, level) for v in values(estimate.draws)])
+    return Play(usable, values(estimate.law)[:, 0], ends)
+
+
+def _mean_error(values: np.ndarray, true: float) -> float | None:
+    return float(values.mean() - true) if len(values) else None
+
+
+def _tell(plays: list[Play], true: list[float], level: float) -> dict:
+    """What the usable plays of one estimator come to."""
+    usable = [play for play in plays if play.usable and play.ends is not None]
+    told: dict = {"usable": len(usable) / len(plays)}
+    if not usable:
+        return told
+    value, ends = np.array([p.value for p in usable]), np.array([p.ends for p in usable])
+    for i, name in enumerate(("a", "params", "loss")):
+        low, high = interval(value[:, i], level)
+        inside = (ends[:, i, 0] <= true[i]) & (true[i] <= ends[:, i, 1])
+        told[name] = {
+            "true": true[i],
+            "bias": float(value[:, i].mean() - true[i]),
+            "spread": high - low,
+            "width": float((ends[:, i, 1] - ends[:, i, 0]).mean()),
+            "coverage": float(inside.mean()),
+        }
+    return told
+
+
+def _whole_fits(
+    table: RunTable, losses: np.ndarray, resamples: int, options: dict, level: float, true, flops
+) -> dict | None:
+    """Verdicts, headlines and intervals of the plays fitted as ``flops-fit fit`` fits."""
+    if not len(losses):
+        return None
+    answers = []
+    for loss in losses:
+        part = RunTable(table.frame.assign(loss=loss), "plan", sizes=table.sizes)
+        answers.append(predict(
+            fit_runs(part, bootstrap=resamples, level=level, sensitivity=False, **options), flops
+        ))  # fmt: skip
+    log_ends = np.array([np.log(a["ci"]["params"]) for a in answers])
+    ends = np.array([a["ci"]["loss"] for a in answers])
+    _, log_n, loss = true["surface"]
+    reasons = Counter(
+        kind for a in answers for kind in {_kind(reason) for reason in a["reasons"]}
+    )  # fmt: skip
+
+    def shares(counts: Counter) -> dict[str, float]:
+        return {name: count / len(answers) for name, count in counts.most_common()}
+
+    return {
+        "count": len(answers),
+        "verdicts": shares(Counter(a["verdict"] for a in answers)),
+        "headlines": shares(Counter(a["method"] for a in answers)),
+        "reasons": shares(reasons),
+        "params": {
+            "width": float((log_ends[:, 1] - log_ends[:, 0]).mean()),
+            "coverage": float(((log_ends[:, 0] <= log_n) & (log_n <= log_ends[:, 1])).mean()),
+        },
+        "loss": {
+            "width": float((ends[:, 1] - ends[:, 0]).mean()),
+            "coverage": float(((ends[:, 0] <= loss) & (loss <= ends[:, 1])).mean()),
+        },
+    }
+
+
+def _kind(reason: str) -> str:
+    """A reason without its numbers, so that equal ones can be counted."""
+    return re.sub(r"[^\s\w]*\d[\w.+-]*%?", "…", reason.split(":")[0].split(" (")[0])
+
+
+def describe_simulation(told: dict) -> str:
+    """`simulate`'s outcome for a terminal."""
+    design, law, noise, target = (told[key] for key in ("design", "law", "noise", "target"))
+    sd = f"{100 * noise['sd']:.2g}% of the loss" if noise["unit"] != "nats" else (
+        f"{noise['sd']:.3g} nats"
+    )  # fmt: skip
+    level = f"{100 * told['level']:.0f}%"
+    lines = [
+        f"{design['runs']} runs at {len(design['budgets'])} budgets, {design['flops']:.3g} FLOPs, "
+        f"played {told['times']} times",
+        f"law:   L = {law['E']:.4g} + {law['A']:.4g} / N^{law['alpha']:.3f} + {law['B']:.4g} / "
+        f"D^{law['beta']:.3f}, {law['words']}",
+        f"noise: sd {sd} from run to run ({noise['words']})",
+        f"asked: {target['flops']:.3g} FLOPs, where the truth is N* {count_text(target['params'])}, "
+        f"D* {count_text(target['tokens'])}, loss {target['loss']:.4f}",
+        "",
+        f"{'estimator':<11}{'':<6}{'bias':>9}{level + ' interval':>14}{'its coverage':>14}"
+        f"{'real spread':>13}",
+    ]
+    for name, found in told["estimators"].items():
+        if "a" not in found:
+            lines.append(f"{name:<11}never identified")
+            continue
+        for label, key in (("a", "a"), ("N*", "params"), ("loss", "loss")):
+            q = found[key]
+            bias, width, spread = (
+                _wide(q[part], key, part) for part in ("bias", "width", "spread")
+            )
+            lines.append(f"{name if key == 'a' else '':<11}{label:<6}{bias:>9}{width:>14}"
+                         f"{q['coverage']:>14.0%}{spread:>13}")  # fmt: skip
+        if found["usable"] < 1:
+            lines.append(f"{'':<11}identified in {found['usable']:.0%} of the plays; of those")
+    lines.append("(intervals and spread: width of a and loss, high / low of N*)")
+    if told["minima"]:
+        each = ", ".join(f"{m['flops']:.3g} {m['bracketed']:.0%}" for m in told["minima"])
+        lines += ["", f"minima bracketed: {each}; all of them {told['all_bracketed']:.0%}"]
+    whole = told["whole_fits"]
+    if whole:
+        verdicts, headlines, reasons = (
+            ", ".join(f"{name} {share:.0%}" for name, share in whole[key].items())
+            for key in ("verdicts", "headlines", "reasons")
+        )
+        lines.append(
+            f"verdict expected: {verdicts} (of {whole['count']} whole fits; headline {headlines}; "
+            f"N* x{np.exp(whole['params']['width']):.2f})"
+        )
+        lines += [f"  held back by: {reasons}"] if reasons else []
+    return "\n".join(lines)
+
+
+def _wide(value: float, key: str, part: str) -> str:
+    if key != "params":
+        return f"{value:+.4f}" if part == "bias" else f"{value:.4f}"
+    return f"{100 * np.expm1(value):+.1f}%" if part == "bias" else f"x{np.exp(value):.2f}"

@@ -1,0 +1,1 @@
+"""What lies below ``results``: records, locks, plan files, and the tables made of them."""

@@ -1,0 +1,111 @@
+"""Merge the records of a sweep: ``results.json`` with everything, ``results.csv`` for the fit."""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.places import run_folder
+from flops_fit.files import read_json, write_atomic, write_json
+from flops_fit.store.records import RESULT, read_failure, read_record
+from flops_fit.store.verified import Verified, state_of
+
+COUNTS = ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token")
+FAILED = "failed"
+
+
+def collect(plan: dict, results: str | Path, failed: Iterable[str] = ()) -> list[dict]:
+    """The records of ``plan``'s experiments, in its order, each with its budget.
+
+    Counts are taken from the plan, so that all runs are counted by the same counter whenever they
+    were trained. Experiments in ``failed`` are allowed to have no record: they stay in the list
+    with status ``failed`` and their reason. Raises `FlopsFitError` naming a broken or foreign file.
+    """
+    failed, verified = set(failed), Verified(results)
+    records = [
+        _record(row, results, row["experiment_id"] in failed, verified)
+        for row in plan["experiments"]
+    ]
+    verified.save()
+    return records
+
+
+def _record(row: dict, results: str | Path, failed: bool, verified: Verified) -> dict:
+    folder = run_folder(results, row["experiment_id"])
+    counts = {key: row[key] for key in COUNTS}
+    planned = {"compute_budget": row["compute_budget"], "size_param_value": row["size_param_value"],
+               "seed": row["seed"], "num_tokens": row["num_tokens"]}  # fmt: skip
+    if failed:
+        reason = read_failure(folder, row["hash"]) or "no record and no failure file"
+        return {"experiment_id": row["experiment_id"], "hash": row["hash"], **planned, **counts,
+                "status": FAILED, "reason": reason}  # fmt: skip
+    state = state_of(folder / RESULT, row["hash"])
+    record = read_record(folder / RESULT, row["experiment_id"], row["hash"])
+    verified.note(folder / RESULT, state)
+    if record["tokens_seen"] != row["num_tokens"] and record["status"] == "completed":
+        raise FlopsFitError(
+            f"{folder / RESULT}: trained on {record['tokens_seen']} tokens, planned "
+            f"{row['num_tokens']}"
+        )
+    return {**record, **planned, **counts}
+
+
+def run_table(records: list[dict], convention: str) -> list[dict]:
+    """One flat row per record, in the columns that the fit reads.
+
+    ``flops`` follows ``convention`` (counted or 6nd) for the tokens really seen; ``loss`` is the
+    held-out loss, empty for a run that diverged or failed.
+    """
+    return [_row(record, convention) for record in records]
+
+
+def _row(record: dict, convention: str) -> dict:
+    identity = record.get("identity", {})
+    tokens = record.get("tokens_seen", record["num_tokens"])
+    counted = record["flops_per_token"] * tokens
+    six_nd = 6.0 * record["num_params"] * tokens
+    return {
+        "run_id": record["experiment_id"],
+        "status": record["status"],
+        "budget": record["compute_budget"],
+        "size": record["size_param_value"],
+        "seed": record["seed"],
+        "params": record["params"],
+        "params_nonembedding": record["params_nonembedding"],
+        "params_total": record["params_total"],
+        "num_params": record["num_params"],
+        "tokens": tokens,
+        "flops": counted if convention == "counted" else six_nd,
+        "flops_6nd": six_nd,
+        "flops_counted": counted,
+        "flops_per_token": counted / tokens if convention == "counted" else six_nd / tokens,
+        "loss": record.get("final_loss"),
+        "loss_se": record.get("final_loss_se"),
+        "steps": record.get("steps_done"),
+        "batch_items": identity.get("batch_items"),
+        "learning_rate": identity.get("learning_rate"),
+        "epochs": record.get("epochs"),
+        "wall_seconds": record.get("wall_seconds"),
+        "tokens_per_second": record.get("tokens_per_second"),
+        "reason": record["reason"],
+    }
+
+
+def write_results(records: list[dict], convention: str, json_path: str, csv_path: str) -> None:
+    """Write both tables, each whole."""
+    rows = run_table(records, convention)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_json(json_path, records)
+    write_atomic(csv_path, text.getvalue())
+
+
+def read_results(path: str | Path) -> list[dict]:
+    """The records of a ``results.json``; raises `FlopsFitError` for another file."""
+    records = read_json(path)
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise FlopsFitError(f"{path}: expected a JSON list of records")
+    return records

@@ -1,0 +1,236 @@
+"""The run store: what lies below ``results/runs``, who uses it, what may go, what comes from elsewhere.
+
+A sweep uses the runs that its plan names. Runs are shared, so none is removed with a sweep; what no
+sweep uses any longer is removed on request only.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.identity import experiment_id
+from flops_fit.experiment.places import MANIFEST, plan_folder, run_folder
+from flops_fit.files import canonical_hash, write_atomic
+from flops_fit.store.locks import lock_if_free
+from flops_fit.store.plan_file import read_plan
+from flops_fit.store.records import (
+    COMPLETED,
+    FAILURE,
+    RECORD,
+    RESULT,
+    check_record,
+    read_record,
+    set_aside,
+)
+
+RUNNING, FAILED, UNFINISHED, CORRUPT = "running", "failed", "unfinished", "corrupt"
+ID = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")  # what the workflow takes for one; no path
+STORED = ("experiments", "experiment_id", "data_dir", "check", "fingerprint")  # known of a plan
+PRUNED = ".pruned-"  # a folder on its way out
+
+
+@dataclass(frozen=True)
+class Run:
+    """One folder of the store."""
+
+    experiment_id: str
+    status: str  # completed, diverged, running, failed, unfinished or corrupt (its record)
+    bytes: int
+    age_seconds: float  # since its newest file was written
+    sweeps: list[str]  # that use it
+
+
+def stored_runs(results: str | Path) -> list[Run]:
+    """Every run below ``results``, in the order of their names."""
+    users = users_of_runs(read_sweeps(results))
+    return [_run(folder, users.get(folder.name, [])) for folder in _folders(Path(results, "runs"))]
+
+
+def read_sweeps(results: str | Path) -> dict[str, dict]:
+    """The plan of each sweep by its name; a broken plan is a `FlopsFitError` that names it."""
+    files = sorted((plan_folder(results) / "sweeps").glob("*.json"))
+    return {path.stem: read_plan(path, STORED) for path in files}
+
+
+def users_of_runs(sweeps: dict[str, dict]) -> dict[str, list[str]]:
+    """The sweeps that use an experiment, by its id."""
+    users: dict[str, list[str]] = {}
+    for name, plan in sweeps.items():
+        for row in plan["experiments"]:
+            users.setdefault(row["experiment_id"], []).append(name)
+    return users
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(p for p in parent.glob("*") if p.is_dir() and not p.name.startswith("."))
+
+
+def _run(folder: Path, sweeps: list[str]) -> Run:
+    files = _files(folder)
+    newest = max((stat.st_mtime for stat in files), default=folder.stat().st_mtime)
+    size = sum(stat.st_size for stat in files)
+    return Run(folder.name, run_status(folder), size, time.time() - newest, sweeps)
+
+
+def _files(path: Path) -> list[os.stat_result]:
+    """The states of a file, or of all files below a folder that are still there."""
+    found = []
+    for file in [path] if path.is_file() else path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a trainer is at work
+            if file.is_file():
+                found.append(file.stat())
+    return found
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or of all files below a folder."""
+    return sum(stat.st_size for stat in _files(path))
+
+
+def run_status(folder: Path) -> str:
+    """How far a run is; one that has a sound record is over, whatever else lies beside it."""
+    if (folder / RECORD).exists():
+        try:
+            return read_record(folder / RECORD, folder.name)["status"]
+        except FlopsFitError:
+            return CORRUPT
+    with lock_if_free(folder) as free:
+        if not free:
+            return RUNNING
+    return FAILED if (folder / FAILURE).exists() else UNFINISHED
+
+
+def unused(results: str | Path) -> dict[str, list[Path]]:
+    """What no sweep uses, by kind: runs, data, and files of plans (which are made again at need).
+
+    Runs at work are left out. Refused without any sweep (everything would go) and while a workflow
+    is at work, whose waiting jobs may belong to a plan that has been replaced since.
+    """
+    sweeps = read_sweeps(results)
+    if not sweeps:
+        raise FlopsFitError(f"{plan_folder(results) / 'sweeps'}: no sweep, so every run would go")
+    locks = Path(results).resolve().parent / ".snakemake" / "locks"
+    if any(locks.glob("*")):
+        raise FlopsFitError(
+            f"{locks}: a workflow is at work here, or was killed (then `snakemake --unlock` first)"
+        )
+    users = users_of_runs(sweeps)
+    runs = [f for f in _folders(Path(results, "runs")) if f.name not in users and _is_free(f)]
+    data = {Path(plan["data_dir"]).name for plan in sweeps.values() if plan["data_dir"]}
+    checks = {Path(plan["check"]).stem for plan in sweeps.values()}
+    at_work = {f.name for f in _folders(Path(results, "runs"))} - {f.name for f in runs}
+    kept = {
+        "specs": {*users, *at_work},
+        "plans": {plan["fingerprint"][:16] for plan in sweeps.values()},
+        "checks": checks,
+        "checked": checks,
+        "data": data,
+    }
+    return {
+        "rests": [p for kind in ("runs", "data") for p in Path(results, kind).glob(f"{PRUNED}*")],
+        "runs": runs,
+        "data": [
+            path
+            for path in _folders(Path(results, "data"))
+            if path.name not in data and (path / MANIFEST).exists()
+        ],
+        "files of plans": [
+            path
+            for folder, names in kept.items()
+            for path in sorted((plan_folder(results) / folder).glob("*"))
+            if path.is_file() and path.stem not in names
+        ],
+    }
+
+
+def _is_free(folder: Path) -> bool:
+    with lock_if_free(folder) as free:
+        return free
+
+
+def remove(path: Path) -> bool:
+    """Remove a file or a folder, the folder renamed first: a kill leaves no half of it in place.
+
+    False for a run that a trainer has taken meanwhile.
+    """
+    if path.is_file():
+        path.unlink()
+        return True
+    with lock_if_free(path) as free:
+        if not free:
+            return False
+        if not path.name.startswith(PRUNED):
+            path = path.rename(path.with_name(PRUNED + path.name))
+    shutil.rmtree(path)
+    return True
+
+
+def found_records(source: str | Path) -> list[Path]:
+    """The records below a results folder, its ``runs``, or one run's folder."""
+    source = Path(source)
+    if (source / RECORD).exists():
+        return [source / RECORD]
+    runs = source / "runs" if (source / "runs").is_dir() else source
+    return sorted(runs.glob(f"*/{RECORD}"))
+
+
+def check_foreign(content: bytes) -> dict:
+    """A record from elsewhere, believed in nothing: its seal, hash and id follow from its content.
+
+    Raises `FlopsFitError` with what is wrong.
+    """
+    try:
+        claimed = json.loads(content)
+        identity = claimed["identity"]
+        name, digest = experiment_id(identity), canonical_hash(identity)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise FlopsFitError("not a record of an experiment") from None
+    record = check_record(content, name, digest)
+    if not ID.fullmatch(name):
+        raise FlopsFitError(f"its id {name!r} is not allowed")
+    if record["status"] == COMPLETED:
+        tokens = record["tokens_seen"]
+        if tokens != identity["tokens"]:
+            raise FlopsFitError(f"trained on {tokens} tokens, planned {identity['tokens']}")
+    return record
+
+
+def import_record(path: Path, results: str | Path) -> str:
+    """Copy a record into the store, and say what came of it: "imported" or "already here".
+
+    A sound record that is here stays, whatever the other says; a corrupt one is moved aside. The
+    next workflow makes the result from the record. Raises `FlopsFitError` for one that is refused.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FlopsFitError(f"cannot be read ({error.strerror})") from None
+    record = check_foreign(content)
+    folder = run_folder(results, record["experiment_id"])
+    folder.mkdir(parents=True, exist_ok=True)
+    own, broken = folder / RECORD, None
+    with lock_if_free(folder) as free:
+        if own.exists():
+            try:
+                here = read_record(own, record["experiment_id"], record["hash"])
+            except FlopsFitError as error:
+                broken = error
+            else:
+                if here != record:
+                    losses = here["final_loss"], record["final_loss"]
+                    print("{}: stays with loss {}; the other has {}".format(folder.name, *losses))
+                return "already here"
+        if not free:
+            raise FlopsFitError("a trainer is at work on this experiment here")
+        if broken:
+            print(f"flops-fit: {broken}; moved to {set_aside(own).name}", file=sys.stderr)
+        write_atomic(own, content)
+        (folder / RESULT).unlink(missing_ok=True)  # it was the copy of another record, or of none
+    return "imported"

@@ -1,0 +1,1 @@
+"""What surrounds the loop of `flops_fit.trainer`: data order, checks, checkpoints, evaluation."""

@@ -1,0 +1,221 @@
+"""What can be refused before the first step: devices, amounts of data, and contracts."""
+
+import itertools
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from flops_fit.data import Data, bytes_per_token, first_item
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
+from flops_fit.experiment.exact import target_elements
+from flops_fit.experiment.options import TrainOptions
+from flops_fit.loss import ignore_index_of, masks_targets
+from flops_fit.model_factory import call_model
+from flops_fit.optimizer import as_one_optimizer
+from flops_fit.plan.price import PLAN_HINT
+from flops_fit.plugins.resolve import add_search_paths, one_line
+from flops_fit.training.batches import GlobalBatches
+
+LOOKED_AT = 256  # items of each part of the data
+
+
+def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
+    """Refuse to run on other devices, processes or number formats than were asked for.
+
+    ``accelerate launch --cpu --num_processes 2`` silently runs one process, and fp16 on a CPU
+    silently trains in fp32.
+    """
+    world = accelerator.num_processes
+    if options.processes is not None and world != options.processes:
+        raise FlopsFitError(
+            f"resources.processes: {options.processes} were asked for, but {world} runs; launch "
+            "with `flops-fit train`, or with accelerate's --multi_gpu and ACCELERATE_USE_CPU=true"
+        )
+    if (
+        options.gpus
+        and accelerator.device.type == "cpu"
+        and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    ):
+        raise FlopsFitError(
+            f"resources.gpus: the job was given {options.gpus} and sees none; check the driver and "
+            "CUDA_VISIBLE_DEVICES, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
+        )
+    if options.precision != "no" and not accelerator.native_amp:
+        raise FlopsFitError(
+            f"precision: {options.precision} is not offered by {accelerator.device.type}; allowed "
+            "here: no, bf16"
+        )
+    if options.batch_items < world:
+        raise FlopsFitError(
+            f"batch: {options.batch_items} items are fewer than the {world} processes; allowed: a "
+            f"global batch of {world} items or more, or at most {options.batch_items} processes"
+        )
+
+
+def check_amounts(options: TrainOptions, batches: GlobalBatches, per_item: int) -> None:
+    """Refuse more passes over the data than ``max_epochs`` allows."""
+    limit = options.max_epochs
+    if limit is None or batches.items is None:
+        return
+    most = int(limit * batches.items) * per_item
+    if options.tokens > most:
+        raise FlopsFitError(
+            f"tokens: D = {options.tokens} needs {options.tokens / per_item / batches.items:.3g} "
+            f"passes over {batches.items} items; allowed: {limit:g} passes, D up to {most}; "
+            f"{PLAN_HINT}"
+        )
+
+
+def enable_activation_checkpointing(model: nn.Module) -> None:
+    """Ask the model to recompute activations; only the model knows where that is worth it."""
+    if not hasattr(model, "set_activation_checkpointing"):
+        raise FlopsFitError(
+            f"resources.activation_checkpointing: {type(model).__name__} has no method "
+            "set_activation_checkpointing(enabled); allowed: false, or a model that has it"
+        )
+    model.set_activation_checkpointing(True)
+
+
+def check_partial_item(model: nn.Module, data: Data, loss_fn, tokens: int, per_item: int) -> None:
+    """Refuse a D that ends inside an item, unless the loss can ignore the item's other targets."""
+    inputs, targets = data.collate([first_item(data)])
+    with torch.no_grad():
+        masks = masks_targets(loss_fn, call_model(model, inputs), targets)
+    if not masks:
+        low = tokens // per_item * per_item
+        raise FlopsFitError(
+            f"tokens: D = {tokens} ends inside an item of {per_item} targets, and the loss does not "
+            f"ignore targets of {ignore_index_of(loss_fn)}; allowed: {low} or {low + per_item}"
+        )
+
+
+def check_inputs(spec: dict) -> dict:
+    """Try one real batch at the size of ``spec``: data, model, loss and optimiser together.
+
+    Returns what is now known of the data: ``unique_items``, ``unique_tokens``, ``heldout_items``
+    and ``bytes_per_token`` (None where unknown). Raises `FlopsFitError` that says which part of
+    the contract is broken.
+    """
+    add_search_paths(spec["search_paths"])
+    identity = spec["identity"]
+    data = load_data(spec)
+    loss_fn = load_loss(identity["loss"]["function"])
+    reference, per_item = identity["dataset"]["factory"], spec["counts"]["tokens_per_item"]
+    _, targets = first_item(data)
+    found = target_elements(targets, loss_fn)
+    if found != per_item:
+        raise FlopsFitError(
+            f"{reference}: an item has {found} target elements, the plan was made with {per_item}; "
+            "dataset.example must return an item of the same shape"
+        )
+    model = make_model(spec)
+    check_batch(model, data, loss_fn, reference)
+    try:
+        as_one_optimizer(make_optimizer(spec, model, identity["learning_rate"]))
+    except TypeError as error:
+        raise FlopsFitError(f"{identity['optimizer']['factory']}: {error}") from None
+    items = data.unique_items
+    return {
+        "unique_items": items,
+        "unique_tokens": None if items is None else items * per_item,
+        "heldout_items": None if data.is_stream else len(data.heldout),
+        "bytes_per_token": bytes_per_token(data.train),
+    }
+
+
+def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
+    """Run one real batch forward and backward; the error names the contract that it breaks."""
+    for part, name in ((data.train, "training"), (data.heldout, "held-out")):
+        items = telling_items(itertools.islice(iter(part), LOOKED_AT) if data.is_stream else part)
+        inputs, targets = data.collate([(i, torch.as_tensor(t)) for i, t in items])
+        if targets_are_lost(targets):
+            raise FlopsFitError(
+                f"{reference}: {name} targets hold values that are not finite; allowed: finite numbers"
+            )
+        try:
+            outputs = call_model(model, inputs)
+        except Exception as error:
+            raise FlopsFitError(
+                f"{reference}: the model refuses a {name} batch ({span(inputs)}): {one_line(error)}"
+            ) from error
+        try:
+            loss = loss_fn(outputs, targets)
+        except Exception as error:
+            raise FlopsFitError(
+                f"{reference}: the loss refuses a {name} batch (targets {span(targets)}): "
+                f"{one_line(error)}"
+            ) from error
+        check_loss(loss, loss_fn)
+    loss.backward()
+
+
+def targets_are_lost(targets) -> bool:
+    """Whether a batch of targets holds NaN or infinity, which no loss survives."""
+    return any(
+        isinstance(leaf, torch.Tensor)
+        and leaf.is_floating_point()
+        and not bool(torch.isfinite(leaf).all())
+        for leaf in tree_leaves(targets)
+    )
+
+
+def telling_items(part) -> list:
+    """Of `LOOKED_AT` items spread over ``part``: the first, the last, and each extreme integer's.
+
+    A token beyond the vocabulary may be rare; the first and the last item need not hold it.
+    """
+    if hasattr(part, "__len__"):
+        last, steps = len(part) - 1, LOOKED_AT - 1
+        part = [part[i] for i in sorted({last * i // steps for i in range(LOOKED_AT)})]
+    items = list(part)
+    told = {0, len(items) - 1}
+    for leaves in zip(*(tree_leaves(tuple(item)) for item in items), strict=False):
+        values = [integers(leaf) for leaf in leaves]
+        with_values = [i for i, value in enumerate(values) if len(value)]
+        if with_values:
+            told.add(min(with_values, key=lambda i: values[i].min().item()))
+            told.add(max(with_values, key=lambda i: values[i].max().item()))
+    return [items[i] for i in sorted(told)]
+
+
+def integers(leaf) -> torch.Tensor:
+    """The integers of one leaf of an item, flat; empty for anything else."""
+    if isinstance(leaf, int) or hasattr(leaf, "__array__"):
+        values = torch.as_tensor(leaf).flatten()
+        if not values.is_floating_point():
+            return values
+    return torch.empty(0)
+
+
+def check_loss(loss, loss_fn) -> None:
+    """The loss contract: one finite, positive scalar with a gradient."""
+    name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+    if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
+        shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise FlopsFitError(
+            f"loss.function: {name} returned {shape}; allowed: a scalar, the mean over targets"
+        )
+    if not torch.isfinite(loss):
+        raise FlopsFitError(
+            f"loss.function: {name} is {loss.item()} on a real batch before any training; "
+            "allowed: a finite number"
+        )
+    if loss <= 0:
+        raise FlopsFitError(
+            f"loss.function: {name} is {loss.item():.4g} on a real batch before any training; "
+            "allowed: a loss that stays above zero, as the law L = E + A/N^alpha + B/D^beta does; to a "
+            "log-likelihood add a constant"
+        )
+    if not loss.requires_grad:
+        raise FlopsFitError(f"loss.function: {name} returned a value without a gradient")
+
+
+def span(value) -> str:
+    """Shape and range of a batch in words."""
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    return f"shape {tuple(value.shape)}, values {value.min().item():g} to {value.max().item():g}"
