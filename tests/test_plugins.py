@@ -308,7 +308,7 @@ def test_our_own_examples_are_known_by_their_source_also_when_installed(tmp_path
     package = tmp_path / "site-packages" / "flops_fit"
     (package / "examples").mkdir(parents=True)
     (package / "examples" / "toy.py").write_text("def build(): return 1\n")
-    monkeypatch.setattr("flops_fit.plugins.code.OWN_FOLDER", package)
+    monkeypatch.setattr("flops_fit.plugins.origin.OWN_FOLDER", package)
     reference, paths = "flops_fit.examples.toy:build", [tmp_path / "site-packages"]
     (package / "__init__.py").write_text("")
     before = source_fingerprint(reference, paths)

@@ -1,10 +1,13 @@
 """Complete a config: text becomes numbers where those are wanted, and defaults are filled in."""
 
+import re
 from typing import Any
 
 from flops_fit.config.check import check_across_keys, check_plain, kind_of, validate
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
+
+SCIENTIFIC = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
 
 def complete_config(raw: Any) -> dict:
@@ -19,7 +22,17 @@ def complete_config(raw: Any) -> dict:
     check_plain(config)
     validate(config)
     check_across_keys(config)
-    return _convert(config, schema(), fill=True)
+    config = _convert(config, schema(), fill=True)
+    _spell_sizes(config.get("sizes", {}))
+    return config
+
+
+def _spell_sizes(sizes: dict) -> None:
+    """Let sizes be integers where all of a sweep are whole: a layer's width cannot be 4.0."""
+    lists = [sizes["values"]] if "values" in sizes else [*sizes.get("per_budget", {}).values()]
+    if all(size.is_integer() for values in lists for size in values):
+        for values in lists:
+            values[:] = map(int, values)
 
 
 def check_section(name: str, value: Any) -> None:
@@ -49,10 +62,12 @@ def _convert(value: Any, part: dict, fill: bool = False) -> Any:
         return {k: _convert(v, part["additionalProperties"], fill) for k, v in value.items()}
     if isinstance(value, list) and "items" in part:
         return [_convert(v, part["items"], fill) for v in value]
+    if fill and isinstance(value, dict | list) and not {"properties", "items"} & part.keys():
+        return _free(value)
     if isinstance(value, str):
         return _from_text(value, part)
-    if isinstance(value, float) and "integer" in _types(part) and value.is_integer():
-        return int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number(value, _types(part), fill)
     if value is False and "no" in part.get("enum", ()):  # YAML 1.1 reads the word no as false
         return "no"
     return value
@@ -75,7 +90,31 @@ def _from_text(text: str, part: dict) -> Any:
     except ValueError:
         pass
     try:
-        value = float(text)
+        return _number(float(text), kinds)
     except ValueError:
         return text
-    return int(value) if "integer" in kinds and value.is_integer() else value
+
+
+def _number(value: int | float, kinds: set[str], checked: bool = False) -> int | float:
+    """``value`` in the one spelling that its key has: identities must not tell 0 from 0.0.
+
+    Whole numbers become decimals only once they are ``checked``: errors show what the user wrote.
+    """
+    if "integer" in kinds:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+    return float(value) if checked and "number" in kinds else value
+
+
+def _free(value: Any) -> Any:
+    """Arguments of a plug-in, which no schema knows: text such as 1e-5 is the number it looks like.
+
+    YAML 1.1 reads a number as text where its mantissa has no point. Whole and decimal numbers stay
+    different, since a plug-in can tell them apart.
+    """
+    if isinstance(value, dict):
+        return {key: _free(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_free(child) for child in value]
+    if isinstance(value, str) and SCIENTIFIC.fullmatch(value):
+        return float(value)
+    return value

@@ -10,7 +10,7 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import TRAINER_VERSION
 from flops_fit.files import canonical_hash, read_json
-from flops_fit.plugins.code import source_fingerprint
+from flops_fit.plugins.code import import_closure, source_fingerprint
 from flops_fit.plugins.data_files import FileHashes, file_arguments, source_identity
 
 
@@ -121,7 +121,7 @@ def plan_fingerprint(config: dict, common: dict, search_paths: Iterable[str], ha
         "references": {r: source_fingerprint(r, paths) for r in references},
         "files": files,
         "search_paths": paths,
-        "planner": source_fingerprint("flops_fit.plan.planner:make_plan", None),
+        "planner": import_closure("flops_fit.plan.planner"),
     })  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
-from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER, STANDARD_LIBRARY
+from flops_fit.plugins.origin import is_core, is_installed
 from flops_fit.plugins.resolve import one_line, split_reference
 
 
@@ -30,52 +30,74 @@ class _Module:
 def source_fingerprint(reference: str, search_paths: Iterable[str | Path] | None = None) -> str:
     """SHA-256 of the code that a reference stands for, read without importing anything.
 
-    Hashed is the syntax tree, without comments and docstrings, of the reference's module and,
-    recursively, of the modules that it imports by name (anywhere in the file) from its own
-    top-level package; for a module outside any package, from its own folder. A package's
-    ``__init__.py`` counts when something is imported from it, not for being passed through.
-    Code installed by others (``site-packages``) or without Python source is known by its
-    reference alone: its version is recorded with each run, never hashed.
+    Hashed is the syntax tree, without comments and docstrings, of the reference's module and of
+    the modules that it imports (see `import_closure`). Code installed by others (``site-packages``)
+    or without Python source is known by its reference alone: its version is recorded with each
+    run, never hashed. So is our own code outside of the examples: it counts by the version of the
+    trainer, which the identity holds beside this hash.
 
     ``search_paths`` are looked through before ``sys.path``. The value does not depend on where
     files lie, nor on the version of Python (3.11 or newer). Raises `FlopsFitError` where the
     module is missing or does not parse.
     """
-    module_name, _ = split_reference(reference)
-    roots = [Path(path).absolute() for path in [*(search_paths or ()), *sys.path]]
-    top_name = module_name.partition(".")[0]
-    top = _find_top(top_name, roots)
+    module, top = _located(
+        split_reference(reference)[0], tuple(search_paths or ()), reference=reference
+    )
+    digest = hashlib.sha256()
+    if module.file is None or is_installed(module.file):
+        digest.update(f"installed {reference}".encode())
+    elif is_core(module.file):
+        digest.update(f"flops_fit {reference}".encode())
+    else:
+        sources = _closure(module, top, lambda imported: is_core(imported.file))
+        for name in sorted(sources):
+            digest.update(f"{name} {sources[name]}\n".encode())
+    return digest.hexdigest()
+
+
+def import_closure(
+    module_name: str, leave_out: Callable[[str], bool] = lambda name: False
+) -> dict[str, str]:
+    """Module name -> digest of its syntax tree: a module and all that it imports of its package.
+
+    Followed are imports by name, anywhere in a file, within the module's top-level package; for a
+    module outside any package, within its own folder. A package's ``__init__.py`` counts when
+    something is imported from it, not for being passed through. Modules whose name ``leave_out``
+    accepts are neither counted nor looked into.
+    """
+    module, top = _located(module_name, reference=module_name)
+    return _closure(module, top, lambda imported: leave_out(imported.name))
+
+
+def _located(
+    module_name: str, search_paths: Iterable[str | Path] = (), *, reference: str
+) -> tuple[_Module, _Module]:
+    """A module and the top-level one that it belongs to; errors name the ``reference`` to it."""
+    roots = [Path(path).absolute() for path in [*search_paths, *sys.path]]
+    top = _find_top(module_name.partition(".")[0], roots)
     module = _find(module_name, top)
-    if module is None:
+    if module is None or top is None:
         raise FlopsFitError(
             f"{reference}: no module named '{module_name}' in "
-            f"{', '.join(map(str, search_paths or ())) or os.getcwd()} or on the Python path"
+            f"{', '.join(map(str, search_paths)) or os.getcwd()} or on the Python path"
         )
-    digest = hashlib.sha256()
-    if module.file is None or _is_installed(module.file):
-        digest.update(f"installed {reference}".encode())
-        return digest.hexdigest()
+    return module, top
+
+
+def _closure(module: _Module, top: _Module, leave_out: Callable[[_Module], bool]) -> dict[str, str]:
     sources: dict[str, str] = {}
     pending = [module]
     while pending:
         module = pending.pop()
-        if module.file is None or module.name in sources:
+        if module.file is None or module.name in sources or leave_out(module):
             continue
         status = module.file.stat()
-        tree_digest, imports = _known_source(module.file, status.st_mtime_ns, status.st_size)
-        sources[module.name] = tree_digest
+        sources[module.name], imports = _known_source(
+            module.file, status.st_mtime_ns, status.st_size
+        )
         for level, base, names in imports:
             pending.extend(_imported(module, top, level, base, names))
-    for name in sorted(sources):
-        digest.update(f"{name} {sources[name]}\n".encode())
-    return digest.hexdigest()
-
-
-def _is_installed(file: Path) -> bool:
-    """By another distribution, that is: our own examples stay known by their source."""
-    if file.is_relative_to(OWN_FOLDER):
-        return False
-    return file.is_relative_to(STANDARD_LIBRARY) or any(part in INSTALLED for part in file.parts)
+    return sources
 
 
 def _imported(

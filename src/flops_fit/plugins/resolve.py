@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER, STANDARD_LIBRARY
+from flops_fit.plugins.origin import INSTALLED, STANDARD_LIBRARY, is_core
 
 
 def resolve(reference: str) -> Callable:
@@ -118,11 +118,10 @@ def one_line(error: BaseException) -> str:
 
 @lru_cache
 def _is_users(filename: str) -> bool:
-    path = Path(filename)
-    if filename.startswith("<") or any(part in INSTALLED for part in path.parts):
+    if filename.startswith("<") or any(part in INSTALLED for part in Path(filename).parts):
         return False
-    core = path.is_relative_to(OWN_FOLDER) and not path.is_relative_to(OWN_FOLDER / "examples")
-    return not core and not path.is_relative_to(STANDARD_LIBRARY)
+    path = Path(filename)
+    return not is_core(path) and not path.is_relative_to(STANDARD_LIBRARY)
 
 
 def split_reference(reference: str) -> tuple[str, str]:
