@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from flops_fit.constants import ANSWER_FACTORS
 from flops_fit.data import Data, as_data, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.exact import target_elements
@@ -186,7 +187,7 @@ class Result:
     @classmethod
     def of(cls, plan, records, convention: str, output_dir: Path, fit_options: dict) -> "Result":
         """Fit ``records``; the main process also writes ``fit.json``."""
-        from flops_fit.fit import fit_runs
+        from flops_fit.fit.core import fit_runs
 
         try:
             law, reason = fit_runs(run_frame(records, convention), **fit_options), ""
@@ -208,7 +209,7 @@ class Result:
 
         ``params`` or ``tokens``: what a size, or an amount of data, of your own gives for it.
         """
-        from flops_fit.fit import predict
+        from flops_fit.fit.answer import predict
 
         return predict(self._fitted(), compute_budget, params, tokens)
 
@@ -226,12 +227,12 @@ class Result:
         return pd.DataFrame([{name: answer[name] for name in columns} for answer in answers])
 
     def _beyond(self) -> list[float]:
-        """The largest budget, times 1, 3 and 10: what is answered for unless asked otherwise."""
+        """What is answered for unless asked otherwise."""
         largest = max(e.compute_budget for e in self.plan.experiments)
-        return [largest, 3 * largest, 10 * largest]
+        return [factor * largest for factor in ANSWER_FACTORS]
 
     def _table(self):
-        from flops_fit.fit import prepare_runs
+        from flops_fit.fit.runs import prepare_runs
 
         return prepare_runs(run_frame(self.records, self.convention))
 
@@ -260,7 +261,7 @@ class Result:
         Returns where it was written.
         """
         from flops_fit.files import write_atomic
-        from flops_fit.report import report_page
+        from flops_fit.report.page import report_page
 
         path = Path(path or self.output_dir / "report.html")
         budgets = list(compute_budgets or self._beyond())

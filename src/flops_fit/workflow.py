@@ -5,12 +5,13 @@ keyed by everything that determines it. Only when there is none does a process o
 """
 
 import functools
+import hashlib
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flops_fit.config.complete import complete_config
@@ -30,25 +31,17 @@ from flops_fit.plan.price import (
     rate_for,
     work_of_spec,
 )
-from flops_fit.plugins.code import remembered_sources, source_fingerprint
+from flops_fit.plugins.code import import_closure, remembered_sources
 from flops_fit.plugins.data_files import find_path
+from flops_fit.plugins.origin import OWN_FOLDER
 from flops_fit.store.records import RECORD, RESULT, read_failure, read_record, set_aside
 from flops_fit.store.verified import Verified, state_of
 
 RESULTS = "results"
-STEPS = {
-    "plan": "flops_fit.report.plan_page:plan_page",
-    "collect": "flops_fit.store.collect:collect",
-    "rate": "flops_fit.fit.learning_rate:fit_learning_rate",
-    "fit": "flops_fit.cli.fit:run",
-    "plot": "flops_fit.plots.draw:draw_all",
-    "report": "flops_fit.report.page:report_page",
-    "compare": "flops_fit.rounds.confirm:compare",
-}
-TEMPLATES = {
-    "report": ("report/page.html.j2", "report/page.css"),
-    "plan": ("report/plan.html.j2", "report/page.css"),
-}
+# Rooms whose code makes no step stale: what they do to a run is known by its id and the trainer's
+# version. Merging the records is a step of its own.
+LEFT_TO_IDS = ("flops_fit.training.", "flops_fit.jobs.", "flops_fit.store.")
+MERGING = "flops_fit.store.collect"
 
 
 class Sweep:
@@ -264,11 +257,31 @@ def spec_value(experiment: str, key: str):
     return read_spec(experiment)[key]
 
 
-def code(step: str) -> str:
-    """Fingerprint of the code of a step, so that the step reruns when its code changes."""
-    templates = [(Path(__file__).parent / n).read_text() for n in TEMPLATES.get(step, ())]
+def code(verb: str) -> str:
+    """Fingerprint of what runs under a verb of the command line, so that its step reruns with it."""
     with remembered_sources(plan_folder(RESULTS) / SOURCES):
-        return canonical_hash([source_fingerprint(STEPS[step]), *templates])[:16]
+        modules = code_of_verb(verb)
+    return canonical_hash([modules, data_files_of(modules)])[:16]
+
+
+def code_of_verb(verb: str) -> dict[str, str]:
+    """Module -> digest of its source, of all that a verb imports, from its own file in ``cli`` on."""
+
+    def left_to_ids(module: str) -> bool:
+        return module.startswith(LEFT_TO_IDS) and not (module == MERGING and verb == "collect")
+
+    return import_closure(f"flops_fit.cli.{verb}", left_to_ids)
+
+
+def data_files_of(modules: Iterable[str]) -> dict[str, str]:
+    """Name -> SHA-256 of the templates, style sheets and tables of the rooms that modules lie in."""
+    rooms = {name.split(".")[1] for name in modules if name.count(".") > 1}
+    return {
+        f"{room}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for room in sorted(rooms)
+        for path in sorted((OWN_FOLDER / room).iterdir())
+        if path.is_file() and path.suffix != ".py"
+    }
 
 
 def prepend(variable: str, folder: str) -> None:

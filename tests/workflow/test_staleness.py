@@ -166,7 +166,10 @@ def test_the_source_of_a_plug_in_and_the_trainer_version_retrain_all(project, fi
         ("fit/surface.py", FIT),
         ("plots/draw.py", PLOT),
         ("report/page.py", REPORT),
-        ("report/page.html.j2", REPORT),
+        ("report/page.html.j2", REPORT | {"plan_sweep"}),  # the plan has a page too
+        ("report/table.py", REPORT),
+        ("plan/warnings.py", {"plan_sweep"}),
+        ("training/evaluation.py", set()),
     ],
 )
 def test_the_code_of_a_step_reruns_that_step_and_below(project, file, rules):

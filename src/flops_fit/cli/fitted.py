@@ -2,6 +2,8 @@
 
 import argparse
 
+from flops_fit.constants import ANSWER_FACTORS
+
 
 def add_fitted(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -16,19 +18,19 @@ def add_fitted(parser: argparse.ArgumentParser) -> None:
 def read_fitted(args: argparse.Namespace) -> tuple:
     """The run table, the records ([] without them), the fit and the budgets to answer for."""
     from flops_fit.fit.answer import check_flops, read_fit
-    from flops_fit.report import default_budgets
     from flops_fit.store.collect import read_results
 
     fit = read_fit(args.fit)
     records = read_results(args.records) if args.records else []
-    budgets = [check_flops(c) for c in args.budgets or default_budgets(fit)]
+    default = [fit["data"]["largest_budget"] * factor for factor in ANSWER_FACTORS]
+    budgets = [check_flops(c) for c in args.budgets or default]
     return _fitted_runs(args.runs, args.fit, fit), records, fit, budgets
 
 
 def _fitted_runs(path: str, fit_path: str, fit: dict):
     """The runs behind ``fit``, with N counted as it was there."""
     from flops_fit.errors import FlopsFitError
-    from flops_fit.fit import read_runs
+    from flops_fit.fit.runs import read_runs
 
     table = read_runs(path, fit["data"].get("params_column", "params"))
     span = [table.frame["params"].min(), table.frame["params"].max()]

@@ -27,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the page and the table, print the headline."""
     from flops_fit.files import read_json, write_atomic
-    from flops_fit.fit import predict
+    from flops_fit.fit.answer import predict
     from flops_fit.notation import count_text, flops_text, loss_text
-    from flops_fit.report import markdown_table, report_page
+    from flops_fit.report.page import report_page
+    from flops_fit.report.table import markdown_table
     from flops_fit.store.plan_file import read_plan
 
     table, records, fit, budgets = read_fitted(args)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flops_fit.fit import loss_at, optimum_at, predict
+from flops_fit.fit.answer import loss_at, optimum_at, predict
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.runs import RunTable, budget_groups
 from flops_fit.notation import flops_text

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flops_fit.fit import optimum_at
+from flops_fit.fit.answer import optimum_at
 from flops_fit.notation import flops_text, unit_text
 from flops_fit.plots.style import (
     BAND,

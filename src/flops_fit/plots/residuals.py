@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from flops_fit.fit import loss_at
+from flops_fit.fit.answer import loss_at
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import BAND, INK, MUTED, BudgetColours, log_axis, tick_count, tick_loss

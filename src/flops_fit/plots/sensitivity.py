@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from flops_fit.fit import predict, sensitivity_at
-from flops_fit.fit.sensitivity import GROUPS, USABLE
+from flops_fit.fit.answer import predict
+from flops_fit.fit.sensitivity import GROUPS, USABLE, sensitivity_at
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import BAND, INK, MUTED, log_axis, tick_count
 

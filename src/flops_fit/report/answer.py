@@ -6,11 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from flops_fit.constants import MOST_EPOCHS
-from flops_fit.fit import predict, sensitivity_at, spread_of
-from flops_fit.fit.answer import GAP, waste_text
+from flops_fit.fit.answer import GAP, predict, waste_text
+from flops_fit.fit.sensitivity import sensitivity_at, spread_of
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
 
-DEFAULT_FACTORS = (1, 3, 10)  # of the largest budget
 SAME = 0.005  # relative: a budget this near the largest is written as it
 QUANTITIES = (
     ("params", "Parameters N", count_text),
@@ -18,11 +17,6 @@ QUANTITIES = (
     ("tokens_per_param", "Tokens per parameter", count_text),
     ("loss", "Expected loss", loss_text),
 )
-
-
-def default_budgets(fit: dict) -> list[float]:
-    """The budgets to answer for where none are asked: the largest of the data, times 1, 3, 10."""
-    return [fit["data"]["largest_budget"] * factor for factor in DEFAULT_FACTORS]
 
 
 def written(value: float, write: Callable[[float], str]) -> dict:

@@ -2,8 +2,8 @@
 
 from itertools import groupby
 
-from flops_fit.fit import predict, sensitivity_at, spread_of
-from flops_fit.fit.sensitivity import GROUPS, USABLE
+from flops_fit.fit.answer import predict
+from flops_fit.fit.sensitivity import GROUPS, USABLE, sensitivity_at, spread_of
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.report.answer import written
 
