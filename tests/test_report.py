@@ -17,8 +17,9 @@ from flops_fit.files import write_json
 from flops_fit.fit import fit_runs, predict, prepare_runs, read_runs, sensitivity_at, spread_of
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots import FIGURES
-from flops_fit.report import markdown_table, report_page
 from flops_fit.report.figures import inline_svg
+from flops_fit.report.page import report_page
+from flops_fit.report.table import markdown_table
 from flops_fit.store.collect import run_table
 
 BUDGETS = [8.1e11, 2.43e12, 8.1e13]
