@@ -2,15 +2,11 @@
 
 import os
 import shutil
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from campaign import Plan, Tally
 
 TALLY = Tally()

@@ -2,15 +2,10 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-
 import cluster
+import pytest
 from project import Project
 from submission import Submission, fresh
 

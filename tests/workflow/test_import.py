@@ -5,8 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from project import label
-from test_staleness import CELLS, TABLES, sizes
+from project import CELLS, TABLES, label, sizes
 
 
 def test_after_an_import_into_an_empty_folder_nothing_is_trained(project):

@@ -11,9 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from project import RESTORED, SWEEP, label, points
-
-from conftest import restored
+from project import CELLS, RESTORED, SWEEP, TABLES, label, points, restored, sizes
 
 pytestmark = pytest.mark.staleness
 
@@ -23,15 +21,6 @@ FIT = PLOT | {"fit_law"}
 COLLECT = FIT | {"collect_runs"}
 RETRAIN = COLLECT | {"plan_sweep", "train_run"}  # another plan, and therefore another plan.csv
 RECHECK = RETRAIN | {"check_inputs"}  # other data, model, loss or optimiser: try one batch again
-TABLES = ("--until", "collect_runs")  # saves the seconds of fit, plot and report
-CELLS = {
-    "width4-D640-s0", "width8-D320-s0", "width16-D160-s0",
-    "width4-D1.25e3-s0", "width8-D640-s0", "width16-D320-s0",
-}  # fmt: skip
-
-
-def sizes(small=(4, 8, 16), large=(4, 8, 16)) -> dict:
-    return {"per_budget": {"1e5": list(small), "2e5": list(large)}}
 
 
 def test_a_first_run_trains_every_cell_once_under_the_default_profile(trained):

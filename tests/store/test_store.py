@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from planned_job import Job
 
 from flops_fit.cli.main import main
 from flops_fit.experiment.identity import experiment_id
@@ -17,7 +18,6 @@ from flops_fit.files import canonical_hash, read_json, write_json
 from flops_fit.store import runs as store
 from flops_fit.store.locks import run_lock
 from flops_fit.store.records import note_failure, seal
-from test_job import Job
 
 
 @pytest.fixture(scope="module")

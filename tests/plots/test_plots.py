@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import measured_sweep
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +11,6 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
-import measured_sweep
 from flops_fit.fit import fit_runs, predict, prepare_runs, sensitivity_at
 from flops_fit.notation import count_text, flops_text, loss_text, time_text
 from flops_fit.plots import FIGURES

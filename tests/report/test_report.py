@@ -6,11 +6,11 @@ import json
 import re
 from html.parser import HTMLParser
 
+import measured_sweep
 import pandas as pd
 import pytest
 import yaml
 
-import measured_sweep
 from flops_fit.cli import plot, report
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json

@@ -23,7 +23,7 @@ from flops_fit.cli.main import make_parser
 from flops_fit.config.complete import complete_config
 from flops_fit.files import read_json
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("[a-z]*/README.md")])
 HEADS = sorted([*ROOT.glob("config/*.yaml"), *(p for p in ROOT.glob("envs/*") if p.is_file())])
 GENERATED = {"api.md", "bad_input.md"}  # from the source, and compared with it by their own tests
@@ -70,7 +70,9 @@ DRY = (
     "snakemake --profile profiles/slurm --configfile my_sweep.yaml",
 )
 SLURM = "tests/slurm/test_slurm.py::test_the_commands_of_the_readme_run_the_smoke_sweep"
-PUBLISHED = "tests/test_doc_commands.py::test_the_published_table_gives_the_law_that_its_page_says"
+PUBLISHED = (
+    "tests/docs/test_doc_commands.py::test_the_published_table_gives_the_law_that_its_page_says"
+)
 CLUSTER = "snakemake --profile profiles/slurm --configfile config/smoke.yaml"
 ELSEWHERE = {
     f"{SWEEP} config/smoke.yaml": "tests/workflow/test_smoke.py::test_the_smoke_sweep_leaves_every_promised_file",
@@ -91,7 +93,7 @@ CANNOT = {  # a command, or how it begins where it ends in "...": why it is not 
     "curl ...": "needs the network",
     "echo ...": "checks what curl brought",
     "apt-get download ...": "needs the network",
-    f"{SWEEP} config/vit.yaml": "needs the package that apt-get brings; its model and data are in tests/test_examples_images.py",
+    f"{SWEEP} config/vit.yaml": "needs the package that apt-get brings; its model and data are in tests/examples/test_images.py",
     "squeue --me ...": "cancels jobs, and needs a SLURM that has some",
     "docker ...": "needs Docker",
     "apptainer ...": "needs Apptainer",
@@ -101,13 +103,13 @@ CANNOT = {  # a command, or how it begins where it ends in "...": why it is not 
 BLOCKS = {
     "my_project.py": "written into the project here",
     "my_sweep.yaml": "written into the project here",
-    "api.py": "tests/test_doc_commands.py::test_the_api_lines_run_over_the_same_files",
+    "api.py": "tests/docs/test_doc_commands.py::test_the_api_lines_run_over_the_same_files",
     "Snakefile": "tests/workflow/test_elsewhere.py::test_a_module_makes_what_the_rules_of_another_workflow_ask_for",
-    "dataset": "tests/test_data_page.py::test_the_text_blocks_fit_the_schema_and_the_functions_that_they_name",
-    "mydata.py": "tests/test_data_page.py::test_the_adapter_makes_a_data_set_of_dictionaries_trainable",
+    "dataset": "tests/docs/test_data_page.py::test_the_text_blocks_fit_the_schema_and_the_functions_that_they_name",
+    "mydata.py": "tests/docs/test_data_page.py::test_the_adapter_makes_a_data_set_of_dictionaries_trainable",
     "from torchvision.datasets import CIFAR10": "torchvision is no dependency, as the page says",
-    "from flops_fit.fit import fit_runs, predict, read_runs": "tests/test_doc_commands.py::test_the_fitting_lines_run_on_a_table",
-    "learning_rate: {file: results/lr/learning_rate.json}": "tests/test_doc_commands.py::test_a_rule_file_can_be_named_in_a_sweep",
+    "from flops_fit.fit import fit_runs, predict, read_runs": "tests/docs/test_doc_commands.py::test_the_fitting_lines_run_on_a_table",
+    "learning_rate: {file: results/lr/learning_rate.json}": "tests/docs/test_doc_commands.py::test_a_rule_file_can_be_named_in_a_sweep",
 }  # fmt: skip
 
 

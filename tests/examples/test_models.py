@@ -19,7 +19,7 @@ from flops_fit.store.stopping import StopRequest
 from flops_fit.training.checks import check_inputs
 from flops_fit.training.prepare import prepare_data
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = ("llama", "lstm", "moe")
 L, T, V = 2, 64, 256  # layers, tokens in a row, vocabulary
 

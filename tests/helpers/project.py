@@ -85,6 +85,11 @@ SWEEP = {
     "limits": {"min_steps": 4, "max_epochs": 20},
     "fit": {"bootstrap": 0},
 }
+TABLES = ("--until", "collect_runs")  # saves the seconds of fit, plot and report
+CELLS = {
+    "width4-D640-s0", "width8-D320-s0", "width16-D160-s0",
+    "width4-D1.25e3-s0", "width8-D640-s0", "width16-D320-s0",
+}  # fmt: skip
 JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", re.MULTILINE)
 TOTAL = re.compile(r"^total +(\d+)$", re.MULTILINE)
 RESTORED = "restored from its record"
@@ -202,6 +207,22 @@ class Project:
 def _wildcard(body: str) -> str:
     found = re.search(r"^    wildcards: id=(\S+)$", body, re.MULTILINE)
     return found[1] if found else ""
+
+
+def sizes(small=(4, 8, 16), large=(4, 8, 16)) -> dict:
+    return {"per_budget": {"1e5": list(small), "2e5": list(large)}}
+
+
+def restored(trained) -> Project:
+    """Put the trained project back as it was: same paths, same times, same bytes."""
+    project, snapshot, _ = trained
+    shutil.rmtree(project.root)
+    copy(snapshot, project.root)
+    return project
+
+
+def copy(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
 
 
 def points(rows: int) -> str:

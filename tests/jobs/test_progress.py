@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from plans import grid, plan_of
 
 from flops_fit.cli.main import main
 from flops_fit.jobs.progress import progress_line
-from test_plan import grid, plan_of
 
 
 @pytest.fixture

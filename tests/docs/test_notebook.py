@@ -10,7 +10,7 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[1] / "docs" / "find_optimal.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "find_optimal.ipynb"
 
 
 class ThisInterpreter(KernelManager):

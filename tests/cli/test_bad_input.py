@@ -868,7 +868,7 @@ def test_the_planner_in_its_own_process_says_the_same(folder, monkeypatch, capsy
 # ------------------------------------------------------------------------------ the documented
 
 
-PAGE = Path(__file__).parents[1] / "docs" / "bad_input.md"
+PAGE = Path(__file__).parents[2] / "docs" / "bad_input.md"
 HEADER = """# Bad input
 
 What is wrong in a config, a plug-in, the data, a table of runs, a file or an option is said in one
@@ -876,7 +876,7 @@ message that names the key or file, the value and what is allowed. The command t
 2, without a traceback, before anything trains, and leaves every earlier output as it was. An
 unusable checkpoint is named in the log and training starts from the one before it, or anew.
 
-This table is written by `python tests/test_bad_input.py` from the rows of that test, each of which
+This table is written by `python tests/cli/test_bad_input.py` from the rows of that test, each of which
 runs the command shown. Of long messages it shows the telling part.
 
 | | input | command | message |
@@ -903,7 +903,7 @@ GROUPS = ["config", "rule", "plug-in", "data", "table", "file of a step", "optio
 
 def test_the_table_of_bad_inputs_in_the_docs_is_the_one_tested():
     print(page())
-    assert PAGE.read_text() == page(), "run python tests/test_bad_input.py"
+    assert PAGE.read_text() == page(), "run python tests/cli/test_bad_input.py"
     kinds = [(row.group, row.what) for row in [*ROWS, *FURTHER]]
     assert len(set(kinds)) == len(kinds) >= 50
 

@@ -42,7 +42,7 @@ from flops_fit.rounds.next import (
 )
 from flops_fit.rounds.simulate import BESIROGLU, Truth, design_of, law_of, losses_of
 
-SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
+SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"
 LAW = law_of(*BESIROGLU)
 BUDGETS = (1e18, 3e18, 9e18, 2.7e19)
 WIDTHS = {1e18: (16, 24, 32, 40, 48, 56), 3e18: (24, 32, 40, 48, 56, 64),

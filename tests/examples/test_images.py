@@ -18,7 +18,7 @@ from flops_fit.examples.loss import cross_entropy
 from flops_fit.examples.vit import ViT, optimizer
 from flops_fit.plan.counting import count_sizes
 
-CONFIG = Path(__file__).parents[1] / "config" / "vit.yaml"
+CONFIG = Path(__file__).parents[2] / "config" / "vit.yaml"
 NAMES = [
     f"{part}-{kind}-ubyte.gz"
     for part in ("train", "t10k")

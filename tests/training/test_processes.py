@@ -12,7 +12,7 @@ import pytest
 
 from flops_fit.jobs.launch import command
 
-SCRIPT = Path(__file__).with_name("process_scenarios.py")
+SCRIPT = Path(__file__).parents[1] / "helpers" / "process_scenarios.py"
 LENGTH = 6
 TRAINED = {
     "plain": 8 * LENGTH * 30,

@@ -8,7 +8,7 @@ import pytest
 from flops_fit.cli import doctor
 from flops_fit.cli.main import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def script(folder, name, text):

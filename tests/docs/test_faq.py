@@ -5,10 +5,10 @@ import re
 from functools import cache
 from pathlib import Path
 
+import measured_sweep
 import pytest
 import yaml
 
-import measured_sweep
 from flops_fit.cli.main import make_parser
 from flops_fit.fit import fit_runs, prepare_runs
 from flops_fit.fit.isoflop import STATUSES
@@ -17,7 +17,7 @@ from flops_fit.report import evidence
 from flops_fit.store.collect import FAILED, run_table
 from flops_fit.store.records import COMPLETED, DIVERGED
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "flops_fit"
 FAQ, REPORT = ((ROOT / "docs" / name).read_text() for name in ("faq.md", "report.md"))
 PITFALLS = re.split(r"^### ", FAQ.partition("\n## Short questions")[0], flags=re.MULTILINE)[1:]

@@ -23,7 +23,7 @@ from flops_fit.store.stopping import StopRequest
 from flops_fit.training.checks import check_inputs
 from flops_fit.training.prepare import prepare_data
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "presets.md"
 
 

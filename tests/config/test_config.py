@@ -11,7 +11,7 @@ from flops_fit.config.load import load_config
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MINIMAL = {
     "name": "x",
     "model": {"factory": "a:b", "size_param": "d"},

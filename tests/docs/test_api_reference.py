@@ -13,7 +13,7 @@ import flops_fit
 import flops_fit.fit
 from flops_fit.cli.main import make_parser
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text()
 NAMED = r"``[^`]*\b{0}\b[^`]*``|^\s*{0}: "  # in code, or as an entry of Args or Attributes
 

@@ -15,7 +15,7 @@ from flops_fit.plan.planner import make_plan
 from flops_fit.plugins.resolve import check_arguments, resolve
 from flops_fit.training.checks import check_inputs
 
-PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 BLOCKS = re.findall(r"<!-- test: (\S+) -->\n```\w*\n(.*?)```", PAGE, re.DOTALL)
 DATASETS = [yaml.safe_load(text) for name, text in BLOCKS if name == "dataset"]
 SWEEP = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import COMMIT, serve
 
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
@@ -21,7 +22,6 @@ from flops_fit.files import read_json
 from flops_fit.plan.planner import make_plan
 from flops_fit.training.checks import check_inputs
 from flops_fit.training.prepare import prepare_data
-from hub_server import COMMIT, serve
 
 TEXTS = [f"Document {i} holds the number {i * i} and “quotes” – é.\n" for i in range(200)]
 
