@@ -23,7 +23,6 @@ from flops_fit.fit.estimators import (
 )
 from flops_fit.fit.laws import law_from_dict, law_to_dict
 from flops_fit.fit.runs import COUNTS, RunTable, budget_groups
-from flops_fit.notation import flops_text
 
 GROUPS = {  # in the order of the table
     "counting": "How N and C are counted",
@@ -299,14 +298,14 @@ def _parts(runs: Runs) -> tuple[list[tuple[str, str, np.ndarray]], list[str]]:
                 for part in np.array_split(np.arange(len(budgets)), MOST_PARTS)
             ]
         for group in budgets:
-            label = " to ".join(dict.fromkeys(flops_text(c) for c, _ in (group[0], group[-1])))
+            label = " to ".join(dict.fromkeys(_flops(c) for c, _ in (group[0], group[-1])))
             gone = np.concatenate([rows for _, rows in group])
             parts.append(("budget", f"without {label} FLOPs", np.setdiff1d(everything, gone)))
     else:
         notes.append(f"no shared budgets: runs left out by C instead, a {_SHARE[SLABS]} at a time")
         order = np.argsort(runs.column("flops"), kind="stable")
         for gone in np.array_split(order, SLABS):
-            ends = (flops_text(float(runs.column("flops")[i])) for i in (gone[0], gone[-1]))
+            ends = (_flops(float(runs.column("flops")[i])) for i in (gone[0], gone[-1]))
             label = f"without {' to '.join(dict.fromkeys(ends))} FLOPs"
             parts.append(("budget", label, np.setdiff1d(everything, gone)))
     if "seed" in runs.frame and runs.frame["seed"].nunique() > 1:
@@ -321,6 +320,15 @@ def _parts(runs: Runs) -> tuple[list[tuple[str, str, np.ndarray]], list[str]]:
 
 
 _SHARE = {4: "quarter"}
+_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def _flops(value: float) -> str:
+    """C in a label of FIT.json, such as 8.1×10¹¹, whatever the notation of pages becomes."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    power = "10" + str(int(exponent)).translate(_SUPERSCRIPTS)
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    return power if mantissa == "1" else f"{mantissa}×{power}"
 
 
 # Reading it
