@@ -69,6 +69,10 @@ def test_what_a_plan_warns_of_makes_only_the_plan_stale():
     assert {verb for verb in ROOMS if "plan.warnings" in code(verb)} == {"plan"}
 
 
+def test_how_numbers_are_written_refits_nothing():
+    assert not {"collect", "fit"} & {verb for verb in ROOMS if "notation" in code(verb)}
+
+
 def test_templates_style_sheets_and_the_schema_count_where_they_are_used():
     assert set(data_files_of(code_of_verb("report"))) == {
         "report/page.css", "report/page.html.j2", "report/plan.html.j2",
