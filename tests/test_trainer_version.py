@@ -5,7 +5,7 @@ from pathlib import Path
 
 import flops_fit
 from flops_fit.experiment.options import TRAINER_VERSION
-from flops_fit.plugins.code import syntax_tree_hash
+from flops_fit.plugins.code import tree_digest
 
 DECIDE_RESULTS = (
     "data",
@@ -25,7 +25,7 @@ RECORDED = {1: "4ff69dca875b2417"}
 
 def trainer_fingerprint() -> str:
     folder = Path(flops_fit.__file__).parent
-    hashes = [syntax_tree_hash(folder / f"{name}.py") for name in DECIDE_RESULTS]
+    hashes = [tree_digest(folder / f"{name}.py") for name in DECIDE_RESULTS]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 

@@ -398,6 +398,7 @@ def test_remembered_sources_are_not_parsed_again_and_changed_ones_are(write, tmp
         with plugins.remembered_sources(cache):
             return source_fingerprint("mine:x", [folder])
 
+    monkeypatch.setattr("flops_fit.plugins.file_state.SETTLED_SECONDS", -1)  # files are new here
     parse = ast.parse
     monkeypatch.setattr(ast, "parse", lambda *a, **k: parsed.append(1) or parse(*a, **k))
     first = fingerprint()

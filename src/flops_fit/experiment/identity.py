@@ -12,6 +12,7 @@ from flops_fit.experiment.options import TRAINER_VERSION
 from flops_fit.files import canonical_hash, read_json
 from flops_fit.plugins.code import import_closure, source_fingerprint
 from flops_fit.plugins.data_files import FileHashes, file_arguments, source_identity
+from flops_fit.plugins.uses import Uses, changed_uses
 
 
 def common_identity(config: dict, search_paths: Iterable[str], hashes: FileHashes) -> dict:
@@ -96,8 +97,18 @@ def data_folder(common: dict, results: str | Path) -> str | None:
     return str(Path(results, "data", f"{name}-{digest}"))
 
 
-def plan_fingerprint(config: dict, common: dict, search_paths: Iterable[str], hashes) -> str:
-    """Hash of everything that determines the outcome of planning ``config``."""
+def with_uses(common: dict, uses: dict) -> dict:
+    """``common`` with what plug-ins use beside their own packages; as it is where that is nothing."""
+    return {**common, "uses": uses} if uses else common
+
+
+def plan_key(
+    config: dict, common: dict, uses: dict, search_paths: Iterable[str], hashes: FileHashes
+) -> str:
+    """Hash of all that determines the outcome of planning ``config`` and is known without running it.
+
+    ``uses``: the identity's part of that name, as far as it is known so.
+    """
     paths = list(search_paths)
     keys = (
         "budgets",
@@ -115,7 +126,7 @@ def plan_fingerprint(config: dict, common: dict, search_paths: Iterable[str], ha
         references.append(config["dataset"]["example"])
     files = {key: file_arguments(config[key], paths, hashes) for key in ("batch", "learning_rate")}
     return canonical_hash({
-        "common": common,
+        "common": with_uses(common, uses),
         "sizes": _plain(config["sizes"]),
         "settings": {key: config[key] for key in keys},
         "references": {r: source_fingerprint(r, paths) for r in references},
@@ -123,6 +134,11 @@ def plan_fingerprint(config: dict, common: dict, search_paths: Iterable[str], ha
         "search_paths": paths,
         "planner": import_closure("flops_fit.plan.planner"),
     })  # fmt: skip
+
+
+def plan_fingerprint(key: str, uses: dict) -> str:
+    """Hash of all that determines a plan: its `plan_key`, and all that its plug-ins use."""
+    return canonical_hash([key, uses])
 
 
 def _plain(sizes: dict) -> dict:
@@ -164,6 +180,8 @@ def changed_sources(spec: dict, hashes: FileHashes) -> list[str]:
             changed.append(source)
     if data_files(dataset, paths, hashes) != dataset["files"]:
         changed.append("a file that the dataset's arguments name")
+    uses = Uses.from_dict(spec["uses"])
+    changed += changed_uses(identity.get("uses", {}), uses, hashes)
     if identity["trainer_version"] != TRAINER_VERSION:
         changed.append(f"the trainer's version ({identity['trainer_version']})")
     return changed

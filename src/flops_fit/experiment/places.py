@@ -20,3 +20,13 @@ def plan_file(results: str | Path, fingerprint: str) -> Path:
 
 def spec_file(results: str | Path, experiment: str) -> Path:
     return plan_folder(results) / "specs" / f"{experiment}.json"
+
+
+def seen_file(results: str | Path, fingerprint: str) -> Path:
+    """What the trial run of a plan's plug-ins was seen to use."""
+    return plan_folder(results) / "seen" / f"{fingerprint[:16]}.json"
+
+
+def late_file(results: str | Path) -> Path:
+    """What plug-ins were seen to use by jobs alone."""
+    return plan_folder(results) / "late.json"

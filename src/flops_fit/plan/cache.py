@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import common_identity, plan_fingerprint
+from flops_fit.experiment.identity import common_identity, plan_fingerprint, plan_key
 from flops_fit.experiment.places import plan_file, plan_folder, spec_file
+from flops_fit.experiment.used import changed_late, named_uses, read_seen
 from flops_fit.files import write_json
 from flops_fit.plugins.code import remembered_sources
 from flops_fit.plugins.data_files import FileHashes
+from flops_fit.plugins.uses import uses_identity
 from flops_fit.store.plan_file import read_plan
 
 SOURCES = "sources.json"  # digests of source files, beside the plans
@@ -33,21 +35,34 @@ def search_paths(extra: Iterable[str] = ()) -> list[str]:
 
 def plan_config(config: dict, results: str, paths: list[str]) -> dict:
     """The plan of a complete config, from its file if there is one, else newly made."""
-    hashes = FileHashes(plan_folder(results) / "hashes.json")
-    with remembered_sources(plan_folder(results) / SOURCES):
-        common = common_identity(config, paths, hashes)
-        path = plan_file(results, plan_fingerprint(config, common, paths, hashes))
-    hashes.save()
-    plan = _usable(path, results)
+    path = _known_plan(config, results, paths)
+    plan = None if path is None else _usable(path, results)
     if plan is None:
         _make_plan(config, results, paths)
-        if not path.exists():
+        path = _known_plan(config, results, paths)
+        if path is None or not path.exists():
             raise FlopsFitError(
-                "dataset.sources, or a plug-in's source: changed while the sweep was planned; plan "
+                "dataset.sources, or what a plug-in uses: changed while the sweep was planned; plan "
                 "again, and name no folder in which files change, such as that of the results"
             )
         plan = read_plan(path)
     return plan
+
+
+def _known_plan(config: dict, results: str, paths: list[str]) -> Path | None:
+    """Where the plan lies that fits the plug-ins and data as they are; None if they were never run."""
+    hashes = FileHashes(plan_folder(results) / "hashes.json")
+    with remembered_sources(plan_folder(results) / SOURCES):
+        common = common_identity(config, paths, hashes)
+        named = named_uses(config, paths)
+        key = plan_key(config, common, uses_identity(named, hashes), paths, hashes)
+        seen = read_seen(results, key)
+        uses = {}
+        if seen is not None:
+            late = changed_late(results, config, hashes)
+            uses = uses_identity(named | seen | late, hashes)
+    hashes.save()
+    return None if seen is None else plan_file(results, plan_fingerprint(key, uses))
 
 
 def _usable(path: Path, results: str) -> dict | None:

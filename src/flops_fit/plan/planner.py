@@ -4,10 +4,13 @@ This is the only planning step that needs torch, so the workflow runs it once, i
 own, and keeps its outcome: one plan file, and one spec per experiment from which its job reads.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from torch.utils.data import default_collate
 
 from flops_fit.config.load import load_config
 from flops_fit.data import as_data, first_item
@@ -20,15 +23,29 @@ from flops_fit.experiment.identity import (
     experiment_id,
     experiment_identity,
     plan_fingerprint,
+    plan_key,
+    with_uses,
 )
 from flops_fit.experiment.places import plan_file, plan_folder, spec_file
+from flops_fit.experiment.used import (
+    changed_late,
+    named_uses,
+    seen_uses,
+    users_files,
+    write_seen,
+)
 from flops_fit.files import canonical_hash, write_json
+from flops_fit.model_factory import call_model, create_model
 from flops_fit.plan.counting import ModelCount, count_sizes
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plan.rules import make_rule
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.resolve import add_search_paths, check_arguments, resolve
+from flops_fit.plugins.uses import Uses, uses_identity
+from flops_fit.plugins.watch import Watch, not_followed, watching
 from flops_fit.sweep import SweepPlan, flops_per_token, plan_sweep, window_sizes
+
+MOST_TRIED_PARAMS = 20_000_000  # a larger smallest model is not built before it is trained
 
 
 def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) -> SweepPlan:
@@ -41,20 +58,14 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
     add_search_paths(search_paths)
     hashes = FileHashes(plan_folder(results) / "hashes.json")
     common = common_identity(config, search_paths, hashes)
-    fingerprint = plan_fingerprint(config, common, search_paths, hashes)
+    start = [*sys.path]  # plug-ins may add to it, and would then be found under other names
+    with watching(search_paths, [results]) as watch:
+        grid, counts, tokens_per_item = _count(config)
+        try_plugins(config, min(counts, key=lambda size: counts[size].params_total), counts)
+    sys.path[:] = start
+    common, fingerprint, uses = _identified(config, common, watch, search_paths, results, hashes)
     hashes.save()
 
-    count, tokens_per_item = size_counter(config)
-    optimizer = config["optimizer"]
-    check_arguments(
-        resolve(optimizer["factory"]), optimizer["factory"], optimizer["kwargs"],
-        "optimizer.kwargs", positional=2,
-    )  # fmt: skip
-    _check_prepare(config["dataset"])
-    _check_tracker(config["resources"]["log_with"])
-    grid = sizes_by_budget(config, count)
-    wanted = sorted({size for sizes in grid.values() for size in sizes})
-    counts = count(wanted)
     plan = plan_sweep(
         grid,
         counts,
@@ -75,9 +86,54 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
         )
     _check_processes(plan, config["resources"]["processes"])
     warnings = list(dict.fromkeys(w for c in counts.values() for w in c.warnings))
+    warnings += not_followed(users_files(config, uses, search_paths), watch)
     plan = SweepPlan(plan.experiments, plan.skipped, warnings)
-    _write(plan, config, common, fingerprint, search_paths, results)
+    _write(plan, config, common, fingerprint, uses, search_paths, results)
     return plan
+
+
+def _count(config: dict) -> tuple[dict[float, list], dict[Any, ModelCount], int]:
+    """The grid of sizes, what each size holds and costs, and the tokens of an item."""
+    count, tokens_per_item = size_counter(config)
+    optimizer = config["optimizer"]
+    check_arguments(
+        resolve(optimizer["factory"]), optimizer["factory"], optimizer["kwargs"],
+        "optimizer.kwargs", positional=2,
+    )  # fmt: skip
+    _check_prepare(config["dataset"])
+    _check_tracker(config["resources"]["log_with"])
+    grid = sizes_by_budget(config, count)
+    wanted = sorted({size for sizes in grid.values() for size in sizes})
+    return grid, count(wanted), tokens_per_item
+
+
+def try_plugins(config: dict, size: Any, counts: dict[Any, ModelCount]) -> None:
+    """Build the smallest model and its optimiser on the CPU, to see what they import and open.
+
+    Whatever fails here is for the check to name, which runs before any training.
+    """
+    if counts[size].params_total > MOST_TRIED_PARAMS:
+        return
+    model_config, optimizer = config["model"], config["optimizer"]
+    with contextlib.suppress(Exception):
+        factory = resolve(model_config["factory"])
+        model = create_model(factory, model_config["size_param"], size, model_config["kwargs"])
+        resolve(optimizer["factory"])(model, 1e-3, **optimizer["kwargs"])
+        inputs, targets = default_collate([example_item(config)] * 2)
+        load_loss(config["loss"]["function"])(call_model(model, inputs), targets).backward()
+
+
+def _identified(
+    config: dict, common: dict, watch: Watch, search_paths: list[str], results, hashes: FileHashes
+) -> tuple[dict, str, Uses]:
+    """The identity that all experiments share, the plan's fingerprint, and what plug-ins use."""
+    named = named_uses(config, search_paths)
+    key = plan_key(config, common, uses_identity(named, hashes), search_paths, hashes)
+    seen = seen_uses(watch, config, search_paths)
+    write_seen(results, key, seen)
+    uses = named | seen | changed_late(results, config, hashes)
+    part = uses_identity(uses, hashes)
+    return with_uses(common, part), plan_fingerprint(key, part), uses
 
 
 def size_counter(config: dict) -> tuple[Callable[[list], dict[Any, ModelCount]], int]:
@@ -125,7 +181,7 @@ def _check_processes(plan: SweepPlan, processes: int) -> None:
         )
 
 
-def _write(plan, config, common, fingerprint, search_paths, results) -> None:
+def _write(plan, config, common, fingerprint, uses, search_paths, results) -> None:
     folder = data_folder(common, results)
     check = str(plan_folder(results) / "checked" / f"{canonical_hash(common)[:16]}.json")
     rows = []
@@ -145,6 +201,7 @@ def _write(plan, config, common, fingerprint, search_paths, results) -> None:
             "resources": config["resources"],
             "data_dir": folder,
             "check": check,
+            "uses": uses.to_dict(),
             "search_paths": search_paths,
         }  # fmt: skip
         write_json(spec_file(results, experiment.experiment_id), spec)

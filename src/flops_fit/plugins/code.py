@@ -14,12 +14,13 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
+from flops_fit.plugins.file_state import file_state, is_settled
 from flops_fit.plugins.origin import is_core, is_installed
 from flops_fit.plugins.resolve import one_line, split_reference
 
 
 @dataclass(frozen=True)
-class _Module:
+class Module:
     """Where a module's source lies; a package's ``file`` is its ``__init__.py`` (or None)."""
 
     name: str
@@ -49,9 +50,9 @@ def source_fingerprint(reference: str, search_paths: Iterable[str | Path] | None
     elif is_core(module.file):
         digest.update(f"flops_fit {reference}".encode())
     else:
-        sources = _closure(module, top, lambda imported: is_core(imported.file))
-        for name in sorted(sources):
-            digest.update(f"{name} {sources[name]}\n".encode())
+        files = _closure(module, top, lambda imported: is_core(imported.file))
+        for name in sorted(files):
+            digest.update(f"{name} {_known_source(files[name])[0]}\n".encode())
     return digest.hexdigest()
 
 
@@ -66,12 +67,26 @@ def import_closure(
     accepts are neither counted nor looked into.
     """
     module, top = _located(module_name, reference=module_name)
-    return _closure(module, top, lambda imported: leave_out(imported.name))
+    files = _closure(module, top, lambda imported: leave_out(imported.name))
+    return {name: _known_source(file)[0] for name, file in files.items()}
+
+
+def source_files(
+    reference: str, search_paths: Iterable[str | Path], installed: bool = False
+) -> set[Path]:
+    """The files that `source_fingerprint` looks into; none of our own, nor of installed code.
+
+    With ``installed``, those of installed code too.
+    """
+    module, top = _located(split_reference(reference)[0], tuple(search_paths), reference=reference)
+    if module.file is None or (is_installed(module.file) and not installed):
+        return set()
+    return {*_closure(module, top, lambda imported: is_core(imported.file)).values()}
 
 
 def _located(
     module_name: str, search_paths: Iterable[str | Path] = (), *, reference: str
-) -> tuple[_Module, _Module]:
+) -> tuple[Module, Module]:
     """A module and the top-level one that it belongs to; errors name the ``reference`` to it."""
     roots = [Path(path).absolute() for path in [*search_paths, *sys.path]]
     top = _find_top(module_name.partition(".")[0], roots)
@@ -84,25 +99,23 @@ def _located(
     return module, top
 
 
-def _closure(module: _Module, top: _Module, leave_out: Callable[[_Module], bool]) -> dict[str, str]:
-    sources: dict[str, str] = {}
+def _closure(module: Module, top: Module, leave_out: Callable[[Module], bool]) -> dict[str, Path]:
+    """Module name -> file, of a module and those that it imports of its package."""
+    files: dict[str, Path] = {}
     pending = [module]
     while pending:
         module = pending.pop()
-        if module.file is None or module.name in sources or leave_out(module):
+        if module.file is None or module.name in files or leave_out(module):
             continue
-        status = module.file.stat()
-        sources[module.name], imports = _known_source(
-            module.file, status.st_mtime_ns, status.st_size
-        )
-        for level, base, names in imports:
+        files[module.name] = module.file
+        for level, base, names in imports_of(module.file):
             pending.extend(_imported(module, top, level, base, names))
-    return sources
+    return files
 
 
 def _imported(
-    module: _Module, top: _Module, level: int, base: str | None, names: tuple[str, ...]
-) -> Iterator[_Module]:
+    module: Module, top: Module, level: int, base: str | None, names: tuple[str, ...]
+) -> Iterator[Module]:
     """The modules that one import statement names, of those whose source is the user's."""
     if level:
         package = module.name.split(".") if module.folders else module.name.split(".")[:-1]
@@ -122,7 +135,7 @@ def _imported(
             yield found
 
 
-def _find_top(name: str, roots: list[Path], hooks: bool = True) -> _Module | None:
+def _find_top(name: str, roots: list[Path], hooks: bool = True) -> Module | None:
     found = _find_in(name, name, roots)
     if found or not hooks:
         return found
@@ -131,11 +144,11 @@ def _find_top(name: str, roots: list[Path], hooks: bool = True) -> _Module | Non
         if spec:
             file = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
             folders = tuple(Path(folder) for folder in spec.submodule_search_locations or ())
-            return _Module(name, file, folders)
+            return Module(name, file, folders)
     return None
 
 
-def _find(name: str, top: _Module | None) -> _Module | None:
+def _find(name: str, top: Module | None) -> Module | None:
     """The module of this full name, walking down from its top-level package."""
     parts = name.split(".")
     module = top
@@ -146,7 +159,7 @@ def _find(name: str, top: _Module | None) -> _Module | None:
     return module
 
 
-def _find_in(tail: str, name: str, folders: Iterable[Path]) -> _Module | None:
+def _find_in(tail: str, name: str, folders: Iterable[Path]) -> Module | None:
     """As Python's own path finder does, which cannot enter a package without importing it.
 
     ``os.path`` says no where ``Path.is_file`` raises: at a name that is too long.
@@ -155,55 +168,71 @@ def _find_in(tail: str, name: str, folders: Iterable[Path]) -> _Module | None:
     for folder in folders:
         package = folder / tail
         if os.path.isfile(package / "__init__.py"):
-            return _Module(name, package / "__init__.py", (package,))
+            return Module(name, package / "__init__.py", (package,))
         if any(os.path.isfile(folder / f"{tail}{suffix}") for suffix in EXTENSION_SUFFIXES):
-            return _Module(name, None)
+            return Module(name, None)
         if os.path.isfile(folder / f"{tail}.py"):
-            return _Module(name, folder / f"{tail}.py")
+            return Module(name, folder / f"{tail}.py")
         if os.path.isdir(package):
             portions.append(package)
-    return _Module(name, None, tuple(portions)) if portions else None
+    return Module(name, None, tuple(portions)) if portions else None
 
 
-def syntax_tree_hash(file: Path) -> str:
-    """The digest of one file's syntax tree, as `source_fingerprint` knows it."""
-    status = file.stat()
-    return _read_source(file, status.st_mtime_ns, status.st_size)[0]
+def find_module(name: str, roots: list[Path], top: Module | None = None) -> Module | None:
+    """The module of this full name below ``roots``, or as an import hook of another project knows it.
+
+    ``top``: its top-level package, where that is known already. None where there is no such module.
+    """
+    if top is None:
+        top = _find_top(name.partition(".")[0], roots, hooks=name not in sys.builtin_module_names)
+    return _find(name, top)
 
 
-_remembered: dict[str, list] = {}  # by path: time, size, digest and imports of a source
+def tree_digest(file: Path) -> str:
+    """The digest of one file's syntax tree, as `source_fingerprint` knows it; `EMPTY` for no code."""
+    digest = _known_source(file)[0]
+    return EMPTY if digest == NO_CODE else digest
+
+
+def imports_of(file: Path) -> Iterable[tuple[int, str | None, list[str]]]:
+    """The import statements of a file, as (level, module, names)."""
+    return _known_source(file)[1]
+
+
+_remembered: dict[str, list] = {}  # by path: state, digest and imports of a source
 
 
 @contextlib.contextmanager
 def remembered_sources(cache: Path) -> Iterator[None]:
-    """Within, sources are parsed only where they differ, by time and size, from those in ``cache``.
+    """Within, sources are parsed only where they differ from those in ``cache`` (see `file_state`).
 
     Parsing is most of what a start of the workflow takes. What another version of this module has
     written is not used.
     """
-    reader = Path(__file__).stat()
-    own = [reader.st_mtime_ns, reader.st_size]
+    reader = file_state(Path(__file__))
     with contextlib.suppress(OSError, ValueError, KeyError):
         content = json.loads(cache.read_text())
-        if content["reader"] == own:
+        if content["reader"] == reader:
             _remembered.update(content["sources"])
     before = dict(_remembered)
     yield
     if _remembered != before:
-        write_json(cache, {"reader": own, "sources": _remembered})
+        write_json(cache, {"reader": reader, "sources": _remembered})
 
 
-def _known_source(file: Path, mtime_ns: int, size: int) -> tuple[str, Iterable]:
+def _known_source(file: Path) -> tuple[str, Iterable]:
+    state = file_state(file)
     known = _remembered.get(str(file))
-    if known is None or known[:2] != [mtime_ns, size]:
-        digest, imports = _read_source(file, mtime_ns, size)
-        known = [mtime_ns, size, digest, [[level, base, list(n)] for level, base, n in imports]]
-        _remembered[str(file)] = known
-    return known[2], known[3]
+    if known is None or known[0] != state:
+        digest, imports = _read_source(file, tuple(state))
+        known = [state, digest, [[level, base, list(n)] for level, base, n in imports]]
+        if is_settled(state):
+            _remembered[str(file)] = known
+    return known[1], known[2]
 
 
 @lru_cache(maxsize=4096)
-def _read_source(file: Path, mtime_ns: int, size: int) -> tuple[str, tuple[tuple, ...]]:
+def _read_source(file: Path, state: tuple[int, ...]) -> tuple[str, tuple[tuple, ...]]:
     """The digest of a file's syntax tree, and its imports as (level, module, names)."""
     try:
         tree = ast.parse(file.read_bytes(), filename=str(file))
@@ -212,8 +241,15 @@ def _read_source(file: Path, mtime_ns: int, size: int) -> tuple[str, tuple[tuple
     parts: list[str] = []
     imports: list[tuple[int, str | None, tuple[str, ...]]] = []
     _write_tree(tree, parts, imports)
-    text = "".join(parts).encode("utf-8", "surrogatepass")
-    return hashlib.sha256(text).hexdigest(), tuple(imports)
+    return _digest_of(parts), tuple(imports)
+
+
+def _digest_of(parts: list[str]) -> str:
+    return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+NO_CODE = _digest_of(["(Module", ")"])
+EMPTY = "empty"
 
 
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

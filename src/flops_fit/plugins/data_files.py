@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
+from flops_fit.plugins.file_state import file_state, is_settled
 
 PACKAGE = "package:"
 
@@ -23,7 +24,7 @@ def find_path(name: str, search_paths: Iterable[str]) -> Path | None:
 
 
 class FileHashes:
-    """SHA-256 of files, remembered in one JSON file by path, size and modification time."""
+    """SHA-256 of files, remembered in one JSON file by path and state (see `file_state`)."""
 
     def __init__(self, cache: str | Path):
         self.cache = Path(cache)
@@ -40,20 +41,24 @@ class FileHashes:
     def of(self, path: Path) -> str:
         """The hash of a file, or of the names and hashes of all files below a folder."""
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file())
+            files = sorted(
+                p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+            )
             parts = [f"{p.relative_to(path)}={self.of(p)}" for p in files]
             return hashlib.sha256("\n".join(parts).encode()).hexdigest()
         try:
-            stat = path.stat()
-            key, state = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
-            if self.known.get(key, [None])[:2] != state:
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                self.known[key] = [*state, digest]
-                self.changed = True
+            key, state = str(path.resolve()), file_state(path)
+            known = self.known.get(key)
+            if isinstance(known, list) and known[:-1] == state:
+                return known[-1]
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
-        return self.known[key][2]
+        if is_settled(state):
+            self.known[key] = [*state, digest]
+            self.changed = True
+        return digest
 
     def save(self) -> None:
         if self.changed:

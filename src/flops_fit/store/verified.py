@@ -6,6 +6,7 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import plan_folder
 from flops_fit.files import read_json, write_json
+from flops_fit.plugins.file_state import file_state
 
 
 class Verified:
@@ -40,9 +41,8 @@ class Verified:
 
 
 def state_of(path: Path, identity_hash: str) -> list | None:
-    """A file's size and time, and the experiment that it was held against; None without a file."""
+    """A file's state, and the experiment that it was held against; None without a file."""
     try:
-        stat = path.stat()
+        return [*file_state(path), identity_hash]
     except FileNotFoundError:
         return None
-    return [stat.st_size, stat.st_mtime_ns, identity_hash]

@@ -1,0 +1,163 @@
+"""What a sweep's plug-ins use beside their own packages and named data: a part of the identity.
+
+Three sources add up: what import statements and arguments name, known at every start of the workflow;
+what the trial run in the planning process was seen to use, kept in a list of paths beside the plans;
+and what only a job saw later (``late``), neutral as long as it stays as it was first seen.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.places import late_file, seen_file
+from flops_fit.files import canonical_hash, read_json, write_json
+from flops_fit.plugins.code import source_files
+from flops_fit.plugins.data_files import PACKAGE, FileHashes, find_path
+from flops_fit.plugins.origin import OWN_FOLDER
+from flops_fit.plugins.uses import (
+    Uses,
+    installed_uses,
+    named_files,
+    named_folders,
+    roots_of,
+    static_uses,
+    uses_identity,
+)
+from flops_fit.plugins.watch import Watch
+
+FORMAT = 1
+
+
+def references_of(config: Mapping[str, Any]) -> list[str]:
+    """The import paths of the plug-ins that decide a result."""
+    dataset = config["dataset"]
+    named = [config["model"]["factory"], dataset["factory"], dataset["prepare"]]
+    named += [config["loss"]["function"], config["optimizer"]["factory"]]
+    return sorted({reference for reference in named if reference})
+
+
+def named_uses(config: Mapping[str, Any], search_paths: Iterable[str]) -> Uses:
+    """What import statements lead to and arguments name, as far as the identity lacks it elsewhere."""
+    paths = tuple(search_paths)
+    files = named_files(_arguments(config), paths)
+    return _new(static_uses(references_of(config), paths) | Uses(files=files), config, paths)
+
+
+def seen_uses(watch: Watch, config: Mapping[str, Any], search_paths: Iterable[str]) -> Uses:
+    """What a trial run used beyond `named_uses`, as far as the identity lacks it elsewhere.
+
+    A folder that arguments name counts where the run looked into it, or where it did not run the
+    data, which are then prepared later.
+    """
+    paths = tuple(search_paths)
+    dataset = config["dataset"]
+    not_run = {**dataset["kwargs"], **dataset["prepare_kwargs"]} if dataset["example"] else {}
+    folders = {
+        text: path
+        for text, path in named_folders(_arguments(config), paths).items()
+        if watch.looked_into(path)
+    } | named_folders(not_run, paths)
+    seen = watch.uses(roots_of(paths))
+    files = {
+        name: path
+        for name, path in seen.files.items()
+        if not any(Path(path).resolve().is_relative_to(Path(f).resolve()) for f in folders.values())
+    }
+    installed = installed_uses(references_of(config), paths)
+    return _new(Uses(seen.code, {**files, **folders}) | installed, config, paths)
+
+
+def users_files(
+    config: Mapping[str, Any], uses: Uses, search_paths: Iterable[str]
+) -> list[str | Path]:
+    """The user's source files that a sweep rests on."""
+    paths = tuple(search_paths)
+    counted = {
+        file for reference in references_of(config) for file in source_files(reference, paths)
+    }
+    own = sorted(file for file in counted if not file.is_relative_to(OWN_FOLDER))
+    return [*own, *uses.code.values()]
+
+
+def _arguments(config: Mapping[str, Any]) -> list[Any]:
+    dataset = config["dataset"]
+    kwargs = (config["model"]["kwargs"], config["optimizer"]["kwargs"])
+    return [*kwargs, dataset["kwargs"], dataset["prepare_kwargs"]]
+
+
+def _new(uses: Uses, config: Mapping[str, Any], paths: tuple[str, ...]) -> Uses:
+    """``uses`` without what the fingerprints of sources and the hashes of data cover already."""
+    dataset = config["dataset"]
+    counted = {f for reference in references_of(config) for f in source_files(reference, paths)}
+    values = [*dataset["kwargs"].values(), *dataset["prepare_kwargs"].values()]
+    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    named = [find_path(text, paths) for text in texts if isinstance(text, str) and text]
+    sources = [find_path(s, paths) for s in dataset["sources"] if s and not s.startswith(PACKAGE)]
+    covered = {path.resolve() for path in counted}
+    covered |= {path.resolve() for path in named if path is not None and path.is_file()}
+    places = [path.resolve() for path in sources if path is not None]
+
+    def is_new(path: str) -> bool:
+        resolved = Path(path).resolve()
+        return resolved not in covered and not any(resolved.is_relative_to(p) for p in places)
+
+    code = {name: path for name, path in uses.code.items() if is_new(path)}
+    files = {name: path for name, path in uses.files.items() if is_new(path)}
+    return Uses(code, files, uses.packages)
+
+
+def read_seen(results: str | Path, fingerprint: str) -> Uses | None:
+    """The list that the trial run of this plan left; None where there is none."""
+    with contextlib.suppress(FlopsFitError, KeyError, TypeError, ValueError):
+        value = read_json(seen_file(results, fingerprint))
+        if value["format"] == FORMAT:
+            return Uses.from_dict(value)
+    return None
+
+
+def write_seen(results: str | Path, fingerprint: str, uses: Uses) -> None:
+    """Keep the list of a trial run where `read_seen` looks for it."""
+    write_json(seen_file(results, fingerprint), {"format": FORMAT, **uses.to_dict()})
+
+
+def changed_late(results: str | Path, config: Mapping[str, Any], hashes: FileHashes) -> Uses:
+    """What only jobs saw, of these plug-ins, and is no longer as it was first seen."""
+    known = _read_late(results).get(_late_key(references_of(config)), {})
+    changed = Uses()
+    for name, entry in known.items():
+        one = Uses(**{entry["kind"]: {name: entry["path"]}})
+        if uses_identity(one, hashes).get(entry["kind"], {}).get(name) != entry["digest"]:
+            changed = changed | one
+    return changed
+
+
+def note_late(
+    results: str | Path, references: Iterable[str], uses: Uses, hashes: FileHashes
+) -> dict[str, str]:
+    """Keep what a job saw beyond its plan; returns name -> digest, for its record."""
+    digests = uses_identity(uses, hashes)
+    found = {
+        name: {"kind": kind, "path": getattr(uses, kind)[name], "digest": digest}
+        for kind in ("code", "files")
+        for name, digest in digests.get(kind, {}).items()
+    }
+    if found:
+        known, key = _read_late(results), _late_key(references)
+        merged = {**found, **known.get(key, {})}  # as first seen
+        if merged != known.get(key):
+            write_json(late_file(results), {**known, "format": FORMAT, key: merged})
+    return {name: entry["digest"] for name, entry in found.items()}
+
+
+def _late_key(references: Iterable[str]) -> str:
+    return canonical_hash(sorted(references))[:16]
+
+
+def _read_late(results: str | Path) -> dict[str, Any]:
+    with contextlib.suppress(FlopsFitError, AttributeError):
+        known = read_json(late_file(results))
+        if known.get("format") == FORMAT:
+            return dict(known)
+    return {}
