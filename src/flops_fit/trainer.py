@@ -1,12 +1,12 @@
 """Train one experiment on exactly its D tokens, and say what happened.
 
 The loop reads top to bottom: settings, data, model, optimiser, schedule, steps, evaluation,
-outcome. Everything that decides a result is seeded here, by `seed_everything`.
+outcome. What it calls on the way lies in `flops_fit.training`.
 """
 
 import itertools
+import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,20 +16,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from torch import nn
 from tqdm import tqdm
 
 from flops_fit.data import Data, as_data, bytes_per_token, first_item
-from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.exact import agree, last_part_syncs, target_elements, trim
+from flops_fit.experiment.exact import agree, last_micro_batch_syncs, target_elements, trim
 from flops_fit.experiment.options import COSINE, TrainOptions
 from flops_fit.model_factory import call_model, create_model, num_params
 from flops_fit.optimizer import adamw, as_one_optimizer
 from flops_fit.plan.devices import device_name, peak_flops, speed
 from flops_fit.plan.schedule import multiplier
-from flops_fit.store.records import COMPLETED, DIVERGED
 from flops_fit.store.stopping import Stopped, StopRequest
 from flops_fit.sweep import Experiment, SweepPlan
 from flops_fit.training.batches import (
@@ -55,6 +51,11 @@ from flops_fit.training.local import (
     local_identity,
     options_identity,
 )
+from flops_fit.training.outcome import status_of
+from flops_fit.training.setup import new_accelerator, progress_bar, run_line, seed_everything
+from flops_fit.training.trackers import Trackers
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -65,10 +66,14 @@ def train(
     build_optimizer: Callable[[nn.Module, float], Any],
     options: TrainOptions,
     checkpoint_folder: Path | None = None,
-    identity_hash: str = "",
+    experiment_hash: str = "",
     stop: StopRequest | None = None,
+    flops_per_token: float = 0.0,
 ) -> dict:
     """Train one experiment and return its outcome as plain data.
+
+    Checkpoints go to ``checkpoint_folder`` (None: none are kept) under ``experiment_hash``;
+    ``stop`` is looked at between steps; ``flops_per_token``, as counted, is only said.
 
     The outcome holds ``status`` (completed or diverged) with its ``reason``, ``final_loss`` on the
     held-out part (None if diverged) with its standard error and, where the dataset knows its
@@ -78,7 +83,7 @@ def train(
     """
     started = time.perf_counter()
     seed_everything(options)
-    accelerator = new_accelerator(options, checkpoint_folder)
+    accelerator = new_accelerator(Accelerator, options, checkpoint_folder)
     check_devices(accelerator, options)
 
     # Data
@@ -113,7 +118,7 @@ def train(
     peaks = [group["lr"] for group in optimizer.param_groups]
 
     # Where an earlier attempt stopped
-    checkpoints = Checkpoints(checkpoint_folder, identity_hash, accelerator,
+    checkpoints = Checkpoints(checkpoint_folder, experiment_hash, accelerator,
                               options.checkpoint_minutes)  # fmt: skip
     saved = checkpoints.restore() or {"step": 0, "position": 0, "seen": 0, "seconds": 0.0}
     curve = Curve(**saved.get("curve", {}))
@@ -122,17 +127,20 @@ def train(
 
     loop_started, data_seconds, bad_step = time.perf_counter(), 0.0, None
     start_up_seconds = loop_started - started
+    if accelerator.is_main_process:
+        log.info(run_line(name, accelerator.unwrap_model(model), params, per_item,
+                          flops_per_token, options, accelerator))  # fmt: skip
     bar = progress_bar(name, options, seen, accelerator)
-    if options.log_with:
-        accelerator.init_trackers(name)
-    micro_batches = read_ahead(dataloader)
+    trackers = Trackers(accelerator, name, options.log_with)
+    incoming = read_ahead(dataloader)
     model.train()
     while seen < options.tokens:
         asked = time.perf_counter()
-        parts = list(itertools.islice(micro_batches, batches.micro_batches(position)))
+        micro_batches = list(itertools.islice(incoming, batches.micro_batches(position)))
         data_seconds += time.perf_counter() - asked
 
-        total, stopping, saving = agree(accelerator, parts, bool(stop), checkpoints.due())
+        total, stopping, saving = agree(accelerator, micro_batches, bool(stop),
+                                        checkpoints.due())  # fmt: skip
         if stopping or saving:
             bad_step = curve.flush(accelerator, force=True)
             if bad_step is not None:
@@ -140,10 +148,13 @@ def train(
             seconds = saved["seconds"] + time.perf_counter() - loop_started
             checkpoints.save({"step": step, "position": position, "seen": seen,
                               "seconds": seconds, "curve": curve.state()})  # fmt: skip
+            trackers.follow(curve)
             if stopping:
+                trackers.close()
                 raise Stopped(f"{name}: stopped on {stop.signal or 'request'} at step {step}")
         if seen + total > options.tokens:
-            parts = trim(accelerator, model, loss_fn, parts, position, options.tokens - seen)
+            micro_batches = trim(accelerator, model, loss_fn, micro_batches, position,
+                                 options.tokens - seen)  # fmt: skip
             total = options.tokens - seen
 
         middle = (seen + total / 2) / options.tokens
@@ -152,8 +163,9 @@ def train(
             group["lr"] = peak * factor
 
         share_of_loss = None
-        for i, (inputs, targets, counts) in enumerate(parts):
-            with last_part_syncs(accelerator, model, last=i == len(parts) - 1):
+        for i, (inputs, targets, counts) in enumerate(micro_batches):
+            last = i == len(micro_batches) - 1
+            with last_micro_batch_syncs(accelerator, model, last):
                 share = int(counts.sum()) / total  # of the global batch: uneven shares stay exact
                 targets = targets if share else torch.zeros_like(targets)
                 loss = loss_fn(call_model(model, inputs), targets)
@@ -161,8 +173,8 @@ def train(
                     accelerator.backward(loss)
                 else:  # DDP averages gradients over the processes
                     accelerator.backward(loss * (share * accelerator.num_processes))
-                part = loss.detach() if share == 1.0 else loss.detach() * share
-                share_of_loss = part if share_of_loss is None else share_of_loss + part
+                weighted = loss.detach() if share == 1.0 else loss.detach() * share
+                share_of_loss = weighted if share_of_loss is None else share_of_loss + weighted
         if options.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
         optimizer.step()
@@ -173,6 +185,7 @@ def train(
         curve.add(share_of_loss, seen, options.learning_rate * factor)
         bar.update(total)
         bad_step = curve.flush(accelerator)
+        trackers.follow(curve)
         if bad_step is not None:
             break
     if bad_step is None:
@@ -184,10 +197,10 @@ def train(
     scores = None
     if bad_step is None:
         scores = evaluate(accelerator, model, heldout, loss_fn)
-    if options.log_with:
-        log_curve(accelerator, curve, scores)
+    trackers.follow(curve)
+    trackers.close(scores)
     outcome = {
-        **verdict(curve, bad_step, scores, bytes_per_token(data.heldout)),
+        **status_of(curve, bad_step, scores, bytes_per_token(data.heldout)),
         "loss_curve": curve.until(bad_step if bad_step is not None else step).points(),
         "tokens_seen": seen,
         "steps_done": step,
@@ -207,75 +220,6 @@ def train(
     }
     accelerator.free_memory()
     return outcome
-
-
-def new_accelerator(options: TrainOptions, checkpoint_folder: Path | None) -> Accelerator:
-    """This experiment's accelerator; trackers write to ``logs`` beside the checkpoints.
-
-    Raises `FlopsFitError` for a precision or tracker that this machine does not offer.
-    """
-    # accelerate would keep the precision and compiler of the process's first experiment
-    AcceleratorState._reset_state()
-    logs = ProjectConfiguration(
-        logging_dir=str(checkpoint_folder.parent / "logs") if checkpoint_folder else None
-    )
-    try:
-        return Accelerator(
-            mixed_precision=options.precision,
-            dataloader_config=DataLoaderConfiguration(even_batches=False, non_blocking=True),
-            dynamo_backend="inductor" if options.compile else "no",
-            log_with=options.log_with,
-            project_config=logs,
-        )
-    except ValueError as error:
-        raise FlopsFitError(
-            f"precision: {options.precision}, log_with: {options.log_with}: {error}"
-        ) from error
-
-
-def seed_everything(options: TrainOptions) -> None:
-    """Seed Python, NumPy and torch alike on every process; the one place where seeds are set."""
-    set_seed(options.seed)
-    if options.deterministic:  # read when cuBLAS starts
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(options.deterministic)
-
-
-def progress_bar(name: str, options: TrainOptions, seen: int, accelerator: Accelerator):
-    """A bar over tokens, on the main process only."""
-    return tqdm(
-        total=options.tokens, initial=seen, desc=name, unit="tok", unit_scale=True, mininterval=2.0,
-        disable=not (options.progress and accelerator.is_main_process),
-    )  # fmt: skip
-
-
-def verdict(
-    curve: Curve, bad_step: int | None, scores: dict | None, bytes_per_token: float | None
-) -> dict:
-    """Status, reason and held-out loss: a loss that is not finite makes a run diverged."""
-    if bad_step is None and math.isfinite(scores["loss"]):
-        bits = scores["loss"] / math.log(2) / bytes_per_token if bytes_per_token else None
-        return {"status": COMPLETED, "reason": "", "final_loss": scores["loss"],
-                "final_loss_se": scores["loss_se"], "heldout_tokens": scores["tokens"],
-                "bits_per_byte": bits}  # fmt: skip
-    if bad_step is None:
-        reason = "the held-out loss is not finite"
-    else:
-        last = f"{curve.loss[bad_step - 1]:.4g}" if bad_step else "none"
-        reason = f"the loss of step {bad_step + 1} is not finite; last good loss: {last}"
-    return {"status": DIVERGED, "reason": reason, "final_loss": None, "final_loss_se": None,
-            "heldout_tokens": 0, "bits_per_byte": None}  # fmt: skip
-
-
-def log_curve(accelerator: Accelerator, curve: Curve, scores: dict | None) -> None:
-    """Hand the run to accelerate's trackers; our own JSON stays the truth."""
-    for i, (tokens, loss, rate) in enumerate(
-        zip(curve.tokens, curve.loss, curve.learning_rate, strict=True)
-    ):
-        accelerator.log({"loss": loss, "tokens": tokens, "learning_rate": rate}, step=i + 1)
-    if scores:
-        accelerator.log({"heldout_loss": scores["loss"]}, step=len(curve.loss))
-    accelerator.end_training()
 
 
 class TrainingRunner:
@@ -375,7 +319,7 @@ class TrainingRunner:
             experiment.experiment_id,
             lambda: create_model(model_cls, size_param, experiment.size_param_value, model_kwargs),
             data, loss_fn, optimizer, options,
-            checkpoints, digest,
+            checkpoints, digest, flops_per_token=experiment.flops_per_token,
         )  # fmt: skip
         record = {
             **asdict(experiment), "hash": digest, "identity": {**identity, **options_identity(options)},

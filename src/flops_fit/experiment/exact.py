@@ -20,9 +20,11 @@ def target_elements(targets: torch.Tensor, loss_fn) -> int:
     return max(int(own(targets[None])) if own else targets.numel(), 1)
 
 
-def agree(accelerator: Accelerator, parts: list, stop: bool, save: bool) -> tuple[int, bool, bool]:
+def agree(
+    accelerator: Accelerator, micro_batches: list, stop: bool, save: bool
+) -> tuple[int, bool, bool]:
     """Global target count of the step, and whether any process wants to stop or save."""
-    local = sum(int(counts.sum()) for _, _, counts in parts)
+    local = sum(int(counts.sum()) for _, _, counts in micro_batches)
     if accelerator.num_processes == 1:
         return local, stop, save
     votes = torch.tensor([local, stop, save], device=accelerator.device)
@@ -30,19 +32,19 @@ def agree(accelerator: Accelerator, parts: list, stop: bool, save: bool) -> tupl
     return total, stops > 0, saves > 0
 
 
-def last_part_syncs(accelerator: Accelerator, model: nn.Module, last: bool):
+def last_micro_batch_syncs(accelerator: Accelerator, model: nn.Module, last: bool):
     """Gradients are exchanged once a step, with the last micro-batch."""
     return contextlib.nullcontext() if last else accelerator.no_sync(model)
 
 
-def trim(accelerator, model, loss_fn, parts: list, position: int, wanted: int) -> list:
+def trim(accelerator, model, loss_fn, micro_batches: list, position: int, wanted: int) -> list:
     """The step's micro-batches with all but their first ``wanted`` targets ignored.
 
     The order is that of the global batch, where position p belongs to process p mod world. Raises
     `FlopsFitError` where the loss cannot ignore targets: D must then be whole items.
     """
     world, rank = accelerator.num_processes, accelerator.process_index
-    mine = [count for _, _, counts in parts for count in counts.tolist()]
+    mine = [count for _, _, counts in micro_batches for count in counts.tolist()]
     everyone = gather_object([mine])
     shares = [iter(share) for share in everyone]
     kept, left = {r: [] for r in range(world)}, wanted
@@ -52,15 +54,15 @@ def trim(accelerator, model, loss_fn, parts: list, position: int, wanted: int) -
         left -= kept[p % world][-1]
     mine_kept = iter(kept[rank])
     model = accelerator.unwrap_model(model)
-    return [trim_part(model, loss_fn, part, list(itertools.islice(mine_kept, len(part[2]))))
-            for part in parts]  # fmt: skip
+    return [trim_micro_batch(model, loss_fn, batch, list(itertools.islice(mine_kept, len(batch[2]))))
+            for batch in micro_batches]  # fmt: skip
 
 
-def trim_part(model, loss_fn, part: tuple, keep: list[int]) -> tuple:
+def trim_micro_batch(model, loss_fn, batch: tuple, keep: list[int]) -> tuple:
     """One micro-batch in which item i keeps its first ``keep[i]`` targets."""
-    inputs, targets, counts = part
+    inputs, targets, counts = batch
     if keep == counts.tolist():
-        return part
+        return batch
     with torch.no_grad():
         masks = masks_targets(loss_fn, call_model(model, inputs), targets)
     if not masks:

@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
     workflow's retry resumes), 1 anything else.
     """
     logging.basicConfig(format="flops-fit: %(message)s")
+    logging.getLogger("flops_fit").setLevel(logging.INFO)
     spec_path, result = arguments
     stop = StopRequest()
     with stop.listening():
@@ -108,6 +109,7 @@ def train_spec(spec: dict, folder: Path, stop: StopRequest) -> dict:
         folder / CHECKPOINTS,
         spec["hash"],
         stop,
+        spec["counts"]["flops_per_token"],
     )
     return make_record(spec, outcome)
 

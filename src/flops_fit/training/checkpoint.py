@@ -30,8 +30,8 @@ class Checkpoints:
     experiment's, of another number of processes) stays where it is until the run is finished.
     """
 
-    def __init__(self, folder: Path | None, identity_hash: str, accelerator, minutes: float):
-        self.folder, self.identity_hash = folder, identity_hash
+    def __init__(self, folder: Path | None, experiment_hash: str, accelerator, minutes: float):
+        self.folder, self.experiment_hash = folder, experiment_hash
         self.accelerator, self.seconds = accelerator, 60 * minutes
         self.latest = time.monotonic()
         self.step, self.kept = 0, []  # the last saved step; sound checkpoints, the newest first
@@ -86,7 +86,7 @@ class Checkpoints:
                     file, "sha256"
                 ).hexdigest()
                 os.fsync(file.fileno())
-        manifest = {"hash": self.identity_hash, "counters": counters, "files": hashes,
+        manifest = {"hash": self.experiment_hash, "counters": counters, "files": hashes,
                     "processes": self.accelerator.num_processes}  # fmt: skip
         write_json(folder / MANIFEST, seal(manifest))
         _flush_folder(folder)
@@ -129,7 +129,7 @@ class Checkpoints:
             checksum = manifest.pop("checksum")
             if canonical_hash(manifest) != checksum:
                 return f"{MANIFEST} does not match its checksum", {}
-            if manifest["hash"] != self.identity_hash:
+            if manifest["hash"] != self.experiment_hash:
                 return "it belongs to another experiment", {}
             if manifest["processes"] != self.accelerator.num_processes:
                 return f"it was written by {manifest['processes']} processes", {}
