@@ -23,6 +23,7 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+USE_CPU = "ACCELERATE_USE_CPU"  # keeps runs off the GPUs on purpose
 POLL_SECONDS = 0.5
 LISTING_SECONDS = 60.0
 _TURN = 0  # the byte of the one job that may keep some devices while it waits for more
@@ -54,7 +55,7 @@ def take_devices(count: int, environment: Mapping[str, str]) -> dict[str, str]:
 
 def cpu_by_choice(environment: Mapping[str, str]) -> bool:
     """Whether accelerate is told to leave the GPUs alone."""
-    return environment.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "t", "yes", "y", "on"}
+    return environment.get(USE_CPU, "").lower() in {"1", "true", "t", "yes", "y", "on"}
 
 
 def _make_standard_input(descriptor: int) -> None:

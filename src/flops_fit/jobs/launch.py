@@ -11,7 +11,8 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import run_folder
-from flops_fit.jobs.gpu_locks import cpu_by_choice, take_devices
+from flops_fit.jobs.environment import accelerate_config, cleaned
+from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
 from flops_fit.store.locks import run_lock
 from flops_fit.store.records import finished_before, restore_run
 from flops_fit.store.stopping import outlive
@@ -42,14 +43,14 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
         gpus = 0  # accelerate heeds its own variable only through its option
     check_devices(processes, gpus)
     environment = {
-        **os.environ,
+        **cleaned(os.environ),
         "OMP_NUM_THREADS": str(threads),
         "FLOPS_FIT_PROCESSES": str(processes),
         "FLOPS_FIT_GPUS": str(gpus),
         **take_devices(gpus, os.environ),
     }
     if gpus == 0:
-        environment["ACCELERATE_USE_CPU"] = "true"
+        environment[USE_CPU] = "true"
     sys.stdout.flush()
     sys.exit(outlive(command(spec_path, result, processes, threads, gpus), environment))
 
@@ -71,13 +72,13 @@ def command(spec_path: str, result: str, processes: int, threads: int, gpus: int
 def launcher(processes: int, threads: int, gpus: int) -> list[str]:
     """``accelerate launch`` with everything said that it would otherwise guess.
 
-    Unsaid values come from a file in the user's home or from the machine. ``--cpu
-    --num_processes 2`` silently runs one process: several need ``--multi_gpu``, also on CPUs.
+    What the line leaves out comes from a file of ours, or else would from one in the user's home.
+    ``--cpu --num_processes 2`` silently runs one process: several need ``--multi_gpu``, also on CPUs.
     ``--quiet`` leaves the trainer's own message the last one in the log.
     """
     line = [sys.executable, "-m", "accelerate.commands.launch",
-            "--num_processes", str(processes), "--num_machines", "1",
-            "--mixed_precision", "no", "--dynamo_backend", "no",
+            "--config_file", accelerate_config(), "--num_processes", str(processes),
+            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
             "--num_cpu_threads_per_process", str(threads), "--quiet"]  # fmt: skip
     if processes > 1:
         line += ["--multi_gpu", "--main_process_port", "0"]

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -21,6 +21,7 @@ from flops_fit.plugins.resolve import add_search_paths, one_line
 from flops_fit.training.batches import GlobalBatches
 
 LOOKED_AT = 256  # items of each part of the data
+SHARDING = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 
 
 def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
@@ -53,6 +54,11 @@ def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
         raise FlopsFitError(
             f"batch: {options.batch_items} items are fewer than the {world} processes; allowed: a "
             f"global batch of {world} items or more, or at most {options.batch_items} processes"
+        )
+    if accelerator.distributed_type in SHARDING:
+        raise FlopsFitError(
+            f"accelerate: launched with {accelerator.distributed_type.value}; allowed: data-parallel "
+            "training, in which every process holds the whole model"
         )
 
 
