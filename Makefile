@@ -4,12 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-docs test-slurm lint clean
+.PHONY: demo test test-fast test-slow test-docs test-slurm test-faults coverage lint clean
 demo: $(READY)
 	$(BIN)/snakemake --cores all
 
+# What each tier holds and how long it takes: CONTRIBUTING.md.
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# For the edit loop: without what starts Snakemake, launchers or a kernel, or takes seconds.
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (seconds or slow or docs or slurm or faults)'
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow --durations=0
 
 # Every command of the documentation, as it stands there.
 test-docs: $(READY)
@@ -19,8 +27,19 @@ test-docs: $(READY)
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm tests/slurm --durations=0
 
+# Kills, full disks and torn files; two scenarios at a time.
+test-faults: $(READY)
+	$(BIN)/python -m pytest -m faults tests/faults
+
+# Lines and branches that the tests reach in their own process, without those of the workflow's jobs.
+coverage: $(READY)
+	$(BIN)/coverage run -m pytest --ignore tests/workflow $(TESTS)
+	$(BIN)/coverage report
+
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
@@ -33,4 +52,4 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .snakemake
+	rm -rf $(VENV) .snakemake .coverage .import_linter_cache .mypy_cache
