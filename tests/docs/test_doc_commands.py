@@ -87,7 +87,7 @@ ELSEWHERE = {
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
 }  # fmt: skip
 CANNOT = {  # a command, or how it begins where it ends in "...": why it is not run
-    "make demo": "installs the lock from the network, then takes minutes",
+    "make ...": "installs the lock from the network, then takes minutes",
     "pytest": "is what runs this",
     "python -m pytest ...": "is what runs this; its files are checked to be there",
     "curl ...": "needs the network",
