@@ -66,7 +66,9 @@ class Folder:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(textwrap.dedent(text))
 
-    def net(self, imports="", body="pass", forward="pass", arguments="", place="mymodel.py") -> None:
+    def net(
+        self, imports="", body="pass", forward="pass", arguments="", place="mymodel.py"
+    ) -> None:
         text = NET.format(imports=imports, body=body, forward=forward, arguments=arguments)
         self.write({place: text})
 
@@ -242,11 +244,15 @@ def temporary_file(f):
 def byte_code(f):
     f.write({"layers/__init__.py": "", "layers/act.py": "x = 1\n"})
     f.net("from layers.act import x")
-    return lambda: subprocess.run([sys.executable, "-m", "compileall", "-q", "."], cwd=f.root, check=True)
+    return lambda: subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "."], cwd=f.root, check=True
+    )
 
 
 def results(f):
-    f.data("import os; [open(os.path.join(r, n), 'rb').read() for r, _, ns in os.walk('results') for n in ns]")
+    f.data(
+        "import os; [open(os.path.join(r, n), 'rb').read() for r, _, ns in os.walk('results') for n in ns]"
+    )
     return lambda: f.write({"results/runs/x/record.txt": "other"})
 
 

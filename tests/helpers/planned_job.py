@@ -31,6 +31,8 @@ class Net(nn.Module):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if event == "bug":
             raise ZeroDivisionError("a bug of mine")
+        if event == "late":
+            open(os.path.join(os.path.dirname(__file__), "late.txt")).read()
         if event and event.startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, event))
         return self.layers(x) * (float("nan") if event == "nan" else 1.0)

@@ -11,6 +11,10 @@ import pytest
 from planned_job import Job
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.identity import read_spec
+from flops_fit.experiment.used import changed_late, other_late
+from flops_fit.plugins.data_files import FileHashes
+from flops_fit.plugins.uses import Uses
 from flops_fit.store.locks import run_lock
 from flops_fit.store.records import note_failure, read_failure, restore_run
 from flops_fit.store.stopping import RETRY_STATUS, Stopped, StopRequest
@@ -67,6 +71,21 @@ def test_running_out_of_memory_leaves_the_advice(planned):
     assert failure["experiment_id"] == planned.id
     assert "micro_batch_items" in failure["reason"]
     assert "activation_checkpointing" in failure["reason"]
+
+
+def test_a_file_that_only_the_job_opens_is_recorded_said_and_watched_from_then_on(planned, capsys):
+    late, results = planned.folder.parents[2] / "late.txt", planned.folder.parents[1]
+    late.write_text("one")
+    assert planned("late") == 0
+    assert "used, and not seen when planned: late.txt" in capsys.readouterr().err
+    (entry,) = planned.record()["late"].items()
+    assert entry[0] == "late.txt"
+    config = read_spec(planned.spec)["identity"]
+    hashes = FileHashes(results / "hashes.json")
+    assert changed_late(results, config, hashes) == Uses()
+    late.write_text("two")
+    assert changed_late(results, config, hashes).files == {"late.txt": str(late)}
+    assert other_late(planned.record()["late"], [str(late.parent)]) == ["late.txt"]
 
 
 def test_a_failure_is_kept_until_a_later_try_succeeds(planned):

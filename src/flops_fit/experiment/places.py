@@ -30,3 +30,8 @@ def seen_file(results: str | Path, fingerprint: str) -> Path:
 def late_file(results: str | Path) -> Path:
     """What plug-ins were seen to use by jobs alone."""
     return plan_folder(results) / "late.json"
+
+
+def hashes_file(results: str | Path) -> Path:
+    """Hashes of files that were read before, by their state."""
+    return plan_folder(results) / "hashes.json"

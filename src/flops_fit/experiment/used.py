@@ -6,6 +6,7 @@ and what only a job saw later (``late``), neutral as long as it stays as it was 
 """
 
 import contextlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from flops_fit.plugins.uses import (
 from flops_fit.plugins.watch import Watch
 
 FORMAT = 1
+MOST_LATE = 100  # more single files than this are a data set, whose folder is to be named
 
 
 def references_of(config: Mapping[str, Any]) -> list[str]:
@@ -122,6 +124,24 @@ def write_seen(results: str | Path, fingerprint: str, uses: Uses) -> None:
     write_json(seen_file(results, fingerprint), {"format": FORMAT, **uses.to_dict()})
 
 
+def late_uses(watch: Watch, spec: Mapping[str, Any]) -> Uses:
+    """What a job used that its plan does not cover, at most `MOST_LATE` of each kind."""
+    identity, paths = spec["identity"], tuple(spec["search_paths"])
+    dataset = {**identity["dataset"], "sources": [s for s, _ in identity["dataset"]["sources"]]}
+    new = _new(watch.uses(roots_of(paths)), {**identity, "dataset": dataset}, paths)
+    planned = [*spec["uses"]["code"].values(), *spec["uses"]["files"].values()]
+    covered = [Path(path).resolve() for path in planned]
+    code, files = (
+        {
+            name: path
+            for name, path in sorted(kind.items())
+            if not any(Path(path).resolve().is_relative_to(place) for place in covered)
+        }
+        for kind in (new.code, new.files)
+    )
+    return Uses(dict([*code.items()][:MOST_LATE]), dict([*files.items()][:MOST_LATE]))
+
+
 def changed_late(results: str | Path, config: Mapping[str, Any], hashes: FileHashes) -> Uses:
     """What only jobs saw, of these plug-ins, and is no longer as it was first seen."""
     known = _read_late(results).get(_late_key(references_of(config)), {})
@@ -135,20 +155,40 @@ def changed_late(results: str | Path, config: Mapping[str, Any], hashes: FileHas
 
 def note_late(
     results: str | Path, references: Iterable[str], uses: Uses, hashes: FileHashes
-) -> dict[str, str]:
-    """Keep what a job saw beyond its plan; returns name -> digest, for its record."""
+) -> dict[str, dict[str, str]]:
+    """Keep what a job saw beyond its plan; returns it with its digests, for the record."""
     digests = uses_identity(uses, hashes)
     found = {
         name: {"kind": kind, "path": getattr(uses, kind)[name], "digest": digest}
         for kind in ("code", "files")
         for name, digest in digests.get(kind, {}).items()
     }
-    if found:
+    keep_late(results, references, found)
+    return found
+
+
+def keep_late(
+    results: str | Path, references: Iterable[str], late: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Add to what is watched from now on, each entry as it was first seen."""
+    if late:
         known, key = _read_late(results), _late_key(references)
-        merged = {**found, **known.get(key, {})}  # as first seen
+        merged = {**late, **known.get(key, {})}
         if merged != known.get(key):
             write_json(late_file(results), {**known, "format": FORMAT, key: merged})
-    return {name: entry["digest"] for name, entry in found.items()}
+
+
+def other_late(late: Mapping[str, Mapping[str, str]], search_paths: Iterable[str]) -> list[str]:
+    """Names of what a record's run used, and that lies here with another content."""
+    paths, hashes, other = tuple(search_paths), FileHashes(os.devnull), []
+    for name, entry in late.items():
+        path = find_path(name, paths)
+        if path is None:
+            continue
+        here = uses_identity(Uses(**{entry["kind"]: {name: str(path)}}), hashes)
+        if here.get(entry["kind"], {}).get(name) != entry["digest"]:
+            other.append(name)
+    return other
 
 
 def _late_key(references: Iterable[str]) -> str:

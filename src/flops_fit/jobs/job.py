@@ -13,8 +13,10 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import changed_sources, read_spec
 from flops_fit.experiment.options import TrainOptions
-from flops_fit.experiment.places import run_folder
+from flops_fit.experiment.places import hashes_file, run_folder
+from flops_fit.experiment.used import late_uses, note_late, references_of
 from flops_fit.plugins.data_files import FileHashes
+from flops_fit.plugins.watch import Watch, watching
 from flops_fit.store.locks import run_lock
 from flops_fit.store.records import (
     CHECKPOINTS,
@@ -94,24 +96,43 @@ def train_spec(spec: dict, folder: Path, stop: StopRequest) -> dict:
     from flops_fit.training.prepare import check_prepared
 
     add_search_paths(spec["search_paths"])
-    changed = changed_sources(spec, FileHashes(folder.parents[1] / ".plan" / "hashes.json"))
+    results = folder.parents[1]
+    hashes = FileHashes(hashes_file(results))
+    changed = changed_sources(spec, hashes)
     if changed:
         raise FlopsFitError(f"{', '.join(changed)} changed since the plan was made; plan it again")
     if spec["data_dir"] is not None:
-        check_prepared(spec["data_dir"])
-    outcome = train(
-        spec["experiment_id"],
-        lambda: make_model(spec),
-        load_data(spec),
-        load_loss(spec["identity"]["loss"]["function"]),
-        lambda model, rate: make_optimizer(spec, model, rate),
-        options_of(spec),
-        folder / CHECKPOINTS,
-        spec["hash"],
-        stop,
-        spec["counts"]["flops_per_token"],
+        check_prepared(spec["data_dir"], hashes)
+    hashes.save()
+    with watching(spec["search_paths"], [results]) as watch:
+        outcome = train(
+            spec["experiment_id"],
+            lambda: make_model(spec),
+            load_data(spec),
+            load_loss(spec["identity"]["loss"]["function"]),
+            lambda model, rate: make_optimizer(spec, model, rate),
+            options_of(spec),
+            folder / CHECKPOINTS,
+            spec["hash"],
+            stop,
+            spec["counts"]["flops_per_token"],
+        )
+    return {**make_record(spec, outcome), **used_late(spec, watch, results, hashes)}
+
+
+def used_late(spec: dict, watch: Watch, results: Path, hashes: FileHashes) -> dict[str, dict]:
+    """The record's part on what the run used beyond its plan; said, and watched from now on."""
+    if int(os.environ.get("RANK", 0)) != 0:
+        return {}
+    late = note_late(results, references_of(spec["identity"]), late_uses(watch, spec), hashes)
+    if not late:
+        return {}
+    print(
+        f"flops-fit: {spec['experiment_id']}: used, and not seen when planned: {', '.join(late)}; a "
+        "change of them is noticed from now on",
+        file=sys.stderr,
     )
-    return make_record(spec, outcome)
+    return {"late": late}
 
 
 def options_of(spec: dict) -> TrainOptions:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import common_identity, plan_fingerprint, plan_key
-from flops_fit.experiment.places import plan_file, plan_folder, spec_file
+from flops_fit.experiment.places import hashes_file, plan_file, plan_folder, spec_file
 from flops_fit.experiment.used import changed_late, named_uses, read_seen
 from flops_fit.files import write_json
 from flops_fit.plugins.code import remembered_sources
@@ -51,7 +51,7 @@ def plan_config(config: dict, results: str, paths: list[str]) -> dict:
 
 def _known_plan(config: dict, results: str, paths: list[str]) -> Path | None:
     """Where the plan lies that fits the plug-ins and data as they are; None if they were never run."""
-    hashes = FileHashes(plan_folder(results) / "hashes.json")
+    hashes = FileHashes(hashes_file(results))
     with remembered_sources(plan_folder(results) / SOURCES):
         common = common_identity(config, paths, hashes)
         named = named_uses(config, paths)

@@ -26,7 +26,7 @@ from flops_fit.experiment.identity import (
     plan_key,
     with_uses,
 )
-from flops_fit.experiment.places import plan_file, plan_folder, spec_file
+from flops_fit.experiment.places import hashes_file, plan_file, plan_folder, spec_file
 from flops_fit.experiment.used import (
     changed_late,
     named_uses,
@@ -56,7 +56,7 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
     """
     search_paths = list(search_paths)
     add_search_paths(search_paths)
-    hashes = FileHashes(plan_folder(results) / "hashes.json")
+    hashes = FileHashes(hashes_file(results))
     common = common_identity(config, search_paths, hashes)
     start = [*sys.path]  # plug-ins may add to it, and would then be found under other names
     with watching(search_paths, [results]) as watch:

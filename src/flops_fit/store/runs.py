@@ -17,6 +17,7 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import experiment_id
 from flops_fit.experiment.places import MANIFEST, plan_folder, run_folder
+from flops_fit.experiment.used import other_late
 from flops_fit.files import canonical_hash, write_atomic
 from flops_fit.store.locks import lock_if_free
 from flops_fit.store.plan_file import read_plan
@@ -213,6 +214,9 @@ def import_record(path: Path, results: str | Path) -> str:
     except OSError as error:
         raise FlopsFitError(f"cannot be read ({error.strerror})") from None
     record = check_foreign(content)
+    other = other_late(record.get("late", {}), [os.getcwd()])
+    if other:
+        raise FlopsFitError(f"it was trained with another {', '.join(other)} than lies here")
     folder = run_folder(results, record["experiment_id"])
     folder.mkdir(parents=True, exist_ok=True)
     own, broken = folder / RECORD, None

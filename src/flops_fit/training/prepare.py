@@ -7,9 +7,9 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import call
 from flops_fit.experiment.identity import read_spec
-from flops_fit.experiment.places import MANIFEST, spec_file
+from flops_fit.experiment.places import MANIFEST, hashes_file, spec_file
 from flops_fit.files import read_json, write_json
-from flops_fit.plugins.data_files import PACKAGE, find_path
+from flops_fit.plugins.data_files import PACKAGE, FileHashes, find_path
 from flops_fit.plugins.resolve import add_search_paths, resolve
 
 
@@ -31,9 +31,15 @@ def prepare_data(plan: dict, results: str) -> Path:
             if target.is_dir():
                 shutil.rmtree(target)
             path.replace(target)
-    files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*"))
-             if p.is_file() and p.name != MANIFEST}  # fmt: skip
-    write_json(folder / MANIFEST, {"prepared_by": dataset["prepare"], "files": files})
+    hashes = FileHashes(hashes_file(results))
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
+    manifest = {
+        "prepared_by": dataset["prepare"],
+        "files": {str(p.relative_to(folder)): p.stat().st_size for p in files},
+        "sha256": {str(p.relative_to(folder)): hashes.of(p) for p in files},
+    }
+    write_json(folder / MANIFEST, manifest)
+    hashes.save()
     return folder / MANIFEST
 
 
@@ -45,14 +51,22 @@ def located_sources(spec: dict) -> list[str]:
     ]
 
 
-def check_prepared(folder: str) -> None:
-    """Refuse prepared files that are missing or not of the size they were made with."""
-    manifest = Path(folder, MANIFEST)
-    for name, size in read_json(manifest)["files"].items():
+def check_prepared(folder: str, hashes: FileHashes) -> None:
+    """Refuse prepared files that are missing, or do not have the size and content they were made with.
+
+    Contents are read by the first job that uses them, and again only where a file's state differs.
+    """
+    manifest = read_json(Path(folder, MANIFEST))
+    for name, size in manifest["files"].items():
         path = Path(folder, name)
         found = path.stat().st_size if path.exists() else None
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes"
-            raise FlopsFitError(
-                f"{path}: {state}, made with {size}; delete {folder} and run the workflow again"
-            )
+            raise _spoilt(path, f"{state}, made with {size}", folder)
+        digest = manifest.get("sha256", {}).get(name)  # none where prepared by an older version
+        if digest is not None and hashes.of(path) != digest:
+            raise _spoilt(path, "has another content than it was made with", folder)
+
+
+def _spoilt(path: Path, state: str, folder: str) -> FlopsFitError:
+    return FlopsFitError(f"{path}: {state}; delete {folder} and run the workflow again")
