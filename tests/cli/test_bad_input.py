@@ -829,7 +829,7 @@ def test_a_job_that_is_not_what_was_asked_for_ends_at_once(
         monkeypatch.setenv(name, value)
     if "EDITED" in environment:
         Path("parts.py").write_text(PARTS.replace("VOCABULARY = 16", "VOCABULARY = 17"))
-    assert job.main([str(spec), str(run / "result.json")]) == 2
+    assert job.main([str(spec), str(run / "result.json"), "results"]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert not [noise for noise in NOISE if noise in said]
@@ -845,10 +845,10 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_trained_again(
 ):
     spec, run = planned({})
     monkeypatch.setenv("STOP", "1")
-    assert job.main([str(spec), str(run / "result.json")]) == job.RETRY_STATUS
+    assert job.main([str(spec), str(run / "result.json"), "results"]) == job.RETRY_STATUS
     (checkpoint,) = (run / "checkpoints").iterdir()
     damage(checkpoint)
-    assert job.main([str(spec), str(run / "result.json")]) == 0
+    assert job.main([str(spec), str(run / "result.json"), "results"]) == 0
     assert f"checkpoint {checkpoint} is not used: " in caplog.text
     assert message in caplog.text
     assert json.loads((run / "record.json").read_text())["status"] == "completed"

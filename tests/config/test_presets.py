@@ -11,7 +11,7 @@ import yaml
 from flops_fit.config.complete import complete_config
 from flops_fit.config.load import load_config
 from flops_fit.experiment.identity import read_spec
-from flops_fit.experiment.places import run_folder, spec_file
+from flops_fit.experiment.places import spec_file
 from flops_fit.files import read_json
 from flops_fit.jobs.job import train_spec
 from flops_fit.notation import count_text, time_text
@@ -131,7 +131,7 @@ def test_a_small_variant_trains_for_real_on_local_text(tmp_path, monkeypatch):
     check_inputs(spec)
     for variable, value in {"PROCESSES": "1", "GPUS": "0"}.items():  # as the launcher sets them
         monkeypatch.setenv(f"FLOPS_FIT_{variable}", value)
-    record = train_spec(spec, run_folder("results", experiment.experiment_id), StopRequest())
+    record = train_spec(spec, "results", StopRequest())
     assert record["status"] == "completed"
     assert spec["identity"]["precision"] == "bf16"
     assert record["tokens_seen"] == experiment.num_tokens

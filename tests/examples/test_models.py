@@ -11,7 +11,7 @@ import yaml
 
 from flops_fit.config.complete import complete_config
 from flops_fit.experiment.identity import read_spec
-from flops_fit.experiment.places import run_folder, spec_file
+from flops_fit.experiment.places import spec_file
 from flops_fit.jobs.job import train_spec
 from flops_fit.plan.planner import make_plan
 from flops_fit.plugins.resolve import add_search_paths
@@ -77,7 +77,7 @@ def test_a_planned_run_trains_on_the_real_text(name, results, monkeypatch):
     check_inputs(spec)
     for variable, value in {"PROCESSES": "1", "GPUS": "0"}.items():  # as the launcher sets them
         monkeypatch.setenv(f"FLOPS_FIT_{variable}", value)
-    record = train_spec(spec, run_folder(results, experiment.experiment_id), StopRequest())
+    record = train_spec(spec, results, StopRequest())
     assert record["status"] == "completed"
     assert record["tokens_seen"] == experiment.num_tokens
     assert record["bits_per_byte"] == pytest.approx(record["final_loss"] / math.log(2))

@@ -88,7 +88,8 @@ class Launched:
 
     def __init__(self, arguments: list[str], processes: int, log: Path, environment: dict):
         line = [sys.executable, "-m", "flops_fit", "train", "--spec", arguments[0],
-                "--out", arguments[1], "--processes", str(processes)]  # fmt: skip
+                "--out", arguments[1], "--results", arguments[2],
+                "--processes", str(processes)]  # fmt: skip
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 line, stdout=file, stderr=file, env={**os.environ, **environment},
@@ -208,7 +209,7 @@ class Experiment:
         self.results = folder / "results"
         self.run = self.results / "runs" / self.id
         self.arguments = [str(self.results / ".plan" / "specs" / f"{self.id}.json"),
-                          str(self.run / "result.json")]  # fmt: skip
+                          str(self.run / "result.json"), str(self.results)]  # fmt: skip
         self.log = folder / "log"
         self.random = random.Random(str(folder.name))
         self.attempts: list = []

@@ -59,8 +59,9 @@ class Job:
         })  # fmt: skip
         (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
         self.id = experiment.experiment_id
-        self.folder = root / "results" / "runs" / self.id
-        self.spec = root / "results" / ".plan" / "specs" / f"{self.id}.json"
+        self.results = root / "results"
+        self.folder = self.results / "runs" / self.id
+        self.spec = self.results / ".plan" / "specs" / f"{self.id}.json"
         self.set = monkeypatch.setenv
         for name, value in {"PROCESSES": 1, "GPUS": 0, "LAUNCHER": os.getppid()}.items():
             self.set(f"FLOPS_FIT_{name}", str(value))
@@ -70,7 +71,7 @@ class Job:
         self.set("EVENT", event)
         self.set("STEP", str(step))
         sys.modules["jobplugin"].steps = 0
-        return job.main([str(self.spec), str(self.folder / "result.json")])
+        return job.main([str(self.spec), str(self.folder / "result.json"), str(self.results)])
 
     def record(self) -> dict:
         return json.loads((self.folder / "record.json").read_text())

@@ -226,7 +226,7 @@ def test_a_killed_job_gives_its_device_back_when_its_last_trainer_is_gone(tmp_pa
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_device_passes_through_accelerate_to_trainers_that_outlive_it(tmp_path, processes):
     box = Box(tmp_path, "0")
-    line = command("SPEC", "RESULT", processes, 1, 1)
+    line = command("SPEC", "RESULT", "results", processes, 1, 1)
     line = line[1 : line.index("-m", 3)]
     first = box.start("first", seconds=PATIENCE, saving=2 * POLL_SECONDS, launcher=line)
     box.started("first")
@@ -260,7 +260,7 @@ def test_the_train_command_shows_its_launcher_one_device_of_the_list(box):
     path = box.folder / "results" / ".plan" / "specs" / f"{spec['experiment_id']}.json"
     write_json(path, spec)
     line = [sys.executable, "-m", "flops_fit", "train", "--spec", str(path), "--out",
-            str(box.folder / "out"), "--gpus", "1"]  # fmt: skip
+            str(box.folder / "out"), "--results", str(box.folder / "results"), "--gpus", "1"]  # fmt: skip
     job = subprocess.Popen(line, env=box.environment("6,4"), stderr=subprocess.DEVNULL)
     box.jobs.append(job)
     deadline = time.monotonic() + PATIENCE

@@ -29,7 +29,7 @@ TRAINED = {
 
 def launch_line(processes: int, *script: str) -> list[str]:
     """The line that jobs are launched with, for another script."""
-    line = command("SPEC", "RESULT", processes, 1, 0)
+    line = command("SPEC", "RESULT", "results", processes, 1, 0)
     return [*line[: line.index("-m", 2 + line.index("accelerate.commands.launch"))], *script]
 
 

@@ -12,8 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
     from flops_fit.experiment.identity import read_spec
-    from flops_fit.experiment.places import spec_file
+    from flops_fit.experiment.places import check_file, spec_file
     from flops_fit.files import write_json
     from flops_fit.plan.amounts import check_amount
     from flops_fit.store.plan_file import read_plan
@@ -24,5 +26,6 @@ def run(args: argparse.Namespace) -> None:
     spec = read_spec(spec_file(args.results, smallest["experiment_id"]))
     data = check_inputs(spec)
     check_amount(data, plan["experiments"], spec["max_epochs"])
-    write_json(plan["check"], data)
-    print(f"wrote {plan['check']}: one real batch passes model, loss and optimiser")
+    checked = check_file(args.results, Path(plan["check"]).stem)
+    write_json(checked, data)
+    print(f"wrote {checked}: one real batch passes model, loss and optimiser")

@@ -98,10 +98,10 @@ def _pricing(args: argparse.Namespace, config: dict | None) -> dict:
 def _measure(config: dict | None, plan: dict, results: str) -> None:
     from flops_fit.errors import FlopsFitError
     from flops_fit.experiment.identity import read_spec
-    from flops_fit.experiment.places import spec_file
+    from flops_fit.experiment.places import measured_file, spec_file
     from flops_fit.files import write_json
     from flops_fit.plan.measure import measure_rate
-    from flops_fit.plan.price import device_kind, measured_file
+    from flops_fit.plan.price import device_kind
 
     if config is None:
         raise FlopsFitError("--measure: needs --config, which names the model and the data")

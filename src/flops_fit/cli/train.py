@@ -2,6 +2,8 @@
 
 import argparse
 
+from flops_fit.cli.arguments import add_results
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Train one experiment through accelerate launch, or restore its record."
@@ -14,9 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads each (default: 1)")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs the job was given (default: 0)")
+    add_results(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     from flops_fit.jobs.launch import launch
 
-    launch(args.spec, args.out, args.processes, args.threads, args.gpus)
+    launch(args.spec, args.out, args.results, args.processes, args.threads, args.gpus)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment import places
 from flops_fit.experiment.options import TRAINER_VERSION
 from flops_fit.files import canonical_hash, read_json
 from flops_fit.plugins.code import import_closure, source_fingerprint
@@ -94,7 +95,7 @@ def data_folder(common: dict, results: str | Path) -> str | None:
     keys = ("prepare", "prepare_kwargs", "prepare_source", "sources", "files")
     digest = canonical_hash({key: dataset[key] for key in keys})[:12]
     name = dataset["prepare"].split(":")[0].rsplit(".", 1)[-1]
-    return str(Path(results, "data", f"{name}-{digest}"))
+    return str(places.data_folder(results, f"{name}-{digest}"))
 
 
 def with_uses(common: dict, uses: dict) -> dict:

@@ -1,6 +1,6 @@
 """One process of one experiment's job: read the spec, train, leave the record.
 
-Run by `flops_fit.jobs.launch` through ``accelerate launch -m flops_fit.jobs.job SPEC RESULT``.
+Run by `flops_fit.jobs.launch` through ``accelerate launch -m flops_fit.jobs.job SPEC RESULT ROOT``.
 """
 
 import contextlib
@@ -35,23 +35,25 @@ OUT_OF_MEMORY = (
 
 
 def main(arguments: list[str]) -> int:
-    """Train the experiment of the spec file ``arguments[0]``; its result goes to ``[1]``.
+    """Train the experiment of a spec file: ``arguments`` are it, the result's path and the root.
+
+    The root is the folder of all results, in which the run has its own.
 
     Exit status: 0 done (diverged included), 2 bad input, 75 stopped on request and saved (the
     workflow's retry resumes), 1 anything else.
     """
     logging.basicConfig(format="flops-fit: %(message)s")
     logging.getLogger("flops_fit").setLevel(logging.INFO)
-    spec_path, result = arguments
+    spec_path, result, results = arguments
     stop = StopRequest()
     with stop.listening():
         spec = read_spec(spec_path)
-        folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
-        return run(spec, folder, result, stop)
+        return run(spec, results, result, stop)
 
 
-def run(spec: dict, folder: Path, result: str, stop: StopRequest) -> int:
-    """Train ``spec`` below ``folder``, whose lock the main process holds."""
+def run(spec: dict, results: str, result: str, stop: StopRequest) -> int:
+    """Train ``spec`` in its folder below ``results``, whose lock the main process holds."""
+    folder = run_folder(results, spec["experiment_id"])
     main_process = int(os.environ.get("RANK", 0)) == 0
     name = spec["experiment_id"], spec["hash"]
     with contextlib.ExitStack() as held:
@@ -63,7 +65,7 @@ def run(spec: dict, folder: Path, result: str, stop: StopRequest) -> int:
                     restore_run(folder, result)
                     return 0 if int(os.environ.get("WORLD_SIZE", 1)) == 1 else RETRY_STATUS
                 (folder / FAILURE).unlink(missing_ok=True)
-            record = train_spec(spec, folder, stop)
+            record = train_spec(spec, results, stop)
             if main_process:
                 finish_run(folder, record, result)
             return 0
@@ -88,7 +90,7 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def train_spec(spec: dict, folder: Path, stop: StopRequest) -> dict:
+def train_spec(spec: dict, results: str | Path, stop: StopRequest) -> dict:
     """Build what the spec names, train it, and return the record without its checksum."""
     from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
     from flops_fit.plugins.resolve import add_search_paths
@@ -96,7 +98,6 @@ def train_spec(spec: dict, folder: Path, stop: StopRequest) -> dict:
     from flops_fit.training.prepare import check_prepared
 
     add_search_paths(spec["search_paths"])
-    results = folder.parents[1]
     hashes = FileHashes(hashes_file(results))
     changed = changed_sources(spec, hashes)
     if changed:
@@ -112,7 +113,7 @@ def train_spec(spec: dict, folder: Path, stop: StopRequest) -> dict:
             load_loss(spec["identity"]["loss"]["function"]),
             lambda model, rate: make_optimizer(spec, model, rate),
             options_of(spec),
-            folder / CHECKPOINTS,
+            run_folder(results, spec["experiment_id"]) / CHECKPOINTS,
             spec["hash"],
             stop,
             spec["counts"]["flops_per_token"],
@@ -120,7 +121,7 @@ def train_spec(spec: dict, folder: Path, stop: StopRequest) -> dict:
     return {**make_record(spec, outcome), **used_late(spec, watch, results, hashes)}
 
 
-def used_late(spec: dict, watch: Watch, results: Path, hashes: FileHashes) -> dict[str, dict]:
+def used_late(spec: dict, watch: Watch, results: str | Path, hashes: FileHashes) -> dict[str, dict]:
     """The record's part on what the run used beyond its plan; said, and watched from now on."""
     if int(os.environ.get("RANK", 0)) != 0:
         return {}

@@ -6,7 +6,6 @@ stays until the last trainer has ended, which may be after its launcher.
 
 import os
 import sys
-from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import read_spec
@@ -18,12 +17,15 @@ from flops_fit.store.records import finished_before, restore_run
 from flops_fit.store.stopping import outlive
 
 
-def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> None:
+def launch(
+    spec_path: str, result: str, results: str, processes: int, threads: int, gpus: int
+) -> None:
     """Restore or train the experiment of ``spec_path``; its result goes to ``result``.
 
-    ``processes`` train one experiment together; ``threads`` are each process's CPU threads;
-    ``gpus`` is how many GPUs the job was given (0: train on the CPU); on one machine it waits until
-    so many are free. After a start it exits with the launcher's status.
+    ``results`` is the folder of all results, in which the run has its own. ``processes`` train one
+    experiment together; ``threads`` are each process's CPU threads; ``gpus`` is how many GPUs the
+    job was given (0: train on the CPU); on one machine it waits until so many are free. After a
+    start it exits with the launcher's status.
     """
     for name, value, least in (
         ("processes", processes, 1),
@@ -33,7 +35,7 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
         if value < least:
             raise FlopsFitError(f"--{name}: {value}; allowed: {least} or more")
     spec = read_spec(spec_path)
-    folder = run_folder(Path(spec_path).parents[2], spec["experiment_id"])
+    folder = run_folder(results, spec["experiment_id"])
     with run_lock(folder):
         if finished_before(folder, spec["experiment_id"], spec["hash"]):
             restore_run(folder, result)
@@ -52,7 +54,7 @@ def launch(spec_path: str, result: str, processes: int, threads: int, gpus: int)
     if gpus == 0:
         environment[USE_CPU] = "true"
     sys.stdout.flush()
-    sys.exit(outlive(command(spec_path, result, processes, threads, gpus), environment))
+    sys.exit(outlive(command(spec_path, result, results, processes, threads, gpus), environment))
 
 
 def check_devices(processes: int, gpus: int) -> None:
@@ -64,9 +66,12 @@ def check_devices(processes: int, gpus: int) -> None:
         )
 
 
-def command(spec_path: str, result: str, processes: int, threads: int, gpus: int) -> list[str]:
+def command(
+    spec_path: str, result: str, results: str, processes: int, threads: int, gpus: int
+) -> list[str]:
     """The line that trains one experiment."""
-    return [*launcher(processes, threads, gpus), "-m", "flops_fit.jobs.job", spec_path, result]
+    job = ["-m", "flops_fit.jobs.job", spec_path, result, results]
+    return [*launcher(processes, threads, gpus), *job]
 
 
 def launcher(processes: int, threads: int, gpus: int) -> list[str]:

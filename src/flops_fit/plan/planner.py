@@ -26,7 +26,7 @@ from flops_fit.experiment.identity import (
     plan_key,
     with_uses,
 )
-from flops_fit.experiment.places import hashes_file, plan_file, plan_folder, spec_file
+from flops_fit.experiment.places import hashes_file, plan_file, spec_file
 from flops_fit.experiment.used import (
     changed_late,
     named_uses,
@@ -183,7 +183,7 @@ def _check_processes(plan: SweepPlan, processes: int) -> None:
 
 def _write(plan, config, common, fingerprint, uses, search_paths, results) -> None:
     folder = data_folder(common, results)
-    check = str(plan_folder(results) / "checked" / f"{canonical_hash(common)[:16]}.json")
+    check = str(check_file(results, canonical_hash(common)[:16]))
     rows = []
     for experiment in plan.experiments:
         identity = experiment_identity(common, vars(experiment))

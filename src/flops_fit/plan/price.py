@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.places import plan_folder
+from flops_fit.experiment.places import measured_file
 from flops_fit.files import read_json
 from flops_fit.plan.peaks import PEAK_TFLOPS, known_peak
 
@@ -130,11 +130,6 @@ def _peak(device: str, number_format: str) -> float:
             f"state pricing.flops_per_second; {PLAN_HINT}"
         )
     return peak
-
-
-def measured_file(results: str | Path, kind: str) -> Path:
-    """Where a measured rate is kept; ``kind`` is cpu or gpu."""
-    return plan_folder(results) / f"rate-{kind}.json"
 
 
 def price(work: Work, rate: Rate, resources: Mapping, per_hour: float | None = None) -> Price:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import experiment_id
-from flops_fit.experiment.places import MANIFEST, plan_folder, run_folder
+from flops_fit.experiment.places import MANIFEST, plan_folder, run_folder, sweep_plans_folder
 from flops_fit.experiment.used import other_late
 from flops_fit.files import canonical_hash, write_atomic
 from flops_fit.store.locks import lock_if_free
@@ -56,7 +56,7 @@ def stored_runs(results: str | Path) -> list[Run]:
 
 def read_sweeps(results: str | Path) -> dict[str, dict]:
     """The plan of each sweep by its name; a broken plan is a `FlopsFitError` that names it."""
-    files = sorted((plan_folder(results) / "sweeps").glob("*.json"))
+    files = sorted(sweep_plans_folder(results).glob("*.json"))
     return {path.stem: read_plan(path, STORED) for path in files}
 
 
@@ -116,7 +116,7 @@ def unused(results: str | Path) -> dict[str, list[Path]]:
     """
     sweeps = read_sweeps(results)
     if not sweeps:
-        raise FlopsFitError(f"{plan_folder(results) / 'sweeps'}: no sweep, so every run would go")
+        raise FlopsFitError(f"{sweep_plans_folder(results)}: no sweep, so every run would go")
     locks = Path(results).resolve().parent / ".snakemake" / "locks"
     if any(locks.glob("*")):
         raise FlopsFitError(

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.places import plan_folder
+from flops_fit.experiment.places import verified_file
 from flops_fit.files import read_json, write_json
 from flops_fit.plugins.file_state import file_state
 
@@ -13,7 +13,7 @@ class Verified:
     """A list of files with the states in which they were found sound; losing it costs time only."""
 
     def __init__(self, results: str | Path):
-        self.path = plan_folder(results) / "verified.json"
+        self.path = verified_file(results)
         self.known = {}
         with contextlib.suppress(FlopsFitError):
             self.known = read_json(self.path)
