@@ -147,7 +147,7 @@ def changed_late(results: str | Path, config: Mapping[str, Any], hashes: FileHas
     known = _read_late(results).get(_late_key(references_of(config)), {})
     changed = Uses()
     for name, entry in known.items():
-        one = Uses(**{entry["kind"]: {name: entry["path"]}})
+        one = Uses.one(entry["kind"], name, entry["path"])
         if uses_identity(one, hashes).get(entry["kind"], {}).get(name) != entry["digest"]:
             changed = changed | one
     return changed
@@ -185,7 +185,7 @@ def other_late(late: Mapping[str, Mapping[str, str]], search_paths: Iterable[str
         path = find_path(name, paths)
         if path is None:
             continue
-        here = uses_identity(Uses(**{entry["kind"]: {name: str(path)}}), hashes)
+        here = uses_identity(Uses.one(entry["kind"], name, str(path)), hashes)
         if here.get(entry["kind"], {}).get(name) != entry["digest"]:
             other.append(name)
     return other

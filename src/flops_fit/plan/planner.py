@@ -26,7 +26,7 @@ from flops_fit.experiment.identity import (
     plan_key,
     with_uses,
 )
-from flops_fit.experiment.places import hashes_file, plan_file, spec_file
+from flops_fit.experiment.places import check_file, hashes_file, plan_file, spec_file
 from flops_fit.experiment.used import (
     changed_late,
     named_uses,

@@ -41,6 +41,11 @@ class Uses:
     files: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
 
+    @staticmethod
+    def one(kind: str, name: str, path: str) -> "Uses":
+        """A single use; ``kind`` is code or files."""
+        return Uses(code={name: path}) if kind == "code" else Uses(files={name: path})
+
     def __or__(self, other: "Uses") -> "Uses":
         packages = tuple(sorted({*self.packages, *other.packages}))
         return Uses({**self.code, **other.code}, {**self.files, **other.files}, packages)
@@ -195,7 +200,9 @@ def installed_uses(references: Iterable[str], search_paths: Iterable[str]) -> Us
     Of one that no distribution owns, such as a folder copied by hand, the sources count.
     """
     paths = tuple(search_paths)
-    roots, packages, code = roots_of(paths), set(), {}
+    roots = roots_of(paths)
+    packages: set[str] = set()
+    code: dict[str, str] = {}
     for reference in references:
         top = reference.partition(":")[0].partition(".")[0]
         module = find_module(top, roots)

@@ -76,14 +76,16 @@ class Watch:
     def _note_open(self, name: str, flags: Any) -> None:
         if isinstance(flags, int) and flags & WRITING:
             self.written.add(name)
-        elif name not in self.opened and self._called_by_user():
+        elif not self.truncated and name not in self.opened and self._called_by_user():
             self.truncated = len(self.opened) >= MOST_FILES
             if not self.truncated:
                 self.opened[name] = None
 
     def uses(self, roots: Iterable[Path]) -> Uses:
         """The user's modules and files that were seen, by names relative to ``roots``."""
-        roots, code, files = list(roots), {}, {}
+        roots = list(roots)
+        code: dict[str, str] = {}
+        files: dict[str, str] = {}
         new = [module for name, module in [*sys.modules.items()] if name not in self.before]
         modules = [getattr(module, "__file__", None) for module in new]
         for text in [*filter(None, modules), *self.opened]:
