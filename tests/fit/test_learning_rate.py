@@ -45,7 +45,10 @@ def test_a_planted_rule_comes_back_exactly():
 def test_the_written_rule_gives_the_planted_rate_wherever_a_sweep_names_it(tmp_path):
     table, out = tmp_path / "results.csv", tmp_path / "learning_rate.json"
     sweep(CELLS).to_csv(table, index=False)
-    assert main(["rate", "--runs", str(table), "--out", str(out), "--out-dir", str(tmp_path)]) == 0
+    summary = tmp_path / "learning_rate.txt"
+    assert main(["rate", "--runs", str(table), "--out", str(out), "--out-dir", str(tmp_path),
+                 "--summary", str(summary)]) == 0  # fmt: skip
+    assert summary.read_text().startswith(f"{out}: lr = ")
     rule = make_rule("learning_rate", {"file": str(out)})
     assert rule(params=5e4, tokens=2e6, size=48) == pytest.approx(planted(5e4, 2e6), rel=1e-6)
     assert {p.name for p in tmp_path.iterdir()} >= {

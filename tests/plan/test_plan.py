@@ -139,12 +139,17 @@ def test_the_terminal_table_ends_with_what_it_takes():
 def test_the_command_prices_by_its_options(tmp_path, capsys):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(plan_of(grid())))
-    out, page = tmp_path / "plan.csv", tmp_path / "plan.html"
+    out, page, summary = (tmp_path / f"plan.{kind}" for kind in ("csv", "html", "txt"))
     arguments = ["plan", "--plan", str(path), "--out", str(out), "--page", str(page), "--name", "x",
-                 "--results", str(tmp_path)]  # fmt: skip
+                 "--results", str(tmp_path), "--summary", str(summary)]  # fmt: skip
     priced = ["--device", "H100", "--per-hour", "3"]
     assert main([*arguments, *priced]) == 0
-    assert "30% of the peak of H100" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "30% of the peak of H100" in printed
+    said = summary.read_text().splitlines()
+    assert all(line in printed for line in said)
+    assert [line for line in said if "30% of the peak of H100" in line]
+    assert sum(line.startswith("warning: ") for line in said) == printed.count("\nwarning: ")
     assert float(next(csv.DictReader(out.open()))["money"]) > 0
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert main([*arguments, "--device", "PDP-11"]) == 2

@@ -83,7 +83,7 @@ def folder(tmp_path_factory):
     command("plot", folder, "--out-dir", folder / "plots", "--dpi", "50")
     command("report", folder, "--plots", folder / "plots", "--plan", folder / "plan.json",
             "--name", "demo", "--out", folder / "report.html", "--table", folder / "table.md",
-            "--budgets", *map(str, BUDGETS))  # fmt: skip
+            "--summary", folder / "answer.txt", "--budgets", *map(str, BUDGETS))  # fmt: skip
     return folder
 
 
@@ -446,6 +446,12 @@ def test_a_table_offers_no_numbers_where_nothing_is_identified(fit):
     answers = [row.split("|")[2:-2] for row in rows if "not identifiable" in row]
     assert len(answers) == len(BUDGETS)
     assert {cell.strip() for row in answers for cell in row} == {"–"}
+
+
+def test_the_summary_is_the_table_s_answers_alone(folder):
+    answers = (folder / "table.md").read_text().split("## Answers\n\n")[1]
+    assert (folder / "answer.txt").read_text() == answers
+    assert answers.startswith("In brackets: ")
 
 
 def test_the_table_without_minima_has_answers_only(fit):

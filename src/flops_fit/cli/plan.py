@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--page", help="write a page (HTML) with the grid drawn")
     add("--name", default="sweep", help="name of the sweep on the page (with --plan)")
     add("--figure", help="write the grid's figure (SVG)")
+    add("--summary", help="write what the sweep takes, and the warnings, as text")
     add("--budgets", nargs="+", type=float, metavar="C",
         help="budgets that will be answered for (default: those of the config)")  # fmt: skip
     add("--measure", action="store_true",
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
     from flops_fit.plan.price import rate_for
-    from flops_fit.plan.table import format_plan, plan_csv, plan_rows, unique_tokens
+    from flops_fit.plan.table import format_plan, plan_csv, plan_rows, plan_summary, unique_tokens
     from flops_fit.plan.warnings import plan_warnings
     from flops_fit.store.plan_file import read_plan
 
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     rate = rate_for(pricing, plan["resources"]["gpus"], plan["precision"], args.results)
     rows = plan_rows(plan, rate, pricing["per_hour"], unique_tokens(plan))
     warnings = plan_warnings(plan, rows, budgets)
-    words = format_plan(plan, rows, warnings, rate, pricing["currency"])
+    currency = pricing["currency"]
     if args.out:
         write_atomic(args.out, plan_csv(rows))
     if args.page or args.figure:
@@ -75,10 +76,12 @@ def run(args: argparse.Namespace) -> None:
         if args.figure:
             write_atomic(args.figure, figure)
         if args.page:
-            page = plan_page(name, plan, rows, warnings, rate, pricing["currency"], figure)
+            page = plan_page(name, plan, rows, warnings, rate, currency, figure)
             write_atomic(args.page, page)
-    print(words)
-    for path in filter(None, (args.out, args.page, args.figure)):
+    if args.summary:
+        write_atomic(args.summary, plan_summary(plan, rows, warnings, rate, currency))
+    print(format_plan(plan, rows, warnings, rate, currency))
+    for path in filter(None, (args.out, args.page, args.figure, args.summary)):
         print(f"wrote {path}")
 
 

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, help="name of the sweep")
     parser.add_argument("--out", required=True, help="the page (HTML)")
     parser.add_argument("--table", help="also write the optima and answers as Markdown")
+    parser.add_argument("--summary", help="also write the answers alone, as the workflow ends with")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.fit.answer import predict
     from flops_fit.notation import count_text, flops_text, loss_text
     from flops_fit.report.page import report_page
-    from flops_fit.report.table import markdown_table
+    from flops_fit.report.table import answer_table, markdown_table
     from flops_fit.store.plan_file import read_plan
 
     table, records, fit, budgets = read_fitted(args)
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
     write_atomic(args.out, page)
     if args.table:
         write_atomic(args.table, markdown_table(fit, budgets))
+    if args.summary:
+        write_atomic(args.summary, answer_table(fit, budgets))
     answer = predict(fit, budgets[0])
     print(
         f"wrote {args.out}: at {flops_text(answer['flops'])} FLOPs N = "

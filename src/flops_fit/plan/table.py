@@ -94,6 +94,14 @@ def format_plan(
     return "\n".join([*lines, *closing(plan, rows, rate, currency)])
 
 
+def plan_summary(
+    plan: Mapping, rows: list[dict], warnings: list[str], rate: Rate, currency: str
+) -> str:
+    """What the sweep takes and what may go wrong, without its experiments."""
+    lines = [*closing(plan, rows, rate, currency), *(f"warning: {w}" for w in warnings)]
+    return "\n".join(lines) + "\n"
+
+
 def closing(plan: Mapping, rows: list[dict], rate: Rate, currency: str) -> list[str]:
     """What the sweep takes in all, and where the estimate of time comes from."""
     total = totals(rows)

@@ -7,7 +7,7 @@ from flops_fit.report.evidence import minima_of
 
 def markdown_table(fit: dict, budgets: list[float]) -> str:
     """Optima per budget, measured, then the answers, as Markdown."""
-    unit, level = unit_text(fit["data"]["loss_unit"]), f"{100 * fit['bootstrap']['level']:g}%"
+    unit = unit_text(fit["data"]["loss_unit"])
     lines = []
     minima = minima_of(fit)
     if minima:
@@ -19,8 +19,13 @@ def markdown_table(fit: dict, budgets: list[float]) -> str:
               f"| {m['words']} |" for m in minima),
             "",
         ]  # fmt: skip
-    lines += [
-        "## Answers", "",
+    return "\n".join([*lines, "## Answers", "", answer_table(fit, budgets)])
+
+
+def answer_table(fit: dict, budgets: list[float]) -> str:
+    """The answers alone, as Markdown without a heading."""
+    unit, level = unit_text(fit["data"]["loss_unit"]), f"{100 * fit['bootstrap']['level']:g}%"
+    lines = [
         f"In brackets: {level} interval. Good sizes: N within 1% of the best compute. "
         f"Headline estimator: {fit['headline']['method']}.", "",
         f"| C (FLOPs) | N* | D* | D*/N* | loss ({unit}) | good sizes | size | verdict |",
