@@ -43,7 +43,9 @@ def test_accelerate_is_required_from_1_0_on():
 def test_everything_that_the_package_imports_is_a_dependency():
     distributions = {"yaml": "pyyaml"}
     extras = PROJECT["optional-dependencies"]
-    optional = [*extras["demo"], *extras["hf"]]  # of the examples, checked where used
+    # Of the examples, checked where used; and of the plugin, which Snakemake alone imports.
+    plugin = [text for text in extras["workflow"] if "interface-logger" in text]
+    optional = [*extras["demo"], *extras["hf"], *plugin]
     declared = {normal(Requirement(text).name) for text in [*PROJECT["dependencies"], *optional]}
     imported = set()
     for path in (ROOT / "src").rglob("*.py"):
@@ -115,7 +117,8 @@ def test_the_catalog_is_told_what_it_asks_for():
     assert set(usage) == {"mandatory-flags", "software-stack-deployment", "report"}
     assert set(usage["mandatory-flags"]) == {"desc", "flags"}
     assert usage["report"] is True
-    assert (ROOT / "Snakefile").exists()
+    assert (ROOT / "workflow" / "Snakefile").exists()
+    assert (ROOT / "workflow" / "profiles" / "default").resolve() == ROOT / "profiles" / "default"
     assert (ROOT / "config" / "README.md").exists()  # what the catalog shows
 
 
@@ -146,8 +149,9 @@ def test_the_library_alone_is_installed_and_imported_without_the_workflow(tmp_pa
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, checkout], check=True)
     (wheel,) = tmp_path.glob("flops_fit-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert not [name for name in names if name.split("/")[0] not in (
-        "flops_fit", f"flops_fit-{PROJECT['version']}.dist-info")]  # fmt: skip
+    assert {name.split("/")[0] for name in names} == {
+        "flops_fit", "snakemake_logger_plugin_flops_fit",
+        f"flops_fit-{PROJECT['version']}.dist-info"}  # fmt: skip
     metadata = zipfile.ZipFile(wheel).read(f"flops_fit-{PROJECT['version']}.dist-info/METADATA")
     needed = [line for line in metadata.decode().splitlines() if line.startswith("Requires-Dist")]
     assert not [line for line in needed if "snakemake" in line and "extra ==" not in line]

@@ -9,17 +9,27 @@ import hashlib
 import json
 import os
 import shlex
-import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.places import plan_file, plan_folder, run_folder, spec_file
+from flops_fit.experiment.places import (
+    check_plan_file,
+    data_plan_file,
+    plan_file,
+    plan_folder,
+    run_folder,
+    spec_file,
+    sweep_folder,
+    sweep_plan_file,
+)
 from flops_fit.files import canonical_hash, read_json, write_atomic
 from flops_fit.jobs.gpu_locks import cpu_by_choice
 from flops_fit.jobs.launch import check_devices
+from flops_fit.jobs.progress import Progress
 from flops_fit.plan.amounts import check_amount
 from flops_fit.plan.cache import SOURCES, plan_config, search_paths
 from flops_fit.plan.price import (
@@ -33,7 +43,7 @@ from flops_fit.plan.price import (
 )
 from flops_fit.plugins.code import import_closure, remembered_sources
 from flops_fit.plugins.data_files import find_path
-from flops_fit.plugins.origin import OWN_FOLDER
+from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER
 from flops_fit.store.records import RECORD, RESULT, read_failure, read_record, set_aside
 from flops_fit.store.verified import Verified, state_of
 
@@ -42,23 +52,20 @@ RESULTS = "results"
 # version. Merging the records is a step of its own.
 LEFT_TO_IDS = ("flops_fit.training.", "flops_fit.jobs.", "flops_fit.store.")
 MERGING = "flops_fit.store.collect"
+NO_PROFILE = (
+    "flops-fit: the rerun triggers of profiles/default are not in force: another wording of a rule "
+    "starts every run again (to be restored from its record). Start Snakemake where "
+    "profiles/default lies, or beside its Snakefile, or give --rerun-triggers mtime params input"
+)
 
 
 class Sweep:
-    """The configured sweep as the rules see it. Nothing is planned before a rule asks.
+    """The configured sweep as the rules see it. Nothing is planned before a rule asks."""
 
-    ``read_only()``: whether results must stay as they are, under a dry run and within a job.
-    """
-
-    def __init__(self, config: dict, checkout: str, read_only: Callable[[], bool]):
+    def __init__(self, config: dict, checkout: str):
         self.config = complete_config(config)
         self.name = self.config["name"]
         self.paths = search_paths([checkout])
-        self.read_only = read_only  # known only once Snakemake has read all rules
-        # Jobs call `python -m flops_fit`: let both be these, whatever environment is activated.
-        prepend("PATH", os.path.dirname(sys.executable))
-        if "site-packages" not in __file__:
-            prepend("PYTHONPATH", str(Path(__file__).parents[1]))
 
     @property
     def trains(self) -> bool:
@@ -87,84 +94,9 @@ class Sweep:
             raise FlopsFitError(f"runs: {self.config['runs']!r} does not exist")
         return str(path)
 
-    @functools.cached_property
-    def plan(self) -> dict:
-        """The plan, with results on disk checked before Snakemake looks at them."""
-        plan = plan_config(self.config, RESULTS, self.paths)
-        if not self.read_only():
-            self._keep(plan)
-        self._check_results(plan)
-        self._check_amount(plan)
-        return plan
-
-    def _keep(self, plan: dict) -> None:
-        """Write the plan where jobs look for it: under the sweep's, the check's and the data's name.
-
-        Sweeps share data and checks, whose jobs therefore know no sweep.
-        """
-        names = [f"sweeps/{self.name}.json", f"checks/{Path(plan['check']).name}"]
-        if plan["data_dir"]:
-            names.append(f"data/{Path(plan['data_dir']).name}.json")
-        content = plan_file(RESULTS, plan["fingerprint"]).read_bytes()
-        for name in names:
-            copy = plan_folder(RESULTS) / name
-            if not copy.exists() or copy.read_bytes() != content:
-                write_atomic(copy, content)
-
-    def _check_amount(self, plan: dict) -> None:
-        if Path(plan["check"]).exists():
-            data, limits = read_json(plan["check"]), self.config["limits"]
-            check_amount(data, plan["experiments"], limits["max_epochs"])
-
-    def _check_results(self, plan: dict) -> None:
-        """Move broken results and records aside (under a dry run: only name them).
-
-        Snakemake never looks into outputs. What was verified before is not read again, and a result
-        with the bytes of its sound record is sound.
-        """
-        verified = Verified(RESULTS)
-        for row in plan["experiments"]:
-            folder = run_folder(RESULTS, row["experiment_id"])
-            record, result = folder / RECORD, folder / RESULT
-            for path, twin in ((record, result), (result, record)):
-                state = state_of(path, row["hash"])
-                if state is None or verified.holds(path, state):
-                    continue
-                if verified.is_copy(path, twin, row["hash"]) or self._is_sound(path, row, folder):
-                    verified.note(path, state)
-        if not self.read_only():
-            verified.save()
-
-    def _is_sound(self, path: Path, row: dict, folder: Path) -> bool:
-        try:
-            read_record(path, row["experiment_id"], row["hash"])
-            return True
-        except FlopsFitError as error:
-            kept = "to be moved aside" if self.read_only() else f"moved to {path.name}.corrupt"
-            print(f"flops-fit: {error}; {kept}", file=sys.stderr)
-        if not self.read_only():
-            set_aside(path)
-            if path.name == RECORD:  # without its record a result is no longer backed
-                (folder / RESULT).unlink(missing_ok=True)
-        return False
-
-    @functools.cached_property
-    def failed(self) -> list[str]:
-        """Experiments that failed and are to be left out (only with ``accept_failures``)."""
-        if not self.config["accept_failures"]:
-            return []
-        return [
-            row["experiment_id"]
-            for row in self.plan["experiments"]
-            if not (run_folder(RESULTS, row["experiment_id"]) / RESULT).exists()
-            and read_failure(run_folder(RESULTS, row["experiment_id"]), row["hash"])
-        ]
-
-    @functools.cached_property
-    def experiments(self) -> list[str]:
-        """Ids of the experiments to train."""
-        failed, ids = set(self.failed), (row["experiment_id"] for row in self.plan["experiments"])
-        return [experiment for experiment in ids if experiment not in failed]
+    def make_plan(self) -> "PlannedSweep":
+        """Plan the sweep, or read its plan where nothing that determines it has changed."""
+        return PlannedSweep(self.config, plan_config(self.config, RESULTS, self.paths))
 
     def request(self, experiment: str, gpus: int) -> tuple[int, int]:
         """Minutes and megabytes to ask a cluster for, at the first attempt, with that many GPUs."""
@@ -186,40 +118,22 @@ class Sweep:
         """How fast one device trains this sweep."""
         return rate_for(self.config["pricing"], gpus, self.config["precision"], RESULTS)
 
-    @functools.cached_property
-    def content(self) -> str:
-        """Hash of what the tables of this sweep are made from."""
-        keys = ("experiments", "skipped", "convention")
-        return canonical_hash({key: self.plan[key] for key in keys})[:16]
-
-    def say_progress(self) -> None:
-        """Start a process that says how far the sweep is after its runs, as long as this one lives."""
-        if self.trains:
-            subprocess.Popen(
-                [sys.executable, "-m", "flops_fit", "progress", self.name,
-                 "--follow", str(os.getpid())],
-                stdout=sys.stderr, start_new_session=True,  # Ctrl-C is for Snakemake
-            )  # fmt: skip
-
-    def closing_words(self) -> str:
+    def summary(self) -> str:
         """The answer and where the rest lies, to be printed when everything is done."""
-        folder = Path(RESULTS, self.name)
+        figures = sweep_folder(RESULTS, self.name) / "plots"
         if self.tunes_rate:
-            words = (folder / "logs" / "learning_rate.log").read_text().strip()
-            return f"{words}\nfigure: {folder}/plots/learning_rate.svg"
+            return f"{self._read('learning_rate.txt')}\nfigure: {figures}/learning_rate.svg"
         if self.confirms:
-            return (folder / "confirmation.md").read_text().strip()
-        table = (folder / "table.md").read_text()
-        answers = table[table.index("## Answers") :].removeprefix("## Answers").strip()
-        return f"{answers}\n\nreport: {folder}/report.html\nfigures: {folder}/plots/"
+            return self._read("confirmation.md")
+        page = sweep_folder(RESULTS, self.name) / "report.html"
+        return f"{self._read('answer.txt')}\n\nreport: {page}\nfigures: {figures}/"
 
-    def plan_words(self) -> str:
+    def plan_summary(self) -> str:
         """What the plan takes and what may go wrong, to be printed when only the plan was made."""
-        folder = Path(RESULTS, self.name)
-        lines = (folder / "logs" / "plan.log").read_text().splitlines()
-        lines = [line for line in lines if not line.startswith("wrote ")]
-        said = [line for line in lines if line.startswith("warning: ")]
-        return "\n".join([*lines[-3:], *said, f"page: {folder}/plan.html"])
+        return f"{self._read('plan.txt')}\npage: {sweep_folder(RESULTS, self.name)}/plan.html"
+
+    def _read(self, name: str) -> str:
+        return (sweep_folder(RESULTS, self.name) / name).read_text().strip()
 
     def fit_options(self) -> str:
         """The fit settings as options of ``flops-fit fit``.
@@ -229,7 +143,7 @@ class Sweep:
         """
         settings = options(self.config["fit"])
         if self.trains and self.config["fit"]["method"] == "envelope":
-            settings += f" --curves {RESULTS}/{self.name}/results.json"
+            settings += f" --curves {sweep_folder(RESULTS, self.name)}/results.json"
         return settings
 
     def plot_options(self) -> str:
@@ -244,6 +158,102 @@ class Sweep:
         """The budgets to answer for, as an option of ``flops-fit report``."""
         budgets = self.config["answer"]["budgets"]
         return " ".join(["--budgets", *(f"{budget:g}" for budget in budgets)]) if budgets else ""
+
+
+@dataclass(frozen=True)
+class PlannedSweep:
+    """A sweep with its plan. `keep` and `set_broken_aside` write, everything else only reads."""
+
+    config: dict
+    plan: dict
+
+    @property
+    def kept(self) -> tuple[str, str]:
+        """Where `keep` leaves the plan for those who know the sweep by its name, and the results."""
+        return str(sweep_plan_file(RESULTS, self.config["name"])), RESULTS
+
+    def keep(self) -> None:
+        """Write the plan where jobs look for it: under the sweep's, the check's and the data's name.
+
+        Sweeps share data and checks, whose jobs therefore know no sweep.
+        """
+        copies = [Path(self.kept[0]), check_plan_file(RESULTS, Path(self.plan["check"]).stem)]
+        if self.plan["data_dir"]:
+            copies.append(data_plan_file(RESULTS, Path(self.plan["data_dir"]).name))
+        content = plan_file(RESULTS, self.plan["fingerprint"]).read_bytes()
+        for copy in copies:
+            if not copy.exists() or copy.read_bytes() != content:
+                write_atomic(copy, content)
+
+    def set_broken_aside(self) -> None:
+        """Move broken results and records aside, before Snakemake, which never looks into them."""
+        verified = Verified(RESULTS)
+        for path, error in self._broken(verified):
+            say(f"{error}; moved to {path.name}.corrupt")
+            set_aside(path)
+            if path.name == RECORD:  # without its record a result is no longer backed
+                path.with_name(RESULT).unlink(missing_ok=True)
+        verified.save()
+
+    def name_broken(self) -> None:
+        """Name the files that `set_broken_aside` would move."""
+        for _, error in self._broken(Verified(RESULTS)):
+            say(f"{error}; to be moved aside")
+
+    def _broken(self, verified: Verified) -> Iterator[tuple[Path, FlopsFitError]]:
+        """Results and records that are not sound, one after another; the sound ones are noted.
+
+        What was verified before is not read again, and a result with the bytes of its sound record
+        is sound.
+        """
+        for row in self.plan["experiments"]:
+            folder = run_folder(RESULTS, row["experiment_id"])
+            record, result = folder / RECORD, folder / RESULT
+            for path, twin in ((record, result), (result, record)):
+                state = state_of(path, row["hash"])
+                if state is None or verified.holds(path, state):
+                    continue
+                if not verified.is_copy(path, twin, row["hash"]):
+                    try:
+                        read_record(path, row["experiment_id"], row["hash"])
+                    except FlopsFitError as error:
+                        yield path, error
+                        continue
+                verified.note(path, state)
+
+    def check_amount(self) -> None:
+        """Refuse a sweep for which there are too few data, once their check has counted them."""
+        if Path(self.plan["check"]).exists():
+            data, limits = read_json(self.plan["check"]), self.config["limits"]
+            check_amount(data, self.plan["experiments"], limits["max_epochs"])
+
+    @functools.cached_property
+    def failed(self) -> list[str]:
+        """Experiments that failed and are to be left out (only with ``accept_failures``)."""
+        if not self.config["accept_failures"]:
+            return []
+        return [
+            row["experiment_id"]
+            for row in self.plan["experiments"]
+            if not (run_folder(RESULTS, row["experiment_id"]) / RESULT).exists()
+            and read_failure(run_folder(RESULTS, row["experiment_id"]), row["hash"])
+        ]
+
+    @functools.cached_property
+    def experiments(self) -> list[str]:
+        """Ids of the experiments to train."""
+        failed, ids = set(self.failed), (row["experiment_id"] for row in self.plan["experiments"])
+        return [experiment for experiment in ids if experiment not in failed]
+
+    @functools.cached_property
+    def content(self) -> str:
+        """Hash of what the tables of this sweep are made from."""
+        keys = ("experiments", "skipped", "convention")
+        return canonical_hash({key: self.plan[key] for key in keys})[:16]
+
+    def progress(self) -> str:
+        """How far the sweep is, as a line."""
+        return f"{self.config['name']}: {Progress.of(self.plan, RESULTS).line()}"
 
 
 @functools.cache
@@ -282,6 +292,17 @@ def data_files_of(modules: Iterable[str]) -> dict[str, str]:
         for path in sorted((OWN_FOLDER / room).iterdir())
         if path.is_file() and path.suffix != ".py"
     }
+
+
+def lead_jobs_here() -> None:
+    """Let `python -m flops_fit` be these two in every job, whatever environment is activated."""
+    prepend("PATH", os.path.dirname(sys.executable))
+    if not set(INSTALLED) & set(OWN_FOLDER.parts):
+        prepend("PYTHONPATH", str(OWN_FOLDER.parent))
+
+
+def say(message: str) -> None:
+    print(f"flops-fit: {message}", file=sys.stderr)
 
 
 def prepend(variable: str, folder: str) -> None:

@@ -695,7 +695,9 @@ def finish_sweep() -> None:
     """Plan ``DONE`` and leave what training, collect and fit would, with losses of a known law."""
     sys.path.insert(0, os.getcwd())
     cache._make_plan, planner = make_plan, cache._make_plan
-    plan = workflow.Sweep(DONE, "", lambda: False).plan
+    planned = workflow.Sweep(DONE, "").make_plan()
+    planned.keep()
+    plan = planned.plan
     cache._make_plan = planner
     for row in plan["experiments"]:
         spec = json.loads(spec_file("results", row["experiment_id"]).read_text())
@@ -794,10 +796,11 @@ def test_bad_input_ends_with_one_message_and_touches_nothing(damaged, here, caps
 )
 def test_data_that_do_not_fit_are_refused_before_any_training(here, capsys, change, message):
     plan = str(here / "results/.plan/sweeps/bad.json")
-    sweep = workflow.Sweep({**CONFIG, **change}, "", lambda: False)
-    assert sweep.experiments
+    planned = workflow.Sweep({**CONFIG, **change}, "").make_plan()
+    planned.keep()
+    assert planned.experiments
     assert message in refused(capsys, here / "results", "check", "--plan", plan)
-    assert not Path(sweep.plan["check"]).exists()
+    assert not Path(planned.plan["check"]).exists()
 
 
 @pytest.fixture
@@ -810,7 +813,7 @@ def planned(here, tmp_path, monkeypatch):
 
     def plan(change: dict) -> tuple[Path, Path]:
         one = {**CONFIG, "budgets": [1e6], "sizes": {"values": [4]}, **change}
-        (name,) = workflow.Sweep(one, "", lambda: False).experiments
+        (name,) = workflow.Sweep(one, "").make_plan().experiments
         return spec_file("results", name), run_folder("results", name)
 
     yield plan

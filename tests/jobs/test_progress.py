@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from plans import grid, plan_of
 
 from flops_fit.cli.main import main
-from flops_fit.jobs.progress import progress_line
+from flops_fit.jobs.progress import Progress
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ def finish(results, row, seconds):
 
 
 def test_nothing_done_yet(plan, tmp_path):
-    assert progress_line(plan, tmp_path).startswith("0 of 4 runs, 0 of ")
-    assert "(0%)" in progress_line(plan, tmp_path)
+    assert Progress.of(plan, tmp_path).line().startswith("0 of 4 runs, 0 of ")
+    assert "(0%)" in Progress.of(plan, tmp_path).line()
 
 
 def test_done_failed_and_running_ones_are_counted_and_the_time_left_follows_the_finished(
@@ -50,7 +51,7 @@ def test_done_failed_and_running_ones_are_counted_and_the_time_left_follows_the_
     descriptor = os.open(busy / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        line = progress_line(plan, tmp_path)
+        line = Progress.of(plan, tmp_path).line()
     finally:
         os.close(descriptor)
     share = round(100 * first["flops_counted"] / total)
@@ -68,14 +69,24 @@ def test_the_command_names_every_sweep_and_refuses_an_unknown_one(plan, tmp_path
     assert "yours: no such sweep; allowed: mine" in capsys.readouterr().err
 
 
-def test_following_says_so_when_runs_have_ended_and_ends_with_the_process(plan, tmp_path):
-    sweep = subprocess.Popen(["sleep", "60"])
+def test_watching_says_so_whenever_runs_have_ended_and_ends_when_all_have(plan, tmp_path):
     line = [sys.executable, "-m", "flops_fit", "progress", "mine", "--results", str(tmp_path)]
-    said = subprocess.Popen([*line, "--follow", str(sweep.pid)], stdout=subprocess.PIPE, text=True)
-    assert said.stdout.readline().startswith("mine: 0 of 4 runs, ")
-    finish(tmp_path, plan["experiments"][0], 10.0)
-    assert said.stdout.readline().startswith("mine: 1 of 4 runs, ")
-    sweep.kill()
-    sweep.wait()
-    assert said.communicate(timeout=5) == ("", None)
-    assert said.returncode == 0
+    with subprocess.Popen([*line, "--watch"], stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout.readline().startswith("mine: 0 of 4 runs, ")
+        finish(tmp_path, plan["experiments"][0], 10.0)
+        assert watching.stdout.readline().startswith("mine: 1 of 4 runs, ")
+        for row in plan["experiments"][1:]:
+            finish(tmp_path, row, 10.0)
+        assert watching.stdout.read().startswith("mine: 4 of 4 runs, ")
+    assert watching.returncode == 0
+
+
+def test_ctrl_c_ends_a_watch_without_a_traceback(plan, tmp_path):
+    line = [sys.executable, "-m", "flops_fit", "progress", "--watch", "--results", str(tmp_path)]
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout.readline().startswith("mine: 0 of 4 runs, ")
+        watching.send_signal(signal.SIGINT)
+        assert watching.communicate(timeout=20) == ("", "")
+    assert watching.returncode == 0

@@ -19,7 +19,7 @@ from flops_fit.plan.price import GUESS, Rate, price, work_of_row
 
 BLOCK = re.compile(r"<!-- test: Snakefile -->\n```python\n(.*?)```", re.DOTALL)
 EXAMPLE = BLOCK.search((REPOSITORY / "docs/workflow.md").read_text())[1]
-PATH = '"flops-fit/Snakefile"'
+PATH = '"flops-fit/workflow/Snakefile"'
 PREFIX = " as flops_fit_*"
 
 
@@ -39,7 +39,7 @@ def outside(project: Project, snakefile: str, *arguments: str, **variables: str)
 
 def example(old: str = "", new: str = "") -> str:
     """The Snakefile of the documentation, with the checkout where the tests have it."""
-    text = EXAMPLE.replace(PATH, '"../checkout/Snakefile"')
+    text = EXAMPLE.replace(PATH, '"../checkout/workflow/Snakefile"')
     assert text != EXAMPLE
     assert old in text
     return text.replace(old, new)
@@ -47,7 +47,7 @@ def example(old: str = "", new: str = "") -> str:
 
 def steps(done: Outcome) -> set[str]:
     """The rules that ran, by their names here."""
-    return {rule.removeprefix("flops_fit_") for rule in done.rules} - {"all"}
+    return {rule.removeprefix("flops_fit_") for rule in done.rules}
 
 
 def test_a_module_makes_what_the_rules_of_another_workflow_ask_for(project):
@@ -79,21 +79,6 @@ def test_as_a_module_it_finds_the_same_experiments_trained(project, old, new, ev
         text = text.replace("        config\n", '        config["sweep"]\n')
     (project.results / "own/report.html").unlink()
     done = outside(project, text, "-n", everything)
-    assert steps(done) == {"write_report"}
-
-
-def test_snakemake_can_fetch_the_module_from_a_repository(project, tmp_path):
-    author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    git = ["git", *author, "-C", str(project.checkout)]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"], ["tag", "v1"]):
-        subprocess.run([*git, *command], check=True)
-    text = EXAMPLE.replace(PATH, 'github("someone/flops-fit", path="Snakefile", tag="v1")')
-    (project.results / "own/report.html").unlink()
-    done = outside(
-        project, text, "-n", "flops_fit_all", XDG_CACHE_HOME=str(tmp_path),
-        GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0=f"url.file://{project.checkout}.insteadOf",
-        GIT_CONFIG_VALUE_0="https://github.com/someone/flops-fit",
-    )  # fmt: skip
     assert steps(done) == {"write_report"}
 
 

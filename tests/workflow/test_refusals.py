@@ -82,7 +82,7 @@ def test_data_that_the_loss_refuses_end_the_sweep_before_it_trains(project):
     after = contents(project)
     assert {p for p in after if after[p] != before.get(p)} <= {
         str(project.results / "own" / name)
-        for name in ("plan.csv", "plan.html", "plan.svg", "logs/plan.log")
+        for name in ("plan.csv", "plan.html", "plan.svg", "plan.txt", "logs/plan.log")
     }
 
 

@@ -40,6 +40,8 @@ def test_the_smoke_sweep_leaves_every_promised_file(smoke):
     for name in (
         "plan.csv",
         "plan.html",
+        "plan.txt",
+        "answer.txt",
         "results.json",
         "results.csv",
         "fit.json",
@@ -58,7 +60,8 @@ def test_the_target_plan_prices_the_sweep_and_trains_nothing(tmp_path):
     assert "warning: 2 budgets: a power law" in done.stdout
     assert "CPU thread hours" in done.stdout
     made = {path.name for path in (tmp_path / "results/smoke").iterdir()}
-    assert made == {"plan.csv", "plan.html", "plan.svg", "logs"}
+    assert made == {"plan.csv", "plan.html", "plan.svg", "plan.txt", "logs"}
+    assert (tmp_path / "results/smoke/plan.txt").read_text() in done.stdout
     assert not (tmp_path / "results/runs").exists()
 
 
@@ -101,11 +104,10 @@ def test_the_report_of_snakemake_is_one_file_with_the_figures(smoke):
 
 
 def test_a_dry_run_of_a_planned_sweep_needs_no_torch(smoke, tmp_path):
-    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')\n")
     (smoke / "results/smoke/fit.json").rename(smoke / "fit.json")
     try:
         done = snakemake(smoke, "-n", config=REPOSITORY / "config/smoke.yaml",
-                         env=environment(PYTHONPATH=str(tmp_path)))  # fmt: skip
+                         env=without_torch(tmp_path))  # fmt: skip
     finally:
         (smoke / "fit.json").rename(smoke / "results/smoke/fit.json")
     assert done.returncode == 0, done.stdout
@@ -115,17 +117,38 @@ def test_a_dry_run_of_a_planned_sweep_needs_no_torch(smoke, tmp_path):
 
 @pytest.mark.parametrize("arguments", [["--lint"], ["--list-rules"], ["--unlock"]])
 def test_a_broken_plug_in_keeps_nobody_from_looking_at_the_workflow(tmp_path, arguments):
-    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')\n")
     config = tmp_path / "broken.yaml"
     text = (REPOSITORY / "config/smoke.yaml").read_text()
     config.write_text(text.replace("flops_fit.examples.gpt:GPT", "surely_missing:Model"))
-    done = snakemake(tmp_path, *arguments, config=config, env=environment(PYTHONPATH=str(tmp_path)))
+    done = snakemake(tmp_path, *arguments, config=config, env=without_torch(tmp_path))
     assert done.returncode == 0, done.stdout
     assert not (tmp_path / "results").exists()
 
 
-def test_the_workflow_is_lint_clean():
-    done = snakemake(REPOSITORY, "--lint", config=REPOSITORY / "config/smoke.yaml")
+CONFIRM = {
+    "sweep": "demo", "fit": "0", "params": 1e4, "tokens": 1000, "loss": 2.0, "law": None, "run": None,
+    "level": 0.9, "noise": 0.01, "noise_words": "", "method": "surface", "forecast": 2.0, "blind": True,
+}  # fmt: skip
+KINDS = {  # changes to the smoke sweep, and the rule that only such a sweep has
+    "law": ({}, None),
+    "rate": ({"learning_rate_factors": [0.5, 1, 2]}, "fit_learning_rate"),
+    "confirmation": (
+        {"confirm": CONFIRM, "budgets": [4e8], "sizes": {"per_budget": {4e8: [8]}}},
+        "compare_confirmation",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sweep_has_the_rules_of_its_kind_and_they_are_lint_clean(tmp_path, kind):
+    change, rule = KINDS[kind]
+    config = tmp_path / "sweep.yaml"
+    known = yaml.safe_load((REPOSITORY / "config/smoke.yaml").read_text())
+    config.write_text(yaml.safe_dump({**known, **change}))
+    listed = snakemake(REPOSITORY, "--list-rules", config=config).stdout.split()
+    special = {"fit_learning_rate", "compare_confirmation"} & {*listed}
+    assert special == ({rule} if rule else set())
+    done = snakemake(REPOSITORY, "--lint", config=config)
     assert done.returncode == 0
     assert "Congratulations, your workflow is in a good condition!" in done.stdout
 
@@ -146,5 +169,8 @@ def test_the_workflow_is_formatted():
     subprocess.run([snakefmt, "--check", "Snakefile", "workflow"], cwd=REPOSITORY, check=True)
 
 
-def environment(**variables: str) -> dict[str, str]:
-    return {**os.environ, **variables}
+def without_torch(folder: Path) -> dict[str, str]:
+    """An environment in which an import of torch fails; ``folder`` takes the stand-in."""
+    (folder / "torch.py").write_text("raise ImportError('torch was imported')\n")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}

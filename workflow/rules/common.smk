@@ -2,14 +2,15 @@ import functools
 import inspect
 from pathlib import Path
 
+from snakemake.logging import logger
+
 from flops_fit import workflow as flops_fit
 from flops_fit.config.load import check_keys_once
 from flops_fit.errors import FlopsFitError
 from flops_fit.plots import FIGURES
 
-# Where Snakemake itself fetched this workflow, as the module of another, there is no checkout.
-here = workflow.current_basedir
-CHECKOUT = str(Path(here).parents[1] if here.is_local else Path.cwd())
+CHECKOUT = checkout_folder()
+TRAIN_RUN = name_outside("train_run")
 
 # Only where no sweep was given: a sweep must never inherit another's keys.
 if "model" not in config and "runs" not in config:
@@ -35,10 +36,9 @@ def readable(function):
 
 
 # Snakemake has loaded these, and of a key given twice it has kept the last value.
-readable(check_keys_once)(workflow.configfiles)
-sweep = readable(flops_fit.Sweep)(
-    config, CHECKOUT, read_only=lambda: workflow.dryrun or not workflow.is_main_process
-)
+readable(check_keys_once)(config_files())
+sweep = readable(flops_fit.Sweep)(config, CHECKOUT)
+flops_fit.lead_jobs_here()
 
 
 wildcard_constraints:
@@ -46,27 +46,47 @@ wildcard_constraints:
     id="[A-Za-z0-9._+-]+",
 
 
+@functools.cache
+@readable
+def planned():
+    """The sweep with its plan: made once, when the first rule asks, and before any output counts.
+
+    Never at parse time: looking at the workflow (`--lint`, `--unlock`) must not need a plan.
+    """
+    if is_main_process() and rewording_reruns():
+        logger.warning(flops_fit.NO_PROFILE)
+    planned = sweep.make_plan()
+    if is_main_process() and not is_dry_run():
+        planned.keep()
+        planned.set_broken_aside()
+        logger.info(planned.progress(), extra={"flops_fit_sweep": planned.kept})
+    else:
+        planned.name_broken()
+    planned.check_amount()
+    return planned
+
+
 @readable
 def targets(wildcards):
     """Everything a sweep leaves behind, every run included, so that a deleted one is noticed."""
     if sweep.tunes_rate:
-        names = ["learning_rate.json"]
+        names = ["learning_rate.json", "learning_rate.txt"]
     elif sweep.confirms:
         names = ["confirmation.json", "confirmation.md"]
     else:
-        names = ["fit.json", "table.md", "report.html"]
+        names = ["fit.json", "answer.txt", "table.md", "report.html"]
         names += [f"plots/{figure}.svg" for figure in FIGURES]
     runs = []
     if sweep.trains:
-        names += ["plan.csv", "plan.html", "plan.svg", "results.json", "results.csv"]
+        names += [f"plan.{kind}" for kind in ("csv", "html", "svg", "txt")]
+        names += ["results.json", "results.csv"]
         runs = run_results(wildcards)
     return [f"results/{sweep.name}/{name}" for name in names] + runs
 
 
-@readable
 def run_results(wildcards):
     return [
-        f"results/runs/{experiment}/result.json" for experiment in sweep.experiments
+        f"results/runs/{experiment}/result.json" for experiment in planned().experiments
     ]
 
 
@@ -75,7 +95,6 @@ def run_table(wildcards):
     return f"results/{sweep.name}/results.csv" if sweep.trains else sweep.runs_file
 
 
-@readable
 def records(wildcards):
     return f"results/{sweep.name}/results.json" if sweep.trains else []
 
@@ -100,15 +119,17 @@ def confirmations(wildcards):
     return confirmation_files("results", sweep.name)
 
 
-@readable
 def prepared_data(wildcards):
-    folder = sweep.plan["data_dir"]
+    folder = planned().plan["data_dir"]
     return f"{folder}/manifest.json" if folder else []
 
 
-@readable
 def plan_content(wildcards):
-    return sweep.content
+    return planned().content
+
+
+def failed_runs(wildcards):
+    return planned().failed
 
 
 @readable
@@ -116,10 +137,11 @@ def plan_tables(wildcards):
     """What `snakemake plan --cores 1` makes: nothing to train, so cheap."""
     if not sweep.trains:
         raise FlopsFitError("plan: nothing to plan, the config names existing runs")
-    return [f"results/{sweep.name}/plan.{kind}" for kind in ("csv", "html", "svg")]
+    return [
+        f"results/{sweep.name}/plan.{kind}" for kind in ("csv", "html", "svg", "txt")
+    ]
 
 
-@readable
 def plan_options(wildcards):
     return f"{sweep.pricing_options()} {sweep.budget_options()}".strip()
 
@@ -135,24 +157,13 @@ def checked(wildcards):
     return flops_fit.spec_value(wildcards.id, "check")
 
 
-# Its name outside, where this workflow is a module of another.
-TRAIN_RUN = workflow.modifier.modify_rulename("train_run")
-
-
-def set_for_runs(resource):
-    """What a profile's set-resources asks for in a run's place, as it stands there; or None."""
-    given = workflow.resource_settings.overwrite_resources.get(TRAIN_RUN, {})
-    value = dict(given).get(resource)
-    return None if value is None else str(getattr(value, "raw", value)).strip("'")
-
-
 @readable
 def gpus_per_run():
     """Set-resources decides before the config; it may say ``gpu: 2`` or ``gres: gpu:a100:2``."""
-    if gres := set_for_runs("gres"):
+    if gres := set_resource(TRAIN_RUN, "gres"):
         count = gres.rpartition(":")[2]
         return int(count) if count.isdigit() else 1
-    gpus = set_for_runs("gpu")
+    gpus = set_resource(TRAIN_RUN, "gpu")
     if gpus is None:
         return sweep.config["resources"]["gpus"]
     if not gpus.isdigit():
@@ -176,9 +187,9 @@ def megabytes(wildcards, attempt):
     return attempt * sweep.request(wildcards.id, gpus_per_run())[1]
 
 
-def closing_words():
-    """What to print when everything asked for is done; nothing where the answer is not there."""
-    if "plan" in workflow.dag_settings.targets:
-        return sweep.plan_words()
-    made = all(Path(file).exists() for file in targets(None))
-    return sweep.closing_words() if made else ""
+def say_how_it_ended():
+    """Print the summary that the last step wrote, where everything asked for is there."""
+    if is_asked_for("plan"):
+        print(f"\n{sweep.name}: {sweep.plan_summary()}")
+    elif all(Path(file).exists() for file in targets(None)):
+        print(f"\n{sweep.name}: {sweep.summary()}")

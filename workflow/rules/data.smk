@@ -6,8 +6,7 @@ rule prepare_data:
     conda:
         "../../envs/flops-fit.yaml"
     shell:
-        "python -m flops_fit prepare --plan results/.plan/data/{wildcards.data}.json >{log} 2>&1"
-        " || {{ tail -n 3 {log} >&2; exit 1; }}"
+        "python -m flops_fit prepare --plan results/.plan/data/{wildcards.data}.json > {log} 2>&1"
 
 
 rule check_inputs:
@@ -20,5 +19,4 @@ rule check_inputs:
     conda:
         "../../envs/flops-fit.yaml"
     shell:
-        "python -m flops_fit check --plan results/.plan/checks/{wildcards.check}.json >{log} 2>&1"
-        " || {{ tail -n 3 {log} >&2; exit 1; }}"
+        "python -m flops_fit check --plan results/.plan/checks/{wildcards.check}.json > {log} 2>&1"

@@ -16,6 +16,7 @@ rule fit_learning_rate:
         ),
         png="results/{sweep}/plots/learning_rate.png",
         csv="results/{sweep}/plots/learning_rate.csv",
+        summary="results/{sweep}/learning_rate.txt",
     log:
         "results/{sweep}/logs/learning_rate.log",
     conda:
@@ -25,5 +26,5 @@ rule fit_learning_rate:
         code=code_of("rate"),
     shell:
         "python -m flops_fit rate --runs {input.runs} --out {output.rule}"
-        " --out-dir results/{wildcards.sweep}/plots {params.options} >{log} 2>&1"
-        " || {{ tail -n 3 {log} >&2; exit 1; }}"
+        " --out-dir results/{wildcards.sweep}/plots --summary {output.summary} {params.options}"
+        " > {log} 2>&1"

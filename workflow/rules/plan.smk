@@ -24,6 +24,7 @@ rule plan_sweep:
             category="Plan",
             labels={"plan": "the grid"},
         ),
+        summary="results/{sweep}/plan.txt",
     log:
         "results/{sweep}/logs/plan.log",
     localrule: True
@@ -36,5 +37,4 @@ rule plan_sweep:
     shell:
         "python -m flops_fit plan --plan results/.plan/sweeps/{wildcards.sweep}.json"
         " --name {wildcards.sweep} --out {output.csv} --page {output.html} --figure {output.svg}"
-        " {params.options} >{log} 2>&1"
-        " || {{ tail -n 3 {log} >&2; exit 1; }}"
+        " --summary {output.summary} {params.options} > {log} 2>&1"

@@ -15,13 +15,13 @@ rule train_run:
         processes=sweep.config["resources"]["processes"],
         omp=sweep.config["resources"]["threads"],
         devices=gpus_per_run(),
-        gpu=0 if set_for_runs("gres") else gpus_per_run(),  # SLURM takes one of them
+        gpu=0 if set_resource(TRAIN_RUN, "gres") else gpus_per_run(),  # SLURM takes one of them
         runtime=minutes,
         mem_mb=megabytes,
     params:
         spec="results/.plan/specs/{id}.json",
-    # Where SLURM ends a job, the signal reaches this shell too; it must outlast the saving trainer.
+    # No shell stays in between: a signal to the whole job would end it before the trainer has saved.
     shell:
-        "trap : TERM; python -m flops_fit train --spec {params.spec} --out {output}"
-        " --processes {resources.processes} --gpus {resources.devices} --threads {resources.omp} >{log} 2>&1"
-        " || {{ status=$?; {{ grep '^flops-fit: ' {log} || cat {log}; }} | tail -n 3 >&2; exit $status; }}"
+        "exec python -m flops_fit train --spec {params.spec} --out {output}"
+        " --processes {resources.processes} --gpus {resources.devices} --threads {resources.omp}"
+        " > {log} 2>&1"

@@ -9,30 +9,34 @@ from flops_fit.errors import FlopsFitError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``progress`` to argparse."""
     parser.description = "Say how far each sweep is: runs, FLOPs, time left."
-    parser.epilog = "example:\n  flops-fit progress demo"
+    parser.epilog = "examples:\n  flops-fit progress\n  flops-fit progress demo --watch"
     parser.add_argument("name", nargs="*", help="names of sweeps (default: all)")
     parser.add_argument(
-        "--follow", type=int, metavar="PID",
-        help="say it again whenever runs have ended, for as long as this process lives",
+        "--watch", action="store_true",
+        help="say it again whenever runs have ended, until all have (or Ctrl-C)",
     )  # fmt: skip
     add_results(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line for each sweep."""
-    from flops_fit.experiment.places import plan_folder
-    from flops_fit.jobs.progress import follow, progress_line
+    """Print a line for each sweep, with ``--watch`` again and again."""
+    import contextlib
+
+    from flops_fit.experiment.places import sweep_plan_file, sweep_plans_folder
+    from flops_fit.jobs.progress import Progress, Reporter, watch
     from flops_fit.store.plan_file import read_plan
 
-    folder = plan_folder(args.results) / "sweeps"
-    known = sorted(path.stem for path in folder.glob("*.json"))
+    known = sorted(path.stem for path in sweep_plans_folder(args.results).glob("*.json"))
     if not known:
         print(f"{args.results}: no sweep has been planned here")
-    for name in args.name or known:
+    names = args.name or known
+    for name in names:
         if name not in known:
             raise FlopsFitError(f"{name}: no such sweep; allowed: {', '.join(known) or 'none yet'}")
-        plan = read_plan(folder / f"{name}.json")
-        if args.follow:
-            follow(name, plan, args.results, args.follow)
-        else:
-            print(f"{name}: {progress_line(plan, args.results)}")
+    files = [sweep_plan_file(args.results, name) for name in names]
+    if args.watch:
+        with contextlib.suppress(KeyboardInterrupt):  # how a watch is left
+            watch([Reporter(file, args.results) for file in files])
+        return
+    for name, file in zip(names, files, strict=True):
+        print(f"{name}: {Progress.of(read_plan(file), args.results).line()}")

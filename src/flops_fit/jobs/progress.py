@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from flops_fit.experiment.places import run_folder
@@ -9,68 +10,100 @@ from flops_fit.files import read_json
 from flops_fit.notation import flops_text, time_text
 from flops_fit.plan.price import GUESS, Rate, device_kind, price, work_of_row
 from flops_fit.store.locks import lock_if_free
+from flops_fit.store.plan_file import read_plan
 from flops_fit.store.records import RESULT, read_failure
 
-PAUSE = 2.0  # seconds between two looks while following
+PAUSE = 2.0  # seconds between two looks while watching
 COST = 0.02  # and no more of a core than this, however many runs there are
 LATEST = 20  # finished runs from which the speed is taken
 
 
-def follow(name: str, plan: dict, results: str | Path, pid: int) -> None:
-    """Print the line of ``plan``, again whenever more of its runs are done, until ``pid`` ends.
+@dataclass(frozen=True)
+class Progress:
+    """How far a planned sweep is: rows of its experiments, by what became of them."""
 
-    One process for a whole sweep: to be started after every run costs more than a fast run does.
+    plan: dict
+    results: str | Path
+    done: list[dict]
+    left: list[dict]
+    failed: list[dict]  # of those left
+
+    @classmethod
+    def of(cls, plan: dict, results: str | Path) -> "Progress":
+        """Look at the folder of every run of ``plan`` below ``results``."""
+        done, left, failed = [], [], []
+        for row in plan["experiments"]:
+            folder = run_folder(results, row["experiment_id"])
+            if (folder / RESULT).exists():
+                done.append(row)
+                continue
+            left.append(row)
+            if read_failure(folder, row["hash"]):
+                failed.append(row)
+        return cls(plan, results, done, left, failed)
+
+    @property
+    def ended(self) -> tuple[int, int]:
+        """How many runs are done and how many have failed: what is worth a new line."""
+        return len(self.done), len(self.failed)
+
+    def line(self) -> str:
+        """One line on the sweep; the time left follows its latest finished runs."""
+        rows = self.plan["experiments"]
+        at_work = sum(_at_work(run_folder(self.results, row["experiment_id"])) for row in self.left)
+        spent, planned = (sum(row["flops_counted"] for row in part) for part in (self.done, rows))
+        parts = [
+            f"{len(self.done)} of {len(rows)} runs",
+            f"{flops_text(spent) if spent else 0} of {flops_text(planned)} FLOPs "
+            f"({100 * spent / planned:.0f}%)",
+        ]
+        if self.failed:
+            parts.append(f"{len(self.failed)} failed")
+        if at_work:
+            parts.append(f"{at_work} at work")
+        if self.left and self.done:
+            seconds = _seconds_left(self.done, self.left, at_work, self.plan, self.results)
+            parts.append(f"about {time_text(seconds)} left")
+        return ", ".join(parts)
+
+
+class Reporter:
+    """Gives the line of a sweep again whenever more of its runs have ended.
+
+    Looking at a large sweep takes time, so it is done the more seldom the longer it takes.
     """
-    before, pause = -1, 0.0
-    while _lives(pid, pause):
-        started = time.process_time()
-        if (done := len(_done(plan, results))) != before:
-            before = done
-            print(f"{name}: {progress_line(plan, results)}", flush=True)
-        pause = max(PAUSE, (time.process_time() - started) / COST)
+
+    def __init__(self, plan_file: str | Path, results: str | Path):
+        self.plan_file, self.results = Path(plan_file), results
+        self.ended: tuple[int, int] | None = None
+        self.finished = False
+        self.pause = 0.0  # seconds that the last look is good for
+        self._next = 0.0
+
+    def news(self) -> str | None:
+        """The line, with the sweep's name, if there is something new and it is time to look."""
+        if time.monotonic() < self._next:
+            return None
+        started = time.thread_time()
+        progress = Progress.of(read_plan(self.plan_file), self.results)
+        news = None
+        if progress.ended != self.ended:
+            news = f"{self.plan_file.stem}: {progress.line()}"
+        self.ended, self.finished = progress.ended, not progress.left
+        self.pause = (time.thread_time() - started) / COST
+        self._next = time.monotonic() + self.pause
+        return news
 
 
-def _lives(pid: int, seconds: float) -> bool:
-    """Whether a process still lives after ``seconds``; returns as soon as it ends."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        process.wait(seconds)
-    except psutil.TimeoutExpired:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        pass
-    return False
-
-
-def _done(plan: dict, results: str | Path) -> list[dict]:
-    rows = plan["experiments"]
-    return [row for row in rows if (run_folder(results, row["experiment_id"]) / RESULT).exists()]
-
-
-def progress_line(plan: dict, results: str | Path) -> str:
-    """One line on the sweep of ``plan``; the time left follows its latest finished runs."""
-    rows = plan["experiments"]
-    done = _done(plan, results)
-    ids = {row["experiment_id"] for row in done}
-    left = [row for row in rows if row["experiment_id"] not in ids]
-    failed = [row for row in left
-              if read_failure(run_folder(results, row["experiment_id"]), row["hash"])]  # fmt: skip
-    at_work = sum(_at_work(run_folder(results, row["experiment_id"])) for row in left)
-    spent, planned = (sum(row["flops_counted"] for row in part) for part in (done, rows))
-    parts = [
-        f"{len(done)} of {len(rows)} runs",
-        f"{flops_text(spent) if spent else 0} of {flops_text(planned)} FLOPs "
-        f"({100 * spent / planned:.0f}%)",
-    ]
-    if failed:
-        parts.append(f"{len(failed)} failed")
-    if at_work:
-        parts.append(f"{at_work} at work")
-    if left and done:
-        parts.append(f"about {time_text(_seconds_left(done, left, at_work, plan, results))} left")
-    return ", ".join(parts)
+def watch(reporters: list[Reporter]) -> None:
+    """Print the lines of sweeps whenever more of their runs have ended, until all have."""
+    while reporters:
+        for reporter in reporters:
+            if line := reporter.news():
+                print(line, flush=True)
+        reporters = [reporter for reporter in reporters if not reporter.finished]
+        if reporters:
+            time.sleep(max(PAUSE, *(reporter.pause for reporter in reporters)))
 
 
 def _at_work(folder: Path) -> bool:

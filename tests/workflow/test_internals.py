@@ -1,0 +1,111 @@
+"""What the workflow takes from inside of Snakemake is still there, and still means the same."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+from project import REPOSITORY
+
+INTERNALS = REPOSITORY / "workflow/rules/internals.smk"
+SNAKEFILE = f"""\
+import json
+
+
+include: "{INTERNALS}"
+
+
+CHECKOUT = checkout_folder()
+OUTSIDE = name_outside("a")
+
+
+def seen(wildcards):
+    told = {{
+        "checkout": CHECKOUT,
+        "config_files": [str(path) for path in config_files()],
+        "main": is_main_process(),
+        "dry": is_dry_run(),
+        "rewording": rewording_reruns(),
+        "asked": [name for name in ("a", "b") if is_asked_for(name)],
+        "outside": OUTSIDE,
+        "gpu": set_resource(OUTSIDE, "gpu"),
+        "gres": set_resource(OUTSIDE, "gres"),
+    }}
+    print("SEEN", json.dumps(told))
+    return "seen"
+
+
+rule a:
+    output:
+        "a.txt",
+    params:
+        seen=seen,
+    shell:
+        "touch {{output}}"
+"""
+MODULE = """\
+module inner:
+    snakefile:
+        "inner.smk"
+
+
+use rule * from inner as inner_*
+"""
+
+
+def seen(folder, *arguments: str, snakefile: str = "inner.smk") -> list[dict]:
+    (folder / "inner.smk").write_text(SNAKEFILE)
+    (folder / "outer.smk").write_text(MODULE)
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-s", snakefile, "--cores", "1", *arguments],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in re.findall("^SEEN (.*)$", done.stdout, re.MULTILINE)]
+
+
+def test_a_run_by_hand_is_seen_as_it_was_asked_for(tmp_path):
+    (tmp_path / "one.yaml").write_text("key: 1\n")
+    folder = tmp_path / "checkout/workflow/rules"
+    folder.mkdir(parents=True)
+    options = [
+        "--configfile",
+        str(tmp_path / "one.yaml"),
+        "--set-resources",
+        "a:gpu=2",
+        "a:gres=gpu:x:3",
+    ]
+    first, *_ = seen(folder, "-n", "a", *options)
+    assert first == {
+        "checkout": str(tmp_path / "checkout"),
+        "config_files": [str(tmp_path / "one.yaml")],
+        "main": True,
+        "dry": True,
+        "rewording": True,
+        "asked": ["a"],
+        "outside": "a",
+        "gpu": "2",
+        "gres": "gpu:x:3",
+    }
+
+
+def test_triggers_a_real_run_and_no_resources_are_seen_too(tmp_path):
+    first, *_ = seen(tmp_path, "a.txt", "--rerun-triggers", "mtime", "params", "input")
+    assert not first["dry"]
+    assert not first["rewording"]
+    assert first["asked"] == []
+    assert first["gpu"] is first["gres"] is None
+    assert first["checkout"] == os.path.normpath(tmp_path / "../..")
+
+
+def test_a_job_s_own_snakemake_is_not_taken_for_the_user_s(tmp_path):
+    first, *_ = seen(tmp_path, "--mode", "remote", "--target-jobs", "a:", "--local-groupid", "1")
+    assert not first["main"]
+
+
+def test_a_module_knows_its_rules_names_outside(tmp_path):
+    first, *_ = seen(tmp_path, "-n", "a.txt", "--set-resources", "inner_a:gpu=1",
+                     snakefile="outer.smk")  # fmt: skip
+    assert first["outside"] == "inner_a"
+    assert first["gpu"] == "1"

@@ -1,0 +1,87 @@
+"""The line on a sweep's progress, from inside of Snakemake: no process watches, none is left behind."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+from project import SWEEP, Project
+
+LINE = re.compile(r"^own: (\d) of 6 runs, .* FLOPs \((\d+)%\)", re.MULTILINE)
+WORK = re.compile(r"flops_fit train|flops_fit\.jobs\.job|-c from multiprocessing\.")
+
+
+def test_a_sweep_says_how_far_it_is_from_its_start_to_its_last_run(trained):
+    said = [int(count) for count, _ in LINE.findall(trained[2].output)]
+    assert said[0] == 0
+    assert said[-1] == 6
+    assert len(said) > 2
+    assert said == sorted(set(said))
+
+
+def session(leader: int) -> list[psutil.Process]:
+    """The other processes of a session that are still alive."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if (
+                os.getsid(process.pid) == leader != process.pid
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            pass
+    return found
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def running(project: Project):
+    """A sweep of which one run is training, in a session of its own."""
+    per_budget = {**SWEEP["sizes"]["per_budget"], "2e5": [4, 8, 12, 16]}
+    project.configure(sizes={"per_budget": per_budget}, resources={"checkpoint_minutes": 0})
+    with (project.root / "said").open("w") as said:
+        snakemake = subprocess.Popen(
+            project.command("--until", "collect_runs"), cwd=project.root, stdout=said, stderr=said,
+            env=project.environment(SECONDS_PER_ITEM="0.02"), start_new_session=True,
+        )  # fmt: skip
+    wait_for(lambda: any(project.runs.glob("*width12*/checkpoints")))
+    yield snakemake
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(snakemake.pid, signal.SIGKILL)
+
+
+def test_nothing_but_the_run_is_at_work_and_ctrl_c_leaves_nothing_behind(running):
+    lines = [" ".join(process.cmdline()) for process in session(running.pid)]
+    assert lines
+    assert [line for line in lines if not WORK.search(line)] == []
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    assert running.wait(60) != 0
+    wait_for(lambda: not session(running.pid))
+
+
+def test_a_killed_snakemake_leaves_its_run_and_nothing_else(running):
+    running.kill()
+    running.wait(60)
+    left = [" ".join(process.cmdline()) for process in session(running.pid)]
+    assert left
+    assert [line for line in left if not WORK.search(line)] == []
+
+
+def test_a_job_that_is_told_to_stop_ends_after_its_run_has_saved(running, project):
+    """All processes get the signal at once, as at SLURM's time limit."""
+    os.killpg(running.pid, signal.SIGTERM)
+    assert running.wait(60) != 0
+    assert session(running.pid) == []
+    (log,) = project.runs.glob("*width12*/train.log")
+    assert "stopped on SIGTERM at step" in log.read_text()
