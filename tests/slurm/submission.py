@@ -40,7 +40,9 @@ class Submission:
         self.project, self.work = project, project.work
         self.log = self.work / f"{time.monotonic_ns()}.log"
         self.before = max([job.id for jobs in train_jobs().values() for job in jobs], default=0)
-        line = [sys.executable, "-m", "snakemake", "--profile", str(REPOSITORY / "profiles" / profile),
+        profiles = dict.fromkeys(["slurm", profile])
+        line = [sys.executable, "-m", "snakemake",
+                *(f"--profile={REPOSITORY / 'profiles' / name}" for name in profiles),
                 "--snakefile", str(project.checkout / "Snakefile"), "--directory", str(self.work),
                 "--configfile", str(self.work / config), *QUICK, *arguments]  # fmt: skip
         with self.log.open("w") as log:
