@@ -1,0 +1,341 @@
+"""What Python objects consist of, one step deep: code, classes, instances, collections."""
+
+import copyreg
+import enum
+import functools
+import importlib
+import importlib.util
+import marshal
+import os
+import sys
+import types
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import Any
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.plugins.arrays import array_part
+from flops_fit.plugins.bytecode import read_code
+from flops_fit.plugins.code import syntax_tree_hash
+from flops_fit.plugins.data_files import FileHashes
+from flops_fit.plugins.origin import is_library
+from flops_fit.plugins.parts import ATOMS, Part, atom, mapping_part
+from flops_fit.plugins.randomness import generator_part
+
+NO_MEMBERS = {"__doc__", "__module__", "__qualname__", "__dict__", "__weakref__", "_abc_impl"}
+MEANT = {"__slots__", "__dataclass_fields__"}  # special members that decide, beside functions
+FUNCTIONS = (types.FunctionType, classmethod, staticmethod, property)
+C_MEMBERS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
+             types.ClassMethodDescriptorType, types.GetSetDescriptorType,
+             types.MemberDescriptorType)  # fmt: skip
+CACHES = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
+HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is no fixed part of a C library
+UNVERSIONED = {"torch", "numpy"}  # another build is the same experiment, as in the workflow
+NAMES = {"lock": "a lock", "RLock": "a lock", "generator": "a generator", "socket": "a socket",
+         "TextIOWrapper": "an open file", "BufferedReader": "an open file",
+         "BufferedWriter": "an open file", "BufferedRandom": "an open file",
+         "FileIO": "an open file"}  # fmt: skip
+MOST_FILES = 10_000  # texts of one collection that are looked up as names of files
+LONGEST_NAME = 1024
+
+
+def part_of(value: Any, hashes: FileHashes) -> Part | None:
+    """What ``value`` consists of; None where it cannot be taken apart, as a lock cannot."""
+    if type(value) in ATOMS:
+        return _file_part(value, hashes) or atom(value)
+    if type(value) in (list, tuple):
+        return _sequence(value)
+    for kinds, describe in KINDS:
+        if isinstance(value, kinds):
+            return describe(value)
+    name = library_name(value)
+    if name is not None:
+        return Part(f"library {name}")
+    if isinstance(value, PurePath):
+        return _file_part(str(value), hashes) or Part(f"path {value.as_posix()}")
+    return generator_part(value) or array_part(value, hashes) or _instance(value)
+
+
+def kind_in_words(value: Any) -> str:
+    """What cannot be hashed, as a sentence calls it."""
+    kind = type(value)
+    return NAMES.get(kind.__name__) or f"a {kind.__module__}.{kind.__qualname__}"
+
+
+def _file_part(value: Any, hashes: FileHashes) -> Part | None:
+    """A text that names a file: its content counts, where it lies does not."""
+    if type(value) is not str or not 0 < len(value) <= LONGEST_NAME or not os.path.isfile(value):
+        return None
+    path = Path(value)
+    try:
+        content = syntax_tree_hash(path) if path.suffix == ".py" else hashes.of(path)
+    except FlopsFitError:
+        return None
+    return Part(f"file {path.name} {content}")
+
+
+def _sequence(value: list | tuple) -> Part:
+    kind = type(value).__name__
+    if _is_flat(value) and not _may_name_files(value):
+        return Part(kind.encode() + b" " + marshal.dumps(value, 2))
+    return Part(kind, [(f"[{i}]", item) for i, item in enumerate(value)])
+
+
+def _is_flat(value: list | tuple) -> bool:
+    """Whether it holds atoms, or rows of atoms, alone: then it is hashed at once."""
+    kinds = set(map(type, value))
+    if kinds <= {list, tuple}:
+        kinds = set(map(type, chain.from_iterable(value)))
+    return kinds <= ATOMS
+
+
+def _may_name_files(value: list | tuple) -> bool:
+    if len(value) > MOST_FILES:
+        return False
+    rows = chain.from_iterable(row if type(row) in (list, tuple) else (row,) for row in value)
+    return any(
+        type(text) is str and len(text) <= LONGEST_NAME and os.path.isfile(text) for text in rows
+    )
+
+
+def _set(value: set | frozenset) -> Part | None:
+    if type(value) not in (set, frozenset):
+        return _instance(value)
+    return Part(type(value).__name__, [("", item) for item in value], unordered=True)
+
+
+def _mapping(value: Any) -> Part | None:
+    if type(value) not in (dict, types.MappingProxyType):
+        return _instance(value)
+    return mapping_part(value.items(), "[{!r}]".format)
+
+
+# Code
+
+
+def library_name(value: Any) -> str | None:
+    """``module:name version`` of what library code offers under just that name, else None."""
+    name, module = getattr(value, "__qualname__", None), getattr(value, "__module__", None)
+    if not isinstance(name, str) or not isinstance(module, str):
+        return None
+    found: Any = sys.modules.get(module)
+    if found is None or not _is_library(found):
+        return None
+    for step in name.split("."):
+        found = getattr(found, step, None)
+    return f"{module}:{name}{_version(module)}" if found is value else None
+
+
+def _version(module: str) -> str:
+    top = module.partition(".")[0]
+    version = getattr(sys.modules.get(top), "__version__", "")
+    return "" if top in UNVERSIONED else f" {str(version).partition('+')[0]}"
+
+
+def _is_library(module: types.ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    if file is not None:
+        return is_library(file)
+    folders = list(getattr(module, "__path__", ()))
+    if folders:  # a namespace package
+        return all(is_library(f"{folder}/__init__.py") for folder in folders)
+    spec = getattr(module, "__spec__", None)  # None: a notebook, an interpreter
+    return spec is not None and spec.origin in ("built-in", "frozen")
+
+
+def _module(value: types.ModuleType) -> Part:
+    if _is_library(value):
+        return Part(f"library {value.__name__}{_version(value.__name__)}")
+    members = {name: member for name, member in vars(value).items() if not name.startswith("__")}
+    return mapping_part(members.items(), ".{}".format)
+
+
+def _function(value: types.FunctionType) -> Part:
+    name = library_name(value)
+    if name is not None:
+        return Part(f"library {name}")
+    compiled = vars(value).get("_torchdynamo_orig_callable")
+    if compiled is not None:
+        return Part("compiled", [("", compiled)])
+    code = value.__code__
+    cells = zip(code.co_freevars, value.__closure__ or (), strict=True)
+    parts = [
+        (" (a default)", value.__defaults__),
+        (" (a default)", value.__kwdefaults__),
+        ("", mapping_part(vars(value).items(), ".{}".format)),
+        ("", Part("cells", [(f" -> {name}", _content_of(cell)) for name, cell in cells])),
+    ]
+    if is_library(code.co_filename):  # a library's wrapper around what may be the user's
+        return Part(f"library {value.__globals__.get('__name__')}:{code.co_qualname}", parts)
+    return Part("function", [*parts, ("", code), ("", _globals(value))])
+
+
+def _content_of(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return Part("an empty cell")
+
+
+def _globals(function: types.FunctionType) -> Part:
+    """What the globals that a function names are now; of the user's modules, what is read of them."""
+    code, around = read_code(function.__code__), function.__globals__
+    found: dict[str, Any] = {}
+    for name, *attributes in code.names:
+        if name not in around or (name.startswith("__") and name.endswith("__")):
+            continue
+        value = around[name]
+        for attribute in attributes:
+            if not isinstance(value, types.ModuleType) or _is_library(value):
+                break
+            name, value = f"{name}.{attribute}", getattr(value, attribute, None)
+        found[name] = value
+    for level, name, wanted in code.imports:
+        found |= _imported(around.get("__package__") or "", level, name, wanted)
+    return mapping_part(found.items(), " -> {}".format)
+
+
+def _imported(package: str, level: int, name: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """What an import within a function brings from the user's modules: imported now, as it will be."""
+    try:
+        name = importlib.util.resolve_name("." * level + name, package) if level else name
+        top = name.partition(".")[0]
+        spec = None if top in sys.modules else importlib.util.find_spec(top)
+        if spec is not None and (not spec.has_location or is_library(spec.origin or "")):
+            return {}
+        if top in sys.modules and _is_library(sys.modules[top]):
+            return {}
+        module = importlib.import_module(name)
+    except Exception:  # whatever the user's module raises: the call itself would, too
+        return {}
+    if not wanted:
+        return {name: module}
+    return {f"{name}.{one}": getattr(module, one, None) for one in wanted}
+
+
+def _code(value: types.CodeType) -> Part:
+    code = read_code(value)
+    return Part(code.text, [("", atom(constant)) for constant in code.constants])
+
+
+def _class(value: type) -> Part:
+    name = library_name(value)
+    if name is None and not value.__flags__ & HEAP_TYPE:
+        name = f"{value.__module__}:{value.__qualname__}"
+    if name is not None:
+        return Part(f"library {name}")
+    members = {
+        name: member
+        for name, member in vars(value).items()
+        if name not in NO_MEMBERS
+        and (not name.startswith("__") or name in MEANT or isinstance(member, FUNCTIONS))
+        and not isinstance(member, C_MEMBERS)
+    }
+    if isinstance(value, enum.EnumMeta):
+        members = {
+            name: member for name, member in members.items() if isinstance(member, FUNCTIONS)
+        }
+        members |= {member.name: member.value for member in value}
+    return Part(f"class {value.__name__}", [
+        ("", type(value)),
+        ("", Part("bases", [("", base) for base in value.__bases__])),
+        ("", mapping_part(members.items(), ".{}".format)),
+    ])  # fmt: skip
+
+
+def _builtin(value: types.BuiltinFunctionType) -> Part:
+    bound, module = value.__self__, sys.modules.get(value.__module__ or "")
+    if bound is not None and not isinstance(bound, types.ModuleType):
+        return Part(f"method {value.__name__}", [("", bound)])
+    file = getattr(module, "__file__", None)
+    parts = [] if file is None or is_library(file) else [("", Path(file))]
+    return Part(f"library {value.__module__}:{value.__qualname__}", parts)
+
+
+# Instances
+
+
+def _instance(value: Any) -> Part | None:
+    """An object by its class and by what pickle would keep of it."""
+    if any(value is stream for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)):
+        return Part("a standard stream")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reduced = value.__reduce_ex__(4)
+    except Exception:  # each kind refuses in its own way
+        return None
+    if isinstance(reduced, str):
+        return Part(f"name {type(value).__module__}:{reduced}")
+    made_by, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+    parts = [("", type(value)), ("", _state(value, state))]
+    if made_by is not copyreg.__newobj__ or arguments != (type(value),):
+        parts += [("", made_by), ("", Part("arguments", [("", a) for a in arguments]))]
+    if items is not None:
+        parts.append(("", Part("items", [(f"[{i}]", item) for i, item in enumerate(items)])))
+    if pairs is not None:
+        parts.append(("", mapping_part(pairs, "[{!r}]".format)))
+    return Part("object", parts)
+
+
+def _state(value: Any, state: Any) -> Any:
+    if type(value).__reduce__ is object.__reduce__ and isinstance(state, tuple) and len(state) == 2:
+        attributes, slots = state  # as Python gives them where there are slots
+        if isinstance(slots, dict):
+            state = (attributes or {}) | slots
+    if state is None:  # no attribute is set
+        state = {}
+    if not isinstance(state, dict):
+        return state
+    return mapping_part(_kept(value, state), ".{}".format)
+
+
+def _kept(value: Any, state: dict) -> Iterator[tuple[Any, Any]]:
+    """State without what is only a cache, or a running number."""
+    for name, member in state.items():
+        if isinstance(getattr(type(value), str(name), None), functools.cached_property):
+            continue
+        if str(name).endswith("_hooks") and isinstance(member, dict):  # keys count up in a process
+            member = list(member.values())
+        yield name, member
+
+
+def _wrapped(*names: str) -> Callable[[Any], Part]:
+    """A describer of what only wraps other objects, its attributes ``names``."""
+
+    def describe(value: Any) -> Part:
+        return Part(type(value).__name__, [("", getattr(value, name)) for name in names])
+
+    return describe
+
+
+def _enum_member(value: enum.Enum) -> Part:
+    return Part(f"member {value.name}", [("", type(value))])
+
+
+def _c_member(value: Any) -> Part:
+    owner = getattr(value, "__objclass__", type(value))
+    return Part(f"member {owner.__module__}:{owner.__qualname__}.{value.__name__}")
+
+
+KINDS: list[tuple[Any, Callable[[Any], Part | None]]] = [
+    (type, _class),
+    (types.FunctionType, _function),
+    (types.CodeType, _code),
+    (types.ModuleType, _module),
+    (enum.Enum, _enum_member),
+    ((set, frozenset), _set),
+    ((dict, types.MappingProxyType), _mapping),
+    (types.MethodType, _wrapped("__func__", "__self__")),
+    ((classmethod, staticmethod), _wrapped("__func__")),
+    (type(functools.lru_cache(len)), _wrapped("__wrapped__")),
+    (functools.cached_property, _wrapped("func")),
+    (property, _wrapped("fget", "fset", "fdel")),
+    (weakref.ref, lambda value: Part("reference", [("", value())])),
+    (CACHES, lambda value: Part("cache")),
+    (types.BuiltinFunctionType, _builtin),
+    (C_MEMBERS, _c_member),
+]

@@ -1,0 +1,80 @@
+"""Random generators by how they were seeded, and code run as if all of them were at their start."""
+
+import contextlib
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from flops_fit.plugins.parts import Part
+
+SEEDED_BY_HAND = 2**64  # the system's entropy has 128 bits
+
+
+def generator_part(value: Any) -> Part | None:
+    """A random generator by its seed, where it knows it, else by its state; None for anything else.
+
+    A seed from the system's entropy is no content, and neither is what the process shares.
+    """
+    torch = sys.modules.get("torch")
+    kind = type(value).__name__
+    if any(value is shared for shared in _shared(torch)):
+        return Part(f"shared {kind}")
+    if torch is not None and isinstance(value, torch.Generator):
+        return Part(f"generator {value.initial_seed()}")
+    if isinstance(value, random.Random):
+        return Part("generator", [("", type(value)), ("", value.getstate())])
+    if isinstance(value, np.random.BitGenerator):
+        seeds = value.seed_seq
+        if not isinstance(seeds, np.random.SeedSequence):
+            return Part(f"generator {kind}", [("", value.state)])
+        by_system = isinstance(seeds.entropy, int) and seeds.entropy >= SEEDED_BY_HAND
+        return Part(f"generator {kind}",
+                    [("", None if by_system else seeds.entropy), ("", seeds.spawn_key)])  # fmt: skip
+    if isinstance(value, np.random.Generator):
+        return Part("generator", [("", value.bit_generator)])
+    if isinstance(value, np.random.RandomState):
+        return Part("generator", [("", value._bit_generator)])
+    return None
+
+
+def is_generator(value: Any) -> bool:
+    """Whether ``value`` itself holds the state of a random generator."""
+    torch = sys.modules.get("torch")
+    kinds = (random.Random, np.random.BitGenerator)
+    return isinstance(value, kinds if torch is None else (*kinds, torch.Generator))
+
+
+def _shared(torch: Any) -> list[Any]:
+    """The generators behind ``random.random()``, ``numpy.random.rand()`` and ``torch.rand()``."""
+    numpys = np.random.mtrand._rand
+    torchs = [] if torch is None else [torch.default_generator]
+    return [random._inst, numpys, numpys._bit_generator, *torchs]
+
+
+@contextlib.contextmanager
+def fixed_seeds(generators: Iterable[Any]) -> Iterator[None]:
+    """Within, ``generators`` and the shared ones draw as freshly seeded; afterwards as before."""
+    torch = sys.modules.get("torch")
+    before = []
+    for generator in [*_shared(torch), *generators]:
+        if isinstance(generator, random.Random):
+            before.append((generator.setstate, generator.getstate()))
+            generator.seed(0)
+        elif isinstance(generator, np.random.BitGenerator):
+            before.append((_state_setter(generator), generator.state))
+            generator.state = type(generator)(0).state
+        elif torch is not None and isinstance(generator, torch.Generator):
+            before.append((generator.set_state, generator.get_state()))
+            generator.manual_seed(0)
+    try:
+        yield
+    finally:
+        for restore, state in reversed(before):  # one may be there twice
+            restore(state)
+
+
+def _state_setter(generator: np.random.BitGenerator) -> Callable[[Any], None]:
+    return lambda state: setattr(generator, "state", state)
