@@ -14,11 +14,13 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.exact import target_elements
 from flops_fit.files import canonical_hash, write_json
 from flops_fit.model_factory import create_model, create_on_meta, num_params
+from flops_fit.optimizer import adamw
 from flops_fit.plan.counting import ModelCount, count_sizes
 from flops_fit.store.records import COMPLETED
 from flops_fit.sweep import COUNTED, SIX_ND, SweepPlan, flops_per_token, plan_sweep, window_sizes
 from flops_fit.trainer import TrainingRunner
 from flops_fit.training.local import is_main_process
+from flops_fit.training.local_identity import LocalIdentity, check_resume
 
 COMPUTE_BUDGETS = (1e11, 3e11, 1e12, 3e12)  # minutes on a laptop; give your own
 MIN_STEPS = 8
@@ -34,7 +36,7 @@ def find_optimal(
     compute_budgets: Sequence[float] | None = None,
     train: bool = True,
     output_dir: str | Path = "results/local",
-    resume: bool = True,
+    resume: bool | str = True,
     sizes: Sequence | None = None,
     *,
     seeds: Sequence[int] = (0,),
@@ -56,7 +58,10 @@ def find_optimal(
         compute_budgets: training FLOPs, one IsoFLOP curve each (default: 1e11, 3e11, 1e12, 3e12).
         train: False plans only.
         output_dir: where ``results.json``, ``fit.json`` and figures go.
-        resume: do not repeat experiments that ``output_dir`` already holds.
+        resume: do not repeat experiments that ``output_dir`` holds from an earlier call with the
+            same settings and the same content of model, data, loss and optimizer (see
+            `TrainingRunner.run_sweep_from_plan`). ``"trust"`` also takes what cannot be compared,
+            such as a lock or an open file, as unchanged.
         sizes: values of the size parameter for every budget; by default integers, even in ln N,
             for 2 to 200 tokens per parameter.
         seeds: every size and budget is trained once with each.
@@ -78,15 +83,21 @@ def find_optimal(
         raise FlopsFitError(f"compute_budgets: {min(budgets):g} given; allowed: positive FLOPs")
     if convention not in (SIX_ND, COUNTED):
         raise FlopsFitError(f"convention: {convention!r} given; allowed: {SIX_ND}, {COUNTED}")
+    check_resume(resume)
     data = None if dataset is None else as_data(dataset)
+    identity = None
+    if train and data is not None and loss_fn is not None:  # before planning runs the model
+        optimizer = train_options.get("optimizer", adamw)
+        identity = LocalIdentity.of(model_cls, model_size_param, model_kwargs, data, loss_fn,
+                                    optimizer, Path(output_dir))  # fmt: skip
     plan = _plan(
         model_cls, model_size_param, model_kwargs or {}, data, loss_fn, budgets, sizes,
         seeds, convention, batch_size, learning_rate,
     )  # fmt: skip
-    if not train or data is None or loss_fn is None:
+    if data is None or loss_fn is None or identity is None:
         return plan
     records = TrainingRunner(output_dir).run_sweep_from_plan(
-        plan, model_cls, model_size_param, model_kwargs, data, loss_fn, resume,
+        plan, model_cls, model_size_param, model_kwargs, data, loss_fn, resume, identity,
         batch_size=batch_size, learning_rate=learning_rate, **train_options,
     )  # fmt: skip
     return Result.of(plan, records, convention, Path(output_dir), fit_options or {})

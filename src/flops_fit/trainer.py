@@ -44,12 +44,12 @@ from flops_fit.training.checks import (
 )
 from flops_fit.training.curve import Curve
 from flops_fit.training.evaluation import evaluate
-from flops_fit.training.local import (
-    ResultsFile,
-    identity_hash,
-    is_main_process,
-    local_identity,
-    options_identity,
+from flops_fit.training.local import ResultsFile, is_main_process, say
+from flops_fit.training.local_identity import (
+    TRUST,
+    LocalIdentity,
+    check_resume,
+    reusable_records,
 )
 from flops_fit.training.outcome import status_of
 from flops_fit.training.setup import new_accelerator, progress_bar, run_line, seed_everything
@@ -256,10 +256,12 @@ class TrainingRunner:
         the global batch in items, whatever the number of processes. Returns the held-out loss (NaN
         if the run diverged), ``6 * num_params * num_tokens`` FLOPs, and the wall time in seconds.
         """
-        record = self._train(
-            experiment, model_cls, size_param, model_kwargs, dataset_or_loader, loss_fn,
-            max_epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, **train_options,
-        )  # fmt: skip
+        optimizer = train_options.pop("optimizer", adamw)
+        options = _options(
+            experiment, batch_size, learning_rate, max_epochs=epochs, **train_options
+        )
+        record = _trained(experiment, model_cls, size_param, model_kwargs,
+                          as_data(dataset_or_loader), loss_fn, optimizer, options)  # fmt: skip
         loss = record["final_loss"]
         return (math.nan if loss is None else loss), record["flops_6nd"], record["wall_seconds"]
 
@@ -271,7 +273,8 @@ class TrainingRunner:
         model_kwargs: dict | None,
         dataset_or_loader: Any,
         loss_fn: Callable,
-        resume: bool = True,
+        resume: bool | str = True,
+        identity: LocalIdentity | None = None,
         **train_options,
     ) -> list[dict]:
         """Train every experiment of ``plan``; returns their records, also in ``results.json``.
@@ -280,55 +283,70 @@ class TrainingRunner:
         them. ``train_options``: ``batch_size`` and ``learning_rate`` for all experiments in place of
         the plan's, ``optimizer``, and fields of `TrainOptions`.
 
-        With ``resume``, experiments whose stored hash still matches are not trained again; one met
-        with other settings is, and that is said.
+        With ``resume``, an experiment is not trained again where the stored record has the same
+        content of model, data, loss and optimizer and the same settings. What cannot be hashed, a
+        lock or an open file, counts as changed and is named; ``resume="trust"`` takes it as
+        unchanged, and so what another version of Python has compiled. ``identity``: of these
+        objects, where it was taken before they were used.
         """
-        results = ResultsFile(self.output_dir)
-        data = as_data(dataset_or_loader)
-        experiments = tqdm(plan.experiments, desc="sweep", disable=not is_main_process())
-        return [
-            self._train(experiment, model_cls, size_param, model_kwargs, data, loss_fn,
-                        results=results, resume=resume, **train_options)
-            for experiment in experiments
-        ]  # fmt: skip
-
-    def _train(
-        self, experiment, model_cls, size_param, model_kwargs, dataset, loss_fn, *,
-        results: ResultsFile | None = None, resume: bool = True, batch_size: int | None = None,
-        learning_rate: float | None = None, optimizer: Callable = adamw, **train_options,
-    ) -> dict:  # fmt: skip
-        """The record of one experiment: from ``results`` if it is there, else trained."""
-        data = as_data(dataset)
-        options = TrainOptions(
-            tokens=experiment.num_tokens,
-            batch_items=batch_size or experiment.batch_items or 32,
-            learning_rate=learning_rate or experiment.learning_rate or 1e-3,
-            seed=experiment.seed,
-            **{"schedule": COSINE, "progress": results is None, **train_options},
+        check_resume(resume)
+        results, data = ResultsFile(self.output_dir), as_data(dataset_or_loader)
+        optimizer = train_options.pop("optimizer", adamw)
+        identity = identity or LocalIdentity.of(
+            model_cls, size_param, model_kwargs, data, loss_fn, optimizer, self.output_dir
         )
-        identity = local_identity(model_cls, size_param, model_kwargs, data, loss_fn, optimizer)
-        digest = identity_hash(identity, experiment.size_param_value, options)
-        if results is not None and resume:
-            found = results.finished(experiment.experiment_id, digest)
-            if found is not None:
-                return found
-        checkpoints = None
-        if results is not None:
-            checkpoints = self.output_dir / "checkpoints" / experiment.experiment_id
-        outcome = train(
-            experiment.experiment_id,
-            lambda: create_model(model_cls, size_param, experiment.size_param_value, model_kwargs),
-            data, loss_fn, optimizer, options,
-            checkpoints, digest, flops_per_token=experiment.flops_per_token,
-        )  # fmt: skip
-        record = {
-            **asdict(experiment), "hash": digest, "identity": {**identity, **options_identity(options)},
-            **outcome, "flops_6nd": 6.0 * outcome["num_params"] * outcome["tokens_seen"],
-            "flops_counted": experiment.flops_per_token * outcome["tokens_seen"],
-            **speed(outcome, experiment.flops_per_token),
-        }  # fmt: skip
-        if results is not None:
-            results.add(record)
-            if checkpoints is not None and is_main_process():
-                shutil.rmtree(checkpoints, ignore_errors=True)
-        return record
+        train_options = {"progress": False, **train_options}
+        planned = [(e, _options(e, **train_options)) for e in plan.experiments]
+        reused = reusable_records(planned, results.records, identity, resume)
+        left = [pair for pair in planned if pair[0].experiment_id not in reused]
+        trained = {}
+        try:
+            for experiment, its_options in tqdm(left, "sweep", disable=not is_main_process()):
+                hashed = identity.hash(experiment.size_param_value, its_options)
+                folder = self.output_dir / "checkpoints" / experiment.experiment_id
+                record = _trained(
+                    experiment, model_cls, size_param, model_kwargs, data, loss_fn, optimizer,
+                    its_options, folder, hashed if resume == TRUST else identity.once(hashed),
+                )  # fmt: skip
+                record |= {"hash": hashed, "identity": identity.record(its_options)}
+                results.add(record)
+                trained[experiment.experiment_id] = record
+                if is_main_process():
+                    shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            identity.settle()
+        say(f"runs: {len(reused)} reused from {results.path}, {len(trained)} trained")
+        return [(reused | trained)[e.experiment_id] for e in plan.experiments]
+
+
+def _options(
+    experiment: Experiment, batch_size: int | None = None, learning_rate: float | None = None,
+    **train_options,
+) -> TrainOptions:  # fmt: skip
+    """How to train an experiment of a plan: as planned, unless the caller says otherwise."""
+    return TrainOptions(
+        tokens=experiment.num_tokens,
+        batch_items=batch_size or experiment.batch_items or 32,
+        learning_rate=learning_rate or experiment.learning_rate or 1e-3,
+        seed=experiment.seed,
+        **{"schedule": COSINE, **train_options},
+    )
+
+
+def _trained(
+    experiment: Experiment, model_cls, size_param, model_kwargs, data: Data, loss_fn, optimizer,
+    options: TrainOptions, checkpoints: Path | None = None, identity_hash: str = "",
+) -> dict:  # fmt: skip
+    """Train one experiment; its record, without what identifies it."""
+    outcome = train(
+        experiment.experiment_id,
+        lambda: create_model(model_cls, size_param, experiment.size_param_value, model_kwargs),
+        data, loss_fn, optimizer, options,
+        checkpoints, identity_hash, flops_per_token=experiment.flops_per_token,
+    )  # fmt: skip
+    return {
+        **asdict(experiment),
+        **outcome, "flops_6nd": 6.0 * outcome["num_params"] * outcome["tokens_seen"],
+        "flops_counted": experiment.flops_per_token * outcome["tokens_seen"],
+        **speed(outcome, experiment.flops_per_token),
+    }  # fmt: skip

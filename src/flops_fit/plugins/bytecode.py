@@ -74,7 +74,7 @@ def read_code(code: CodeType) -> Code:
     handlers = [
         [*(bisect_left(offsets, place) for place in (entry.start, entry.end, entry.target)),
          entry.depth, entry.lasti]
-        for entry in dis.Bytecode(code).exception_entries
+        for entry in vars(dis.Bytecode(code))["exception_entries"]
     ]  # fmt: skip
     text = "\n".join([_signature(code), *spelled, repr(handlers)])
     return Code(text, tuple(constants), frozenset(names), frozenset(imports))

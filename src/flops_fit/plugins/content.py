@@ -46,7 +46,7 @@ class Contents:
         self._unordered: list[bool] = []
         self._unhashable: dict[int, str] = {}
         self._bytecode: set[int] = set()
-        self._unread: list[tuple[int, Part]] = []
+        self._unread: list[tuple[int, int, Callable[[], Iterable[Any]]]] = []
         self._digests: dict[int, bytes] = {}  # of all that reaches no cycle
 
     def digest(self, value: Any, name: str) -> tuple[str, list[str]]:
@@ -98,7 +98,7 @@ class Contents:
         self._unordered.append(part.unordered)
         self._children.append([self._number(child, at, way) for way, child in part.parts])
         if part.chunks is not None:
-            self._unread.append((at, part))
+            self._unread.append((at, part.size, part.chunks))
 
     def _way(self, at: int) -> str:
         steps: list[str] = []
@@ -109,10 +109,10 @@ class Contents:
 
     def _read(self) -> None:
         """Hash what was met in bytes; how much that is, is known by now."""
-        total, started, said = sum(part.size for _, part in self._unread), time.monotonic(), False
-        for at, part in self._unread:
+        total, started, said = sum(size for _, size, _ in self._unread), time.monotonic(), False
+        for at, _, chunks in self._unread:
             digest = hashlib.blake2b(self._labels[at], digest_size=20)
-            for chunk in part.chunks():
+            for chunk in chunks():
                 view = memoryview(chunk).cast("B")
                 for start in range(0, len(view), CHUNK):
                     digest.update(view[start : start + CHUNK])

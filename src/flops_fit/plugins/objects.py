@@ -1,6 +1,5 @@
 """What Python objects consist of, one step deep: code, classes, instances, collections."""
 
-import copyreg
 import enum
 import functools
 import importlib
@@ -19,7 +18,7 @@ from typing import Any
 from flops_fit.errors import FlopsFitError
 from flops_fit.plugins.arrays import array_part
 from flops_fit.plugins.bytecode import read_code
-from flops_fit.plugins.code import syntax_tree_hash
+from flops_fit.plugins.code import tree_digest
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.origin import is_library
 from flops_fit.plugins.parts import ATOMS, Part, atom, mapping_part
@@ -38,6 +37,7 @@ NAMES = {"lock": "a lock", "RLock": "a lock", "generator": "a generator", "socke
          "TextIOWrapper": "an open file", "BufferedReader": "an open file",
          "BufferedWriter": "an open file", "BufferedRandom": "an open file",
          "FileIO": "an open file"}  # fmt: skip
+NEW_OBJECT = object().__reduce_ex__(4)[0]  # how pickle makes one without arguments
 MOST_FILES = 10_000  # texts of one collection that are looked up as names of files
 LONGEST_NAME = 1024
 
@@ -71,7 +71,7 @@ def _file_part(value: Any, hashes: FileHashes) -> Part | None:
         return None
     path = Path(value)
     try:
-        content = syntax_tree_hash(path) if path.suffix == ".py" else hashes.of(path)
+        content = tree_digest(path) if path.suffix == ".py" else hashes.of(path)
     except FlopsFitError:
         return None
     return Part(f"file {path.name} {content}")
@@ -238,7 +238,7 @@ def _class(value: type) -> Part:
         members = {
             name: member for name, member in members.items() if isinstance(member, FUNCTIONS)
         }
-        members |= {member.name: member.value for member in value}
+        members |= {name: getattr(value, name).value for name in value.__members__}
     return Part(f"class {value.__name__}", [
         ("", type(value)),
         ("", Part("bases", [("", base) for base in value.__bases__])),
@@ -272,7 +272,7 @@ def _instance(value: Any) -> Part | None:
         return Part(f"name {type(value).__module__}:{reduced}")
     made_by, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
     parts = [("", type(value)), ("", _state(value, state))]
-    if made_by is not copyreg.__newobj__ or arguments != (type(value),):
+    if made_by is not NEW_OBJECT or arguments != (type(value),):
         parts += [("", made_by), ("", Part("arguments", [("", a) for a in arguments]))]
     if items is not None:
         parts.append(("", Part("items", [(f"[{i}]", item) for i, item in enumerate(items)])))

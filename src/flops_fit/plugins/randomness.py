@@ -58,7 +58,7 @@ def _shared(torch: Any) -> list[Any]:
 def fixed_seeds(generators: Iterable[Any]) -> Iterator[None]:
     """Within, ``generators`` and the shared ones draw as freshly seeded; afterwards as before."""
     torch = sys.modules.get("torch")
-    before = []
+    before: list[tuple[Callable[[Any], object], Any]] = []
     for generator in [*_shared(torch), *generators]:
         if isinstance(generator, random.Random):
             before.append((generator.setstate, generator.getstate()))

@@ -144,7 +144,7 @@ def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
     schedule, evaluation = identity["schedule"], identity.get("evaluation", {})
     clip = optimizer.get("clip_norm", identity.get("clip_norm"))
     heldout = evaluation.get("tokens", identity.get("evaluation_tokens"))
-    data = dataset.get("factory") or f"a dataset with hash {dataset['train'][:16]}"
+    data = dataset.get("factory") or f"a dataset with hash {identity['content']['train'][:16]}"
     return [
         (topics[0], f"{_named(model)}; only {model['size_param']} "
                     "changes between sizes"),
