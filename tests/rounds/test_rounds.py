@@ -40,7 +40,8 @@ from flops_fit.rounds.next import (
     repairs,
     tightenings,
 )
-from flops_fit.rounds.simulate import BESIROGLU, Truth, design_of, law_of, losses_of
+from flops_fit.rounds.simulate import design_of, losses_of
+from flops_fit.rounds.truth import BESIROGLU, Truth, law_of
 
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"
 LAW = law_of(*BESIROGLU)

@@ -130,7 +130,7 @@ def _factor(width: float | None) -> str:
 def _truth_near(fit: dict, design):
     """The fit's surface to draw from; the default law where none is identified."""
     from flops_fit.errors import FlopsFitError
-    from flops_fit.rounds.simulate import truth_for
+    from flops_fit.rounds.truth import truth_for
 
     try:
         return truth_for(design, fit=fit)

@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.fit.answer import read_fit
     from flops_fit.plan.cache import plan_config, search_paths
     from flops_fit.rounds.grid import grid_config
-    from flops_fit.rounds.simulate import describe_simulation, design_of, simulate, truth_for
+    from flops_fit.rounds.simulate import describe_simulation, design_of, simulate
+    from flops_fit.rounds.truth import truth_for
     from flops_fit.store.plan_file import read_plan
 
     options = {}

@@ -57,7 +57,7 @@ def predicted_loss(fit: dict, params: float, tokens: float) -> dict:
         "noise": noise,
         "noise_words": words,
         "method": headline["method"],
-        "forecast": float(loss_at(fit, params, tokens, "forecast")),
+        "forecast": float(loss_at(fit, np.array(params), np.array(tokens), "forecast")),
     }
     drawn = [(at(laws[name][1]), share) for name, share in headline["mixture"].items()
              if share > 0 and name in laws and laws[name][1] is not None]  # fmt: skip

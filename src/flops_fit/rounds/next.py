@@ -15,7 +15,8 @@ import yaml
 from flops_fit.fit.answer import laws_of
 from flops_fit.fit.cost import Cost
 from flops_fit.rounds.grid import Action, Grid
-from flops_fit.rounds.simulate import Truth, simulate
+from flops_fit.rounds.simulate import simulate
+from flops_fit.rounds.truth import Truth
 
 ENOUGH_SIZES = 5  # of a curve: three unknowns of a parabola and two to test them
 MOST_PER_SIDE = 4  # further sizes on one side of one budget, before measuring again

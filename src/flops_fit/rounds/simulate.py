@@ -19,114 +19,15 @@ from flops_fit.fit.bootstrap import draw
 from flops_fit.fit.core import FEWEST_RUNS, default_unit, fit_runs
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.estimators import Estimate, Runs, estimate_isoflop, estimate_surface
+from flops_fit.fit.isoflop import Minima
 from flops_fit.fit.laws import SurfaceLaw
 from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
 from flops_fit.notation import count_text
+from flops_fit.rounds.truth import Truth
 from flops_fit.store.collect import run_table
 
 TIMES, RESAMPLES, FITS = 200, 200, 20
 BEYOND = 10.0  # times the largest budget: where the answer is asked for by default
-BESIROGLU = (1.8172, 482.0, 2085.4, 0.3478, 0.3658)  # Besiroglu et al. 2024, 2404.10102, table 1
-PUBLISHED_FROM = 1e18  # FLOPs: the runs behind that law start about here
-TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022, 2203.15556
-ABOVE_E = (
-    0.5  # share of the loss above E at small scale: 0.49 in the demo, 0.41 of BESIROGLU at 1e18
-)
-NOISE = {"small": 0.01, "published": 0.005}  # sd of ln L; 0.008 in the demo
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the runs are drawn from: ``law``, a surface, and the sd of a run around it.
-
-    ``noise`` is in nats, or of ln L where ``relative``; ``words`` and ``noise_words`` say whence.
-    """
-
-    law: SurfaceLaw
-    words: str
-    noise: float
-    relative: bool
-    noise_words: str
-
-
-def law_of(e: float, a: float, b: float, alpha: float, beta: float) -> SurfaceLaw:
-    """The surface E + A / N^alpha + B / D^beta; `FlopsFitError` where a coefficient is not positive."""
-    for name, value in zip(("E", "A", "B", "alpha", "beta"), (e, a, b, alpha, beta), strict=True):
-        if not (np.isfinite(value) and value > 0):
-            raise FlopsFitError(f"law: {name} = {value!r}; allowed: a positive finite number")
-    return SurfaceLaw(np.array([[e, np.log(a), np.log(b), alpha, beta]]))
-
-
-def default_law(design: pd.DataFrame) -> tuple[SurfaceLaw, str, float]:
-    """A law for runs of which nothing is known yet, in words, and a noise (sd of ln L).
-
-    From 1e18 FLOPs on, where published runs lie, Chinchilla's law as refitted by Besiroglu et al.
-    2024. Far below, that law would give losses of tens of nats; only its exponents are kept, and at
-    the middle of the budgets (geometric) the optimum is put at 20 tokens per parameter with half of
-    the loss above E. The unit of the loss is then E.
-    """
-    if design["flops"].max() >= PUBLISHED_FROM:
-        words = "Chinchilla's law as refitted by Besiroglu et al. 2024 (2404.10102)"
-        return law_of(*BESIROGLU), words, NOISE["published"]
-    alpha, beta = BESIROGLU[3:]
-    middle = float(np.exp((np.log(design["flops"].min()) + np.log(design["flops"].max())) / 2))
-    cost = cost_of(design)[0]
-    grid = np.log(design["params"].min() / 100) + np.linspace(0, 15, 4001)
-    log_d = cost.log_tokens(grid, np.log(middle))
-    at = int(np.argmin(np.abs(log_d - grid - np.log(TOKENS_PER_PARAM))))
-    above = ABOVE_E / (1 - ABOVE_E)
-    price = float(cost.slope(grid[at]))  # alpha A/N^alpha = price x beta B/D^beta at the optimum
-    part_n = above * price * beta / (alpha + price * beta)
-    law = law_of(
-        1.0,
-        part_n * np.exp(alpha * grid[at]),
-        (above - part_n) * np.exp(beta * log_d[at]),
-        alpha,
-        beta,
-    )
-    words = (
-        f"the exponents of Besiroglu et al. 2024, whose runs are far larger; at {middle:.3g} FLOPs "
-        f"{TOKENS_PER_PARAM:g} tokens per parameter are taken as best, with {ABOVE_E:.0%} of the "
-        "loss above E = 1"
-    )
-    return law, words, NOISE["small"]
-
-
-def law_of_fit(fit: dict) -> tuple[SurfaceLaw, str, float]:
-    """The surface of FIT.json, in words, and the sd of ln L of a run around it.
-
-    The sd is the residual scale, corrected for the five unknowns: seed noise and misfit together.
-    Where the surface is not identifiable the one with alpha = beta stands in for it.
-    """
-    for name, words in (("parametric", "the fitted surface"), ("tied", "the fitted surface, tied")):
-        entry = fit[name]
-        if entry["status"] in ("converged", "at_bound"):
-            free = max(entry["n_runs"] - (5 if name == "parametric" else 4), 1)
-            noise = entry["scale"] * np.sqrt(entry["n_runs"] / free)
-            values = (entry[key] for key in ("E", "A", "B", "alpha", "beta"))
-            return law_of(*values), words, float(noise)
-    raise FlopsFitError(f"fit: no surface is identified ({fit['parametric']['reason']})")
-
-
-def truth_for(
-    design: pd.DataFrame,
-    law: tuple[float, ...] | None = None,
-    fit: dict | None = None,
-    noise: tuple[float, bool] | None = None,
-) -> Truth:
-    """The ``law`` given (E, A, B, alpha, beta), else that of ``fit``, else the default for ``design``.
-
-    The noise likewise. ``noise``: (sd, whether it is a share of the loss instead of nats).
-    """
-    if law is not None:
-        found, words, sd = law_of(*law), "the law given", NOISE["published"]
-    elif fit is not None:
-        found, words, sd = law_of_fit(fit)
-    else:
-        found, words, sd = default_law(design)
-    if noise is not None:
-        return Truth(found, words, *noise, "given")
-    return Truth(found, words, sd, True, "residual scale of the fit" if fit else "assumed")
 
 
 def design_of(plan: dict, params: str = "params") -> pd.DataFrame:
@@ -199,42 +100,16 @@ def simulate(
     central 90% of the estimates), ``width`` (mean width of the stated intervals) and ``coverage``
     (how often they hold the truth). Those of ``params`` are in ln N.
     """
-    if len(design) < FEWEST_RUNS:
-        raise FlopsFitError(f"plan: {len(design)} runs; at least {FEWEST_RUNS} can be fitted")
-    for name, value, least in (("times", times, 2), ("resamples", resamples, 2), ("fits", fits, 0)):
-        if not isinstance(value, int) or value < least:
-            raise FlopsFitError(f"{name}: {value!r}; allowed: a whole number of at least {least}")
-    if not isinstance(seed, int) or seed < 0:
-        raise FlopsFitError(f"seed: {seed!r}; allowed: a whole number of at least 0")
-    options = {k: v for k, v in (fit_options or {}).items() if k in ("delta", "exclude", "method")}
-    if options.get("method") == "envelope":
-        raise FlopsFitError("method: 'envelope' needs loss curves, which are not simulated")
+    options = _checked(design, times, resamples, fits, seed, fit_options or {})
     losses = losses_of(design, truth, times, seed)
     table = prepare_runs(design.assign(loss=losses[0]), "plan")
     groups, _ = budget_groups(table.frame)
     cost, _ = cost_of(table.frame, table.sizes)
     target = check_flops(BEYOND * design["budget"].max() if flops is None else flops)
-    draws = draw(
-        table.frame, default_unit(table.frame), resamples, np.random.default_rng(0), groups
-    )
-    plays: dict[str, list[Play]] = {"surface": [], **({"isoflop": []} if groups else {})}
-    brackets, vertices = [], []
-    for loss in losses:
-        runs = Runs(table.frame.assign(loss=loss), groups, cost)
-        surface = estimate_surface(
-            runs, draws, options.get("delta", "auto"), options.get("exclude") or "auto",
-            start=truth.law.values[0],
-        )  # fmt: skip
-        plays["surface"].append(_play(surface, cost, target, level))
-        if groups:
-            minima = estimate_isoflop(runs, draws, surface.weight, surface.draw_weight)
-            plays["isoflop"].append(_play(minima, cost, target, level))
-            brackets.append([int(m.status[0]) == 0 for m in minima.detail[1]])
-            vertices.append([float(m.log_n[0]) for m in minima.detail[1]])
+    plays, minima = _plays(table, groups, cost, truth, losses, resamples, options, target, level)
     log_n, loss = (float(v[0]) for v in truth.law.optimum(np.log(target), cost))
     true = {"surface": [float(truth.law.exponent()[0]), log_n, loss]}
     true["isoflop"] = [_path_exponent(truth, cost, groups), log_n, loss]
-    bracketed = np.array(brackets, dtype=bool).reshape(times, len(groups))
     return {
         "design": {
             "runs": len(design),
@@ -259,21 +134,75 @@ def simulate(
             "loss": loss,
         },
         "estimators": {name: _tell(found, true[name], level) for name, found in plays.items()},
-        "minima": [
-            {
-                "flops": c,
-                "bracketed": float(bracketed[:, k].mean()),
-                "params": float(np.exp(truth.law.optimum(np.log(c), cost)[0][0])),
-                "bias": _mean_error(
-                    np.array(vertices)[bracketed[:, k], k],
-                    float(truth.law.optimum(np.log(c), cost)[0][0]),
-                ),
-            }
-            for k, (c, _) in enumerate(groups)
-        ],
-        "all_bracketed": float(bracketed.all(axis=1).mean()) if groups else None,
+        "minima": minima.told(truth, cost, groups),
+        "all_bracketed": float(minima.bracketed.all(axis=1).mean()) if groups else None,
         "whole_fits": _whole_fits(table, losses[:fits], resamples, options, level, true, target),
     }
+
+
+def _checked(
+    design: pd.DataFrame, times: int, resamples: int, fits: int, seed: int, fit_options: dict
+) -> dict:
+    """The options of the fit that a play knows; `FlopsFitError` for what cannot be simulated."""
+    if len(design) < FEWEST_RUNS:
+        raise FlopsFitError(f"plan: {len(design)} runs; at least {FEWEST_RUNS} can be fitted")
+    for name, value, least in (("times", times, 2), ("resamples", resamples, 2), ("fits", fits, 0)):
+        if not isinstance(value, int) or value < least:
+            raise FlopsFitError(f"{name}: {value!r}; allowed: a whole number of at least {least}")
+    if not isinstance(seed, int) or seed < 0:
+        raise FlopsFitError(f"seed: {seed!r}; allowed: a whole number of at least 0")
+    if fit_options.get("method") == "envelope":
+        raise FlopsFitError("method: 'envelope' needs loss curves, which are not simulated")
+    return {k: v for k, v in fit_options.items() if k in ("delta", "exclude", "method")}
+
+
+@dataclass(frozen=True)
+class PlayedMinima:
+    """Minima of all plays, (times, budgets): whether each is ``bracketed``, and its ln N."""
+
+    bracketed: np.ndarray
+    log_n: np.ndarray
+
+    def told(self, truth: Truth, cost: Cost, groups) -> list[dict]:
+        """For each budget: how often bracketed, the true optimum, the mean error of ln N*."""
+        best = [float(truth.law.optimum(np.log(c), cost)[0][0]) for c, _ in groups]
+        return [
+            {
+                "flops": c,
+                "bracketed": float(self.bracketed[:, k].mean()),
+                "params": float(np.exp(best[k])),
+                "bias": _mean_error(self.log_n[self.bracketed[:, k], k], best[k]),
+            }
+            for k, (c, _) in enumerate(groups)
+        ]
+
+
+def _plays(
+    table: RunTable, groups, cost: Cost, truth: Truth, losses: np.ndarray, resamples: int,
+    options: dict, target: float, level: float,
+) -> tuple[dict[str, list[Play]], PlayedMinima]:  # fmt: skip
+    """Both estimators on every row of ``losses``: estimator -> its plays, and the minima."""
+    generator = np.random.default_rng(0)
+    draws = draw(table.frame, default_unit(table.frame), resamples, generator, groups)
+    plays: dict[str, list[Play]] = {"surface": [], **({"isoflop": []} if groups else {})}
+    brackets, vertices = [], []
+    for loss in losses:
+        runs = Runs(table.frame.assign(loss=loss), groups, cost)
+        surface = estimate_surface(
+            runs, draws, options.get("delta", "auto"), options.get("exclude") or "auto",
+            start=truth.law.values[0],
+        )  # fmt: skip
+        plays["surface"].append(_play(surface, cost, target, level))
+        if groups:
+            path = estimate_isoflop(runs, draws, surface.weight, surface.draw_weight)
+            plays["isoflop"].append(_play(path, cost, target, level))
+            minima: list[Minima] = path.detail[1]  # type: ignore[index]
+            brackets.append([int(m.status[0]) == 0 for m in minima])
+            vertices.append([float(m.log_n[0]) for m in minima])
+    shape = (len(losses), len(groups))
+    return plays, PlayedMinima(
+        np.array(brackets, dtype=bool).reshape(shape), np.array(vertices).reshape(shape)
+    )
 
 
 def _coefficients(law: SurfaceLaw) -> list[float]:
