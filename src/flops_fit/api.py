@@ -108,7 +108,7 @@ def _plan(
     batch_size, learning_rate,
 ) -> SweepPlan:  # fmt: skip
     known: dict[Any, ModelCount] = {}
-    example = tokens_per_item = None
+    example, tokens_per_item = None, 0
     if data is not None and loss_fn is not None:
         example = first_item(data)
         tokens_per_item = target_elements(example[1], loss_fn)

@@ -45,7 +45,7 @@ class OptimizerList(Optimizer):
         self.param_groups = [group for o in self.optimizers for group in o.param_groups]
 
     @property
-    def state(self) -> dict:
+    def state(self) -> dict:  # type: ignore[override]  # made of the members' own
         return {key: value for o in self.optimizers for key, value in o.state.items()}
 
     def step(self, closure=None):

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 COUNTED, SIX_ND = "counted", "6nd"
@@ -127,7 +128,8 @@ def plan_sweep(
     skipped with a reason. Every cell is trained at each of ``seeds`` and each of ``rate_factors``
     times its learning rate.
     """
-    experiments, skipped, taken = [], [], {}
+    experiments, skipped = [], []
+    taken: dict[str, float] = {}
     for budget, values in sizes.items():
         for size in values:
             cell = _cell(budget, size, counts[size], tokens_per_item, convention, batch_tokens,
@@ -182,6 +184,10 @@ def _too_short(cell: dict, min_steps: int) -> str:
     )
 
 
+def _at_most(limit: float, tokens: float, ratio: float) -> bool:
+    return ratio <= limit
+
+
 def window_sizes(
     budget: float,
     flops_and_params: Callable[[int], tuple[float, int]],
@@ -224,7 +230,7 @@ def window_sizes(
         smallest = max(largest // 8, 1)
     top, bottom = tokens_and_ratio(smallest)[1], tokens_and_ratio(largest)[1]
     ratios = [top * (bottom / top) ** (i / (count - 1)) for i in range(1, count - 1)]
-    sizes = {smallest, largest, *(first(lambda _, ratio, r=r: ratio <= r) for r in ratios)}
+    sizes = {smallest, largest, *(first(partial(_at_most, limit)) for limit in ratios)}
     while len(sizes) < FEWEST_SIZES and max(sizes) < most:
         sizes.add(max(sizes) + 1 if min(sizes) == 1 or max(sizes) < largest else min(sizes) - 1)
     return [size * multiple for size in sorted(sizes)]

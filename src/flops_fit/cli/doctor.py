@@ -118,6 +118,7 @@ def _devices() -> Iterator[Finding]:
         from flops_fit.plan.devices import device_name, known_peak
 
         device = torch.accelerator.current_accelerator()
+        assert device is not None  # one was seen
         name = device_name(device)
         known = "" if known_peak(name, "bf16") else "; its peak is not known and will be measured"
         yield Finding("good", f"{seen} x {name}{known}")

@@ -36,11 +36,13 @@ def run_list(args: argparse.Namespace) -> None:
     from flops_fit.store.runs import stored_runs
 
     runs = stored_runs(args.results)
+    status = Counter(run.status for run in runs)
+    size = sum(run.bytes for run in runs)
     totals = {
         "runs": len(runs),
-        "bytes": sum(run.bytes for run in runs),
+        "bytes": size,
         "unused": sum(not run.sweeps for run in runs),
-        "status": dict(Counter(run.status for run in runs)),
+        "status": dict(status),
     }
     if args.json:
         print(json.dumps({"runs": [asdict(run) for run in runs], "totals": totals}, indent=1))
@@ -49,8 +51,8 @@ def run_list(args: argparse.Namespace) -> None:
     for run in runs:
         print(f"{run.experiment_id:{width}}  {run.status:10}  {size_text(run.bytes):>8}  "
               f"{age_text(run.age_seconds):>5}  {', '.join(run.sweeps) or '-'}")  # fmt: skip
-    statuses = ", ".join(f"{count} {status}" for status, count in totals["status"].items())
-    print(f"{len(runs)} runs{' (' + statuses + ')' if runs else ''}, {size_text(totals['bytes'])}; "
+    statuses = ", ".join(f"{count} {name}" for name, count in status.items())
+    print(f"{len(runs)} runs{' (' + statuses + ')' if runs else ''}, {size_text(size)}; "
           f"{totals['unused']} used by no sweep")  # fmt: skip
 
 

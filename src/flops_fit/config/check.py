@@ -165,7 +165,7 @@ def _check_sizes(config: dict) -> None:
 def _check_confirm(config: dict) -> None:
     if config.get("confirm") is None:
         return
-    sizes = next(iter(config["sizes"].get("per_budget", {}).values()), [])
+    sizes: list = next(iter(config["sizes"].get("per_budget", {}).values()), [])
     if len(config["budgets"]) != 1 or len(sizes) != 1 or len(config.get("seeds", [0])) != 1:
         raise FlopsFitError(
             "confirm: stands for one run; allowed: one budget, one size under sizes.per_budget and "

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 EXACT = 1e-6  # relative: closer than this to 6 N D is 6 N D
+Numbers = float | np.ndarray
 STEADY = 0.02  # ln: spread of C / (N D) at one N that still makes a function of N
 
 
@@ -36,7 +37,7 @@ class Cost:
         curve = PchipInterpolator(known, np.log(self.per_token) - known)
         return curve, curve.derivative(), (known[0], known[-1])
 
-    def log_flops_per_token(self, log_n: np.ndarray) -> np.ndarray:
+    def log_flops_per_token(self, log_n: Numbers) -> np.ndarray:
         """ln f at ln N."""
         log_n = np.asarray(log_n, dtype=float)
         if self._ratio is None:
@@ -44,7 +45,7 @@ class Cost:
         curve, _, ends = self._ratio
         return log_n + curve(np.clip(log_n, *ends))
 
-    def slope(self, log_n: np.ndarray) -> np.ndarray:
+    def slope(self, log_n: Numbers) -> np.ndarray:
         """d ln f / d ln N at ln N; 1 for f proportional to N."""
         log_n = np.asarray(log_n, dtype=float)
         if self._ratio is None:
@@ -53,7 +54,7 @@ class Cost:
         inside = (log_n > low) & (log_n < high)
         return 1 + np.where(inside, slope(np.clip(log_n, low, high)), 0.0)
 
-    def log_tokens(self, log_n: np.ndarray, log_c: np.ndarray) -> np.ndarray:
+    def log_tokens(self, log_n: Numbers, log_c: Numbers) -> np.ndarray:
         """ln D of a run of N parameters that spends C."""
         return log_c - self.log_flops_per_token(log_n)
 

@@ -1,9 +1,11 @@
 """The IsoFLOP figure: loss against N at each compute budget, with the minima that were used."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from flops_fit.fit.answer import loss_at, optimum_at, predict
@@ -113,7 +115,7 @@ def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     _draw_lines(ax, parts, colours)
     seeds = sorted(runs["seed"].unique())
     for (seed, status), group in runs.groupby(["seed", "status"]):
-        style = {"s": 17, "linewidths": 0.6, "edgecolors": "white",
+        style: dict[str, Any] = {"s": 17, "linewidths": 0.6, "edgecolors": "white",
                  "marker": MARKERS[seeds.index(seed) % len(MARKERS)]}  # fmt: skip
         if status == "excluded":
             style = {"s": 24, "linewidths": 1.2, "marker": "x"}
@@ -141,7 +143,7 @@ def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
 
 
 def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "near_optimal": {"linewidth": 8, "alpha": 0.22, "solid_capstyle": "butt", "zorder": 2},
         "curve": {"linewidth": 1.4, "zorder": 3},
         "slice": {"linewidth": 1.2, "zorder": 3},
@@ -179,7 +181,9 @@ def _key(ax: Axes, parts: dict, seeds: list) -> None:
         return Line2D([], [], linestyle="none", marker=marker, color=MUTED, label=label, **style)
 
     told = seeds if 1 < len(seeds) <= len(MARKERS) else []  # more seeds share their marks
-    handles = [mark(MARKERS[i], f"seed {seed:g}", markersize=4.5) for i, seed in enumerate(told)]
+    handles: list[Artist] = [
+        mark(MARKERS[i], f"seed {seed:g}", markersize=4.5) for i, seed in enumerate(told)
+    ]
     statuses = set(parts["minimum"]["status"]) if "minimum" in parts else set()
     if "bracketed" in statuses:
         handles.append(mark("*", "minimum, used", markersize=9, markeredgecolor=INK))

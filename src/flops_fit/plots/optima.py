@@ -1,5 +1,7 @@
 """N*, D*, L* and tokens per parameter against compute, measured, fitted and extrapolated."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -46,8 +48,7 @@ def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
         data = fit["data"]
         first, last = min(data["budgets"] or [data["flops"][0]]), data["largest_budget"]
         grid = np.geomspace(first, max([last, *budgets]), GRID_POINTS)
-        grid = sorted({*grid, last})
-        rows += [_row("law", optimum_at(fit, c)) for c in grid]
+        rows += [_row("law", optimum_at(fit, c)) for c in sorted({*grid, last})]
         rows += [_row("answer", optimum_at(fit, c)) for c in budgets]
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
@@ -104,7 +105,12 @@ def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
     """The published rule to compare with: slope 1/2, or 20 tokens per parameter."""
     if law.empty:
         return
-    style = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 2)), "zorder": 2}
+    style: dict[str, Any] = {
+        "color": MUTED,
+        "linewidth": 0.8,
+        "linestyle": (0, (1, 2)),
+        "zorder": 2,
+    }
     c = law["flops"].to_numpy()
     if quantity == "tokens_per_param":
         ax.axhline(REFERENCE_RATIO, **style)

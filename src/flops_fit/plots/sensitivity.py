@@ -1,9 +1,11 @@
 """The forest of refits: N* under every other choice, beside the interval of the answer."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -61,7 +63,9 @@ def draw_sensitivity(ax: Axes, numbers: pd.DataFrame) -> Axes:
     """One line a refit, at the last budget; filled: the choice behind the answer, cross: no fit."""
     part = _last(numbers)
     answer = numbers[numbers["kind"] == "answer"].iloc[-1]
-    ticks, labels, heads, y = [], [], [], 0.0
+    ticks: list[float] = []
+    labels: list[str] = []
+    heads, y = [], 0.0
     ax.axvline(answer["params"], color=INK, linewidth=1, zorder=2)
     if pd.notna(answer["low"]):
         ax.axvspan(answer["low"], answer["high"], color=BAND, alpha=0.25, linewidth=0, zorder=0)
@@ -94,7 +98,7 @@ def draw_sensitivity(ax: Axes, numbers: pd.DataFrame) -> Axes:
 
 
 def _mark(ax: Axes, x: float, y: float, headline: bool, usable: bool) -> None:
-    style = {"marker": "o", "s": 26, "facecolors": INK if headline else "white"}
+    style: dict[str, Any] = {"marker": "o", "s": 26, "facecolors": INK if headline else "white"}
     if not usable:
         style = {"marker": "x", "s": 22, "facecolors": MUTED}
     ax.axhline(y, color=PALE, linewidth=0.5, zorder=1)
@@ -107,7 +111,7 @@ def _key(ax: Axes, answer: pd.Series, some_failed: bool) -> None:
         return Line2D([], [], linestyle="none", marker=marker, markersize=5, color=INK,
                       markerfacecolor=face, label=label)  # fmt: skip
 
-    handles = [mark("o", INK, "as fitted"), mark("o", "white", "another choice")]
+    handles: list[Artist] = [mark("o", INK, "as fitted"), mark("o", "white", "another choice")]
     if some_failed:
         handles.append(mark("x", INK, "no law could be fitted"))
     if pd.notna(answer["low"]):

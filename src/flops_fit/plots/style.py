@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,7 @@ INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
 BAND = "#9aa3b2"
 MARKERS = "osD^vPX"  # one a seed
 KEY_SIZE = 9.0  # points
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
     "font.size": 9.5,
     "axes.titlesize": 10,
@@ -69,11 +70,11 @@ class BudgetColours:
             low, high = low / 2, high * 2
         self.norm = LogNorm(low, high)
 
-    def __call__(self, flops: float | np.ndarray) -> np.ndarray:
+    def __call__(self, flops: Any) -> Any:
         """RGBA of one budget (4,) or of many (n, 4)."""
         return np.asarray(SEQUENCE(self.norm(flops)))
 
-    def text(self, flops: float) -> np.ndarray:
+    def text(self, flops: float) -> Any:
         """The same colour, darkened enough to read as text."""
         return 0.72 * self(flops) + 0.28 * np.array(to_rgba(INK))
 
@@ -132,7 +133,7 @@ def key(ax: Axes, handles: list) -> None:
     if not handles:
         return
     widths = [KEY_SIZE * (0.55 * len(handle.get_label()) + 3.6) for handle in handles]  # points
-    room = 72 * ax.figure.get_figwidth() - 45
+    room = 72 * ax.figure.figure.get_figwidth() - 45
     for rows in range(1, len(handles) + 1):
         if sum(max(widths[i : i + rows]) for i in range(0, len(widths), rows)) <= room:
             break
@@ -172,7 +173,7 @@ def _rasterize_dense(figure: Figure) -> None:
     """Let an SVG hold the marks of a crowded panel as an image; lines and text stay sharp."""
     for ax in figure.axes:
         marks = [part for part in ax.collections if isinstance(part, PathCollection)]
-        if sum(len(part.get_offsets()) for part in marks) > MOST_MARKS:
+        if sum(len(np.asarray(part.get_offsets())) for part in marks) > MOST_MARKS:
             for part in marks:
                 part.set_rasterized(True)
 
@@ -180,7 +181,7 @@ def _rasterize_dense(figure: Figure) -> None:
 def save(figure: Figure, numbers: pd.DataFrame, folder: str | Path, name: str, dpi: int) -> None:
     """Write NAME.svg, NAME.png and NAME.csv (the numbers drawn), each whole, always the same bytes."""
     _rasterize_dense(figure)
-    picture = {
+    picture: dict[str, dict[str, Any]] = {
         "svg": {"metadata": {"Date": None, "Creator": "flops-fit"}, "dpi": dpi},
         "png": {"metadata": {"Software": None}, "dpi": dpi},
     }

@@ -1,7 +1,10 @@
 """The fitted surface L(N, D): its contours, the runs, the isoFLOP lines and the frontier."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
@@ -52,7 +55,7 @@ def surface_numbers(table: RunTable, fit: dict, budgets: list[float]) -> pd.Data
     })  # fmt: skip
     known = pd.concat([runs, frontier])
     spans = [(known[c].min() / MARGIN, known[c].max() * MARGIN) for c in ("params", "tokens")]
-    n, d = np.meshgrid(*(np.geomspace(*span, GRID_POINTS) for span in spans))
+    n, d = np.meshgrid(*(np.geomspace(low, high, GRID_POINTS) for low, high in spans))
     flops = np.exp(cost.log_flops_per_token(np.log(n))) * d
     grid = pd.DataFrame({"kind": "grid", "flops": flops.ravel(), "params": n.ravel(),
                          "tokens": d.ravel(), "loss": loss_at(fit, n, d).ravel(),
@@ -70,7 +73,8 @@ def _line_budgets(data: dict) -> list[float]:
 
 
 def _line(flops: float, cost: Cost, spans: list) -> pd.DataFrame:
-    params = np.geomspace(*spans[0], GRID_POINTS)
+    low, high = spans[0]
+    params = np.geomspace(low, high, GRID_POINTS)
     tokens = np.exp(cost.log_tokens(np.log(params), np.log(flops)))
     inside = (tokens >= spans[1][0]) & (tokens <= spans[1][1])
     return pd.DataFrame({"kind": "line", "flops": flops, "params": params[inside],
@@ -88,7 +92,7 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     measured = parts["run"]["loss"]
     low = float(min(measured.min(), parts["frontier"]["loss"].min()))
     levels = np.unique(np.round(np.geomspace(low, float(measured.max()), LEVELS), 2))
-    drawn = {"levels": levels, "zorder": 0}
+    drawn: dict[str, Any] = {"levels": levels, "zorder": 0}
     ax.contourf(n, d, loss, cmap=NEUTRAL.reversed(), norm=LogNorm(levels[0], levels[-1]),
                 extend="both", **drawn)  # fmt: skip
     lines = ax.contour(n, d, loss, colors=CONTOUR, linewidths=0.6, **drawn)
@@ -102,7 +106,7 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     for part, dashes in ((frontier[frontier["beyond_data"] <= 1], "-"),
                          (frontier[frontier["beyond_data"] >= 1], (0, (3, 1.6)))):  # fmt: skip
         ax.plot(part["params"], part["tokens"], color=INK, linewidth=2, linestyle=dashes, zorder=5)
-    handles = [
+    handles: list[Artist] = [
         Line2D([], [], color=INK, linewidth=2, label="best N and D of the surface"),
         Line2D([], [], color=CONTOUR, linewidth=0.8, label=f"loss ({unit})"),
     ]

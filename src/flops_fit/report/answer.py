@@ -1,7 +1,7 @@
 """The answer cards: what `predict` says at each budget, written for people."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def interval(ends: list[float] | None, write: Callable[[float], str]) -> dict | 
     return {"low": low, "high": high, "text": f"{low['text']} – {high['text']}"}
 
 
-def answers_of(fit: dict, budgets: list[float], records: list[dict] = ()) -> list[dict]:
+def answers_of(fit: dict, budgets: list[float], records: Sequence[dict] = ()) -> list[dict]:
     """`predict` at each budget, with the written form of every number beside it.
 
     ``records`` add the time at their best speed, the passes over their data and the model's own
@@ -101,14 +101,14 @@ def _beyond(factor: float) -> str:
     return f"{factor_text(factor)} the largest budget: extrapolated"
 
 
-def model_of(records: list[dict]) -> dict | None:
+def model_of(records: Sequence[dict]) -> dict | None:
     """The model that the records share, as a config names it; None without records."""
     identity = next((r["identity"] for r in records if r.get("identity")), None)
     keys = ("factory", "size_param", "kwargs")  # without a factory: a class given in Python
     return identity and {key: identity["model"].get(key) for key in keys}
 
 
-def _config(answer: dict, records: list[dict]) -> str | None:
+def _config(answer: dict, records: Sequence[dict]) -> str | None:
     """What to paste into a sweep's config to train the buildable size."""
     if answer["config"] is None:
         return None
@@ -120,7 +120,7 @@ def _config(answer: dict, records: list[dict]) -> str | None:
     return f"model: {{{named}}}\n{answer['config']}"
 
 
-def _effort(answer: dict, records: list[dict]) -> dict:
+def _effort(answer: dict, records: Sequence[dict]) -> dict:
     """``time`` at the best speed among the runs and ``epochs`` of their data, as text or None.
 
     ``repeated``: the passes up to which repeated data are nearly fresh, where there are more.
@@ -131,11 +131,11 @@ def _effort(answer: dict, records: list[dict]) -> dict:
         if r.get("wall_seconds") and r.get("flops_counted")
     ]
     unique = [r["tokens_seen"] / r["epochs"] for r in records if r.get("epochs")]
-    epochs = answer["tokens"] / np.median(unique) if unique else None
+    epochs = answer["tokens"] / np.median(unique) if unique else 0.0
     return {
         "time": time_text(answer["flops"] / max(speeds)) if speeds else None,
         "epochs": f"{epochs:.2g}" if unique else None,
-        "repeated": f"{MOST_EPOCHS:g}" if unique and epochs > MOST_EPOCHS else None,
+        "repeated": f"{MOST_EPOCHS:g}" if epochs > MOST_EPOCHS else None,
     }
 
 

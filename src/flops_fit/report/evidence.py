@@ -1,5 +1,7 @@
 """Why to believe the answer: minima per budget, estimators, held-out predictions, confirmations."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from flops_fit.fit.answer import laws_of
@@ -70,7 +72,7 @@ def heldout_of(fit: dict) -> list[dict]:
     ]  # fmt: skip
 
 
-def confirmations_of(told: list[dict]) -> list[dict]:
+def confirmations_of(told: Sequence[dict]) -> list[dict]:
     """Finished confirmation runs: what was predicted before each, and what it measured."""
     return [
         {"name": c["name"], "budget": flops_text(c["flops"]), "params": count_text(c["params"]),

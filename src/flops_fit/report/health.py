@@ -32,7 +32,7 @@ def health_of(table: RunTable, records: list[dict], fit: dict, plan: dict | None
     }
 
 
-def _spent(records: list[dict], plan: dict | None) -> list[dict]:
+def _spent(records: list[dict], plan: dict | None) -> list[tuple[str, str, str]]:
     """Rows (label, planned, spent): what the sweep was to cost and what it cost."""
     trained = [r for r in records if r.get("tokens_seen")]
     if not trained:

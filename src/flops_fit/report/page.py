@@ -1,5 +1,6 @@
 """The page: every section's numbers put into the template."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flops_fit.fit.runs import RunTable
@@ -24,7 +25,7 @@ def report_page(
     name: str,
     plan: dict | None = None,
     files: dict[str, Path] | None = None,
-    confirmed: list[dict] = (),
+    confirmed: Sequence[dict] = (),
 ) -> str:
     """The whole page as HTML.
 
