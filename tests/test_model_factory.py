@@ -95,3 +95,22 @@ def test_tensors_tuples_and_mappings_reach_the_model_as_the_contract_says():
     assert call_model(Echo(), x) == ((x,), {})
     assert call_model(Echo(), (x, y)) == call_model(Echo(), [x, y]) == ((x, y), {})
     assert call_model(Echo(), {"a": x, "b": y}) == ((), {"a": x, "b": y})
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.LazyLinear(4), nn.LazyConv1d(4, 3), nn.Sequential(nn.Linear(4, 4), nn.LazyBatchNorm1d()),
+     nn.LazyInstanceNorm1d(affine=True)],
+)  # fmt: skip
+def test_lazy_layers_are_refused_until_a_first_item_has_given_them_shapes(layer):
+    with pytest.raises(FlopsFitError, match=r"uninitialised until a first batch: .*Lazy"):
+        create_model(lambda width: nn.Sequential(nn.ReLU(), layer), "width", 4)
+
+
+def test_a_factory_that_passes_an_item_through_may_use_them():
+    def factory(width):
+        model = nn.Sequential(nn.LazyLinear(width), nn.LazyBatchNorm1d())
+        model(torch.zeros(2, 3))
+        return model
+
+    assert create_model(factory, "width", 4)[0].weight.shape == (4, 3)

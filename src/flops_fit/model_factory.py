@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.plugins.resolve import check_arguments, one_line
@@ -36,7 +37,21 @@ def create_model(
             f"model: {name}({size_param}={size!r}) returned a {type(model).__name__}, "
             "not a torch.nn.Module"
         )
+    _check_shapes(model, f"{name}({size_param}={size!r})")
     return model
+
+
+def _check_shapes(model: nn.Module, name: str) -> None:
+    """Refuse lazy layers: N, memory and the optimiser need shapes before the first batch."""
+    lazy = [(path, type(part).__name__) for path, part in model.named_modules()
+            if any(map(is_lazy, [*part.parameters(False), *part.buffers(False)]))]  # fmt: skip
+    if lazy:
+        layers = ", ".join(f"{path or 'the model'} ({kind})" for path, kind in lazy[:3])
+        raise FlopsFitError(
+            f"model: {name} has lazy layers whose parameters are uninitialised until a first batch: "
+            f"{layers}{', ...' if len(lazy) > 3 else ''}; allowed: layers with all sizes given, or a "
+            "factory that passes one item through the model before it returns it"
+        )
 
 
 def create_on_meta(

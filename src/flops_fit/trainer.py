@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
 from flops_fit.data import Data, as_data, bytes_per_token, first_item
+from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.exact import agree, last_micro_batch_syncs, target_elements, trim
 from flops_fit.experiment.options import COSINE, TrainOptions
 from flops_fit.model_factory import call_model, create_model, num_params
-from flops_fit.optimizer import adamw, as_one_optimizer
+from flops_fit.optimizer import adamw, as_one_optimizer, check_optimizer, switch_mode
 from flops_fit.plan.devices import device_name, peak_flops, speed
 from flops_fit.plan.schedule import multiplier
 from flops_fit.store.stopping import Stopped, StopRequest
@@ -94,8 +96,8 @@ def train(
     )  # fmt: skip
     check_amounts(options, batches, per_item)
     pinned = accelerator.device.type == "cuda"
-    dataloader = training_loader(BatchView(data.train, data.collate, loss_fn), batches, pinned,
-                                 options.loader_workers)  # fmt: skip
+    view = BatchView(data.train, data.collate, loss_fn, batches.total_items, options.max_epochs)
+    dataloader = training_loader(view, batches, pinned, options.loader_workers)
     heldout = accelerator.prepare(heldout_loader(
         data, loss_fn, options.evaluation_tokens, options.evaluation_batch_items,
         accelerator.num_processes, pinned,
@@ -108,6 +110,7 @@ def train(
     if options.tokens % per_item:
         check_partial_item(model, data, loss_fn, options.tokens, per_item)
     optimizer = as_one_optimizer(build_optimizer(model, options.learning_rate))
+    check_optimizer(optimizer, model)
     model, optimizer, dataloader = accelerator.prepare(model, optimizer, dataloader)
     if accelerator.scaler is None:  # accelerate's wrapper looks for a package on disk at each step
         optimizer = optimizer.optimizer
@@ -134,6 +137,7 @@ def train(
     trackers = Trackers(accelerator, name, options.log_with)
     incoming = read_ahead(dataloader)
     model.train()
+    switch_mode(optimizer, training=True)  # a checkpoint holds these weights, too
     while seen < options.tokens:
         asked = time.perf_counter()
         micro_batches = list(itertools.islice(incoming, batches.micro_batches(position)))
@@ -152,6 +156,11 @@ def train(
             if stopping:
                 trackers.close()
                 raise Stopped(f"{name}: stopped on {stop.signal or 'request'} at step {step}")
+        if total == 0:
+            raise FlopsFitError(
+                f"dataset: no target of the global batch of step {step + 1} counts (all are "
+                "ignored); allowed: batches with at least one"
+            )
         if seen + total > options.tokens:
             micro_batches = trim(accelerator, model, loss_fn, micro_batches, position,
                                  options.tokens - seen)  # fmt: skip
@@ -167,7 +176,8 @@ def train(
             last = i == len(micro_batches) - 1
             with last_micro_batch_syncs(accelerator, model, last):
                 share = int(counts.sum()) / total  # of the global batch: uneven shares stay exact
-                targets = targets if share else torch.zeros_like(targets)
+                if not share:
+                    targets = tree_map_only(torch.Tensor, torch.zeros_like, targets)
                 loss = loss_fn(call_model(model, inputs), targets)
                 if share * accelerator.num_processes == 1.0:
                     accelerator.backward(loss)
@@ -196,6 +206,7 @@ def train(
     # Evaluation, after the schedule has ended
     scores = None
     if bad_step is None:
+        switch_mode(optimizer, training=False)
         scores = evaluate(accelerator, model, heldout, loss_fn)
     trackers.follow(curve)
     trackers.close(scores)
@@ -204,7 +215,7 @@ def train(
         "loss_curve": curve.until(bad_step if bad_step is not None else step).points(),
         "tokens_seen": seen,
         "steps_done": step,
-        "epochs": position / data.unique_items if data.unique_items else None,
+        "epochs": view.epochs(position),
         "num_params": params,
         "processes": accelerator.num_processes,
         "device": str(accelerator.device.type),
@@ -291,6 +302,13 @@ class TrainingRunner:
         """
         check_resume(resume)
         results, data = ResultsFile(self.output_dir), as_data(dataset_or_loader)
+        if data.read_once and len(plan) > 1:
+            raise FlopsFitError(
+                f"dataset: a generator is read once, and the sweep has {len(plan)} runs; allowed: an "
+                "iterable that can be read again, such as an IterableDataset whose __iter__ begins anew"
+            )
+        for note in data.notes:
+            say(note)
         optimizer = train_options.pop("optimizer", adamw)
         identity = identity or LocalIdentity.of(
             model_cls, size_param, model_kwargs, data, loss_fn, optimizer, self.output_dir

@@ -20,6 +20,7 @@ from flops_fit.plan.price import rate_for
 from flops_fit.plan.table import plan_rows, totals
 from flops_fit.plan.warnings import plan_warnings
 from flops_fit.store.stopping import StopRequest
+from flops_fit.trainer import train
 from flops_fit.training.checks import check_inputs
 from flops_fit.training.prepare import prepare_data
 
@@ -128,7 +129,7 @@ def test_a_small_variant_trains_for_real_on_local_text(tmp_path, monkeypatch):
     (experiment,) = make_plan(complete_config(raw), "results", [str(ROOT)]).experiments
     spec = read_spec(spec_file("results", experiment.experiment_id))
     prepare_data({"experiments": [vars(experiment)]}, "results")
-    check_inputs(spec)
+    check_inputs(spec, train)
     for variable, value in {"PROCESSES": "1", "GPUS": "0"}.items():  # as the launcher sets them
         monkeypatch.setenv(f"FLOPS_FIT_{variable}", value)
     record = train_spec(spec, "results", StopRequest())

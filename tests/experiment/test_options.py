@@ -1,8 +1,8 @@
 """The trainer's options: precision, clipping, recomputation, compilation, determinism, trackers."""
 
+import inspect
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from flops_fit.data import as_data, bytes_per_token, split_by_hash
 from flops_fit.errors import FlopsFitError
 from flops_fit.examples.gpt import GPT, optimizer
 from flops_fit.examples.loss import cross_entropy
-from flops_fit.experiment.options import TrainOptions
+from flops_fit.experiment.options import TrainOptions, options_of
 from flops_fit.optimizer import OptimizerList, adamw
 from flops_fit.plan.devices import device_name, measured_peak, peak_flops, speed
 from flops_fit.plan.peaks import PEAK_TFLOPS, known_peak
@@ -316,8 +316,6 @@ class TestSpeed:
 
 def test_every_option_of_the_config_reaches_the_trainer():
     """A resource or setting that the job forgets to hand on would be dead."""
-    from flops_fit.jobs import job
-
-    source = Path(job.__file__).read_text()
+    source = inspect.getsource(options_of)
     missing = [name for name in TrainOptions.__dataclass_fields__ if f"{name}=" not in source]
     assert missing == ["progress"]

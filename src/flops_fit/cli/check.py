@@ -1,6 +1,7 @@
 """``flops-fit check``: try one real batch, and the amount of data, before any training."""
 
 import argparse
+import sys
 
 from flops_fit.cli.arguments import add_plan_file
 
@@ -17,15 +18,21 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.experiment.identity import read_spec
     from flops_fit.experiment.places import check_file, spec_file
     from flops_fit.files import write_json
+    from flops_fit.jobs.environment import clean_environment
+    from flops_fit.jobs.gpu_locks import USE_CPU
     from flops_fit.plan.amounts import check_amount
     from flops_fit.store.plan_file import read_plan
+    from flops_fit.trainer import train
     from flops_fit.training.checks import check_inputs
 
     plan = read_plan(args.plan)
     smallest = min(plan["experiments"], key=lambda row: row["params_total"])
     spec = read_spec(spec_file(args.results, smallest["experiment_id"]))
-    data = check_inputs(spec)
-    check_amount(data, plan["experiments"], spec["max_epochs"])
+    with clean_environment(**{USE_CPU: "true"}):
+        data = check_inputs(spec, train)
+    for note in data["notes"]:
+        print(f"flops-fit: {note}", file=sys.stderr)
+    check_amount(data, plan["experiments"], 1.0 if data["read_once"] else spec["max_epochs"])
     checked = check_file(args.results, Path(plan["check"]).stem)
     write_json(checked, data)
-    print(f"wrote {checked}: one real batch passes model, loss and optimiser")
+    print(f"wrote {checked}: real batches pass model, loss, optimiser and trainer")

@@ -2,22 +2,27 @@
 
 import contextlib
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
+from flops_fit.data import as_targets, one_item_batch
 from flops_fit.errors import FlopsFitError
 from flops_fit.loss import ignore_index_of, masks_targets
 from flops_fit.model_factory import call_model
 
 
-def target_elements(targets: torch.Tensor, loss_fn) -> int:
+def target_elements(targets: Any, loss_fn) -> int:
     """Target elements (tokens) of one item when none of them is ignored."""
     own = getattr(loss_fn, "count_targets", None)
-    return max(int(own(targets[None])) if own else targets.numel(), 1)
+    if own:
+        return max(int(own(one_item_batch(targets))), 1)
+    return max(sum(leaf.numel() for leaf in tree_leaves(as_targets(targets))), 1)
 
 
 def agree(

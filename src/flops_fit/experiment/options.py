@@ -49,3 +49,29 @@ class TrainOptions:
     loader_workers: int = 0
     log_with: str | None = None
     progress: bool = True
+
+
+def options_of(spec: dict, processes: int | None = None, gpus: int = 0) -> TrainOptions:
+    """The training options of a spec, for the processes and GPUs that its job was given."""
+    identity, resources = spec["identity"], spec["resources"]
+    return TrainOptions(
+        tokens=identity["tokens"],
+        batch_items=identity["batch_items"],
+        learning_rate=identity["learning_rate"],
+        seed=identity["seed"],
+        schedule=identity["schedule"],
+        clip_norm=identity["optimizer"]["clip_norm"],
+        precision=identity["precision"],
+        deterministic=identity["deterministic"],
+        evaluation_tokens=identity["evaluation"]["tokens"],
+        evaluation_batch_items=identity["evaluation"]["batch_items"],
+        max_epochs=spec["max_epochs"],
+        processes=processes,
+        gpus=gpus,
+        micro_batch_items=resources["micro_batch_items"],
+        compile=resources["compile"],
+        activation_checkpointing=resources["activation_checkpointing"],
+        checkpoint_minutes=resources["checkpoint_minutes"],
+        loader_workers=resources["loader_workers"],
+        log_with=resources["log_with"],
+    )

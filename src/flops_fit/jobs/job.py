@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import changed_sources, read_spec
-from flops_fit.experiment.options import TrainOptions
+from flops_fit.experiment.options import options_of
 from flops_fit.experiment.places import hashes_file, run_folder
 from flops_fit.experiment.used import late_uses, note_late, references_of
 from flops_fit.plugins.data_files import FileHashes
@@ -112,7 +112,11 @@ def train_spec(spec: dict, results: str | Path, stop: StopRequest) -> dict:
             load_data(spec),
             load_loss(spec["identity"]["loss"]["function"]),
             lambda model, rate: make_optimizer(spec, model, rate),
-            options_of(spec),
+            options_of(
+                spec,
+                processes=int(os.environ["FLOPS_FIT_PROCESSES"]),
+                gpus=int(os.environ["FLOPS_FIT_GPUS"]),
+            ),
             run_folder(results, spec["experiment_id"]) / CHECKPOINTS,
             spec["hash"],
             stop,
@@ -134,32 +138,6 @@ def used_late(spec: dict, watch: Watch, results: str | Path, hashes: FileHashes)
         file=sys.stderr,
     )
     return {"late": late}
-
-
-def options_of(spec: dict) -> TrainOptions:
-    """The spec's training options; how many processes run is decided by the launcher's line."""
-    identity, resources = spec["identity"], spec["resources"]
-    return TrainOptions(
-        tokens=identity["tokens"],
-        batch_items=identity["batch_items"],
-        learning_rate=identity["learning_rate"],
-        seed=identity["seed"],
-        schedule=identity["schedule"],
-        clip_norm=identity["optimizer"]["clip_norm"],
-        precision=identity["precision"],
-        deterministic=identity["deterministic"],
-        evaluation_tokens=identity["evaluation"]["tokens"],
-        evaluation_batch_items=identity["evaluation"]["batch_items"],
-        max_epochs=spec["max_epochs"],
-        processes=int(os.environ["FLOPS_FIT_PROCESSES"]),
-        gpus=int(os.environ["FLOPS_FIT_GPUS"]),
-        micro_batch_items=resources["micro_batch_items"],
-        compile=resources["compile"],
-        activation_checkpointing=resources["activation_checkpointing"],
-        checkpoint_minutes=resources["checkpoint_minutes"],
-        loader_workers=resources["loader_workers"],
-        log_with=resources["log_with"],
-    )
 
 
 def make_record(spec: dict, outcome: dict) -> dict:

@@ -35,7 +35,8 @@ from flops_fit.experiment.used import (
     write_seen,
 )
 from flops_fit.files import canonical_hash, write_json
-from flops_fit.model_factory import call_model, create_model
+from flops_fit.model_factory import call_model, create_model, create_on_meta
+from flops_fit.optimizer import as_one_optimizer, has_modes
 from flops_fit.plan.counting import ModelCount, count_sizes
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plan.rules import make_rule
@@ -61,11 +62,14 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
     start = [*sys.path]  # plug-ins may add to it, and would then be found under other names
     with watching(search_paths, [results]) as watch:
         grid, counts, tokens_per_item = _count(config)
-        try_plugins(config, min(counts, key=lambda size: counts[size].params_total), counts)
+        smallest = min(counts, key=lambda size: counts[size].params_total)
+        try_plugins(config, smallest, counts)
     sys.path[:] = start
     common, fingerprint, uses = _identified(config, common, watch, search_paths, results, hashes)
     hashes.save()
 
+    if optimizer_has_modes(config, smallest):
+        common = {**common, "optimizer": {**common["optimizer"], "modes": "train, eval"}}
     plan = plan_sweep(
         grid,
         counts,
@@ -151,6 +155,23 @@ def size_counter(config: dict) -> tuple[Callable[[list], dict[Any, ModelCount]],
         return count_sizes(model_cls, size_param, sizes, kwargs, example, loss_fn, tokens_per_item)
 
     return count, tokens_per_item
+
+
+def optimizer_has_modes(config: dict, size: Any) -> bool:
+    """Whether the optimiser is switched between training and evaluation (schedule-free ones are).
+
+    Such runs were once evaluated on other weights, so this is part of what they are.
+    """
+    model, optimizer = config["model"], config["optimizer"]
+    make = resolve(optimizer["factory"])
+    for create in (create_on_meta, create_model):
+        try:
+            built = create(resolve(model["factory"]), model["size_param"], size, model["kwargs"])
+            made = make(built, 1e-3, **optimizer["kwargs"])
+            return has_modes(as_one_optimizer(made))
+        except Exception:  # the check of the inputs says what is wrong with it
+            continue
+    return False
 
 
 def _check_prepare(dataset: dict) -> None:

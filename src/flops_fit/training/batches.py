@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import (
     DataLoader,
@@ -22,7 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from flops_fit.data import Data
+from flops_fit.data import BlockIndices, Data, one_item_batch
 from flops_fit.errors import FlopsFitError
 from flops_fit.loss import count_per_item
 
@@ -37,21 +36,37 @@ class BatchView(Dataset):
     (a last batch smaller than the number of processes) yields one item that counts nothing.
     """
 
-    def __init__(self, dataset: Dataset, collate: Callable, loss_fn: Callable):
-        self.loss_fn = loss_fn
-        self.fetch = _fetcher(dataset, collate)
+    def __init__(
+        self, dataset: Dataset, collate: Callable, loss_fn: Callable,
+        wanted: int = 0, max_epochs: float | None = None,
+    ):  # fmt: skip
+        self.loss_fn, self.wanted = loss_fn, wanted
+        self.items = None if isinstance(dataset, IterableDataset) else len(dataset)
+        self.fetch = (
+            StreamReader(dataset, collate, wanted, max_epochs)
+            if isinstance(dataset, IterableDataset)
+            else _fetcher(dataset, collate)
+        )
 
-    def __getitems__(self, indices) -> tuple[Any, Tensor, np.ndarray]:
+    def epochs(self, position: int) -> float | None:
+        """Passes over the data after ``position`` items; None for a stream whose end was not met."""
+        items = self.items or int(self.fetch.items_of_pass)
+        return position / items if items else None
+
+    def __getitems__(self, indices) -> "tuple[Any, Any, np.ndarray] | StreamEnded":
         if len(indices) == 0:
             inputs, targets = self.fetch([0])
             return inputs, targets, np.zeros(1, int)
-        inputs, targets = self.fetch(indices)
+        try:
+            inputs, targets = self.fetch(indices)
+        except StreamEnded as error:
+            if indices[0] < self.wanted:
+                raise
+            return error  # read ahead, and perhaps never needed
         return inputs, targets, count_per_item(targets, self.loss_fn)
 
 
 def _fetcher(dataset: Dataset, collate: Callable) -> Callable:
-    if isinstance(dataset, IterableDataset):
-        return _StreamReader(dataset, collate)
     whole = _whole_batches(dataset, collate)
     if whole is not None:
         return whole
@@ -62,7 +77,9 @@ def _whole_batches(dataset: Dataset, collate: Callable) -> Callable | None:
     """A function that fetches a batch at once, where the dataset allows it."""
     if isinstance(dataset, Subset):
         inner = _whole_batches(dataset.dataset, collate)
-        lookup = np.asarray(dataset.indices)
+        lookup = dataset.indices
+        if not isinstance(lookup, BlockIndices):
+            lookup = np.asarray(lookup)
         return inner and (lambda indices: inner(lookup[np.asarray(indices)]))
     if hasattr(dataset, "get_batch"):
         return dataset.get_batch
@@ -71,13 +88,26 @@ def _whole_batches(dataset: Dataset, collate: Callable) -> Callable | None:
     return None
 
 
-class _StreamReader:
-    """Reads rising positions of an iterable, starting over at its end."""
+class StreamEnded(FlopsFitError):
+    """A stream has no more items and does not start over."""
 
-    def __init__(self, stream: IterableDataset, collate: Callable):
+
+class StreamReader:
+    """Reads rising positions of an iterable, starting over at its end.
+
+    ``wanted`` items are what the run needs, ``max_epochs`` the passes that it may make (None: any
+    number). Raises `FlopsFitError` where the iterable does not start over, or would too often.
+    """
+
+    def __init__(
+        self, stream: IterableDataset, collate: Callable, wanted: int, max_epochs: float | None
+    ):
         self.stream, self.collate = stream, collate
-        self.items, self.position = iter(stream), 0
-        self.latest = None
+        self.wanted, self.max_epochs = wanted, max_epochs
+        self.items, self.position, self.in_pass = iter(stream), 0, 0
+        # shared with the loader's workers, which read in place of this process
+        self.items_of_pass = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.latest: Any = None
 
     def __call__(self, positions) -> tuple:
         if self.latest is not None and len(positions) == 1 and positions[0] < self.position:
@@ -89,12 +119,37 @@ class _StreamReader:
             try:
                 self.latest = next(self.items)
             except StopIteration:
-                if self.position == 0:
-                    raise FlopsFitError("dataset: the iterable holds no items") from None
-                self.items = iter(self.stream)
-                continue
-            self.position += 1
+                self._start_over()
+            else:
+                self.position += 1
+                self.in_pass += 1
         return self.latest
+
+    def _start_over(self) -> None:
+        if self.position == 0:
+            raise FlopsFitError(
+                "dataset: the iterable holds no items (or none any more, if it was read before)"
+            )
+        if self.in_pass == 0:
+            came = getattr(self.stream, "taken", self.position)
+            raise StreamEnded(
+                f"dataset: the iterable ended after {came} items and does not start over, and the run "
+                f"needs {self.wanted}; allowed: at least so many, or an iterable that can be read again "
+                "(an IterableDataset whose __iter__ begins anew, where a generator ends for good)"
+            )
+        if not self.items_of_pass:
+            self.items_of_pass.fill_(self.in_pass)
+            check_passes(self.wanted, self.in_pass, self.max_epochs)
+        self.items, self.in_pass = iter(self.stream), 0
+
+
+def check_passes(wanted: int, items: int, max_epochs: float | None) -> None:
+    """Refuse a stream that the run would read more often than ``max_epochs`` times."""
+    if max_epochs is not None and wanted > max_epochs * items:
+        raise FlopsFitError(
+            f"limits.max_epochs: the iterable ended after {items} items, and the run needs {wanted}, "
+            f"{wanted / items:.3g} passes; allowed: {max_epochs:g}, so a smaller D or more data"
+        )
 
 
 class GlobalBatches:
@@ -201,12 +256,17 @@ def training_loader(
 def read_ahead(batches: Iterable[tuple]) -> Iterator[tuple]:
     """The same ``(inputs, targets, counts)``, small ones fetched up to `READ_AHEAD` at once.
 
+    Where a stream has ended, the error is raised for the batch that lacks items, if it is needed.
+
     While a model computes, the loader's code leaves the processor's caches; fetching one batch
     between two steps of a small model then takes five times as long as fetching it with others.
     """
     batches, count = iter(batches), 1
     while chunk := list(itertools.islice(batches, count)):
-        yield from chunk
+        for batch in chunk:
+            if isinstance(batch, StreamEnded):
+                raise batch
+            yield batch
         size = sum(getattr(leaf, "nbytes", 0) for leaf in tree_leaves(chunk[-1]))
         count = max(1, min(READ_AHEAD, READ_AHEAD_BYTES // max(size, 1)))
 
@@ -218,7 +278,7 @@ def heldout_loader(
     heldout = data.heldout
     if isinstance(heldout, IterableDataset):
         heldout = _first_items(heldout, tokens, loss_fn)
-    per_item = max(int(count_per_item(torch.as_tensor(heldout[0][1])[None], loss_fn)[0]), 1)
+    per_item = max(int(count_per_item(one_item_batch(heldout[0][1]), loss_fn)[0]), 1)
     items = min(len(heldout), -(-tokens // per_item))
     view = BatchView(heldout, data.collate, loss_fn)
     return training_loader(view, HeldoutBatches(items, batch_items, processes), pinned)
@@ -228,7 +288,7 @@ def _first_items(stream: IterableDataset, tokens: int, loss_fn) -> list:
     items, seen = [], 0
     for item in stream:
         items.append(item)
-        seen += count_per_item(torch.as_tensor(item[1])[None], loss_fn)[0]
+        seen += count_per_item(one_item_batch(item[1]), loss_fn)[0]
         if seen >= tokens:
             break
     if not items:

@@ -1,6 +1,9 @@
 """What can be refused before the first step: devices, amounts of data, and contracts."""
 
 import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -8,19 +11,29 @@ from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from flops_fit.data import Data, bytes_per_token, first_item
+from flops_fit.data import Data, as_targets, bytes_per_token, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
 from flops_fit.experiment.exact import target_elements
-from flops_fit.experiment.options import TrainOptions
-from flops_fit.loss import ignore_index_of, masks_targets
+from flops_fit.experiment.options import TrainOptions, options_of
+from flops_fit.loss import (
+    adds_up,
+    count_per_item,
+    ignore_index_of,
+    masks_targets,
+)
 from flops_fit.model_factory import call_model
-from flops_fit.optimizer import as_one_optimizer
+from flops_fit.optimizer import as_one_optimizer, check_optimizer
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plugins.resolve import add_search_paths, one_line
 from flops_fit.training.batches import GlobalBatches
 
 LOOKED_AT = 256  # items of each part of the data
+STEP_ITEMS = (
+    8  # of a batch of the two steps, whatever the sweep's: they test the code, not the machine
+)
+DRAWS = 16  # of a loss that is random
+COMPARED = 8  # items whose loss is compared with those of their halves
 SHARDING = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 
 
@@ -99,12 +112,14 @@ def check_partial_item(model: nn.Module, data: Data, loss_fn, tokens: int, per_i
         )
 
 
-def check_inputs(spec: dict) -> dict:
+def check_inputs(spec: dict, train: Callable[..., dict]) -> dict:
     """Try one real batch at the size of ``spec``: data, model, loss and optimiser together.
 
-    Returns what is now known of the data: ``unique_items``, ``unique_tokens``, ``heldout_items``
-    and ``bytes_per_token`` (None where unknown). Raises `FlopsFitError` that says which part of
-    the contract is broken.
+    ``train`` is the trainer's, which takes two real steps and evaluates: what would end every job
+    ends here. Returns what is now known of the data: ``unique_items``, ``unique_tokens``,
+    ``heldout_items`` and ``bytes_per_token`` (None where unknown), and ``notes``, sentences on what
+    is not used or not as the contract has it. Raises `FlopsFitError` that says which part of the
+    contract is broken.
     """
     add_search_paths(spec["search_paths"])
     identity = spec["identity"]
@@ -121,11 +136,21 @@ def check_inputs(spec: dict) -> dict:
     model = make_model(spec)
     check_batch(model, data, loss_fn, reference)
     try:
-        as_one_optimizer(make_optimizer(spec, model, identity["learning_rate"]))
+        optimizer = as_one_optimizer(make_optimizer(spec, model, identity["learning_rate"]))
     except TypeError as error:
         raise FlopsFitError(f"{identity['optimizer']['factory']}: {error}") from None
+    check_optimizer(optimizer, model)
     items = data.unique_items
+    if items is None:
+        items = items_of_short(reread(data, spec).train)
+    notes = [*data.notes, *check_mean(model, reread(data, spec), loss_fn)]
+    take_two_steps(spec, reread(data, spec), loss_fn, per_item, train)
+    if data.read_once:
+        notes.append(f"{reference}: is a generator, which can be read once; a run that needs more items "
+                     "than it has will end in an error")  # fmt: skip
     return {
+        "notes": notes,
+        "read_once": data.read_once,
         "unique_items": items,
         "unique_tokens": None if items is None else items * per_item,
         "heldout_items": None if data.is_stream else len(data.heldout),
@@ -133,11 +158,99 @@ def check_inputs(spec: dict) -> dict:
     }
 
 
+def reread(data: Data, spec: dict) -> Data:
+    """The same data from their beginning: what can be read once is made again."""
+    return load_data(spec) if data.read_once else data
+
+
+def items_of_short(stream) -> int | None:
+    """Number of items of a stream that ends within `LOOKED_AT` of them, else None."""
+    count = sum(1 for _ in itertools.islice(iter(stream), LOOKED_AT + 1))
+    return count if count <= LOOKED_AT else None
+
+
+def take_two_steps(
+    spec: dict, data: Data, loss_fn: Callable, per_item: int, train: Callable[..., dict]
+) -> None:
+    """Train two small batches as a job would, on the CPU, and evaluate one."""
+    options = options_of(spec)
+    items = min(options.batch_items, STEP_ITEMS, data.unique_items or STEP_ITEMS)
+    options = replace(
+        options, tokens=2 * items * per_item, batch_items=items, max_epochs=None, progress=False,
+        evaluation_batch_items=items, evaluation_tokens=items * per_item, compile=False,
+        log_with=None, precision="bf16" if options.precision == "bf16" else "no",
+    )  # fmt: skip
+    try:
+        train(
+            "check", lambda: make_model(spec), data, loss_fn,
+            lambda model, rate: make_optimizer(spec, model, rate), options,
+        )  # fmt: skip
+    except FlopsFitError:
+        raise
+    except Exception as error:
+        raise FlopsFitError(f"two steps of training fail: {one_line(error)}") from error
+
+
+def check_mean(model: nn.Module, data: Data, loss_fn: Callable) -> list[str]:
+    """Compare the loss of some items with those of their halves: is it the mean over targets?
+
+    Raises `FlopsFitError` for a sum, over items or over the targets of an item. Returns a note where
+    it is neither sum nor mean, as with losses that compare the items of a batch with each other.
+    """
+    items = list(itertools.islice(iter(data.train), COMPARED)) if data.is_stream else [
+        data.train[i] for i in range(min(COMPARED, len(data.train)))
+    ]  # fmt: skip
+    half = len(items) // 2
+    if half < 1:
+        return []
+    items = items[: 2 * half]
+    name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+    training = model.training
+    model.eval()  # no dropout, and no item's numbers in another's
+
+    def loss_of(part: list, draws: int = 1) -> tuple[float, int]:
+        inputs, targets = data.collate([(i, as_targets(t)) for i, t in part])
+        values = [float(loss_fn(call_model(model, inputs), targets)) for _ in range(draws)]
+        return math.fsum(values) / draws, int(count_per_item(targets, loss_fn).sum())
+
+    try:
+        with torch.no_grad():
+            drawn = loss_of(items) != loss_of(items)  # the model or the loss draws random numbers
+            (whole, _), (first, n), (second, m) = (
+                loss_of(part, DRAWS if drawn else 1) for part in (items, items[:half], items[half:])
+            )
+            inputs, targets = data.collate([(i, as_targets(t)) for i, t in items[:half]])
+            sums_targets = adds_up(loss_fn, call_model(model, inputs), targets)
+    except Exception:  # a model that refuses one item alone is no reason to stop: batches pass
+        return []
+    finally:
+        model.train(training)
+    if abs(first + second - whole) <= (0.2 if drawn else 0.01) * abs(whole):
+        raise FlopsFitError(
+            f"loss.function: {name} is a sum: the loss of a batch of 2n items is twice that of n "
+            f"({whole:.4g}, and its halves {first:.4g} and {second:.4g}); allowed: the mean over targets"
+        )
+    if sums_targets:
+        raise FlopsFitError(
+            f"loss.function: {name} sums over the targets of an item: half of the targets have about "
+            "half of its value; allowed: the mean over targets"
+        )
+    if drawn or not n + m:
+        return []
+    if abs((n * first + m * second) / (n + m) - whole) <= 0.001 * abs(whole):
+        return []
+    return [
+        f"loss.function: {name} is no mean over items: of {len(items)} items it is {whole:.4g}, of "
+        f"their halves {first:.4g} and {second:.4g}; its value depends on the "
+        "batch, so compare runs of one batch size only"
+    ]
+
+
 def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
     """Run one real batch forward and backward; the error names the contract that it breaks."""
     for part, name in ((data.train, "training"), (data.heldout, "held-out")):
         items = telling_items(itertools.islice(iter(part), LOOKED_AT) if data.is_stream else part)
-        inputs, targets = data.collate([(i, torch.as_tensor(t)) for i, t in items])
+        inputs, targets = data.collate([(i, as_targets(t)) for i, t in items])
         if targets_are_lost(targets):
             raise FlopsFitError(
                 f"{reference}: {name} targets hold values that are not finite; allowed: finite numbers"
