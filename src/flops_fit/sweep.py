@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 COUNTED, SIX_ND = "counted", "6nd"
+ONLY_WHERE_MEASURED = ("flops_per_position", "expected_items")
 FEWEST_SIZES = 5  # of a curve whose minimum can be told from its sides
 
 
@@ -21,6 +22,10 @@ class Experiment:
     ``steps``: of the optimiser. ``learning_rate``: the peak. ``flops_per_token``, ``params``,
     ``params_nonembedding``, ``params_total``, ``count_method``, ``activation_bytes``: as
     `ModelCount` has them (``count_method`` is its ``method``; 0 FLOPs where nothing was counted).
+
+    Where targets are ignored or items differ, ``tokens_per_item`` is a mean,
+    ``flops_per_position`` as `ModelCount` has it, and ``expected_items`` how many items D is
+    expected to take (None where items keep all their targets: D is then whole items).
     """
 
     experiment_id: str
@@ -30,7 +35,7 @@ class Experiment:
     num_tokens: int
     seed: int = 0
     batch_items: int = 0
-    tokens_per_item: int = 1
+    tokens_per_item: float = 1
     steps: int = 0
     learning_rate: float = 0.0
     flops_per_token: float = 0.0
@@ -39,6 +44,14 @@ class Experiment:
     params_total: int = 0
     count_method: str = ""
     activation_bytes: float = 0.0
+    flops_per_position: float | None = None
+    expected_items: int | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Its fields by name, without those that say nothing of an ordinary sweep."""
+        return {
+            k: v for k, v in vars(self).items() if v is not None or k not in ONLY_WHERE_MEASURED
+        }
 
     @property
     def flops_6nd(self) -> float:
@@ -84,7 +97,7 @@ class SweepPlan:
         import pandas as pd
 
         rows = [
-            {**vars(e), "flops_6nd": e.flops_6nd, "flops_counted": e.flops_counted,
+            {**e.fields(), "flops_6nd": e.flops_6nd, "flops_counted": e.flops_counted,
              "tokens_per_param": e.num_tokens / e.num_params}
             for e in self.experiments
         ]  # fmt: skip
@@ -106,7 +119,7 @@ def flops_per_token(count, convention: str) -> float:
 def plan_sweep(
     sizes: Mapping[float, Sequence],
     counts: Mapping[Any, Any],
-    tokens_per_item: int,
+    tokens_per_item: float,
     *,
     seeds: Sequence[int] = (0,),
     convention: str = COUNTED,
@@ -116,6 +129,8 @@ def plan_sweep(
     rate_factors: Sequence[float] = (1,),
     min_steps: int = 8,
     name: Callable[[dict], str],
+    in_batch: Callable[[Any, int], Any] | None = None,
+    ignored: bool = False,
 ) -> SweepPlan:
     """Lay out the IsoFLOP grid.
 
@@ -127,13 +142,17 @@ def plan_sweep(
     FLOPs per token, rounded to whole global batches; cells of fewer than ``min_steps`` steps are
     skipped with a reason. Every cell is trained at each of ``seeds`` and each of ``rate_factors``
     times its learning rate.
+
+    ``in_batch(size, batch_items)``: the `ModelCount` in such a batch, where costs depend on it.
+    ``ignored``: whether items keep only a part of their targets, or differ in them;
+    ``tokens_per_item`` is then a mean.
     """
     experiments, skipped = [], []
     taken: dict[str, float] = {}
     for budget, values in sizes.items():
         for size in values:
             cell = _cell(budget, size, counts[size], tokens_per_item, convention, batch_tokens,
-                         learning_rate, batch_multiple)  # fmt: skip
+                         learning_rate, batch_multiple, in_batch, ignored)  # fmt: skip
             if cell["steps"] < min_steps:
                 skipped.append(Skipped(budget, size, _too_short(cell, min_steps)))
                 continue
@@ -151,14 +170,18 @@ def plan_sweep(
 
 
 def _cell(
-    budget, size, count, tokens_per_item, convention, batch_rule, rate_rule, multiple
-) -> dict:
+    budget, size, count, tokens_per_item, convention, batch_rule, rate_rule, multiple, in_batch,
+    ignored,
+) -> dict:  # fmt: skip
     wanted = budget / flops_per_token(count, convention)
     factors = {"params": count.params, "tokens": wanted, "size": size}
     items = batch_rule(**factors) / tokens_per_item / multiple
     batch_items = max(1, round(items)) * multiple
+    if in_batch is not None:
+        count = in_batch(size, batch_items)
+        wanted = budget / flops_per_token(count, convention)
     steps = max(round(wanted / (batch_items * tokens_per_item)), 0)
-    tokens = steps * batch_items * tokens_per_item
+    tokens = round(steps * batch_items * tokens_per_item)
     return {
         "compute_budget": budget,
         "size_param_value": size,
@@ -174,6 +197,8 @@ def _cell(
         "params_total": count.params_total,
         "count_method": count.method,
         "activation_bytes": count.activation_bytes,
+        "flops_per_position": count.flops_per_position,
+        "expected_items": steps * batch_items if ignored else None,
     }
 
 

@@ -67,8 +67,12 @@ def data_files(dataset: dict, paths: Iterable[str], hashes: FileHashes) -> dict[
 def experiment_identity(common: dict, fields: dict) -> dict:
     """The whole identity: ``common`` plus size, D, batch, steps, learning rate and seed."""
     model = {**common["model"], "size": fields["size_param_value"]}
+    expected = fields.get(
+        "expected_items"
+    )  # where targets are ignored: ends the last planned batch
     return {
         **common,
+        **({} if expected is None else {"expected_items": expected}),
         "model": model,
         "tokens": fields["num_tokens"],
         "batch_items": fields["batch_items"],
@@ -123,13 +127,14 @@ def plan_key(
     )
     references = [config[key]["function"] for key in ("batch", "learning_rate")
                   if "function" in config[key]]  # fmt: skip
+    per_item = config["dataset"].get("per_item")
     if config["dataset"]["example"]:
         references.append(config["dataset"]["example"])
     files = {key: file_arguments(config[key], paths, hashes) for key in ("batch", "learning_rate")}
     return canonical_hash({
         "common": with_uses(common, uses),
         "sizes": _plain(config["sizes"]),
-        "settings": {key: config[key] for key in keys},
+        "settings": {key: config[key] for key in keys} | ({"per_item": per_item} if per_item else {}),
         "references": {r: source_fingerprint(r, paths) for r in references},
         "files": files,
         "search_paths": paths,

@@ -63,6 +63,8 @@ class ModelCount:
         activation_bytes: what autograd keeps for the backward pass per target element, in the
             model's own number format and with attention's full square (fused kernels keep less);
             0 where the model could not be run. For the memory estimate only.
+        flops_per_position: FLOPs per element of the inputs, where targets are ignored or items
+            differ in length, so that the positions of a run tell what it spent; else None.
     """
 
     num_params: int
@@ -73,6 +75,7 @@ class ModelCount:
     method: str
     warnings: tuple[str, ...] = ()
     activation_bytes: float = 0.0
+    flops_per_position: float | None = None
 
 
 def count_model(
@@ -94,7 +97,7 @@ def count_model(
             count = pass_.count(build, "cpu")
         except FlopsFitError as error:
             count = _count_by_modules(build, error)
-    return _warn_of_ratio({"model": count})["model"]
+    return count
 
 
 def count_sizes(
@@ -106,6 +109,7 @@ def count_sizes(
     loss_fn: Callable[[Any, Any], torch.Tensor],
     tokens_per_item: float,
     collate_fn: Callable[[list], Any] = default_collate,
+    items: int = ITEMS,
 ) -> dict[int | float, ModelCount]:
     """Count a model at every size, in the order given.
 
@@ -113,7 +117,8 @@ def count_sizes(
     ends its forward pass. ``example`` is one item of the dataset, ``(inputs, targets)`` without a
     batch dimension: tensors, or tuples and mappings of them; on the meta device only shapes and
     types are used, so it may lie there. ``collate_fn`` makes a batch of a list of items.
-    ``tokens_per_item`` is the number of target elements that an item brings.
+    ``tokens_per_item`` is the number of target elements that an item brings, and ``items`` the
+    batch that is counted, whose FLOPs are divided by its tokens.
 
     If the smallest size runs on the meta device, every size is counted there. If not, sizes up
     to 20M parameters are run on the CPU, and larger ones extrapolated: each figure is a cubic in
@@ -128,7 +133,7 @@ def count_sizes(
     depends on a trainable parameter, and when the extrapolation does not hold.
     """
     sizes = list(sizes)
-    pass_ = _Pass(example, loss_fn, tokens_per_item, collate_fn)
+    pass_ = _Pass(example, loss_fn, tokens_per_item, collate_fn, items)
 
     def build(size: int | float) -> nn.Module:
         return create_model(model_cls, size_param, size, model_kwargs)
@@ -145,8 +150,7 @@ def count_sizes(
             counts = {s: _count_by_modules(lambda s=s: build(s), reason) for s in sizes}
     else:
         counts |= {size: count(size, "meta") for size in sizes if size not in counts}
-    named = _warn_of_ratio({f"{size_param}={size}": counts[size] for size in sizes})
-    return dict(zip(sizes, named.values(), strict=True))
+    return {size: counts[size] for size in sizes}
 
 
 # ------------------------------------------------------------------------------- one pass
@@ -155,13 +159,13 @@ def count_sizes(
 class _Pass:
     """Forward and backward on a small batch, under the eyes of a `FlopTracker`."""
 
-    def __init__(self, example, loss_fn, tokens_per_item, collate_fn):
+    def __init__(self, example, loss_fn, tokens_per_item, collate_fn, items=ITEMS):
         if not tokens_per_item > 0:
             raise FlopsFitError(f"tokens per item: {tokens_per_item!r}; must be positive")
         self.loss_fn = loss_fn
-        self.tokens = ITEMS * tokens_per_item
+        self.tokens = items * tokens_per_item
         try:
-            self.batch = collate_fn([example] * ITEMS)
+            self.batch = collate_fn([example] * items)
         except Exception as error:
             raise FlopsFitError(f"dataset: items make no batch: {one_line(error)}") from error
 
@@ -292,29 +296,29 @@ def own_flops_per_token(model: nn.Module) -> float | None:
     return float(value)
 
 
-def _warn_of_ratio(counts: dict[str, ModelCount]) -> dict[str, ModelCount]:
-    """Say once, to all models that it concerns, that 6 N D is far from their compute."""
-    ratios = {name: c.flops_per_token / (6 * c.num_params) for name, c in counts.items()}
+def ratio_warnings(counts: Mapping[Any, ModelCount], size_param: str) -> list[str]:
+    """What to say of sizes whose compute 6 N D is far from, where budgets mean 6 N D."""
+    ratios = {size: c.flops_per_token / (6 * c.num_params) for size, c in counts.items()}
     low, high = USUAL_RATIO
-    beyond = {name: r for name, r in ratios.items() if r > high}
-    below = {name: r for name, r in ratios.items() if r < low}
-    warned = dict(counts)
-    for far, reason in (
-        (beyond, "attention, or weights used several times per token, add to it"),
+    reasons = (
         (
-            below,
+            [size for size, r in ratios.items() if r > high],
+            "attention, weights used several times per token, or ignored targets add to it",
+        ),
+        (
+            [size for size, r in ratios.items() if r < low],
             "parameters that a token does not meet (embeddings, experts) or do not train, or several "
             "target elements to a position",
         ),
-    ):
-        text = (
-            f"{_range_text(list(far))}: FLOPs per token are "
-            f"{_range_text([f'{r:.3g}' for r in far.values()])} x 6 N with N = "
-            f"{_range_text([str(counts[n].num_params) for n in far])} ({reason}): 6 N D is not this "
-            "model's compute, so let budgets mean counted FLOPs (convention: counted)"
-        )
-        warned |= {n: replace(counts[n], warnings=(*counts[n].warnings, text)) for n in far}
-    return warned
+    )
+    return [
+        f"{_range_text([f'{size_param}={size}' for size in far])}: FLOPs per token are "
+        f"{_range_text([f'{ratios[size]:.3g}' for size in far])} x 6 N with N = "
+        f"{_range_text([str(counts[size].num_params) for size in far])} ({reason}): 6 N D is not this "
+        "model's compute, so let budgets mean counted FLOPs (convention: counted)"
+        for far, reason in reasons
+        if far
+    ]
 
 
 def _range_text(values: list[str]) -> str:

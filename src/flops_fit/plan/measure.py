@@ -13,7 +13,8 @@ from flops_fit.experiment.build import load_loss, make_model, make_optimizer
 from flops_fit.model_factory import call_model
 from flops_fit.plan.counting import mover
 from flops_fit.plan.devices import device_name
-from flops_fit.plan.planner import example_item
+from flops_fit.plan.items import batches
+from flops_fit.plan.planner import example_item, plan_data
 from flops_fit.plan.price import Rate
 from flops_fit.plugins.resolve import add_search_paths
 
@@ -25,7 +26,8 @@ def measure_rate(config: dict, specs: list[dict]) -> Rate:
     """Train some steps of ``specs`` on the device that ``resources.gpus`` asks for.
 
     Two numbers, seconds a step and FLOP/s beyond, fit the steps best in relative terms. The batch
-    repeats one example item. Raises `FlopsFitError` without a GPU where one is asked for.
+    is one of the data's, or repeats the example item. Raises `FlopsFitError` without a GPU where one
+    is asked for.
     """
     add_search_paths(specs[0]["search_paths"])
     gpus, threads = config["resources"]["gpus"], config["resources"]["threads"]
@@ -71,9 +73,17 @@ def _flops_per_step(spec: dict) -> float:
     return tokens * spec["counts"]["flops_per_token"]
 
 
+def _batch(spec: dict, config: dict) -> tuple:
+    """A batch of the data, or where they are not there yet of copies of the example."""
+    data, batch_items = plan_data(config["dataset"]), spec["identity"]["batch_items"]
+    if data is None:
+        return default_collate([example_item(config, None)] * batch_items)
+    inputs, targets, _ = next(batches(data, batch_items, 1))
+    return inputs, targets
+
+
 def _seconds_per_step(spec: dict, config: dict, device: torch.device) -> float:
-    batch = default_collate([example_item(config)] * spec["identity"]["batch_items"])
-    inputs, targets = tree_map_only(torch.Tensor, mover(device), batch)
+    inputs, targets = tree_map_only(torch.Tensor, mover(device), _batch(spec, config))
     model = make_model(spec).to(device).train()
     loss_fn = load_loss(config["loss"]["function"])
     optimizers = make_optimizer(spec, model, spec["identity"]["learning_rate"])

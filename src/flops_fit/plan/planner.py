@@ -4,19 +4,15 @@ This is the only planning step that needs torch, so the workflow runs it once, i
 own, and keeps its outcome: one plan file, and one spec per experiment from which its job reads.
 """
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import default_collate
-
 from flops_fit.config.load import load_config
-from flops_fit.data import as_data, first_item
+from flops_fit.data import Data, as_data, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import call, load_loss
-from flops_fit.experiment.exact import target_elements
 from flops_fit.experiment.identity import (
     common_identity,
     data_folder,
@@ -35,18 +31,17 @@ from flops_fit.experiment.used import (
     write_seen,
 )
 from flops_fit.files import canonical_hash, write_json
-from flops_fit.model_factory import call_model, create_model, create_on_meta
-from flops_fit.optimizer import as_one_optimizer, has_modes
-from flops_fit.plan.counting import ModelCount, count_sizes
+from flops_fit.plan.costs import Costs
+from flops_fit.plan.counting import ModelCount, ratio_warnings
+from flops_fit.plan.items import Items, known_amount, measure_items, stated_items
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plan.rules import make_rule
+from flops_fit.plan.trial import optimizer_has_modes, try_plugins
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.resolve import add_search_paths, check_arguments, resolve
 from flops_fit.plugins.uses import Uses, uses_identity
 from flops_fit.plugins.watch import Watch, not_followed, watching
-from flops_fit.sweep import SweepPlan, flops_per_token, plan_sweep, window_sizes
-
-MOST_TRIED_PARAMS = 20_000_000  # a larger smallest model is not built before it is trained
+from flops_fit.sweep import SIX_ND, SweepPlan, flops_per_token, plan_sweep, window_sizes
 
 
 def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) -> SweepPlan:
@@ -61,9 +56,9 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
     common = common_identity(config, search_paths, hashes)
     start = [*sys.path]  # plug-ins may add to it, and would then be found under other names
     with watching(search_paths, [results]) as watch:
-        grid, counts, tokens_per_item = _count(config)
+        grid, counts, costs = _count(config)
         smallest = min(counts, key=lambda size: counts[size].params_total)
-        try_plugins(config, smallest, counts)
+        try_plugins(config, smallest, counts[smallest], costs.example)
     sys.path[:] = start
     common, fingerprint, uses = _identified(config, common, watch, search_paths, results, hashes)
     hashes.save()
@@ -73,7 +68,7 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
     plan = plan_sweep(
         grid,
         counts,
-        tokens_per_item,
+        costs.items.tokens,
         seeds=config["seeds"],
         convention=config["convention"],
         batch_tokens=make_rule("batch", config["batch"], tuple(search_paths)),
@@ -82,6 +77,8 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
         batch_multiple=config["batch"].get("multiple", 1),
         min_steps=config["limits"]["min_steps"],
         name=lambda fields: experiment_id(experiment_identity(common, fields)),
+        in_batch=costs.in_batch,
+        ignored=costs.items.ignored,
     )
     if not plan.experiments:
         raise FlopsFitError(
@@ -90,15 +87,18 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
         )
     _check_processes(plan, config["resources"]["processes"])
     warnings = list(dict.fromkeys(w for c in counts.values() for w in c.warnings))
+    if config["convention"] == SIX_ND:
+        warnings += ratio_warnings(counts, config["model"]["size_param"])
+    warnings += costs.warnings()
     warnings += not_followed(users_files(config, uses, search_paths), watch)
     plan = SweepPlan(plan.experiments, plan.skipped, warnings)
-    _write(plan, config, common, fingerprint, uses, search_paths, results)
+    _write(plan, config, common, fingerprint, uses, search_paths, results, costs.items)
     return plan
 
 
-def _count(config: dict) -> tuple[dict[float, list], dict[Any, ModelCount], int]:
-    """The grid of sizes, what each size holds and costs, and the tokens of an item."""
-    count, tokens_per_item = size_counter(config)
+def _count(config: dict) -> tuple[dict[float, list], dict[Any, ModelCount], Costs]:
+    """The grid of sizes, what each size holds and costs, and what costs are counted with."""
+    costs = model_costs(config)
     optimizer = config["optimizer"]
     check_arguments(
         resolve(optimizer["factory"]), optimizer["factory"], optimizer["kwargs"],
@@ -106,25 +106,9 @@ def _count(config: dict) -> tuple[dict[float, list], dict[Any, ModelCount], int]
     )  # fmt: skip
     _check_prepare(config["dataset"])
     _check_tracker(config["resources"]["log_with"])
-    grid = sizes_by_budget(config, count)
+    grid = sizes_by_budget(config, costs.of)
     wanted = sorted({size for sizes in grid.values() for size in sizes})
-    return grid, count(wanted), tokens_per_item
-
-
-def try_plugins(config: dict, size: Any, counts: dict[Any, ModelCount]) -> None:
-    """Build the smallest model and its optimiser on the CPU, to see what they import and open.
-
-    Whatever fails here is for the check to name, which runs before any training.
-    """
-    if counts[size].params_total > MOST_TRIED_PARAMS:
-        return
-    model_config, optimizer = config["model"], config["optimizer"]
-    with contextlib.suppress(Exception):
-        factory = resolve(model_config["factory"])
-        model = create_model(factory, model_config["size_param"], size, model_config["kwargs"])
-        resolve(optimizer["factory"])(model, 1e-3, **optimizer["kwargs"])
-        inputs, targets = default_collate([example_item(config)] * 2)
-        load_loss(config["loss"]["function"])(call_model(model, inputs), targets).backward()
+    return grid, costs.of(wanted), costs
 
 
 def _identified(
@@ -140,38 +124,30 @@ def _identified(
     return with_uses(common, part), plan_fingerprint(key, part), uses
 
 
-def size_counter(config: dict) -> tuple[Callable[[list], dict[Any, ModelCount]], int]:
-    """``count(sizes) -> {size: ModelCount}`` for the config's model, and the tokens of one item."""
+def model_costs(config: dict) -> Costs:
+    """What the sizes of the config's model cost on its data, as far as these are there already."""
     loss_fn = load_loss(config["loss"]["function"])
-    example = example_item(config)
-    tokens_per_item = target_elements(example[1], loss_fn)
+    data = plan_data(config["dataset"])
+    example = example_item(config, data)
     model_cls = resolve(config["model"]["factory"])
     kwargs, size_param = config["model"]["kwargs"], config["model"]["size_param"]
     check_arguments(
         model_cls, config["model"]["factory"], kwargs, "model.kwargs", supplied=(size_param,)
     )
+    if data is None or config["dataset"]["per_item"]:
+        items = stated_items(config["dataset"]["per_item"] or {}, example, loss_fn)
+    else:
+        items = measure_items(data, loss_fn)
+    return Costs(model_cls, size_param, kwargs, loss_fn, example, items, data)
 
-    def count(sizes: list) -> dict[Any, ModelCount]:
-        return count_sizes(model_cls, size_param, sizes, kwargs, example, loss_fn, tokens_per_item)
 
-    return count, tokens_per_item
-
-
-def optimizer_has_modes(config: dict, size: Any) -> bool:
-    """Whether the optimiser is switched between training and evaluation (schedule-free ones are).
-
-    Such runs were once evaluated on other weights, so this is part of what they are.
-    """
-    model, optimizer = config["model"], config["optimizer"]
-    make = resolve(optimizer["factory"])
-    for create in (create_on_meta, create_model):
-        try:
-            built = create(resolve(model["factory"]), model["size_param"], size, model["kwargs"])
-            made = make(built, 1e-3, **optimizer["kwargs"])
-            return has_modes(as_one_optimizer(made))
-        except Exception:  # the check of the inputs says what is wrong with it
-            continue
-    return False
+def plan_data(dataset: dict) -> Data | None:
+    """The data, where a plan may look at them: not where an example stands for them."""
+    if dataset["example"] is not None:
+        return None
+    factory = resolve(dataset["factory"])
+    check_arguments(factory, dataset["factory"], dataset["kwargs"], "dataset.kwargs")
+    return as_data(call(factory, dataset["factory"], dataset["kwargs"]), dataset["factory"])
 
 
 def _check_prepare(dataset: dict) -> None:
@@ -202,21 +178,23 @@ def _check_processes(plan: SweepPlan, processes: int) -> None:
         )
 
 
-def _write(plan, config, common, fingerprint, uses, search_paths, results) -> None:
+def _write(plan, config, common, fingerprint, uses, search_paths, results, items: Items) -> None:
     folder = data_folder(common, results)
     check = str(check_file(results, canonical_hash(common)[:16]))
     rows = []
     for experiment in plan.experiments:
-        identity = experiment_identity(common, vars(experiment))
+        fields = experiment.fields()
+        identity = experiment_identity(common, fields)
         spec = {
             "experiment_id": experiment.experiment_id,
             "hash": canonical_hash(identity),
             "identity": identity,
             "counts": {
-                key: getattr(experiment, key)
+                key: fields[key]
                 for key in ("num_params", "params", "params_nonembedding", "params_total",
                             "flops_per_token", "count_method", "tokens_per_item",
-                            "activation_bytes")
+                            "activation_bytes", "flops_per_position")
+                if key in fields
             },
             "max_epochs": config["limits"]["max_epochs"],
             "resources": config["resources"],
@@ -226,7 +204,7 @@ def _write(plan, config, common, fingerprint, uses, search_paths, results) -> No
             "search_paths": search_paths,
         }  # fmt: skip
         write_json(spec_file(results, experiment.experiment_id), spec)
-        rows.append({**vars(experiment), "hash": spec["hash"], "flops_6nd": experiment.flops_6nd,
+        rows.append({**fields, "hash": spec["hash"], "flops_6nd": experiment.flops_6nd,
                      "flops_counted": experiment.flops_counted})  # fmt: skip
     value = {
         "fingerprint": fingerprint,
@@ -240,17 +218,16 @@ def _write(plan, config, common, fingerprint, uses, search_paths, results) -> No
         "skipped": [vars(cell) for cell in plan.skipped],
         "warnings": plan.warnings,
     }
+    if items.unique is not None:
+        value["data"] = known_amount(items) | {"max_epochs": config["limits"]["max_epochs"]}
     write_json(plan_file(results, fingerprint), value)
 
 
-def example_item(config: dict) -> tuple[Any, Any]:
-    """One ``(inputs, targets)`` item: from ``dataset.example``, else the dataset's first."""
+def example_item(config: dict, data: Data | None) -> tuple[Any, Any]:
+    """One ``(inputs, targets)`` item: from ``dataset.example``, else the first of ``data``."""
     dataset = config["dataset"]
-    if dataset["example"] is None:
-        factory = resolve(dataset["factory"])
-        check_arguments(factory, dataset["factory"], dataset["kwargs"], "dataset.kwargs")
-        return first_item(as_data(call(factory, dataset["factory"], dataset["kwargs"]),
-                                  dataset["factory"]))  # fmt: skip
+    if data is not None:
+        return first_item(data)
     make = resolve(dataset["example"])
     check_arguments(make, dataset["example"], dataset["kwargs"], "dataset.kwargs")
     item = call(make, dataset["example"], dataset["kwargs"])

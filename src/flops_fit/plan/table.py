@@ -39,16 +39,18 @@ def _row(row: dict, plan: dict, rate: Rate, per_hour, unique_tokens) -> dict:
         "warmup_steps": steps["warmup"],
         "plateau_steps": steps["plateau"],
         "decay_steps": steps["decay"],
-        "batch_tokens": row["batch_items"] * row["tokens_per_item"],
+        "batch_tokens": round(row["batch_items"] * row["tokens_per_item"]),
         "counted_over_6nd": row["flops_counted"] / row["flops_6nd"],
         **vars(cost),
     }
 
 
 def unique_tokens(plan: dict) -> int | None:
-    """Unique tokens of the training data, if `check_inputs` has counted them."""
+    """Unique tokens of the training data, if `check_inputs` has counted them, or the plan could."""
+    if not Path(plan["check"]).exists():
+        return plan.get("data", {}).get("unique_tokens")
     try:
-        return read_json(plan["check"])["unique_tokens"] if Path(plan["check"]).exists() else None
+        return read_json(plan["check"])["unique_tokens"]
     except KeyError:
         raise FlopsFitError(f"{plan['check']}: no unique_tokens in it; delete it") from None
 

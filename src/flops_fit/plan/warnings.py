@@ -6,6 +6,7 @@ Thresholds are rules of thumb; each sentence says what would happen, not only th
 from collections.abc import Callable, Sequence
 
 from flops_fit.constants import MOST_EPOCHS, PUBLISHED_RATIO
+from flops_fit.plan.amounts import shortage
 
 FEWEST_BUDGETS, NARROWEST_SPAN = 3, 10  # budgets of a power law that can be tested
 FEWEST_SIZES, NARROWEST_SIZES = 5, 4  # sizes of a curve, and their span in N
@@ -18,9 +19,24 @@ def plan_warnings(plan: dict, rows: list[dict], answers: Sequence[float] = ()) -
 
     ``answers``: the budgets that will be answered for.
     """
-    checks: list[Callable] = [_few_budgets, _few_sizes, _lopsided, _off_centre, _short, _repeated]
+    checks: list[Callable] = [
+        _too_little,
+        _few_budgets,
+        _few_sizes,
+        _lopsided,
+        _off_centre,
+        _short,
+        _repeated,
+    ]
     found = [sentence for check in checks for sentence in check(plan, rows)]
     return [*found, *_far(rows, answers), *plan["warnings"]]
+
+
+def _too_little(plan: dict, rows: list[dict]) -> list[str]:
+    """What the check of the inputs will refuse, where the amount of data is known already."""
+    known = plan.get("data")
+    missing = shortage(known, rows, known["max_epochs"]) if known else ""
+    return [f"{missing}: `flops-fit check` refuses it"] if missing else []
 
 
 def _by_budget(rows: list[dict]) -> dict[float, list[dict]]:

@@ -175,7 +175,7 @@ def grid_config(path: str) -> dict:
 def planned_grid(config: dict, fit: dict, results: str, paths: list[str]) -> tuple:
     """The sweep's plan and its grid, of which ``fit`` must be the fit."""
     from flops_fit.plan.cache import plan_config
-    from flops_fit.plan.planner import size_counter
+    from flops_fit.plan.planner import model_costs
     from flops_fit.plugins.resolve import add_search_paths
     from flops_fit.rounds.grid import Grid, check_matches
     from flops_fit.rounds.simulate import design_of
@@ -183,6 +183,6 @@ def planned_grid(config: dict, fit: dict, results: str, paths: list[str]) -> tup
     plan = plan_config(config, results, paths)
     add_search_paths(paths)
     params = config["fit"]["params"]
-    grid = Grid(design_of(plan, params), size_counter(config)[0], params, plan["convention"])
+    grid = Grid(design_of(plan, params), model_costs(config).of, params, plan["convention"])
     check_matches(fit, grid)
     return plan, grid

@@ -1,0 +1,162 @@
+"""What sizes of a model cost on the data that they are trained on, in the batches planned for them.
+
+Usually a token costs the same in every batch. Not so where items differ in length, since the longest
+of a batch sets its padding, nor where the loss compares items with each other (contrastive losses):
+there the planned batch is counted.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from flops_fit.data import Data
+from flops_fit.experiment.exact import target_elements
+from flops_fit.plan.counting import ITEMS, ModelCount, count_sizes
+from flops_fit.plan.items import (
+    CHUNK,
+    Items,
+    batch_elements,
+    batches,
+    fixed_draws,
+    positions_of,
+    positions_per_item,
+)
+
+SAME_COST = (
+    1e-3  # by which an item's FLOPs in the planned batch may differ from those in a small one
+)
+SHAPES = 4  # batches of different shapes that are counted where items differ in length
+
+
+@dataclass
+class Costs:
+    """Counts sizes of one model on one kind of data.
+
+    ``model_cls``, ``size_param``, ``kwargs`` and ``loss_fn`` as `count_sizes` takes them;
+    ``example``: one item; ``items``: what items bring on average; ``data``: the items themselves,
+    None where the data are not there yet. ``coupled``: whether the FLOPs of an item were seen
+    to depend on how many share its batch.
+    """
+
+    model_cls: Callable[..., nn.Module]
+    size_param: str
+    kwargs: Mapping[str, Any]
+    loss_fn: Callable
+    example: tuple[Any, Any]
+    items: Items
+    data: Data | None = None
+    coupled: bool = field(default=False, init=False)
+    _depends: bool | None = field(default=None, init=False)
+    _known: dict[tuple[Any, int], ModelCount] = field(default_factory=dict, init=False)
+
+    def of(self, sizes: Sequence) -> dict[Any, ModelCount]:
+        """The count of every size, in a small batch."""
+        wanted = [size for size in sizes if (size, 0) not in self._known]
+        if wanted:
+            self._known |= {(size, 0): c for size, c in self._count(wanted, 0).items()}
+        return {size: self._known[size, 0] for size in sizes}
+
+    def in_batch(self, size: Any, batch_items: int) -> ModelCount:
+        """The count of ``size`` in batches of ``batch_items``, where its cost depends on them."""
+        usual = self.of([size])[size]
+        if not (self._uneven or self._is_coupled(size)):
+            return usual
+        if (size, batch_items) not in self._known:
+            self._known[size, batch_items] = self._count([size], batch_items)[size]
+        count = self._known[size, batch_items]
+        change = abs(count.flops_per_token / usual.flops_per_token - 1)
+        self.coupled = self.coupled or (change > SAME_COST and not self._uneven)
+        return count
+
+    def warnings(self) -> list[str]:
+        """What was assumed of the items, and of a loss that compares them."""
+        if not self.coupled:
+            return self.items.warnings()
+        return [
+            *self.items.warnings(),
+            "loss: an item costs more or less FLOPs in a larger batch, as where a loss compares the "
+            "items of a batch (contrastive losses): FLOPs are those of the planned batch. Such a loss "
+            "is no mean over items: its value depends on the batch, so compare runs of one batch size "
+            "only, and do not split a batch (resources.micro_batch_items, resources.processes)",
+        ]
+
+    @property
+    def _uneven(self) -> bool:
+        return self.items.uneven and self.data is not None
+
+    def _is_coupled(self, size: Any) -> bool:
+        """Whether 4 items cost other than twice as much as 2: looked at once, at the first size."""
+        if self._depends is None:
+            two, four = self.of([size])[size], self._count_example([size], 2 * ITEMS)[size]
+            self._depends = not math.isclose(
+                two.flops_per_token, four.flops_per_token, rel_tol=1e-9
+            )
+        return self._depends
+
+    def _count(self, sizes: Sequence, batch_items: int) -> dict[Any, ModelCount]:
+        if self.data is not None and self._uneven:
+            return self._count_batches(self.data, sizes, batch_items or CHUNK)
+        return self._count_example(sizes, batch_items or ITEMS)
+
+    def _count_example(self, sizes: Sequence, batch_items: int) -> dict[Any, ModelCount]:
+        """Counts on copies of the example, per kept target."""
+        collate = default_collate if self.data is None else self.data.collate
+        counts = count_sizes(
+            self.model_cls, self.size_param, sizes, self.kwargs, self.example, self.loss_fn,
+            self.items.tokens, collate, batch_items,
+        )  # fmt: skip
+        if self.items.ordinary:
+            return counts
+        full = target_elements(torch.as_tensor(self.example[1]), self.loss_fn) / self.items.tokens
+        longer = 1.0
+        if self.data is None:
+            longer = self.items.positions / positions_of(self.example[0])
+        found = {}
+        for size, count in counts.items():
+            own = full if count.method == "model" else 1.0  # a model's own word is per target
+            found[size] = replace(
+                count,
+                flops_per_token=count.flops_per_token * own * longer,
+                activation_bytes=count.activation_bytes * longer,
+            )
+        return {size: self._with_position(c, self.items.positions) for size, c in found.items()}
+
+    def _count_batches(
+        self, data: Data, sizes: Sequence, batch_items: int
+    ) -> dict[Any, ModelCount]:
+        """Counts on real batches of up to `SHAPES` shapes, per kept target."""
+        positions = positions_per_item(data, batch_items)
+        with fixed_draws():
+            shapes = {positions_of(b[0]): b for b in batches(data, batch_items, 2 * SHAPES)}
+        batch_flops, kept_bytes = dict.fromkeys(sizes, 0.0), dict.fromkeys(sizes, 0.0)
+        counted = dict(list(shapes.items())[:SHAPES])
+        for inputs, targets, items in counted.values():
+            counts = count_sizes(
+                self.model_cls, self.size_param, sizes, self.kwargs, None, self.loss_fn, 1.0,
+                lambda _, batch=(inputs, targets): batch, items,
+            )  # fmt: skip
+            own = batch_elements(targets, self.loss_fn)
+            for size, count in counts.items():
+                batch_flops[size] += count.flops_per_token * (
+                    own if count.method == "model" else items
+                )
+                kept_bytes[size] += count.activation_bytes * items
+        per_kept = positions / self.items.tokens / sum(counted)
+        found = {
+            size: replace(
+                counts[size],
+                flops_per_token=batch_flops[size] * per_kept,
+                activation_bytes=kept_bytes[size] * per_kept,
+            )
+            for size in sizes
+        }
+        return {size: self._with_position(c, positions) for size, c in found.items()}
+
+    def _with_position(self, count: ModelCount, positions: float) -> ModelCount:
+        per_position = count.flops_per_token * self.items.tokens / positions
+        return replace(count, flops_per_position=per_position)

@@ -1,0 +1,305 @@
+"""What an item of the data brings: targets that are kept, and positions that the model works on.
+
+A target that the loss ignores (masking, padding) is no token, but the model works on its position
+all the same; and where items differ in length, no single one stands for the rest. Both are measured
+over the data, so that batches, steps and FLOPs are planned with what items bring on average.
+"""
+
+import contextlib
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_leaves
+
+from flops_fit.data import Data, first_item
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.exact import target_elements
+from flops_fit.loss import count_per_item
+from flops_fit.plugins.resolve import one_line
+
+FEW, MOST = 512, 65_536  # items that are looked at: where all are alike, and at most
+PRECISION = 0.005  # relative standard error of the means, where not all items are looked at
+TOLERANCE = 0.02  # by which what a plan expects of the data may differ from what they hold
+CHUNK = 32  # items that are collated at a time
+BATCHES = 64  # of the planned size, whose positions are counted
+
+Batch = tuple[Any, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Items:
+    """What the items of a dataset bring on average.
+
+    ``tokens``: target elements of an item that are kept. ``ignored``: whether that differs between
+    items, or some targets are ignored. ``positions``: elements of the inputs of an item, padding
+    included. ``uneven``: whether those differ between items, so that they depend on the batch.
+    ``looked_at``: how many items were. ``unique``: how many there are (None: unknown, or endless).
+    ``repeatable``: whether an item that is read again under the same seeds is the same.
+    """
+
+    tokens: float
+    positions: float
+    ignored: bool = False
+    uneven: bool = False
+    looked_at: int = 0
+    unique: int | None = None
+    repeatable: bool = True
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether every item brings the same, and no target is ignored."""
+        return not (self.ignored or self.uneven)
+
+    def warnings(self) -> list[str]:
+        """What a plan assumes of the items, as sentences; none where all are alike."""
+        if self.ordinary:
+            return []
+        basis = f"measured over {self.looked_at} items" if self.looked_at else "as stated"
+        sentences = [
+            f"dataset: an item brings {self.tokens:g} kept targets and {self.positions:g} input "
+            f"elements on average ({basis}): batches, steps and D are planned with that, and FLOPs "
+            "are those of every position that the model works on, ignored and padded ones included; "
+            "a run's record has what it really spent"
+        ]
+        if not self.repeatable:
+            sentences.append(
+                "dataset: items differ each time they are read, whatever the seeds of torch, NumPy "
+                "and Python, so a new plan may be another sweep; state dataset.per_item"
+            )
+        return sentences
+
+
+def measure_items(data: Data, loss_fn: Callable) -> Items:
+    """What the items of ``data`` bring; the first look is at `FEW` of them, spread over the data.
+
+    Where these are not all alike, more are read until the means are known within `PRECISION`: at
+    most all of them, or `MOST`. Of a stream the first ones are read. Torch, NumPy and Python draw
+    the same in each measurement. Raises `FlopsFitError` where items make no batch, or where no
+    target is kept.
+    """
+    full = target_elements(first_item(data)[1], loss_fn)
+    look = _Look.at(data, loss_fn, FEW)
+    while not (look.alike(full) and look.level) and not look.is_precise and look.more:
+        look = _Look.at(data, loss_fn, min(2 * look.wanted, MOST))
+    if not any(look.kept):
+        raise FlopsFitError(
+            f"dataset: the loss ignores every target of {len(look.kept)} items; allowed: items that "
+            "keep some"
+        )
+    exact = look.unique == len(look.kept)
+    alike = look.alike(full)
+    return Items(
+        tokens=full if alike else _rounded(np.mean(look.kept), exact),
+        positions=_rounded(np.mean(look.positions), look.level),
+        ignored=not alike,
+        uneven=not look.level,
+        looked_at=len(look.kept),
+        unique=look.unique,
+        repeatable=alike or _repeats(data, loss_fn),
+    )
+
+
+def stated_items(per_item: Mapping[str, float | None], example: Batch, loss_fn: Callable) -> Items:
+    """What the config's ``dataset.per_item`` states, completed from the ``example`` item."""
+    full = target_elements(torch.as_tensor(example[1]), loss_fn)
+    found = positions_of(example[0])
+    tokens, positions = per_item.get("targets") or full, per_item.get("positions") or found
+    return Items(
+        tokens=int(tokens) if float(tokens).is_integer() else tokens,
+        positions=positions,
+        ignored=tokens != full,
+        uneven=positions != found,
+    )
+
+
+def known_amount(items: Items) -> dict[str, int | None]:
+    """How many items and tokens the training data hold; None where that is unknown."""
+    unique = items.unique
+    tokens = None if unique is None else round(unique * items.tokens)
+    return {"unique_items": unique, "unique_tokens": tokens}
+
+
+def batch_elements(targets: torch.Tensor, loss_fn: Callable) -> int:
+    """Target elements of a batch, ignored ones included unless the loss counts its own."""
+    own = getattr(loss_fn, "count_targets", None)
+    return int(own(targets)) if own else targets.numel()
+
+
+def positions_of(inputs: Any) -> int:
+    """Elements of all input tensors of an item or a batch, padding included."""
+    return sum(math.prod(leaf.shape) for leaf in tree_leaves(inputs) if hasattr(leaf, "shape"))
+
+
+def batches(data: Data, batch_items: int, count: int) -> Iterator[tuple[Any, torch.Tensor, int]]:
+    """Up to ``count`` batches of ``batch_items`` items, as ``(inputs, targets, items)``.
+
+    They are shuffled, but of a stream the first ones; no batch holds more items than there are.
+    """
+    if data.is_stream:
+        items = _read(iter(data.train))
+    else:
+        order = np.random.default_rng(0).permutation(len(data.train))
+        batch_items = min(batch_items, len(order))
+        items = _read(data.train[i] for i in itertools.cycle(order.tolist()))
+    for _ in range(count):
+        chunk = list(itertools.islice(items, batch_items))
+        if chunk:
+            yield *_collated(data, chunk), len(chunk)
+
+
+def positions_per_item(data: Data, batch_items: int) -> float:
+    """Mean positions of an item in batches of ``batch_items``, whose longest item sets the padding."""
+    count = min(BATCHES, max(MOST // 8 // batch_items, 8))
+    with fixed_draws():
+        found = [(positions_of(inputs), items) for inputs, _, items in
+                 batches(data, batch_items, count)]  # fmt: skip
+    return sum(positions for positions, _ in found) / sum(items for _, items in found)
+
+
+def check_items(data: Data, loss_fn: Callable, planned: Items, batch_items: int) -> Items:
+    """What the items of ``data`` bring, refused where ``planned`` expected something else.
+
+    ``planned.positions``: of an item in a batch of ``batch_items``. Raises `FlopsFitError` for a
+    mean that is more than `TOLERANCE` off.
+    """
+    items = measure_items(data, loss_fn)
+    positions = positions_per_item(data, batch_items) if items.uneven else items.positions
+    for key, name, expected, found in (
+        ("targets", "kept targets", planned.tokens, items.tokens),
+        ("positions", "input elements", planned.positions, positions),
+    ):
+        if expected and abs(found / expected - 1) > TOLERANCE:
+            raise FlopsFitError(
+                f"dataset: an item brings {found:.4g} {name} on average, over {items.looked_at} items; "
+                f"the plan was made with {expected:.4g}: state dataset.per_item: {{{key}: {found:.4g}}}"
+                " and plan again, or let dataset.example return an item like the data's"
+            )
+    return items
+
+
+@contextlib.contextmanager
+def fixed_draws() -> Iterator[None]:
+    """Let torch, NumPy and Python draw the same numbers each time; the caller's state is restored."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            np.random.seed(0)
+            random.seed(0)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Items that were looked at: their kept targets, and the mean positions of their batches."""
+
+    kept: list[int]
+    positions: list[float]
+    shapes: set[tuple]
+    wanted: int
+    unique: int | None
+    more: bool
+
+    @classmethod
+    def at(cls, data: Data, loss_fn: Callable, count: int) -> "_Look":
+        """Look at ``count`` items, or at all if there are fewer."""
+        kept: list[int] = []
+        positions: list[float] = []
+        shapes: set[tuple] = set()
+        with fixed_draws():
+            for chunk in _chunks(data, count):
+                inputs, targets = _collated(data, chunk)
+                counts = count_per_item(targets, loss_fn).tolist()
+                kept += counts
+                positions.append(positions_of(inputs) / len(counts))
+                shapes |= {_shapes(item[0]) for item in chunk}
+        unique = data.unique_items
+        if data.is_stream and len(kept) < count:
+            unique = len(kept)
+        return cls(kept, positions, shapes, count, unique, count < MOST and unique != len(kept))
+
+    def alike(self, full: int) -> bool:
+        """Whether every item keeps ``full`` targets, all that it has."""
+        return set(self.kept) == {full}
+
+    @property
+    def level(self) -> bool:
+        """Whether all inputs have one shape, also once they are batches."""
+        return len(self.shapes) == 1 and len(set(self.positions)) == 1
+
+    @property
+    def is_precise(self) -> bool:
+        """Whether the means are known well enough."""
+        return all(_relative_error(values) <= PRECISION for values in (self.kept, self.positions))
+
+
+def _chunks(data: Data, count: int) -> Iterator[list]:
+    """Items in lists of `CHUNK`: spread over the data, in a fixed random order; a stream's first."""
+    if data.is_stream:
+        items = _read(itertools.islice(iter(data.train), count))
+    else:
+        last = len(data.train) - 1
+        places = sorted({last * i // (count - 1) for i in range(count)})
+        order = np.random.default_rng(0).permutation(len(places))
+        items = _read(data.train[places[i]] for i in order)
+    while chunk := list(itertools.islice(items, CHUNK)):
+        yield chunk
+
+
+def _read(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items; an exception of the dataset's own becomes one line."""
+    try:
+        yield from items
+    except FlopsFitError:
+        raise
+    except Exception as error:
+        raise FlopsFitError(f"dataset: an item cannot be read: {one_line(error)}") from error
+
+
+def _collated(data: Data, items: list) -> Batch:
+    try:
+        inputs, targets = data.collate(items)
+    except Exception as error:
+        raise FlopsFitError(
+            f"dataset: items make no batch: {one_line(error)}; allowed: items of one shape, or a "
+            "DataLoader whose collate_fn pads them"
+        ) from error
+    return inputs, torch.as_tensor(targets)
+
+
+def _shapes(inputs: Any) -> tuple:
+    """Shapes of the tensors of an item's inputs; the length of what becomes a tensor later."""
+    return tuple(
+        tuple(leaf.shape)
+        if hasattr(leaf, "shape")
+        else len(leaf)
+        if hasattr(leaf, "__len__")
+        else 0
+        for leaf in tree_leaves(inputs)
+    )
+
+
+def _repeats(data: Data, loss_fn: Callable) -> bool:
+    """Whether items that are read twice under the same seeds keep the same targets."""
+    first, second = (_Look.at(data, loss_fn, CHUNK).kept for _ in range(2))
+    return first == second
+
+
+def _relative_error(values: list) -> float:
+    mean = float(np.mean(values))
+    return float(np.std(values)) / mean / math.sqrt(len(values)) if mean else math.inf
+
+
+def _rounded(mean: float, exact: bool) -> float:
+    """The mean in as many digits as it is worth, so that another machine finds the same."""
+    value = float(f"{mean:.8g}" if exact else f"{mean:.4g}")
+    return int(value) if value.is_integer() else value

@@ -1,0 +1,47 @@
+"""The plug-ins tried at the smallest size while a sweep is planned: what they use, how they behave."""
+
+import contextlib
+from typing import Any
+
+from torch.utils.data import default_collate
+
+from flops_fit.experiment.build import load_loss
+from flops_fit.model_factory import call_model, create_model, create_on_meta
+from flops_fit.optimizer import as_one_optimizer, has_modes
+from flops_fit.plan.counting import ModelCount
+from flops_fit.plugins.resolve import resolve
+
+MOST_PARAMS = 20_000_000  # a larger smallest model is not built before it is trained
+
+
+def try_plugins(config: dict, size: Any, count: ModelCount, example: tuple[Any, Any]) -> None:
+    """Build a model and its optimiser on the CPU and pass two items, to see what they import and open.
+
+    Whatever fails here is for the check to name, which runs before any training.
+    """
+    if count.params_total > MOST_PARAMS:
+        return
+    model_config, optimizer = config["model"], config["optimizer"]
+    with contextlib.suppress(Exception):
+        factory = resolve(model_config["factory"])
+        model = create_model(factory, model_config["size_param"], size, model_config["kwargs"])
+        resolve(optimizer["factory"])(model, 1e-3, **optimizer["kwargs"])
+        inputs, targets = default_collate([example] * 2)
+        load_loss(config["loss"]["function"])(call_model(model, inputs), targets).backward()
+
+
+def optimizer_has_modes(config: dict, size: Any) -> bool:
+    """Whether the optimiser is switched between training and evaluation (schedule-free ones are).
+
+    Such runs were once evaluated on other weights, so this is part of what they are.
+    """
+    model, optimizer = config["model"], config["optimizer"]
+    make = resolve(optimizer["factory"])
+    for create in (create_on_meta, create_model):
+        try:
+            built = create(resolve(model["factory"]), model["size_param"], size, model["kwargs"])
+            made = make(built, 1e-3, **optimizer["kwargs"])
+            return has_modes(as_one_optimizer(made))
+        except Exception:  # the check of the inputs says what is wrong with it
+            continue
+    return False
