@@ -44,7 +44,8 @@ SECTIONS = {
     "Fitting": (
         "From a table of runs, of this tool or of another, to the answer. The content of a fit is "
         "described in [its module](../src/flops_fit/fit/__init__.py).",
-        ["fit.runs:read_runs", "fit.runs:prepare_runs", "fit.runs:RunTable", "fit.runs:read_curves",
+        ["fit.runs:read_runs", "fit.runs:prepare_runs", "fit.runs:RunTable", "fit.rows:Reading",
+         "fit.curves:read_curves",
          "fit.core:fit_runs", "fit.answer:predict", "fit.answer:optimum_at", "fit.answer:loss_at",
          "fit.answer:describe", "fit.answer:read_fit", "fit.sensitivity:sensitivity_at",
          "fit.sensitivity:spread_of"],

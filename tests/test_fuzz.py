@@ -21,8 +21,10 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import experiment_id, read_spec
 from flops_fit.files import canonical_hash
 from flops_fit.fit import read_runs
+from flops_fit.fit.columns import ALIASES
+from flops_fit.fit.curves import read_curves, read_points
 from flops_fit.fit.learning_rate import COLUMNS, read_rates
-from flops_fit.fit.runs import ALIASES, KEPT, read_curves, read_points
+from flops_fit.fit.runs import KEPT
 from flops_fit.store.plan_file import read_plan
 from flops_fit.store.records import check_record, seal
 

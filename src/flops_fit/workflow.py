@@ -311,9 +311,16 @@ def prepend(variable: str, folder: str) -> None:
 
 
 def options(settings: dict) -> str:
-    """Settings as options of a command, safe in a shell line; what is null is left out."""
-    return " ".join(
-        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
-        for name, value in settings.items()
-        if value is not None
-    )
+    """Settings as options of a command, safe in a shell line.
+
+    What is null or false is left out, true is the option alone, a list the option once for each.
+    """
+    words = []
+    for name, value in settings.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value is not None and value is not False:
+            values = value if isinstance(value, list) else [value]
+            words += [f"{option}={shlex.quote(str(v))}" for v in values]  # = for values like -x
+    return " ".join(words)

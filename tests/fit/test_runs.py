@@ -9,7 +9,7 @@ from simulated import LAWS, sweep
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import prepare_runs, read_curves, read_runs
-from flops_fit.fit.runs import read_points
+from flops_fit.fit.curves import read_points
 
 N, D, LOSS = 1e8, 2e9, 3.1
 TABLES = {

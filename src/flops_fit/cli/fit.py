@@ -18,7 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Fit a scaling law, with intervals, to a table of finished runs."
     parser.epilog = FIT_EXAMPLE
     add = parser.add_argument
-    add("--runs", required=True, help="CSV with params, tokens, loss (or known aliases), or JSON")
+    add(
+        "--runs",
+        required=True,
+        help="params, tokens and loss of each run, under these or other projects' names: CSV, JSON, "
+        "JSON Lines, Parquet, or a folder with a file for each run",
+    )
     add("--out", required=True, help="where to write the fit (JSON)")
     add(
         "--params",
@@ -26,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("params", "params_nonembedding", "params_total"),
         help="which count is N: matmul parameters with the head, without embeddings and head, all",
     )
+    _add_reading(parser)
     add("--curves", help="loss curves (CSV run_id,tokens,flops,loss, or results.json): envelope")
     add(
         "--delta",
@@ -61,14 +67,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """The options on how the table is read, named as the fields of `flops_fit.fit.Reading`."""
+    add = parser.add_argument_group("reading the table").add_argument
+    add(
+        "--loss",
+        "--loss-column",
+        dest="loss_column",
+        metavar="COLUMN",
+        help="the column that is the loss; default: a held-out loss rather than a training loss",
+    )
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="fit only the rows with this value; repeat it for other values or columns",
+    )
+    add(
+        "--last-per",
+        metavar="COLUMNS",
+        help="of the rows that share these columns (run_id) only the one of the most tokens is a run",
+    )
+    add(
+        "--best-per",
+        metavar="COLUMNS",
+        help="of the rows that share these columns (params,tokens) only the lowest loss is a run",
+    )
+    add(
+        "--max-epochs",
+        type=float,
+        metavar="E",
+        help="leave out runs that read their data more often",
+    )
+    add(
+        "--cost-as-given", action="store_true", help="believe FLOPs however far from 6 N D they are"
+    )
+
+
 def run(args: argparse.Namespace) -> None:
     """Read runs, fit, write FIT.json, print one line."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from dataclasses import fields
+
     from flops_fit.files import write_json
     from flops_fit.fit.core import fit_runs
-    from flops_fit.fit.runs import read_curves, read_runs
+    from flops_fit.fit.curves import read_curves
+    from flops_fit.fit.rows import Reading
+    from flops_fit.fit.runs import read_runs
 
-    table = read_runs(args.runs, args.params)
+    reading = Reading(**{field.name: getattr(args, field.name) for field in fields(Reading)})
+    table = read_runs(args.runs, args.params, reading)
     # Curves of decaying rates lie too high before their end: a table's own are used if asked for.
     own = args.runs if args.method == "envelope" and str(args.runs).endswith(".json") else None
     source = args.curves or own

@@ -30,9 +30,12 @@ def read_fitted(args: argparse.Namespace) -> tuple:
 def _fitted_runs(path: str, fit_path: str, fit: dict):
     """The runs behind ``fit``, with N counted as it was there."""
     from flops_fit.errors import FlopsFitError
+    from flops_fit.fit.rows import Reading
     from flops_fit.fit.runs import read_runs
 
-    table = read_runs(path, fit["data"].get("params_column", "params"))
+    data = fit["data"]
+    reading = Reading(**data.get("reading", {}))
+    table = read_runs(path, data.get("params_column", "params"), reading)
     span = [table.frame["params"].min(), table.frame["params"].max()]
     if len(table.frame) == fit["data"]["n_runs"] and span == fit["data"]["params"]:
         return table

@@ -63,12 +63,13 @@ def _answer(fit: dict, args: argparse.Namespace) -> None:
 def _points(fit: dict, args: argparse.Namespace) -> None:
     from flops_fit.files import write_atomic
     from flops_fit.fit.answer import loss_at
-    from flops_fit.fit.runs import read_points
+    from flops_fit.fit.curves import read_points
+    from flops_fit.fit.tables import without_formulas
 
     points = read_points(args.at)
     points["loss"] = loss_at(fit, points["params"], points["tokens"])
     points["loss_forecast"] = loss_at(fit, points["params"], points["tokens"], "forecast")
-    write_atomic(args.out, points.to_csv(index=False))
+    write_atomic(args.out, without_formulas(points).to_csv(index=False))
     print(
         f"wrote {args.out}: {len(points)} points, loss {points['loss'].min():.4f} to "
         f"{points['loss'].max():.4f}"

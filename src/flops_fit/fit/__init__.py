@@ -18,7 +18,9 @@ FIT.json, every number finite (trust is carried by the statuses):
   ``budgets``: [{``flops, params_opt, tokens_opt, loss_opt``, ``status`` (bracketed, at_edge,
   no_minimum, too_few_points), ``reason``, ``curvature``, ``coefficients`` [c0, c1, c2] and
   ``centre``: loss = c0 + c1 z + c2 z^2, z = ln N - centre; ``params_range`` [N low, N high],
-  ``n_runs``}]. Where a minimum is not bracketed the optimum given is the lowest run.
+  ``n_runs``, ``best_left_out``: {run_id, row, params, loss} of a run left out whose loss is below
+  that of every run used, or null}]. Where a minimum is not bracketed the optimum given is the lowest
+  run.
 - ``envelope`` (approach 1, where there are loss curves): ``a, status, reason, loss_law, points``
   [[C, N, loss]].
 - ``headline``: ``method``, ``words`` (why), ``a``, ``slope`` (d ln N*/d ln C at the largest C),
@@ -36,7 +38,8 @@ FIT.json, every number finite (trust is carried by the statuses):
 - ``forecast``: ``E, A, B, alpha, beta, kappa`` for the loss of a next budget, never for N*.
 - ``cost``: ``factor, params, flops_per_token, words`` of C = f(N) D; ``sizes``: [{size, params,
   params_nonembedding, params_total, flops_per_token}], as far as known (``params``: as fitted).
-- ``data``: ``source, params_column`` (the column that was N), ``n_runs``, ranges [low, high] of
+- ``data``: ``source, params_column`` (the column that was N), ``reading`` (the other choices on how
+  the table was read, `rows.Reading`), ``n_runs``, ranges [low, high] of
   ``params, tokens, flops, loss``, ``budgets, largest_budget, seeds, most_epochs`` (passes over the
   data of one run; null if unknown), ``loss_unit, notes``.
 - ``sensitivity``: ``rows`` [{``group`` (`sensitivity.GROUPS`), ``label, headline`` (this is the
@@ -50,6 +53,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "Reading": "rows",
     "RunTable": "runs",
     "describe": "answer",
     "fit_runs": "core",
@@ -57,7 +61,7 @@ _HOME = {
     "optimum_at": "answer",
     "predict": "answer",
     "prepare_runs": "runs",
-    "read_curves": "runs",
+    "read_curves": "curves",
     "read_runs": "runs",
     "sensitivity_at": "sensitivity",
     "spread_of": "sensitivity",

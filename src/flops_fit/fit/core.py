@@ -1,7 +1,7 @@
 """fit_runs: from a table of runs to the content of FIT.json."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from flops_fit.fit.estimators import Estimate, Runs, estimate_isoflop, estimate_
 from flops_fit.fit.forecast import forecast_surface
 from flops_fit.fit.heldout import choose, hold_out
 from flops_fit.fit.isoflop import STATUSES
-from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
+from flops_fit.fit.runs import SAME_BUDGET, RunTable, budget_groups, prepare_runs
 from flops_fit.fit.sensitivity import Choices, sensitivity_of
 
 METHODS = ("auto", "surface", "tied", "fixed_e", "isoflop", "envelope")
@@ -102,7 +102,9 @@ def fit_runs(
     how = Choices(chosen, delta, exclude, fixed_e, curve, window)
     result = {
         "parametric": _surface_entry(estimates["surface"]),
-        "isoflop": _isoflop_entry(estimates.get("isoflop"), data, grouping),
+        "isoflop": _isoflop_entry(
+            estimates.get("isoflop"), data, grouping, _best_left_out(table, estimates, groups)
+        ),
         "tied": _surface_entry(estimates["tied"]),
         **({"fixed_e": _surface_entry(estimates["fixed_e"])} if "fixed_e" in estimates else {}),
         **(
@@ -139,7 +141,7 @@ def fit_runs(
         "laws": {name: laws_entry(estimate) for name, estimate in estimates.items()},
         "sensitivity": sensitivity_of(table, data, curves, estimates, how) if sensitivity else None,
     }
-    headline["warnings"] += _warnings(result)
+    headline["warnings"] += [*table.doubts, *_warnings(result)]
     if result["status"] not in ("converged", "at_bound", "bracketed"):
         result["status"] = "not_identifiable"
     return result
@@ -254,7 +256,35 @@ def _surface_entry(estimate: Estimate) -> dict:
     }
 
 
-def _isoflop_entry(estimate: Estimate | None, runs: Runs, grouping: str) -> dict:
+def _best_left_out(table: RunTable, estimates: dict[str, Estimate], groups) -> list[dict | None]:
+    """For each budget the run left out whose loss is below that of every run used, or None."""
+    frame, weight = table.frame, estimates["surface"].weight
+    near = np.log1p(SAME_BUDGET)
+    best = []
+    for flops, rows in groups:
+        used = frame.iloc[rows[weight[rows] > 0]]
+        out = frame.iloc[rows[weight[rows] == 0]]
+        if len(table.marked):
+            cost = table.marked["budget" if "budget" in table.marked else "flops"]
+            out = pd.concat([out, table.marked[np.abs(np.log(cost / flops)) <= near]])
+        out = out[out["loss"] < used["loss"].min()] if len(used) else out
+        lowest = None if out.empty else out.loc[[out["loss"].idxmin()]].iloc[0]
+        best.append(
+            None
+            if lowest is None
+            else {
+                "run_id": str(lowest["run_id"]),
+                "row": int(lowest["row"]),
+                "params": float(lowest["params"]),
+                "loss": float(lowest["loss"]),
+            }
+        )
+    return best
+
+
+def _isoflop_entry(
+    estimate: Estimate | None, runs: Runs, grouping: str, left_out: list[dict | None]
+) -> dict:
     if estimate is None:
         return {
             "a": 0.0,
@@ -265,7 +295,7 @@ def _isoflop_entry(estimate: Estimate | None, runs: Runs, grouping: str) -> dict
         }
     _, minima = estimate.detail
     params, entries = runs.column("params"), []
-    for (flops, rows), m in zip(runs.groups, minima, strict=True):
+    for (flops, rows), m, best in zip(runs.groups, minima, left_out, strict=True):
         status = STATUSES[int(m.status[0])]
         entries.append(
             {
@@ -280,6 +310,7 @@ def _isoflop_entry(estimate: Estimate | None, runs: Runs, grouping: str) -> dict
                 "centre": m.centre,
                 "params_range": [float(params[rows].min()), float(params[rows].max())],
                 "n_runs": len(rows),
+                "best_left_out": best,
             }
         )
     return {**_path_entry(estimate), "budgets": entries, "shared": True, "grouping": grouping}
@@ -362,11 +393,19 @@ def _intervals(estimates: dict[str, Estimate], level: float | None) -> dict:
             "a": a,
             "b": 1 - a,
         }
-        ci = {name: interval(values, level) for name, values in columns.items()}
+        entry = _surface_entry(estimates["surface"])
+        ci = {n: _holding(interval(v, level), entry[n]) for n, v in columns.items()}
     for name in ("isoflop", "envelope", "tied", "fixed_e"):
         if name in estimates and estimates[name].draws is not None:
-            ci[f"{name}.a"] = interval(estimates[name].draws.exponent(), level)
+            estimate = estimates[name]
+            ends = interval(estimate.draws.exponent(), level)
+            ci[f"{name}.a"] = _holding(ends, float(estimate.law.exponent()[0]))
     return ci
+
+
+def _holding(ends: list[float], estimate: float) -> list[float]:
+    """An interval widened, where resamples all lie beside the estimate, to hold it."""
+    return [min(ends[0], estimate), max(ends[1], estimate)]
 
 
 def _errors(estimate: Estimate) -> dict:
@@ -440,6 +479,7 @@ def _ranges(table: RunTable, groups) -> dict:
     return {
         "source": table.source,
         "params_column": table.params_column,
+        "reading": asdict(table.reading),
         "n_runs": len(frame),
         **spans,
         "budgets": [c for c, _ in groups],

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.tables import floats, positive, read_table
+from flops_fit.fit.formats import read_table
+from flops_fit.fit.tables import floats, positive
 
 BRACKETED, AT_EDGE, TOO_FEW = "bracketed", "at_edge", "too_few_points"
 COLUMNS = ("size", "params", "tokens", "budget", "learning_rate", "loss", "status")
@@ -34,11 +35,12 @@ class Cell:
 
 def read_rates(path: str) -> pd.DataFrame:
     """Read the run table of a learning-rate sweep; a `FlopsFitError` names what it lacks."""
-    frame = read_table(path)
+    table = read_table(path)
+    frame = table.frame
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise FlopsFitError(f"{path}: no column {missing[0]!r}; needed: {', '.join(COLUMNS)}")
-    rows = pd.Series(range(2, len(frame) + 2), frame.index)
+    rows = pd.Series(table.rows)
     for name in ("size", "params", "tokens", "learning_rate"):
         frame[name] = positive(frame[name], rows, path)
     done = frame["status"] == "completed"

@@ -6,39 +6,21 @@ silently: they stand in ``left_out`` with the reason.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import read_json
-from flops_fit.fit.tables import positive, read_table
+from flops_fit.fit.columns import ALIASES, Columns, fold, recognise
+from flops_fit.fit.exports import read_folder
+from flops_fit.fit.formats import read_table
+from flops_fit.fit.rows import Reading, doubts, on_repeats, one_per_group, too_many_epochs, where
+from flops_fit.fit.tables import positive
+from flops_fit.fit.units import check_cost
 
-# Canonical column -> names met in other people's tables, most trusted first.
-ALIASES = {
-    "run_id": ("experiment_id", "label", "name", "experiment"),
-    "params": (
-        "params_active_precise",  # Gemstones
-        "num_params",
-        "parameters",  # Stanford CS336, assignment 3
-        "model_size",  # ml-scalefit; "Model Size" of Epoch
-        "n_params",
-        "params_total",
-        "n",  # kyo-takano/chinchilla
-    ),
-    "tokens": ("num_tokens", "n_tokens", "tokens_trained", "training_tokens", "d"),
-    "flops": ("actual_flops", "training_flop", "training_flops", "flop", "c"),
-    "budget": ("budget_flops", "compute_budget", "flops_budget"),
-    "loss": ("final_loss", "val/loss", "val_loss", "val_bpb", "loss_nats", "train/loss"),
-    "flops_per_token": ("flops_per_token_att", "flops_per_token_cc"),
-    "size": ("size_param_value", "model_dim", "hidden_dim", "width", "depth"),
-    "seed": (),
-    "outlier": (),
-    "status": ("state",),  # "State" of a Weights & Biases export
-}
-BITS_PER_BYTE = ("val_bpb", "bits_per_byte", "bpb")
+OURS = {"flops_6nd", "flops_counted"}  # together only in the tables that this project writes
 COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
 KEPT = (*COUNTS, "flops_counted", "epochs")  # as they stand, for sensitivity and verdict
 SIZE_COLUMNS = ("params", *COUNTS, "flops_per_token")
@@ -48,6 +30,12 @@ TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "nan"
 SAME_BUDGET = 0.03  # ln C: runs closer than this share a budget where the table names none
 BUDGET_WIDTH = 0.10  # ln C: a chain of neighbours wider than this is no budget
 FEWEST_SHARED = 4
+SAME_SIZE = 0.01  # relative: N of one value of the size parameter
+AS_IT_STANDS = Reading()
+NO_LOG = (
+    "; the law takes the logarithm of the loss: leave such runs out (--where, a column status or \
+outlier), or fit a loss that is above 0 (--loss), as cross-entropy is"
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +47,9 @@ class RunTable:
     ``left_out``: dicts run_id, row, reason of the rows not fitted; ``marked``: those of them that
     the table itself calls outliers and whose numbers are sound, as in ``frame``. ``sizes``: dicts
     size, params, other counts of N, flops_per_token. ``notes``: what was recognised, derived and
-    assumed, a sentence each. ``loss_unit``: "nats" or "bits per byte". ``params_column``: the
-    column that was asked for as N.
+    assumed, a sentence each; ``doubts``: what speaks against trusting a law of these rows.
+    ``loss_unit``: "nats", "bits per byte" or the like. ``params_column``: the column that was asked
+    for as N; ``reading``: the other choices.
     """
 
     frame: pd.DataFrame
@@ -71,6 +60,8 @@ class RunTable:
     loss_unit: str = "nats"
     params_column: str = "params"
     marked: pd.DataFrame = field(default_factory=pd.DataFrame)
+    doubts: list[str] = field(default_factory=list)
+    reading: Reading = AS_IT_STANDS
 
     @property
     def marks_outliers(self) -> bool:
@@ -78,223 +69,202 @@ class RunTable:
         return any(run["reason"] == "outlier" for run in self.left_out)
 
 
-def read_runs(path: str | Path, params: str = "params") -> RunTable:
-    """Read the runs in ``path``: a CSV, or a JSON list of records (plain rows, or of our own runs).
+def read_runs(
+    path: str | Path, params: str = "params", reading: Reading = AS_IT_STANDS
+) -> RunTable:
+    """Read the runs in ``path``: CSV, JSON, JSON Lines, Parquet, or a folder with a file a run.
 
     ``params`` names the column that is N: params, params_nonembedding or params_total. N, D and the
-    loss are needed; of N, D and C any two do (C = 6 N D). Raises `FlopsFitError` naming file, row,
-    column and value, as `prepare_runs` does.
+    loss are needed; of N, D and C any two do (C = 6 N D). ``reading``: choices that a table leaves,
+    as `Reading(where=["dataset=c4"], best_per="params,tokens")`. Raises `FlopsFitError` naming file,
+    row, column and value, as `prepare_runs` does.
     """
-    path = Path(path)
-    if path.suffix == ".json":
-        rows = read_json(path)
-        if isinstance(rows, dict):
-            rows = rows.get("runs", rows.get("results"))
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise FlopsFitError(f"{path}: expected a JSON list of runs, one object each")
-        nested = [
-            row["experiment"] if isinstance(row.get("experiment"), dict) else {} for row in rows
-        ]
-        frame = pd.DataFrame(
-            [
-                {k: v for k, v in {**inner, **row}.items() if not isinstance(v, (dict, list))}
-                for inner, row in zip(nested, rows, strict=True)
-            ]
-        )
-        first_line = 1
-    else:
-        frame = read_table(path)
-        first_line = 2
-    return prepare_runs(frame, str(path), first_line, params)
+    if not Path(path).is_dir():
+        table = read_table(path)
+        return prepare_runs(table.frame, str(path), table.rows, params, reading)
+    table, notes = read_folder(Path(path))
+    try:
+        runs = prepare_runs(table.frame, str(path), table.rows, params, reading)
+    except FlopsFitError as error:  # a row of the folder is a file
+        row = re.search(r": row (\d+)[,:]", str(error))
+        file = f" (row {row[1]}: {table.frame['file'].iloc[int(row[1]) - 1]})" if row else ""
+        raise FlopsFitError(f"{error}{file}") from None
+    return replace(runs, notes=notes + runs.notes)
 
 
-def read_curves(path: str | Path) -> pd.DataFrame:
-    """Loss curves as columns run_id, tokens, flops, loss.
-
-    ``path``: a CSV with these columns, or results.json, whose runs without a curve, or not
-    completed, are passed over. Raises `FlopsFitError` naming file and column or run.
-    """
-    path = Path(path)
-    if path.suffix != ".json":
-        frame = read_table(path)
-        missing = {"run_id", "tokens", "flops", "loss"} - set(frame.columns)
-        if missing:
-            raise FlopsFitError(f"{path}: loss curves lack the column {sorted(missing)[0]!r}")
-        rows = pd.Series(np.arange(len(frame)) + 2)
-        for name in ("tokens", "flops", "loss"):
-            frame[name] = positive(frame[name], rows, str(path))
-        return frame
-    records, parts = read_json(path), []
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise FlopsFitError(f"{path}: expected a JSON list of runs, one object each")
-    for record in records:
-        curve = record.get("loss_curve")
-        if not isinstance(curve, dict) or not curve.get("tokens"):
-            continue
-        if record.get("status", "completed") != "completed":
-            continue
-        nested = record["experiment"] if isinstance(record.get("experiment"), dict) else {}
-        rate = record.get("flops_per_token", nested.get("flops_per_token"))
-        name = record.get("experiment_id", nested.get("experiment_id", record.get("run_id")))
-        if rate is None or name is None:
-            continue
-        try:
-            tokens, loss = (np.asarray(curve[key], dtype=float) for key in ("tokens", "loss"))
-            columns = {
-                "run_id": name,
-                "tokens": tokens,
-                "flops": float(rate) * tokens,
-                "loss": loss,
-            }
-            parts.append(pd.DataFrame(columns))
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise FlopsFitError(
-                f"{path}: the loss curve of {name!r}; allowed: tokens and loss, lists of as many numbers"
-            ) from None
-    if not parts:
-        return pd.DataFrame(columns=["run_id", "tokens", "flops", "loss"])
-    return pd.concat(parts, ignore_index=True)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s\-]+", "_", str(name).strip()).lower()
-
-
-def _legible(name) -> str:
-    return str(name) if str(name).isprintable() else repr(name)
-
-
-def _recognise(frame: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str], str]:
-    """Give the columns our names; notes on aliases and the loss unit."""
-    plain = {_plain(column): column for column in reversed(list(frame.columns))}
-    chosen, notes, unit = {}, [], "nats"
-    for name, aliases in ALIASES.items():
-        for alias in (name, *aliases):
-            if alias in plain and plain[alias] not in chosen.values():
-                chosen[name] = plain[alias]
-                if alias != name:
-                    notes.append(f"column {plain[alias]!r} read as {name}")
-                if name == "loss" and alias in BITS_PER_BYTE:
-                    unit = "bits per byte"
-                break
-    if "loss" not in chosen:
-        raise FlopsFitError(
-            f"{source}: no column for the loss; found {', '.join(map(_legible, frame.columns))}; "
-            f"allowed: loss, {', '.join(ALIASES['loss'])}{_separator_hint(frame)}"
-        )
-    keep = {new: frame[old] for new, old in chosen.items()}
-    for name in KEPT:
-        if name in plain and name not in keep:
-            keep[name] = frame[plain[name]]
-    return pd.DataFrame(keep, index=frame.index), notes, unit
-
-
-def _separator_hint(frame: pd.DataFrame) -> str:
-    """What to do where the whole header was read as one column."""
-    alone = len(frame.columns) == 1 and any(mark in str(frame.columns[0]) for mark in ";\t|")
-    return "; columns must be separated by commas" if alone else ""
-
-
-def _flags(column: pd.Series, source: str, first_line: int) -> pd.Series:
+def _flags(column: pd.Series, rows: pd.Series, source: str, name: str) -> pd.Series:
     text = column.astype(object).fillna("").astype(str).str.strip().str.lower()
     bad = ~text.isin(TRUE | FALSE)
     if bad.any():
-        at = int(np.flatnonzero(bad)[0])
+        at = column.index[bad][0]
         raise FlopsFitError(
-            f"{source}: row {at + first_line}, column 'outlier': {column.iloc[at]!r}; "
+            f"{source}: row {int(rows[at])}, column {name!r}: {column[at]!r}; "
             "allowed: true or false"
         )
     return text.isin(TRUE)
 
 
-def _numbers(frame: pd.DataFrame, name: str, source: str) -> pd.Series:
-    """Column as floats; what is not a positive finite number is an error naming its place."""
-    return positive(frame[name], frame["row"], source)
-
-
 def prepare_runs(
-    frame: pd.DataFrame, source: str = "runs", first_line: int = 0, params: str = "params"
+    frame: pd.DataFrame,
+    source: str = "runs",
+    rows: int | np.ndarray = 0,
+    params: str = "params",
+    reading: Reading = AS_IT_STANDS,
+    outside: bool | None = None,
 ) -> RunTable:
     """Check a data frame of runs and give it our columns.
 
-    ``frame``: one run a row, columns under their own or well-known names (`ALIASES`); ``source``
-    names it in messages. ``first_line`` is the number of the first row in messages (2 for a CSV
-    with a header); ``params`` names the column that is N, another ``params`` is then kept as
-    params_matmul. A row whose ``status`` is not "completed" or whose ``outlier`` is true is left
-    out before its numbers are looked at. Raises `FlopsFitError` naming source, row, column and
-    value for anything else that is not a positive finite number.
+    ``frame``: one run a row, columns under their own or well-known names (`columns.ALIASES`);
+    ``source`` names it in messages. ``rows``: the number of every row (n,) in messages, or of the
+    first (2 for a CSV with a header); ``params`` names the column that is N, another ``params`` is
+    then kept as params_matmul; ``reading``: choices that a table leaves; ``outside``: whether its
+    costs and rows are looked at with doubt (default: unless it has our own columns `OURS`). A row
+    whose ``status`` is not "completed" or whose ``outlier`` is true is left out before its numbers
+    are looked at. Raises `FlopsFitError` naming source, row, column and value for anything else that
+    is not a positive finite number, and for a C that cannot be what N and D cost.
     """
     if frame.empty:
         raise FlopsFitError(f"{source}: no runs in it; at least one row is needed")
-    frame = frame.reset_index(drop=True)
-    if params != "params":
-        if params not in frame.columns:
-            raise FlopsFitError(f"{source}: no column {params!r}, which was asked for as N")
-        if "params" in frame and "params_matmul" not in frame:
-            frame["params_matmul"] = frame["params"]
-        frame["params"] = frame[params]
-    frame, notes, unit = _recognise(frame, source)
-    frame["row"] = np.arange(len(frame)) + first_line
-    numbered = pd.Series([f"row {row}" for row in frame["row"]], frame.index)
-    own = frame["run_id"].astype(object) if "run_id" in frame else numbered
-    frame["run_id"] = own.fillna(numbered).astype(str)
-    reason = pd.Series("", index=frame.index)
-    if "outlier" in frame:
-        reason[_flags(frame["outlier"], source, first_line)] = "outlier"
-    if "status" in frame:
-        status = frame["status"].astype(object).fillna("").astype(str).str.strip()
-        lost = ~status.str.lower().isin(COMPLETED)
-        reason[lost] = status[lost]
-    left_out = [
-        {"run_id": row.run_id, "row": int(row.row), "reason": why}
-        for row, why in zip(frame.itertuples(), reason, strict=True)
-        if why
-    ]
+    numbers = np.arange(len(frame)) + rows if isinstance(rows, int) else rows
+    raw = frame.reset_index(drop=True)
+    outside = not set(raw.columns) >= OURS if outside is None else outside
+    raw, notes = where(raw, reading.where, source)
+    columns = _columns(raw, params, source, reading)
+    frame, names = columns.frame, columns.names
+    frame["row"] = numbers[raw.index]
+    notes += columns.notes
+    reason = _reasons(frame, source, names)
     frame = frame.drop(columns=["outlier", "status"], errors="ignore")
-    marked, frame = frame[reason == "outlier"].copy(), frame[reason == ""].copy()
+    lost, marked = frame[reason != ""], frame[reason == "outlier"].copy()
+    left_out = _entries(lost, reason)
+    frame = frame[reason == ""].copy()
     if frame.empty:
         found = ", ".join(sorted(set(reason)))
         raise FlopsFitError(
             f"{source}: all {len(left_out)} runs are left out as {found}; nothing to fit (a run with "
             "status completed or finished, or none, is fitted)"
         )
-    frame["loss"] = _numbers(frame, "loss", source)
-    for name in ("params", "tokens", "flops", "budget", "flops_per_token"):
-        if name in frame and not frame[name].isna().all():
-            if name in ("budget", "flops_per_token", "flops") and frame[name].isna().any():
-                known = frame[name].notna()
-                frame.loc[known, name] = _numbers(frame[known], name, source)
-                if name == "flops_per_token":
-                    continue
-                if name == "flops":
-                    at = frame.index[~known][0]
-                    raise FlopsFitError(
-                        f"{source}: row {int(frame.loc[at, 'row'])}, column 'flops': empty; fill "
-                        "it for every run or for none"
-                    )
-            else:
-                frame[name] = _numbers(frame, name, source)
-        elif name in frame:
-            frame = frame.drop(columns=name)
-    for name in KEPT:
-        if name in frame:  # 0 of a model without a body; empty where not known
-            known = frame[frame[name].notna()]
-            frame[name] = positive(known[name], known["row"], source, zero=True)
-    twice = int(
-        frame.duplicated([c for c in ("params", "tokens", "flops", "loss") if c in frame]).sum()
-    )
-    if twice:
-        notes.append(
-            f"{twice} rows repeat the numbers of another; the fit takes them for runs of their own"
-        )
+    frame, chosen = one_per_group(frame, raw, reading, source)
+    frame = _checked(frame.copy(), source, names)
+    notes += chosen + _twice(frame)
     marked = _complete(_sound(marked, frame), source, [])
+    before = set(frame)
     frame = _complete(frame, source, notes)
     for name in ("params", "tokens", "flops", "loss"):
-        frame[name] = _numbers(frame, name, source)  # what was derived may be out of range
+        frame[name] = positive(frame[name], frame["row"], source)  # derived: maybe out of range
+    if outside and not reading.cost_as_given:
+        check_cost(frame, source, names, derived=not {"params", "tokens"} <= before)
+    frame, repeated = _without_repeats(frame, reading.max_epochs, source)
+    notes += on_repeats(frame)
+    said, why = doubts(frame, raw.loc[frame.index], columns) if outside else ([], [])
     return RunTable(
-        frame.reset_index(drop=True), source, left_out, _sizes(frame), notes, unit, params,
+        frame.reset_index(drop=True),
+        source,
+        left_out + repeated,
+        _sizes(frame),
+        notes + said + why,
+        columns.loss_unit,
+        params,
         marked.reset_index(drop=True),
-    )  # fmt: skip
+        why,
+        reading,
+    )
+
+
+def _without_repeats(
+    frame: pd.DataFrame, most: float | None, source: str
+) -> tuple[pd.DataFrame, list[dict]]:
+    """``frame`` with its passes over the data, and without the runs that make more than ``most``."""
+    if "unique_tokens" in frame:
+        unique = frame["unique_tokens"].where(frame["unique_tokens"] > 0)
+        frame = frame.drop(columns="unique_tokens")
+        if "epochs" not in frame:
+            frame = frame.assign(epochs=frame["tokens"] / unique)
+    if most is None:
+        return frame, []
+    many = too_many_epochs(frame, most)
+    if many.all():
+        raise FlopsFitError(f"{source}: every run reads its data more than {most:g} times")
+    return frame[~many], _entries(frame[many], f"more than {most:g} epochs")
+
+
+def _columns(raw: pd.DataFrame, params: str, source: str, reading: Reading) -> Columns:
+    """The recognised columns, with ``params`` as N, and those `KEPT` for sensitivity and verdict."""
+    if params != "params":
+        if params not in raw.columns:
+            raise FlopsFitError(f"{source}: no column {params!r}, which was asked for as N")
+        raw = raw.copy()
+        if "params" in raw and "params_matmul" not in raw:
+            raw["params_matmul"] = raw["params"]
+        raw["params"] = raw[params]
+    columns = recognise(raw, source, reading.loss_column)
+    folded = {fold(column): column for column in reversed(list(raw.columns))}
+    for name in KEPT:
+        if name in folded and name not in columns.frame:
+            columns.frame[name] = raw[folded[name]]
+            columns.names[name] = folded[name]
+    return columns
+
+
+def _reasons(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.Series:
+    """Why each row is left out, "" for those that are fitted; gives rows without a name one."""
+    numbered = pd.Series([f"row {row}" for row in frame["row"]], frame.index)
+    own = frame["run_id"].astype(object) if "run_id" in frame else numbered
+    frame["run_id"] = own.fillna(numbered).astype(str)
+    reason = pd.Series("", index=frame.index)
+    if "outlier" in frame:
+        reason[_flags(frame["outlier"], frame["row"], source, names["outlier"])] = "outlier"
+    if "status" in frame:
+        status = frame["status"].astype(object).fillna("").astype(str).str.strip()
+        lost = ~status.str.lower().isin(COMPLETED)
+        reason[lost] = status[lost]
+    return reason
+
+
+def _entries(frame: pd.DataFrame, reason: pd.Series | str) -> list[dict]:
+    why = [reason] * len(frame) if isinstance(reason, str) else reason[frame.index]
+    return [
+        {"run_id": row.run_id, "row": int(row.row), "reason": text}
+        for row, text in zip(frame.itertuples(), why, strict=True)
+    ]
+
+
+def _checked(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.DataFrame:
+    """``frame`` with its numbers as floats; columns that are empty throughout are dropped."""
+
+    def numbers(part: pd.DataFrame, name: str, **how) -> pd.Series:
+        return positive(part[name], part["row"], source, name=names[name], **how)
+
+    frame["loss"] = numbers(frame, "loss", why=NO_LOG)
+    for name in ("params", "tokens", "flops", "budget", "flops_per_token"):
+        if name not in frame:
+            continue
+        known = frame[name].notna()
+        if not known.any():
+            frame = frame.drop(columns=name)
+        elif known.all() or name in ("params", "tokens"):
+            frame[name] = numbers(frame, name)
+        else:
+            values = numbers(frame[known], name)
+            if name == "flops":
+                at = frame.index[~known][0]
+                raise FlopsFitError(
+                    f"{source}: row {int(frame.loc[at, 'row'])}, column {names[name]!r}: empty; fill "
+                    "it for every run or for none"
+                )
+            frame[name] = values.reindex(frame.index)
+    for name in (*KEPT, "unique_tokens"):
+        if name in frame:  # 0 of a model without a body; empty where not known
+            frame[name] = numbers(frame[frame[name].notna()], name, zero=True)
+    return frame
+
+
+def _twice(frame: pd.DataFrame) -> list[str]:
+    names = [c for c in ("params", "tokens", "flops", "loss") if c in frame]
+    count = int(frame.duplicated(names).sum())
+    if not count:
+        return []
+    return [f"{count} rows repeat the numbers of another; the fit takes them for runs of their own"]
 
 
 def _sound(marked: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
@@ -332,8 +302,11 @@ def _complete(frame: pd.DataFrame, source: str, notes: list[str]) -> pd.DataFram
 
 
 def _sizes(frame: pd.DataFrame) -> list[dict]:
-    """One entry per size value (or N where sizes are not named), in order of N."""
-    key = "size" if "size" in frame and frame["size"].notna().all() else "params"
+    """One entry per size value (or N where these do not name one N each), in order of N."""
+    key = "params"
+    if "size" in frame and frame["size"].notna().all():  # a width with several depths is no size
+        spans = frame.groupby("size")["params"].agg(["min", "max"])
+        key = "size" if (spans["max"] <= spans["min"] * (1 + SAME_SIZE)).all() else key
     table = []
     for value, rows in frame.groupby(key):
         entry = {"size": _plain_value(value) if key == "size" else None}
@@ -372,16 +345,3 @@ def budget_groups(frame: pd.DataFrame) -> tuple[list[tuple[float, np.ndarray]], 
         return [], "no shared budgets: runs do not cluster in ln C"
     found = "runs within 3% in C taken as one budget"
     return [(float(np.exp(np.median(log_c[rows]))), np.sort(rows)) for rows in chains], found
-
-
-def read_points(path: str | Path) -> pd.DataFrame:
-    """A CSV of points to predict, with positive numbers in params and tokens."""
-    frame = read_table(path)
-    if frame.empty:
-        raise FlopsFitError(f"{path}: no points in it; at least one row is needed")
-    for name in ("params", "tokens"):
-        if name not in frame:
-            raise FlopsFitError(f"{path}: no column {name!r}; needed: params, tokens")
-        numbered = frame.assign(row=np.arange(len(frame)) + 2)
-        frame[name] = _numbers(numbered, name, str(path))
-    return frame

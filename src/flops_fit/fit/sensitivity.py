@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from flops_fit.constants import MOST_EPOCHS
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.envelope import estimate_envelope
 from flops_fit.fit.estimators import (
@@ -266,6 +267,14 @@ def _exclusions(
     else:
         rule = refit(replace(how, exclude="auto"), everything, curves, near)
         yield Row("exclusion", "without those beyond 6 robust scales", rule, runs.cost)
+    if "epochs" in everything.frame:
+        fresh = np.flatnonzero(~(everything.column("epochs") > MOST_EPOCHS))
+        if FEWEST_RUNS <= len(fresh) < len(everything):
+            label = (
+                f"without the {len(everything) - len(fresh)} of more than {MOST_EPOCHS:g} epochs"
+            )
+            part = everything.take(fresh)
+            yield Row("exclusion", label, refit(keep_all, part, curves, near), runs.cost)
     surface = whole
     if how.method != "surface":
         surface = refit(replace(keep_all, method="surface"), everything, near=near)

@@ -1,40 +1,27 @@
-"""Tables from outside: what cannot be read as a table of numbers is refused by file, row, column."""
+"""Cells of tables from outside as numbers: what cannot be one is refused by file, row, column."""
 
-import warnings
-from pathlib import Path
+import re
 
 import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
 
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV file with a header, as a data frame with rows 0, 1, ...
-
-    Raises `FlopsFitError` naming the file where it is missing, is no CSV in UTF-8, has rows longer
-    than its header (pandas would shift the columns in silence), or names a column twice.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, skipinitialspace=True, index_col=False)
-    except FileNotFoundError:
-        raise FlopsFitError(f"{path}: no such file") from None
-    except OSError as error:
-        raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
-    except pd.errors.ParserWarning:
-        raise FlopsFitError(
-            f"{path}: the first row has more fields than the header; allowed: a name for each column"
-        ) from None
-    except (ValueError, OverflowError) as error:  # the parser's own errors are ValueErrors
-        reason = " ".join(str(error).split())
-        raise FlopsFitError(f"{path}: not a readable CSV table ({reason})") from None
-    for name in frame.columns:
-        first, dot, number = str(name).rpartition(".")  # pandas makes x, x.1, ... of x, x
-        if dot and number.isdigit() and first in frame:
-            raise FlopsFitError(f"{path}: column {first!r} stands twice; allowed: each name once")
-    return frame
+SCALES = {
+    **dict.fromkeys(("", "x"), 1.0),
+    **dict.fromkeys(("k", "thousand", "thousands"), 1e3),
+    **dict.fromkeys(("m", "mm", "mn", "mio", "million", "millions"), 1e6),
+    **dict.fromkeys(("b", "bn", "g", "billion", "billions"), 1e9),
+    **dict.fromkeys(("t", "tn", "trillion", "trillions"), 1e12),
+}
+NUMBER = re.compile(
+    r"([+-]?\d[\d.,'’_\s]*(?:e[+-]?\d+)?)"  # 1,300.5 or 1 300 or 2.8e9
+    r"\s*(?:[x×·*]\s*10\s*(?:\^\s*\{?([+-]?\d+)\}?|([⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)))?"  # x 10^9 or × 10⁹
+    r"\s*([a-z]*?)\s*(?:params|parameters|tokens|toks?|flops?)?",
+    re.IGNORECASE,
+)
+POWERS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
+GROUPING = (",", ".", "'", "’", "_", " ", "\u00a0", "\u202f")  # between thousands
 
 
 def floats(column: pd.Series) -> pd.Series:
@@ -54,25 +41,101 @@ def _float(value) -> float:
         return float("nan")
 
 
-def positive(column: pd.Series, rows: pd.Series, source: str, zero: bool = False) -> pd.Series:
+def spoken_floats(column: pd.Series, decimal_commas: bool = False) -> tuple[pd.Series, str]:
+    """`floats`, with numbers as people write them: 70M, 1.3 B, 1,300,000,000, 2,718, 1.2×10¹⁸.
+
+    Where no cell of the column tells whether its commas are decimal or between thousands,
+    ``decimal_commas`` decides; a column that has both kinds keeps NaN there. Returns the floats and,
+    where a cell was read so, an example in words ("'70M' read as 7e+07").
+    """
+    values = floats(column)
+    texts = column[values.isna()].map(lambda cell: cell.strip() if isinstance(cell, str) else "")
+    texts = texts[texts != ""]
+    if texts.empty:
+        return values, ""
+    comma = _decimal_comma(texts, column, decimal_commas)
+    if comma is None:
+        return values, ""
+    spoken = texts.map(lambda text: _spoken(text, comma)).astype(float)
+    known = spoken.notna()
+    if not known.any():
+        return values, ""
+    values[spoken.index[known]] = spoken[known]
+    at = spoken.index[known][0]
+    return values, f"{shown(texts[at])} read as {values[at]:.6g}"
+
+
+def _decimal_comma(texts: pd.Series, column: pd.Series, otherwise: bool) -> bool | None:
+    """Whether commas stand before decimals in ``texts``; None where both kinds occur."""
+    bare = texts.str.extract(r"([+-]?\d[\d.,]*)", expand=False).fillna("")
+    commas = bare[bare.str.contains(",")]
+    if commas.empty:
+        return False
+    grouped = commas.str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
+    thousands = grouped & (commas.str.count(",") + commas.str.count(r"\.") > 1)
+    if thousands.any():
+        return False if grouped.all() else None
+    if grouped.all():
+        return otherwise
+    points = column.drop(commas.index).astype(str).str.fullmatch(r"\s*[+-]?\d+\.\d+\s*")
+    return None if points.any() else True  # 1.500 beside 1,5 may be fifteen hundred
+
+
+def _spoken(text: str, decimal_comma: bool) -> float:
+    """One cell as a number, NaN where it is none."""
+    text = text.replace("$", "").replace("\\times", "x")
+    match = NUMBER.fullmatch(f"1x{text}" if re.match("10[^⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹]", text) else text)
+    if not match or match[4].lower() not in SCALES:
+        return float("nan")
+    digits = match[1].strip()
+    if decimal_comma:
+        digits = digits.translate(str.maketrans(",.", ".,"))
+    for mark in GROUPING:
+        if mark in digits and (mark != "." or digits.count(".") > 1):
+            if not re.fullmatch(rf"[+-]?\d{{1,3}}({re.escape(mark)}\d{{3}})+(\.\d+)?", digits):
+                return float("nan")
+            digits = digits.replace(mark, "")
+    power = int(match[2] or (match[3] or "0").translate(POWERS))
+    return _float(f"{digits}e{power}" if power else digits) * SCALES[match[4].lower()]
+
+
+def positive(
+    column: pd.Series,
+    rows: pd.Series,
+    source: str,
+    zero: bool = False,
+    name: str | None = None,
+    why: str = "",
+) -> pd.Series:
     """The column as floats; a `FlopsFitError` names the first value that is not finite and positive.
 
-    ``rows`` are the numbers of the rows in the user's file; with ``zero``, 0 is allowed too.
+    ``rows`` are the numbers of the rows in the user's file, ``name`` is the column's name there
+    (default: its own); with ``zero``, 0 is allowed too; ``why`` ends the message.
     """
     values = floats(column)
     bad = ~(np.isfinite(values) & ((values >= 0) if zero else (values > 0)))
     if bad.any():
         at = column.index[bad][0]
         raise FlopsFitError(
-            f"{source}: row {int(rows[at])}, column {column.name!r}: {shown(column[at])}; allowed: "
-            f"a positive finite number{' or 0' if zero else ''}"
+            f"{source}: row {int(rows[at])}, column {name or column.name!r}: {shown(column[at])}; "
+            f"allowed: a positive finite number{' or 0' if zero else ''}{why}"
         )
     return values
 
 
 def shown(value) -> str:
     """A cell as its file has it."""
-    if (isinstance(value, float) and np.isnan(value)) or value is None:
+    if (isinstance(value, float) and np.isnan(value)) or value is None or value is pd.NaT:
         return "empty, or not a number"
     text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with an apostrophe before text that a spreadsheet would run as a formula (=1+1)."""
+    texts = frame.select_dtypes(exclude="number").columns
+    return frame.assign(**{c: frame[c].map(_inert) for c in texts})
+
+
+def _inert(cell):
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "@")) else cell

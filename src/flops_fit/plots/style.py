@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from flops_fit.files import write_atomic
+from flops_fit.fit.tables import without_formulas
 from flops_fit.notation import count_text, flops_text, loss_text
 
 INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
@@ -191,5 +192,5 @@ def save(figure: Figure, numbers: pd.DataFrame, folder: str | Path, name: str, d
         write_atomic(Path(folder, f"{name}.{kind}"), content.getvalue())
     write_atomic(
         Path(folder, f"{name}.csv"),
-        numbers.to_csv(index=False, lineterminator="\n", float_format="%.8g"),
+        without_formulas(numbers).to_csv(index=False, lineterminator="\n", float_format="%.8g"),
     )

@@ -30,12 +30,23 @@ def minima_of(fit: dict) -> list[dict]:
     return [
         {**b, "budget": flops_text(b["flops"]), "params": count_text(b["params_opt"]),
          "tokens": count_text(b["tokens_opt"]), "loss": loss_text(b["loss_opt"]),
-         "ratio": count_text(b["tokens_opt"] / b["params_opt"]), "words": STATUSES[b["status"]],
+         "ratio": count_text(b["tokens_opt"] / b["params_opt"]), "words": _words(b),
          "sizes": " – ".join(map(count_text, b["params_range"])),
          "off_centre": factor_text(b["params_opt"] / float(np.sqrt(np.prod(b["params_range"])))),
          "curvature_text": f"{b['curvature']:.3g}"}
         for b in fit["isoflop"]["budgets"]
     ]  # fmt: skip
+
+
+def _words(budget: dict) -> str:
+    """The status of a measured minimum, and a run left out of it that was better than all used."""
+    words, best = STATUSES[budget["status"]], budget.get("best_left_out")
+    if best:
+        words += (
+            f"; a lower loss, {loss_text(best['loss'])} at N = {count_text(best['params'])} "
+            f"({best['run_id']}), was left out"
+        )
+    return words
 
 
 def estimators_of(fit: dict, budgets: list[float]) -> list[dict]:

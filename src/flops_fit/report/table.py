@@ -1,13 +1,21 @@
 """The optima and the answers as Markdown."""
 
+import re
+
 from flops_fit.notation import unit_text
 from flops_fit.report.answer import answers_of
 from flops_fit.report.evidence import minima_of
 
 
+def plain(text: str) -> str:
+    """``text`` in one line of Markdown that adds no cell, code, link or HTML of its own."""
+    escaped = re.sub(r"([\\|`\[])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;")
+
+
 def markdown_table(fit: dict, budgets: list[float]) -> str:
     """Optima per budget, measured, then the answers, as Markdown."""
-    unit = unit_text(fit["data"]["loss_unit"])
+    unit = plain(unit_text(fit["data"]["loss_unit"]))
     lines = []
     minima = minima_of(fit)
     if minima:
@@ -16,7 +24,7 @@ def markdown_table(fit: dict, budgets: list[float]) -> str:
             f"| C (FLOPs) | N* | D* | D*/N* | loss ({unit}) | status |",
             "|---:|---:|---:|---:|---:|:---|",
             *(f"| {m['budget']} | {m['params']} | {m['tokens']} | {m['ratio']} | {m['loss']} "
-              f"| {m['words']} |" for m in minima),
+              f"| {plain(m['words'])} |" for m in minima),
             "",
         ]  # fmt: skip
     return "\n".join([*lines, "## Answers", "", answer_table(fit, budgets)])
@@ -24,7 +32,8 @@ def markdown_table(fit: dict, budgets: list[float]) -> str:
 
 def answer_table(fit: dict, budgets: list[float]) -> str:
     """The answers alone, as Markdown without a heading."""
-    unit, level = unit_text(fit["data"]["loss_unit"]), f"{100 * fit['bootstrap']['level']:g}%"
+    unit = plain(unit_text(fit["data"]["loss_unit"]))
+    level = f"{100 * fit['bootstrap']['level']:g}%"
     lines = [
         f"In brackets: {level} interval. Good sizes: N within 1% of the best compute. "
         f"Headline estimator: {fit['headline']['method']}.", "",
@@ -33,7 +42,7 @@ def answer_table(fit: dict, budgets: list[float]) -> str:
     ]  # fmt: skip
     for answer in answers_of(fit, budgets):
         cells = [answer["budget"], *_numbers(answer)]
-        cells.append("; ".join([answer["verdict"], *answer["reasons"]]))
+        cells.append(plain("; ".join([answer["verdict"], *answer["reasons"]])))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -102,7 +102,7 @@ def simulate(
     """
     options = _checked(design, times, resamples, fits, seed, fit_options or {})
     losses = losses_of(design, truth, times, seed)
-    table = prepare_runs(design.assign(loss=losses[0]), "plan")
+    table = prepare_runs(design.assign(loss=losses[0]), "plan", outside=False)
     groups, _ = budget_groups(table.frame)
     cost, _ = cost_of(table.frame, table.sizes)
     target = check_flops(BEYOND * design["budget"].max() if flops is None else flops)

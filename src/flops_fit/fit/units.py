@@ -1,0 +1,117 @@
+"""Whether N, D and C of a table are in the same units: C / (N D) is about 6 for what is trained.
+
+Counted FLOPs of small models, of short contexts or of recomputed activations lie between 2 and a few
+tens. A table far outside counts its columns in different units, and its law would be nonsense.
+"""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from flops_fit.errors import FlopsFitError
+
+LOWEST, HIGHEST = 1.0, 100.0  # of C / (N D)
+TYPICAL = (2.0, 20.0)
+DATA_PER_SIZE = (1e-4, 1e7)  # of D / N, where one of both was derived
+UNITS = {1.0: "", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
+COSTS = {1.0: "", 1e9: "GFLOPs", 1e12: "TFLOPs", 1e15: "PFLOPs", 1e18: "EFLOPs", 8.64e19: "PF-days"}
+PLAUSIBLE = {"params": (1e3, 1e13), "tokens": (1e4, 1e15)}
+USUAL_SHARE = (0.1, 1e5)  # D / N
+FALLS = 0.01  # relative: a cost lower by more than this at more tokens is lower
+
+
+def check_cost(frame: pd.DataFrame, source: str, names: dict[str, str], derived: bool) -> None:
+    """Refuse runs whose C cannot be what N and D cost, in words that name the likely units.
+
+    ``frame`` has params, tokens, flops (and budget) of every run and ``row``; ``names`` are the
+    file's own of these columns; ``derived``: N or D was derived from C, so that the ratio says
+    nothing and D / N is looked at.
+    """
+    if derived:
+        _check_share(frame, source, names)
+        return
+    for cost in ("flops", "budget"):
+        if cost not in names:
+            continue
+        ratio = frame[cost] / (frame["params"] * frame["tokens"])
+        off = (ratio < LOWEST) | (ratio > HIGHEST)
+        if off.any():
+            raise FlopsFitError(_mismatch(frame, ratio, cost, frame.index[off][0], source, names))
+    if "flops" in names and (pair := _falling(frame)) is not None:
+        few, many = (frame.loc[i] for i in pair)
+        raise FlopsFitError(
+            f"{source}: column {names['flops']!r} falls as tokens rise: {few['flops']:.4g} in row "
+            f"{int(few['row'])} for {few['tokens']:.4g} tokens, {many['flops']:.4g} in row "
+            f"{int(many['row'])} for {many['tokens']:.4g}, both of N = {few['params']:.4g}; allowed: "
+            f"the FLOPs of the whole training, not a speed or a share {_BELIEVE}"
+        )
+
+
+_BELIEVE = "(--cost-as-given, fit.cost_as_given, believes the column)"
+
+
+def _mismatch(frame, ratio, cost: str, at, source: str, names: dict[str, str]) -> str:
+    row = frame.loc[at]
+    numbers = ", ".join(f"{names.get(n, n)} {row[n]:.4g}" for n in ("params", "tokens", cost))
+    likely = _likely(frame, cost, float(np.exp(np.log(ratio).median())))
+    guess = f"; it would fit if {likely}" if likely else ""
+    return (
+        f"{source}: row {int(row['row'])}: C / (N D) = {ratio[at]:.3g} ({numbers}); allowed: "
+        f"{LOWEST:g} to {HIGHEST:g}, about 6 for a transformer and tokens{guess}. Write numbers as "
+        f"70M and 1.3B or units into the header (params_M, tokens_B) {_BELIEVE}"
+    )
+
+
+def _likely(frame: pd.DataFrame, cost: str, ratio: float) -> str:
+    """The fewest units that bring C / (N D) to what training costs, in words; "" if none do."""
+    middle = {n: float(frame[n].median()) for n in ("params", "tokens", cost)}
+    guesses = []
+    for n, d, c in itertools.product(UNITS, UNITS, COSTS):
+        scaled = ratio * c / (n * d)
+        plausible = all(
+            low <= middle[name] * unit <= high
+            for (name, (low, high)), unit in zip(PLAUSIBLE.items(), (n, d), strict=True)
+        )
+        share = middle["tokens"] * d / (middle["params"] * n)
+        usual = USUAL_SHARE[0] <= share <= USUAL_SHARE[1]
+        if TYPICAL[0] <= scaled <= TYPICAL[1] and plausible and usual:
+            units = {"params": UNITS[n], "tokens": UNITS[d], cost: COSTS[c]}
+            words = [f"{what} counted {unit}" for what, unit in units.items() if unit]
+            guesses.append((len(words), abs(np.log(scaled / 6)), " and ".join(words)))
+    if guesses:
+        return min(guesses)[2]
+    per_token = middle[cost] / middle["params"]
+    if LOWEST <= per_token <= HIGHEST:
+        return f"{cost} were FLOPs per token (then name it flops_per_token)"
+    return "tokens counted items of many tokens each" if HIGHEST < ratio < 1e5 else ""
+
+
+def _check_share(frame: pd.DataFrame, source: str, names: dict[str, str]) -> None:
+    """D / N, where one of both is C / 6 over the other."""
+    share = frame["tokens"] / frame["params"]
+    off = (share < DATA_PER_SIZE[0]) | (share > DATA_PER_SIZE[1])
+    if off.any():
+        row = frame.loc[frame.index[off][0]]
+        raise FlopsFitError(
+            f"{source}: row {int(row['row'])}: {row['params']:.4g} parameters and {row['tokens']:.4g} "
+            f"tokens by C = 6 N D, read from {', '.join(repr(c) for c in names.values())}; allowed: "
+            f"{DATA_PER_SIZE[0]:g} to {DATA_PER_SIZE[1]:g} tokens per parameter. Are the columns in "
+            f"different units? Write 70M and 1.3B, or units into the header (params_M) {_BELIEVE}"
+        )
+
+
+def _falling(frame: pd.DataFrame) -> tuple | None:
+    """Two rows of one N, the second of more tokens and lower cost, where most such pairs are so."""
+    falls = rises = 0
+    example = None
+    for _, rows in frame.sort_values("tokens", kind="stable").groupby("params", sort=False):
+        tokens, flops = rows["tokens"].to_numpy(), rows["flops"].to_numpy()
+        more = tokens[1:] > tokens[:-1] * (1 + FALLS)
+        falling = more & (flops[1:] < flops[:-1] * (1 - FALLS))
+        falls += int(falling.sum())
+        rises += int((more & ~falling).sum())
+        if example is None and falling.any():
+            at = int(np.flatnonzero(falling)[0])
+            example = rows.index[at], rows.index[at + 1]
+    return example if falls > rises else None
