@@ -26,6 +26,7 @@ from flops_fit.experiment.places import (
     sweep_folder,
     sweep_plan_file,
 )
+from flops_fit.experiment.used import keep_late, references_of
 from flops_fit.files import canonical_hash, read_json, write_atomic
 from flops_fit.jobs.gpu_locks import cpu_by_choice
 from flops_fit.jobs.launch import check_devices
@@ -44,6 +45,7 @@ from flops_fit.plan.price import (
 from flops_fit.plugins.code import import_closure, remembered_sources
 from flops_fit.plugins.data_files import find_path
 from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER
+from flops_fit.store.collect import edited_tables
 from flops_fit.store.records import RECORD, RESULT, read_failure, read_record, set_aside
 from flops_fit.store.verified import Verified, state_of
 
@@ -57,6 +59,7 @@ NO_PROFILE = (
     "starts every run again (to be restored from its record). Start Snakemake where "
     "profiles/default lies, or beside its Snakefile, or give --rerun-triggers mtime params input"
 )
+EDITED = "edited since it was collected (to fit a table of your own, name it under runs)"
 
 
 class Sweep:
@@ -187,8 +190,11 @@ class PlannedSweep:
 
     def set_broken_aside(self) -> None:
         """Move broken results and records aside, before Snakemake, which never looks into them."""
+        for path in edited_tables(RESULTS, self.config["name"]):
+            say(f"{path}: {EDITED}; moved to {path.name}.edited, and made again")
+            set_aside(path, "edited")
         verified = Verified(RESULTS)
-        for path, error in self._broken(verified):
+        for path, error in self._broken(verified, watch=True):
             say(f"{error}; moved to {path.name}.corrupt")
             set_aside(path)
             if path.name == RECORD:  # without its record a result is no longer backed
@@ -197,11 +203,17 @@ class PlannedSweep:
 
     def name_broken(self) -> None:
         """Name the files that `set_broken_aside` would move."""
+        for path in edited_tables(RESULTS, self.config["name"]):
+            say(f"{path}: {EDITED}; to be moved aside, and made again")
         for _, error in self._broken(Verified(RESULTS)):
             say(f"{error}; to be moved aside")
 
-    def _broken(self, verified: Verified) -> Iterator[tuple[Path, FlopsFitError]]:
+    def _broken(
+        self, verified: Verified, watch: bool = False
+    ) -> Iterator[tuple[Path, FlopsFitError]]:
         """Results and records that are not sound, one after another; the sound ones are noted.
+
+        With ``watch``, what only the jobs of sound ones saw is watched from now on.
 
         What was verified before is not read again, and a result with the bytes of its sound record
         is sound.
@@ -215,10 +227,12 @@ class PlannedSweep:
                     continue
                 if not verified.is_copy(path, twin, row["hash"]):
                     try:
-                        read_record(path, row["experiment_id"], row["hash"])
+                        sound = read_record(path, row["experiment_id"], row["hash"])
                     except FlopsFitError as error:
                         yield path, error
                         continue
+                    if watch and sound.get("late"):
+                        keep_late(RESULTS, references_of(sound["identity"]), sound["late"])
                 verified.note(path, state)
 
     def check_amount(self) -> None:

@@ -236,6 +236,18 @@ def test_a_deleted_run_folder_retrains_exactly_that_run(project):
     assert planned.rules == COLLECT | {"train_run"}
 
 
+def test_a_table_edited_by_hand_is_named_kept_aside_and_made_again(project):
+    table = project.results / "own/results.csv"
+    collected = table.read_text()
+    table.write_text(collected.replace("completed", "diverged", 1))
+    assert "results.csv: edited since it was collected" in project.dry_run().output
+    done = project.run()
+    assert done.rules >= {"collect_runs", "fit_law"}
+    assert not done.trained
+    assert table.read_text() == collected
+    assert "diverged" in table.with_name("results.csv.edited").read_text()
+
+
 def test_a_corrupt_record_retrains_exactly_that_run_to_the_same_loss(project):
     folder = project.run_folder("width8-D640-s0")
     record = json.loads((folder / "record.json").read_text())

@@ -1,6 +1,7 @@
 import functools
 import inspect
 from pathlib import Path
+from shlex import quote
 
 from snakemake.logging import logger
 
@@ -100,12 +101,13 @@ def records(wildcards):
 
 
 def optional_records(wildcards, input):
-    return f"--records {input.records}" if input.records else ""
+    return f"--records {quote(input.records)}" if input.records else ""
 
 
 def optional_tables(wildcards, input):
     plan = f"--plan results/.plan/sweeps/{sweep.name}.json" if sweep.trains else ""
-    confirmed = f"--confirmed {input.confirmed}" if input.confirmed else ""
+    files = [input.confirmed] if isinstance(input.confirmed, str) else input.confirmed
+    confirmed = " ".join(["--confirmed", *map(quote, files)]) if files else ""
     return " ".join(filter(None, [optional_records(wildcards, input), plan, confirmed]))
 
 

@@ -15,8 +15,8 @@ rule compare_confirmation:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        predicted=sweep.predicted(),
+        predicted=lambda wildcards: sweep.predicted(),
         code=code_of("compare"),
     shell:
-        "python -m flops_fit compare --records {input.records} --predicted {params.predicted:q}"
+        "python -m flops_fit compare --records {input.records:q} --predicted {params.predicted:q}"
         " --name {wildcards.sweep} --out {output.json} --table {output.table} > {log} 2>&1"

@@ -22,9 +22,9 @@ rule fit_learning_rate:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        options=sweep.plot_options(),
+        options=lambda wildcards: sweep.plot_options(),
         code=code_of("rate"),
     shell:
-        "python -m flops_fit rate --runs {input.runs} --out {output.rule}"
+        "python -m flops_fit rate --runs {input.runs:q} --out {output.rule}"
         " --out-dir results/{wildcards.sweep}/plots --summary {output.summary} {params.options}"
         " > {log} 2>&1"

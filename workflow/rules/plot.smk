@@ -23,10 +23,10 @@ rule plot_law:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        options=sweep.plot_options(),
-        budgets=sweep.budget_options(),
+        options=lambda wildcards: sweep.plot_options(),
+        budgets=lambda wildcards: sweep.budget_options(),
         code=code_of("plot"),
         records=optional_records,
     shell:
-        "python -m flops_fit plot --runs {input.runs} {params.records} --fit {input.fit}"
+        "python -m flops_fit plot --runs {input.runs:q} {params.records} --fit {input.fit}"
         " --out-dir results/{wildcards.sweep}/plots {params.options} {params.budgets} > {log} 2>&1"

@@ -24,10 +24,10 @@ rule write_report:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        budgets=sweep.budget_options(),
+        budgets=lambda wildcards: sweep.budget_options(),
         code=code_of("report"),
         optional=optional_tables,
     shell:
-        "python -m flops_fit report --runs {input.runs} {params.optional} --fit {input.fit}"
+        "python -m flops_fit report --runs {input.runs:q} {params.optional} --fit {input.fit}"
         " --plots results/{wildcards.sweep}/plots --name {wildcards.sweep} {params.budgets}"
         " --out {output.html} --table {output.table} --summary {output.summary} > {log} 2>&1"

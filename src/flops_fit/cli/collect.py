@@ -20,12 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from flops_fit.store.collect import collect, write_results
+    from pathlib import Path
+
+    from flops_fit.store.collect import collect, note_tables, write_results
     from flops_fit.store.plan_file import read_plan
 
     plan = read_plan(args.plan)
     records = collect(plan, args.results, args.failed)
     write_results(records, plan["convention"], args.json, args.csv)
+    note_tables(args.results, Path(args.plan).stem, [args.json, args.csv])
     statuses = [record["status"] for record in records]
     counts = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
     print(f"wrote {args.json} and {args.csv}: {len(records)} runs, {counts}")

@@ -70,6 +70,11 @@ def data_plan_file(results: str | Path, data: str) -> Path:
     return plan_folder(results) / "data" / f"{data}.json"
 
 
+def tables_file(results: str | Path, sweep: str) -> Path:
+    """The contents of a sweep's tables, as `collect` wrote them."""
+    return plan_folder(results) / "tables" / f"{sweep}.json"
+
+
 def hashes_file(results: str | Path) -> Path:
     """Hashes of files that were read before, by their state."""
     return plan_folder(results) / "hashes.json"

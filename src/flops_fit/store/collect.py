@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.places import run_folder
+from flops_fit.experiment.places import hashes_file, run_folder, tables_file
 from flops_fit.files import read_json, write_atomic, write_json
+from flops_fit.plugins.data_files import FileHashes
 from flops_fit.store.records import RESULT, read_failure, read_record
 from flops_fit.store.verified import Verified, state_of
 
@@ -101,6 +102,25 @@ def write_results(records: list[dict], convention: str, json_path: str, csv_path
     writer.writerows(rows)
     write_json(json_path, records)
     write_atomic(csv_path, text.getvalue())
+
+
+def note_tables(results: str | Path, sweep: str, tables: Iterable[str]) -> None:
+    """Keep what the tables of a sweep hold, so that `edited_tables` notices an edit by hand."""
+    hashes = FileHashes(hashes_file(results))
+    digests = {str(Path(path)): hashes.of(Path(path)) for path in tables}
+    write_json(tables_file(results, sweep), {"format": 1, "sha256": digests})
+
+
+def edited_tables(results: str | Path, sweep: str) -> list[Path]:
+    """The tables of a sweep that are not as `collect` wrote them."""
+    try:
+        known = read_json(tables_file(results, sweep))["sha256"]
+        hashes = FileHashes(hashes_file(results))
+        edited = [p for p in map(Path, known) if p.exists() and hashes.of(p) != known[str(p)]]
+    except (FlopsFitError, KeyError, TypeError):  # not collected yet, or by an older version
+        return []
+    hashes.save()
+    return edited
 
 
 def read_results(path: str | Path) -> list[dict]:

@@ -146,8 +146,8 @@ def read_failure(folder: Path, identity_hash: str) -> str | None:
     return failure["reason"] if failure.get("hash") == identity_hash else None
 
 
-def set_aside(path: Path) -> Path:
-    """Move a corrupt file to ``NAME.corrupt``, so that nothing reads it and nothing is lost."""
-    corrupt = path.with_name(path.name + ".corrupt")
-    path.replace(corrupt)
-    return corrupt
+def set_aside(path: Path, why: str = "corrupt") -> Path:
+    """Move a file to ``NAME.corrupt`` (or another reason), so that nothing reads or loses it."""
+    aside = path.with_name(f"{path.name}.{why}")
+    path.replace(aside)
+    return aside
