@@ -2,8 +2,10 @@
 
 import gc
 import json
+import os
 import random
 import re
+import subprocess
 import threading
 from dataclasses import fields
 
@@ -15,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from flops_fit import FlopsFitError, find_optimal, trainer
 from flops_fit.data import as_data
 from flops_fit.experiment.options import TrainOptions
+from flops_fit.jobs.launch import launcher
 from flops_fit.plugins import content
 from flops_fit.training import local_identity
 
@@ -315,3 +318,34 @@ def test_a_checkpoint_of_an_interrupted_run_is_resumed_by_the_same_content_alone
             ask(**first, **often)
     assert ask(**other, **often)[:2] == (0, 1)
     assert (ask.records[0]["resumed_at_step"] > 0) == resumed
+
+
+@pytest.mark.seconds
+def test_processes_of_a_launched_script_train_together_even_where_their_objects_differ(tmp_path):
+    """Ranks that disagreed on what is new would wait for each other for ever, or train alone."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, sys, torch\n"
+        "from torch import nn\n"
+        "from flops_fit import find_optimal\n"
+        "RANK = int(os.environ['RANK'])\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(4, width)\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x) if RANK < 9 else x\n"
+        "data = torch.utils.data.TensorDataset(torch.ones(200, 4), torch.arange(200) % 4)\n"
+        "for _ in range(2):\n"
+        "    record = find_optimal(Net, 'width', dataset=data, loss_fn=nn.CrossEntropyLoss(),\n"
+        "                          compute_budgets=[1e5], sizes=[4], output_dir='out').records[0]\n"
+        "    with open(f'rank{RANK}.jsonl', 'a') as file:\n"
+        "        print(json.dumps([record['processes'], record['hash']]), file=file)\n"
+    )
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*launcher(2, 1, 0), script], env=environment, cwd=tmp_path, check=True, timeout=120
+    )
+    lines = [(tmp_path / f"rank{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
+    assert len({*lines[0], *lines[1]}) == 1
+    assert json.loads(lines[0][0])[0] == 2

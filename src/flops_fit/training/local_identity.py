@@ -241,8 +241,10 @@ def _first_items_digest(contents: Contents, stream: Any, name: str) -> tuple[str
 def _of_the_main_process(value: list) -> list:
     """``value`` as rank 0 has it: ranks that disagreed on what to train would wait for ever."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from accelerate import Accelerator
         from accelerate.utils import broadcast_object_list
 
+        Accelerator()  # sets up the processes as training does: on CPUs where the launcher says so
         return broadcast_object_list(value)
     return value
 
