@@ -158,6 +158,36 @@ CHANGED = {
     "a generator's seed": ("import numpy\nit = numpy.random.default_rng(1)", "rng(1)", "rng(2)"),
     "the kind of a number": ("it = {'a': 1}", "1", "True"),
 }  # fmt: skip
+AUTOGRAD = """
+import torch
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+it = Double.apply
+"""
+NORMED = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+it = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+"""
+CHANGED |= {
+    "an autograd function": (AUTOGRAD, "2 * gradient", "3 * gradient"),
+    "a parametrized module": (NORMED, "seed(0)", "seed(1)"),
+    "a regular expression": ("import re\nit = re.compile('a')", "'a'", "'b'"),
+    "a decorator's argument": ("import functools\ndef twice(k):\n    def wrap(f):\n        @functools.wraps(f)\n"
+                               "        def g(*a):\n            return k * f(*a)\n        return g\n    return wrap\n"
+                               "@twice(2)\ndef it(x):\n    return x", "twice(2)", "twice(3)"),
+    "one of several dispatched functions": ("import functools\n@functools.singledispatch\ndef it(x):\n    return 1\n"
+                                            "@it.register\ndef _(x: int):\n    return 2", "return 2", "return 3"),
+    "a compiled function": ("import torch\ndef f(x):\n    return x + 1\nit = torch.compile(f)", "x + 1", "x + 2"),
+    "a slotted dataclass": ("from dataclasses import dataclass\n@dataclass(slots=True)\nclass C:\n    a: int = 1\n"
+                            "    def copy(self):\n        return C()\nit = C()", "= 1", "= 2"),
+}  # fmt: skip
 EQUAL = {
     "the same cell": (MODEL, "", ""),
     "losses of the same cell": (LOSSES + "it = [Loss(1, Config()), Kind.SUM, closing_over(1)]", "", ""),
@@ -178,6 +208,10 @@ EQUAL = {
     "the order of a set": ("it = {'a', 'b', 'c'}", "'a', 'b', 'c'", "'c', 'b', 'a'"),
     "a view of the same numbers": ("import torch\nit = torch.arange(6)", "arange(6)", "arange(12)[::2] // 2"),
     "a copy in place of the same object": ("a = [[1], 2]\nit = [a, a]", "it = [a, a]", "it = [a, [[1], 2]]"),
+    "an autograd function made again": (AUTOGRAD, "", ""),
+    "a parametrized module made again": (NORMED, "", ""),
+    "a slotted dataclass made again": (CHANGED["a slotted dataclass"][0], "", ""),
+    "a compiled function made again": (CHANGED["a compiled function"][0], "", ""),
     "logging": ("import logging\nlog = logging.getLogger('a')\ndef it(x):\n    log.info(x)",
                 "log = ", "logging.getLogger('b')\nlog = "),
     "another length of a loop of objects": ("a = []\na.append(a)\nit = a", "a.append(a)", "a.append([a])"),

@@ -1,5 +1,6 @@
 """What Python objects consist of, one step deep: code, classes, instances, collections."""
 
+import copyreg
 import enum
 import functools
 import importlib
@@ -24,7 +25,8 @@ from flops_fit.plugins.origin import is_library
 from flops_fit.plugins.parts import ATOMS, Part, atom, mapping_part
 from flops_fit.plugins.randomness import generator_part
 
-NO_MEMBERS = {"__doc__", "__module__", "__qualname__", "__dict__", "__weakref__", "_abc_impl"}
+NO_MEMBERS = {"__doc__", "__module__", "__qualname__", "__dict__", "__weakref__", "_abc_impl",
+              "_autograd_function_id", "_backward_cls"}  # fmt: skip
 MEANT = {"__slots__", "__dataclass_fields__"}  # special members that decide, beside functions
 FUNCTIONS = (types.FunctionType, classmethod, staticmethod, property)
 C_MEMBERS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
@@ -265,9 +267,12 @@ def _instance(value: Any) -> Part | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reduced = value.__reduce_ex__(4)
+            reduce = copyreg.dispatch_table.get(type(value))
+            reduced = reduce(value) if reduce else value.__reduce_ex__(4)
     except Exception:  # each kind refuses in its own way
-        return None
+        if not _is_torch_module(value):  # which refuses where parametrizations made its class
+            return None
+        reduced = (NEW_OBJECT, (type(value),), vars(value))
     if isinstance(reduced, str):
         return Part(f"name {type(value).__module__}:{reduced}")
     made_by, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
@@ -279,6 +284,11 @@ def _instance(value: Any) -> Part | None:
     if pairs is not None:
         parts.append(("", mapping_part(pairs, "[{!r}]".format)))
     return Part("object", parts)
+
+
+def _is_torch_module(value: Any) -> bool:
+    nn = sys.modules.get("torch.nn")
+    return nn is not None and isinstance(value, nn.Module)
 
 
 def _state(value: Any, state: Any) -> Any:
