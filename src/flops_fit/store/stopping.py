@@ -4,11 +4,14 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
+import threading
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 RETRY_STATUS = 75  # EX_TEMPFAIL: stopped on request, work saved, try again
 LAUNCHER = "FLOPS_FIT_LAUNCHER"  # the variable that tells trainers their launcher's process id
+GRACE_SECONDS = 20.0  # SLURM and torchrun kill 30 s after they have asked
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -21,13 +24,19 @@ class StopRequest:
     """Whether a stop signal has arrived; the training loop looks at it between steps.
 
     A handler cannot save a model, so it only raises the flag. A second signal changes nothing:
-    the loop is already on its way out.
+    the loop is already on its way out. Where nobody looks at the flag within ``grace`` seconds (the
+    process waits for data, for another process, or in a loop without an end), the process ends with
+    `RETRY_STATUS`: its last checkpoint stays, and who asked does not have to kill it.
     """
 
-    def __init__(self):
+    def __init__(self, grace: float = GRACE_SECONDS):
         self.signal: str | None = None
+        self.grace = grace
+        self._seen = threading.Event()
 
     def __bool__(self) -> bool:
+        if self.signal is not None:
+            self._seen.set()
         return self.signal is not None
 
     def _handle(self, number, frame) -> None:
@@ -37,11 +46,40 @@ class StopRequest:
     def listening(self):
         """Install the handlers for the duration of a block."""
         previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        arrivals, ours = socket.socketpair()
+        ours.setblocking(False)
+        # Python's handlers wait for the main thread, which may itself wait: the byte does not
+        before = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(arrivals,), daemon=True).start()
         try:
             yield self
         finally:
+            signal.set_wakeup_fd(before)
+            self._seen.set()
+            ours.close()  # ends the thread
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def _watch(self, arrivals: socket.socket) -> None:
+        with arrivals:
+            while number := arrivals.recv(1):
+                if number[0] in STOP_SIGNALS and not self._seen.wait(self.grace):
+                    message = (
+                        f"flops-fit: stopped on {signal.Signals(number[0]).name} without saving: "
+                        f"the run waited for something else for {self.grace:g} s; its last checkpoint "
+                        "stays; to be resumed\n"
+                    )
+                    os.write(sys.stderr.fileno(), message.encode())
+                    os._exit(RETRY_STATUS)
+
+
+def _forget_wakeups() -> None:
+    """Let a forked child (a loader's worker) not report its signals as ours."""
+    with contextlib.suppress(ValueError):  # forked by another thread
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_forget_wakeups)
 
 
 def stop_with_parent(parent: int) -> None:
