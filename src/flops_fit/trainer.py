@@ -133,74 +133,74 @@ def train(
     if accelerator.is_main_process:
         log.info(run_line(name, accelerator.unwrap_model(model), params, per_item,
                           flops_per_token, options, accelerator))  # fmt: skip
-    bar = progress_bar(name, options, seen, accelerator)
     trackers = Trackers(accelerator, name, options.log_with)
     incoming = read_ahead(dataloader)
     model.train()
     switch_mode(optimizer, training=True)  # a checkpoint holds these weights, too
-    while seen < options.tokens:
-        asked = time.perf_counter()
-        micro_batches = list(itertools.islice(incoming, batches.micro_batches(position)))
-        data_seconds += time.perf_counter() - asked
+    with progress_bar(name, options, seen, accelerator) as bar:
+        while seen < options.tokens:
+            asked = time.perf_counter()
+            micro_batches = list(itertools.islice(incoming, batches.micro_batches(position)))
+            data_seconds += time.perf_counter() - asked
 
-        total, stopping, saving = agree(accelerator, micro_batches, bool(stop),
-                                        checkpoints.due())  # fmt: skip
-        if stopping or saving:
-            bad_step = curve.flush(accelerator, force=True)
+            total, stopping, saving = agree(accelerator, micro_batches, bool(stop),
+                                            checkpoints.due())  # fmt: skip
+            if stopping or saving:
+                bad_step = curve.flush(accelerator, force=True)
+                if bad_step is not None:
+                    break
+                seconds = saved["seconds"] + time.perf_counter() - loop_started
+                checkpoints.save({"step": step, "position": position, "seen": seen,
+                                  "seconds": seconds, "curve": curve.state()})  # fmt: skip
+                trackers.follow(curve)
+                if stopping:
+                    trackers.close()
+                    raise Stopped(f"{name}: stopped on {stop.signal or 'request'} at step {step}")
+            if total == 0:
+                raise FlopsFitError(
+                    f"dataset: no target of the global batch of step {step + 1} counts (all are "
+                    "ignored); allowed: batches with at least one"
+                )
+            if seen + total > options.tokens:
+                micro_batches = trim(accelerator, model, loss_fn, micro_batches, position,
+                                     options.tokens - seen)  # fmt: skip
+                total = options.tokens - seen
+
+            middle = (seen + total / 2) / options.tokens
+            factor = multiplier(middle, options.schedule)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+
+            share_of_loss = None
+            for i, (inputs, targets, counts) in enumerate(micro_batches):
+                last = i == len(micro_batches) - 1
+                with last_micro_batch_syncs(accelerator, model, last):
+                    # of the global batch: uneven shares stay exact
+                    share = int(counts.sum()) / total
+                    if not share:
+                        targets = tree_map_only(torch.Tensor, torch.zeros_like, targets)
+                    loss = loss_fn(call_model(model, inputs), targets)
+                    if share * accelerator.num_processes == 1.0:
+                        accelerator.backward(loss)
+                    else:  # DDP averages gradients over the processes
+                        accelerator.backward(loss * (share * accelerator.num_processes))
+                    weighted = loss.detach() if share == 1.0 else loss.detach() * share
+                    share_of_loss = weighted if share_of_loss is None else share_of_loss + weighted
+            if options.clip_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            step, seen = step + 1, seen + total
+            position += batches.step_items(position)
+            curve.add(share_of_loss, seen, options.learning_rate * factor)
+            bar.update(total)
+            bad_step = curve.flush(accelerator)
+            trackers.follow(curve)
             if bad_step is not None:
                 break
-            seconds = saved["seconds"] + time.perf_counter() - loop_started
-            checkpoints.save({"step": step, "position": position, "seen": seen,
-                              "seconds": seconds, "curve": curve.state()})  # fmt: skip
-            trackers.follow(curve)
-            if stopping:
-                trackers.close()
-                raise Stopped(f"{name}: stopped on {stop.signal or 'request'} at step {step}")
-        if total == 0:
-            raise FlopsFitError(
-                f"dataset: no target of the global batch of step {step + 1} counts (all are "
-                "ignored); allowed: batches with at least one"
-            )
-        if seen + total > options.tokens:
-            micro_batches = trim(accelerator, model, loss_fn, micro_batches, position,
-                                 options.tokens - seen)  # fmt: skip
-            total = options.tokens - seen
-
-        middle = (seen + total / 2) / options.tokens
-        factor = multiplier(middle, options.schedule)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
-
-        share_of_loss = None
-        for i, (inputs, targets, counts) in enumerate(micro_batches):
-            last = i == len(micro_batches) - 1
-            with last_micro_batch_syncs(accelerator, model, last):
-                share = int(counts.sum()) / total  # of the global batch: uneven shares stay exact
-                if not share:
-                    targets = tree_map_only(torch.Tensor, torch.zeros_like, targets)
-                loss = loss_fn(call_model(model, inputs), targets)
-                if share * accelerator.num_processes == 1.0:
-                    accelerator.backward(loss)
-                else:  # DDP averages gradients over the processes
-                    accelerator.backward(loss * (share * accelerator.num_processes))
-                weighted = loss.detach() if share == 1.0 else loss.detach() * share
-                share_of_loss = weighted if share_of_loss is None else share_of_loss + weighted
-        if options.clip_norm is not None:
-            accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-
-        step, seen = step + 1, seen + total
-        position += batches.step_items(position)
-        curve.add(share_of_loss, seen, options.learning_rate * factor)
-        bar.update(total)
-        bad_step = curve.flush(accelerator)
-        trackers.follow(curve)
-        if bad_step is not None:
-            break
     if bad_step is None:
         bad_step = curve.flush(accelerator, force=True)
-    bar.close()
     loop_seconds = time.perf_counter() - loop_started
 
     # Evaluation, after the schedule has ended

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from flops_fit.experiment.identity import changed_sources, read_spec
 from flops_fit.experiment.options import options_of
 from flops_fit.experiment.places import hashes_file, run_folder
 from flops_fit.experiment.used import late_uses, note_late, references_of
+from flops_fit.jobs.losses import AT_WORK, LOST
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.watch import Watch, watching
 from flops_fit.store.locks import run_lock
@@ -28,6 +30,9 @@ from flops_fit.store.records import (
 )
 from flops_fit.store.stopping import LAUNCHER, RETRY_STATUS, Stopped, StopRequest, stop_with_parent
 
+BACKEND_ERROR = re.compile(
+    r"gloo|NCCL|ProcessGroup|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE
+)
 OUT_OF_MEMORY = (
     "out of memory; set resources.micro_batch_items (gradients are then accumulated, the result "
     "stays the same), resources.activation_checkpointing, or ask for more memory"
@@ -65,6 +70,9 @@ def run(spec: dict, results: str, result: str, stop: StopRequest) -> int:
                     restore_run(folder, result)
                     return 0 if int(os.environ.get("WORLD_SIZE", 1)) == 1 else RETRY_STATUS
                 (folder / FAILURE).unlink(missing_ok=True)
+                (folder / AT_WORK).touch()
+                held.callback((folder / AT_WORK).unlink, missing_ok=True)
+                stop.before_exit.append(lambda: (folder / AT_WORK).unlink(missing_ok=True))
             record = train_spec(spec, results, stop)
             if main_process:
                 finish_run(folder, record, result)
@@ -77,9 +85,23 @@ def run(spec: dict, results: str, result: str, stop: StopRequest) -> int:
                 print(f"flops-fit: {name[0]}: {error}", file=sys.stderr)
             return 2
         except Exception as error:
+            if has_lost_another(error):
+                if note_failure(folder, *name, LOST):
+                    print(f"flops-fit: {name[0]}: {LOST}", file=sys.stderr)
+                return 1
             kind = f"{type(error).__name__}: {error}"
             note_failure(folder, *name, OUT_OF_MEMORY if is_out_of_memory(error) else kind)
             raise
+
+
+def has_lost_another(error: Exception) -> bool:
+    """Whether ``error`` is the backend's on losing another process, such as gloo's or NCCL's."""
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return False
+    backend = isinstance(error, torch.distributed.DistError)
+    return backend or bool(BACKEND_ERROR.search(str(error)))
 
 
 def is_out_of_memory(error: Exception) -> bool:

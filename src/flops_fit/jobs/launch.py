@@ -6,14 +6,16 @@ stays until the last trainer has ended, which may be after its launcher.
 
 import os
 import sys
+from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import run_folder
 from flops_fit.jobs.environment import accelerate_config, cleaned
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
+from flops_fit.jobs.losses import AT_WORK, KILLED, LOST
 from flops_fit.store.locks import run_lock
-from flops_fit.store.records import finished_before, restore_run
+from flops_fit.store.records import finished_before, note_failure, read_failure, restore_run
 from flops_fit.store.stopping import outlive
 
 
@@ -37,6 +39,7 @@ def launch(
     spec = read_spec(spec_path)
     folder = run_folder(results, spec["experiment_id"])
     with run_lock(folder):
+        (folder / AT_WORK).unlink(missing_ok=True)
         if finished_before(folder, spec["experiment_id"], spec["hash"]):
             restore_run(folder, result)
             print(f"{spec['experiment_id']}: finished before; restored from its record")
@@ -54,7 +57,21 @@ def launch(
     if gpus == 0:
         environment[USE_CPU] = "true"
     sys.stdout.flush()
-    sys.exit(outlive(command(spec_path, result, results, processes, threads, gpus), environment))
+    status = outlive(command(spec_path, result, results, processes, threads, gpus), environment)
+    if status:
+        report_loss(folder, spec["experiment_id"], spec["hash"])
+    sys.exit(status)
+
+
+def report_loss(folder: Path, experiment_id: str, experiment_hash: str) -> None:
+    """Say in words what a trainer could not say itself, or what its launcher's traceback has buried."""
+    at_work = folder / AT_WORK
+    if at_work.exists():
+        at_work.unlink()
+        note_failure(folder, experiment_id, experiment_hash, KILLED)
+    reason = read_failure(folder, experiment_hash)
+    if reason in (KILLED, LOST):
+        print(f"\nflops-fit: {experiment_id}: {reason}", file=sys.stderr)  # after a bar, perhaps
 
 
 def check_devices(processes: int, gpus: int) -> None:

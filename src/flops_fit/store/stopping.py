@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 RETRY_STATUS = 75  # EX_TEMPFAIL: stopped on request, work saved, try again
@@ -32,6 +33,7 @@ class StopRequest:
     def __init__(self, grace: float = GRACE_SECONDS):
         self.signal: str | None = None
         self.grace = grace
+        self.before_exit: list[Callable[[], object]] = []  # called where the grace has passed
         self._seen = threading.Event()
 
     def __bool__(self) -> bool:
@@ -69,6 +71,8 @@ class StopRequest:
                         f"the run waited for something else for {self.grace:g} s; its last checkpoint "
                         "stays; to be resumed\n"
                     )
+                    for tidy in self.before_exit:
+                        tidy()
                     os.write(sys.stderr.fileno(), message.encode())
                     os._exit(RETRY_STATUS)
 

@@ -1,7 +1,10 @@
 """Before any training: make the data's files once, and try one real batch."""
 
+import contextlib
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
@@ -11,6 +14,10 @@ from flops_fit.experiment.places import MANIFEST, hashes_file, spec_file
 from flops_fit.files import read_json, write_json
 from flops_fit.plugins.data_files import PACKAGE, FileHashes, find_path
 from flops_fit.plugins.resolve import add_search_paths, resolve
+from flops_fit.store.locks import LOCK, lock_if_free, run_lock
+
+UNFINISHED = ".prepare-"  # how folders of data that are being made begin
+FORGOTTEN_SECONDS = 3600.0  # after which one without a lock is taken for left behind
 
 
 def prepare_data(plan: dict, results: str) -> Path:
@@ -19,11 +26,12 @@ def prepare_data(plan: dict, results: str) -> Path:
     add_search_paths(spec["search_paths"])
     dataset, folder = spec["identity"]["dataset"], Path(spec["data_dir"])
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".prepare-") as temporary:
-        arguments = {"directory": temporary, "sources": located_sources(spec),
+    remove_unfinished(folder)
+    with unfinished_folder(folder.parent) as temporary:
+        arguments = {"directory": str(temporary), "sources": located_sources(spec),
                      **dataset["prepare_kwargs"]}  # fmt: skip
         call(resolve(dataset["prepare"]), dataset["prepare"], arguments)
-        made = sorted(p for p in Path(temporary).iterdir())
+        made = sorted(temporary.iterdir())
         if not made:
             raise FlopsFitError(f"dataset.prepare: {dataset['prepare']} wrote no file")
         for path in made:
@@ -41,6 +49,34 @@ def prepare_data(plan: dict, results: str) -> Path:
     write_json(folder / MANIFEST, manifest)
     hashes.save()
     return folder / MANIFEST
+
+
+@contextlib.contextmanager
+def unfinished_folder(parent: Path) -> Iterator[Path]:
+    """A folder below ``parent`` to make data in: locked while this process lives, removed at the end."""
+    outer = Path(tempfile.mkdtemp(dir=parent, prefix=UNFINISHED))
+    try:
+        with run_lock(outer):
+            made = outer / "made"
+            made.mkdir()
+            yield made
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a preparation that was killed has left in ``folder`` and beside it.
+
+    A process that lives holds the lock of its folder, on any machine that shares the disk; one
+    without a lock may be a moment old.
+    """
+    for left in folder.parent.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError), lock_if_free(left) as free:
+            old = time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS
+            if free and (old or (left / LOCK).exists()):
+                shutil.rmtree(left)
+    for half in folder.glob(f".{MANIFEST}.*"):  # see `write_atomic`
+        half.unlink(missing_ok=True)
 
 
 def located_sources(spec: dict) -> list[str]:
