@@ -22,12 +22,12 @@ def run(folder: Path, *arguments: str) -> str:
 
 def test_the_shipped_table_gives_an_answer_without_training(tmp_path):
     out = run(tmp_path, "--configfile", str(ROOT / "config" / "runs.yaml"))
-    fit = json.loads((tmp_path / "results/runs/fit.json").read_text())
+    fit = json.loads((tmp_path / "results/existing/fit.json").read_text())
     assert fit["data"]["n_runs"] == 50
     assert fit["parametric"]["a"] == pytest.approx(0.465, abs=0.002)
     assert {b["status"] for b in fit["isoflop"]["budgets"]} == {"bracketed"}
-    assert (tmp_path / "results/runs/report.html").exists()
-    drawn = pd.read_csv(tmp_path / "results/runs/plots/sensitivity.csv")
+    assert (tmp_path / "results/existing/report.html").exists()
+    drawn = pd.read_csv(tmp_path / "results/existing/plots/sensitivity.csv")
     assert set(drawn["flops"]) == {7.29e12, 7.29e13, 7.29e14}  # as the config asks
     assert not any(word in out for word in ("train_run", "prepare_data", "check_inputs"))
     again = run(tmp_path, "-n", "--configfile", str(ROOT / "config" / "runs.yaml"))

@@ -9,6 +9,11 @@ from flops_fit.errors import FlopsFitError
 
 LARGEST = sys.float_info.max
 DEEPEST = 50
+RESERVED = {  # names of folders below results that are no sweep's, whatever the letters' case
+    "runs": "the runs of all sweeps",
+    "data": "prepared data",
+    "local": "what find_optimal writes",
+}
 TRAINING_KEYS = ("model", "dataset", "budgets", "sizes")
 
 
@@ -106,12 +111,24 @@ def _allowed(error) -> str:
             return f"allowed: at most {value} entries"
         case "uniqueItems":
             return "allowed: each entry once"
+        case "maxLength":
+            return f"allowed: at most {value} characters"
         case "pattern":
             return "allowed: letters, digits, dot, dash and underscore, first a letter or digit"
     return error.message
 
 
+def _check_name(name: str) -> None:
+    held = RESERVED.get(name.lower())
+    if held:
+        raise FlopsFitError(
+            f"name: {name!r} is taken: results/{name.lower()} holds {held}; allowed: any name but "
+            f"{', '.join(RESERVED)}"
+        )
+
+
 def check_across_keys(config: dict) -> None:
+    _check_name(config["name"])
     if config.get("runs") is not None:
         given = [key for key in TRAINING_KEYS if key in config]
         if given:

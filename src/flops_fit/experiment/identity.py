@@ -4,6 +4,8 @@ Budgets, N, FLOPs, versions and machines are recorded but never part of it, so t
 sweeps share runs. No torch here: a dry run needs these on every start.
 """
 
+import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from flops_fit.files import canonical_hash, read_json
 from flops_fit.plugins.code import import_closure, source_fingerprint
 from flops_fit.plugins.data_files import FileHashes, file_arguments, source_identity
 from flops_fit.plugins.uses import Uses, changed_uses
+
+LONGEST_NAME = 180  # characters of an id before its hash; file systems allow 255 with what is added
+LONGEST_PART = 40  # of one that is longer
 
 
 def common_identity(config: dict, search_paths: Iterable[str], hashes: FileHashes) -> dict:
@@ -83,12 +88,21 @@ def experiment_identity(common: dict, fields: dict) -> dict:
 
 
 def experiment_id(identity: dict) -> str:
-    """A readable id that ends in the identity's hash, such as ``gpt-d_model96-D1.5e6-s0-3f2a9c1b``."""
+    """A readable id that ends in the identity's hash, such as ``gpt-d_model96-D1.5e6-s0-3f2a9c1b``.
+
+    It names files: letters beyond ASCII lose their accents or become underscores, and parts of an id
+    that would be longer than a file name are cut. The hash keeps such ids apart.
+    """
     model = identity["model"]
     name = model["factory"].rsplit(":", 1)[1].rsplit(".", 1)[-1].lower()
     size = f"{model['size_param']}{model['size']}"
     tokens = f"{identity['tokens']:.3g}".replace("e+0", "e").replace("e+", "e")
-    return f"{name}-{size}-D{tokens}-s{identity['seed']}-{canonical_hash(identity)[:8]}"
+    parts = [name, size, f"D{tokens}", f"s{identity['seed']}"]
+    if sum(map(len, parts)) > LONGEST_NAME:
+        parts = [part[:LONGEST_PART] for part in parts]
+    plain = unicodedata.normalize("NFKD", "-".join(parts))
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    return f"{re.sub(r'[^A-Za-z0-9._+-]+', '_', plain)}-{canonical_hash(identity)[:8]}"
 
 
 def data_folder(common: dict, results: str | Path) -> str | None:
