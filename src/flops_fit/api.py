@@ -1,7 +1,7 @@
 """The same path for notebooks and scripts: `find_optimal` plans, trains, fits and answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from torch import nn
 from flops_fit.constants import ANSWER_FACTORS
 from flops_fit.data import Data, as_data, first_item
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.exact import target_elements
 from flops_fit.files import canonical_hash, write_json
 from flops_fit.model_factory import create_model, create_on_meta, num_params
 from flops_fit.optimizer import adamw
-from flops_fit.plan.counting import ModelCount, count_sizes
+from flops_fit.plan.costs import Costs
+from flops_fit.plan.counting import ModelCount
+from flops_fit.plan.items import measure_items, stated_items
 from flops_fit.store.records import COMPLETED
 from flops_fit.sweep import COUNTED, SIX_ND, SweepPlan, flops_per_token, plan_sweep, window_sizes
 from flops_fit.trainer import TrainingRunner
@@ -108,24 +109,22 @@ def _plan(
     batch_size, learning_rate,
 ) -> SweepPlan:  # fmt: skip
     known: dict[Any, ModelCount] = {}
-    example, tokens_per_item = None, 0
+    costs = None
     if data is not None and loss_fn is not None:
-        example = first_item(data)
-        tokens_per_item = target_elements(example[1], loss_fn)
+        costs = _costs(model_cls, size_param, kwargs, data, loss_fn)
     elif convention == COUNTED:
         raise FlopsFitError("convention: 'counted' needs a dataset and a loss to count with")
 
     def count(wanted: Sequence) -> dict[Any, ModelCount]:
         new = [size for size in wanted if size not in known]
-        if new and example is not None:
-            known.update(
-                count_sizes(model_cls, size_param, new, kwargs, example, loss_fn, tokens_per_item)
-            )
+        if new and costs is not None:
+            known.update(costs.of(new))
         else:
             known.update({size: _count_params(model_cls, size_param, size, kwargs) for size in new})
         return known
 
-    batch_tokens = batch_size * (tokens_per_item or 1)
+    tokens_per_item = 1 if costs is None else costs.items.tokens
+    batch_tokens = batch_size * tokens_per_item
     if sizes is None:
         grid = _default_grid(
             model_cls, size_param, kwargs, budgets, count, convention, batch_tokens
@@ -133,11 +132,21 @@ def _plan(
     else:
         grid = {budget: list(sizes) for budget in budgets}
     count(sorted({size for values in grid.values() for size in values}))
-    return plan_sweep(
-        grid, known, tokens_per_item or 1, seeds=seeds, convention=convention,
+    plan = plan_sweep(
+        grid, known, tokens_per_item, seeds=seeds, convention=convention,
         batch_tokens=lambda **_: batch_tokens, learning_rate=lambda **_: learning_rate,
-        min_steps=MIN_STEPS, name=_name,
+        min_steps=MIN_STEPS, name=_name, in_batch=costs and costs.in_batch,
+        ignored=costs is not None and costs.items.ignored,
     )  # fmt: skip
+    return plan if costs is None else replace(plan, warnings=costs.warnings())
+
+
+def _costs(model_cls, size_param: str, kwargs: dict, data: Data, loss_fn: Callable) -> Costs:
+    """Costs on the items of ``data``; a stream that reads once is left to the training."""
+    example = first_item(data)
+    once = data.read_once
+    items = stated_items({}, example, loss_fn) if once else measure_items(data, loss_fn)
+    return Costs(model_cls, size_param, kwargs, loss_fn, example, items, data)
 
 
 def _default_grid(model_cls, size_param, kwargs, budgets, count, convention, batch_tokens) -> dict:

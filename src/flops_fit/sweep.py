@@ -111,6 +111,33 @@ class SweepPlan:
         )
 
 
+def spent_flops(record: Mapping[str, Any]) -> float:
+    """The FLOPs that a run really spent, as counted.
+
+    ``record``: ``tokens_seen`` and ``flops_per_token``; where the loss ignores targets or items differ
+    in length, ``input_positions`` and ``flops_per_position``, which then decide.
+    """
+    if record.get("flops_per_position") is None:
+        return record["flops_per_token"] * record["tokens_seen"]
+    return record["flops_per_position"] * record["input_positions"]
+
+
+def flops_of(planned: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of a run's positions and FLOPs; ``planned`` has the counts of its size.
+
+    Where positions decide, the FLOPs that were expected stand beside those that were spent.
+    """
+    tokens = outcome["tokens_seen"]
+    flops: dict[str, Any] = {
+        "flops_6nd": 6.0 * outcome["num_params"] * tokens,
+        "flops_counted": spent_flops({**planned, **outcome}),
+    }
+    if planned.get("flops_per_position") is not None:
+        flops["input_positions"] = outcome["input_positions"]
+        flops["flops_expected"] = planned["flops_per_token"] * tokens
+    return flops
+
+
 def flops_per_token(count, convention: str) -> float:
     """FLOPs per token of a `ModelCount` under a counting convention: counted, or 6 N."""
     return count.flops_per_token if convention == COUNTED else 6.0 * count.num_params
@@ -147,8 +174,9 @@ def plan_sweep(
     ``ignored``: whether items keep only a part of their targets, or differ in them;
     ``tokens_per_item`` is then a mean.
     """
-    experiments, skipped = [], []
-    taken: dict[str, float] = {}
+    experiments: list[Experiment] = []
+    skipped: list[Skipped] = []
+    taken: dict[tuple, float] = {}
     for budget, values in sizes.items():
         for size in values:
             cell = _cell(budget, size, counts[size], tokens_per_item, convention, batch_tokens,
@@ -159,13 +187,13 @@ def plan_sweep(
             for seed, factor in itertools.product(seeds, rate_factors):
                 rate = cell["learning_rate"] * factor
                 fields = {**cell, "seed": seed, "learning_rate": rate}
-                key = name(fields)
+                key = (size, cell["num_tokens"], cell["batch_items"], seed, rate)
                 if key in taken:
                     reason = f"the same experiment as at budget {taken[key]:g}: D rounds to equal"
                     skipped.append(Skipped(budget, size, reason))
                     continue
                 taken[key] = budget
-                experiments.append(Experiment(experiment_id=key, **fields))
+                experiments.append(Experiment(experiment_id=name(fields), **fields))
     return SweepPlan(experiments, skipped)
 
 

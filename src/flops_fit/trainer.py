@@ -10,7 +10,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,11 @@ from flops_fit.optimizer import adamw, as_one_optimizer, check_optimizer, switch
 from flops_fit.plan.devices import device_name, peak_flops, speed
 from flops_fit.plan.schedule import multiplier
 from flops_fit.store.stopping import Stopped, StopRequest
-from flops_fit.sweep import Experiment, SweepPlan
+from flops_fit.sweep import Experiment, SweepPlan, flops_of
 from flops_fit.training.batches import (
     BatchView,
     GlobalBatches,
+    InputPositions,
     heldout_loader,
     read_ahead,
     training_loader,
@@ -91,10 +91,11 @@ def train(
     # Data
     per_item = target_elements(first_item(data)[1], loss_fn)
     batches = GlobalBatches(
-        data.unique_items, options.batch_items, math.ceil(options.tokens / per_item), options.seed,
+        data.unique_items, options.batch_items,
+        options.expected_items or math.ceil(options.tokens / per_item), options.seed,
         accelerator.num_processes, options.micro_batch_items,
     )  # fmt: skip
-    check_amounts(options, batches, per_item)
+    check_amounts(options, batches)
     pinned = accelerator.device.type == "cuda"
     view = BatchView(data.train, data.collate, loss_fn, batches.total_items, options.max_epochs)
     dataloader = training_loader(view, batches, pinned, options.loader_workers)
@@ -107,7 +108,7 @@ def train(
     model = build_model()
     if options.activation_checkpointing:
         enable_activation_checkpointing(model)
-    if options.tokens % per_item:
+    if options.expected_items or options.tokens % per_item:
         check_partial_item(model, data, loss_fn, options.tokens, per_item)
     optimizer = as_one_optimizer(build_optimizer(model, options.learning_rate))
     check_optimizer(optimizer, model)
@@ -123,7 +124,8 @@ def train(
     # Where an earlier attempt stopped
     checkpoints = Checkpoints(checkpoint_folder, experiment_hash, accelerator,
                               options.checkpoint_minutes)  # fmt: skip
-    saved = checkpoints.restore() or {"step": 0, "position": 0, "seen": 0, "seconds": 0.0}
+    saved = checkpoints.restore() or {"step": 0, "position": 0, "seen": 0, "seconds": 0.0,
+                                      "input_positions": 0}  # fmt: skip
     curve = Curve(**saved.get("curve", {}))
     step, position, seen = saved["step"], saved["position"], saved["seen"]
     batches.start = position
@@ -131,10 +133,12 @@ def train(
     loop_started, data_seconds, bad_step = time.perf_counter(), 0.0, None
     start_up_seconds = loop_started - started
     if accelerator.is_main_process:
-        log.info(run_line(name, accelerator.unwrap_model(model), params, per_item,
-                          flops_per_token, options, accelerator))  # fmt: skip
+        log.info(run_line(name, accelerator.unwrap_model(model), params,
+                          options.tokens / batches.total_items, flops_per_token, options,
+                          accelerator))  # fmt: skip
     trackers = Trackers(accelerator, name, options.log_with)
-    incoming = read_ahead(dataloader)
+    inputs_seen = InputPositions(accelerator, saved["input_positions"])
+    incoming = inputs_seen.counted(read_ahead(dataloader))
     model.train()
     switch_mode(optimizer, training=True)  # a checkpoint holds these weights, too
     with progress_bar(name, options, seen, accelerator) as bar:
@@ -151,7 +155,8 @@ def train(
                     break
                 seconds = saved["seconds"] + time.perf_counter() - loop_started
                 checkpoints.save({"step": step, "position": position, "seen": seen,
-                                  "seconds": seconds, "curve": curve.state()})  # fmt: skip
+                                  "seconds": seconds, "curve": curve.state(),
+                                  "input_positions": inputs_seen.total()})  # fmt: skip
                 trackers.follow(curve)
                 if stopping:
                     trackers.close()
@@ -215,6 +220,7 @@ def train(
         "loss_curve": curve.until(bad_step if bad_step is not None else step).points(),
         "tokens_seen": seen,
         "steps_done": step,
+        "input_positions": inputs_seen.total(),
         "epochs": view.epochs(position),
         "num_params": params,
         "processes": accelerator.num_processes,
@@ -347,6 +353,7 @@ def _options(
         batch_items=batch_size or experiment.batch_items or 32,
         learning_rate=learning_rate or experiment.learning_rate or 1e-3,
         seed=experiment.seed,
+        expected_items=experiment.expected_items,
         **{"schedule": COSINE, **train_options},
     )
 
@@ -362,9 +369,7 @@ def _trained(
         data, loss_fn, optimizer, options,
         checkpoints, identity_hash, flops_per_token=experiment.flops_per_token,
     )  # fmt: skip
-    return {
-        **asdict(experiment),
-        **outcome, "flops_6nd": 6.0 * outcome["num_params"] * outcome["tokens_seen"],
-        "flops_counted": experiment.flops_per_token * outcome["tokens_seen"],
-        **speed(outcome, experiment.flops_per_token),
-    }  # fmt: skip
+    planned = experiment.fields()
+    flops = flops_of(planned, outcome)
+    del outcome["input_positions"]
+    return {**planned, **outcome, **flops, **speed(outcome, flops["flops_counted"])}

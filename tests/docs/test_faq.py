@@ -169,8 +169,8 @@ REASONS = {
     "fit/heldout.py": ("choose",),
     "fit/envelope.py": ("estimate_envelope",),
     "fit/estimators.py": ("path_through",),
-    "plan/warnings.py": ("_few_budgets", "_few_sizes", "_lopsided", "_off_centre", "_short", "_repeated", "_far"),
-    "plan/counting.py": ("_warn_of_ratio",),
+    "plan/warnings.py": ("_too_little", "_few_budgets", "_few_sizes", "_lopsided", "_off_centre", "_short", "_repeated", "_far"),
+    "plan/counting.py": ("ratio_warnings",),
 }  # fmt: skip
 
 

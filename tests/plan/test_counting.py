@@ -23,7 +23,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from flops_fit.errors import FlopsFitError
 from flops_fit.examples.gpt import GPT
 from flops_fit.plan import counting
-from flops_fit.plan.counting import count_model, count_sizes
+from flops_fit.plan.counting import count_model, count_sizes, ratio_warnings
 from flops_fit.plan.flop_tracker import FORMULAS
 
 V, T, d = 60, 32, 16  # vocabulary, sequence length, width; no two products of them are equal
@@ -215,7 +215,7 @@ def test_a_cnn_with_depthwise_and_strided_convolutions(wrap):
     count = count_image(wrap(cnn))
     assert count.params == count.params_nonembedding == 216 + 72 + 128 + 160
     assert count.flops_per_token == 4 * 216 * 64 + 6 * (72 * 64 + 128 * 16 + 160)
-    assert "6 N D is not this model's compute" in count.warnings[-1]
+    assert "6 N D is not this model's compute" in ratio_warnings({8: count}, "width")[0]
 
 
 def test_a_transposed_convolution_pays_for_each_input_position():
@@ -564,7 +564,7 @@ def test_experts_count_by_the_tokens_that_meet_them(experts, method):
     assert count.params == active + V * d
     assert count.params_total == E * 2 * d * WIDE + E * d + 2 * V * d
     assert count.flops_per_token == pytest.approx(6 * count.params, rel=1e-12)
-    assert "FLOPs per token are 0." in count.warnings[-1]
+    assert "FLOPs per token are 0." in ratio_warnings({8: count}, "width")[0]
 
 
 def test_experts_all_computed_are_all_active_and_a_pooled_head_stays_whole():
@@ -702,11 +702,13 @@ def test_a_cost_far_from_six_n_is_pointed_out(num_params, ratio):
 
     count = count_text(lambda: Sized(nn.Sequential(Attention(), MLP())))
     assert count.flops_per_token == 6 * (12 * d * d + V * d) + 12 * T * d == 30336
+    assert count.warnings == ()
     if ratio:
-        assert f"FLOPs per token are {ratio}" in count.warnings[0]
-        assert f"N = {num_params}" in count.warnings[0]
+        (warning,) = ratio_warnings({8: count}, "width")
+        assert warning.startswith(f"width=8: FLOPs per token are {ratio}")
+        assert f"N = {num_params}" in warning
     else:
-        assert count.warnings == ()
+        assert ratio_warnings({8: count}, "width") == []
 
 
 # ----------------------------------------------------------------------- what is refused

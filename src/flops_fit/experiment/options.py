@@ -19,6 +19,8 @@ class TrainOptions:
     - ``precision``: accelerate's mixed precision: no, bf16 or fp16.
     - ``deterministic``: torch's deterministic algorithms only.
     - ``evaluation_tokens``, ``evaluation_batch_items``: how much is held out, and its batch.
+    - ``expected_items``: how many items D is expected to take, where the loss ignores some targets or
+      items differ in them (None: D is whole items); no batch of the plan is cut before.
     - ``max_epochs``: passes over the data that are allowed (None: as many as D needs).
     - ``processes``: refused where another number runs (None: any). ``gpus``: refused where the job
       sees none, unless 0.
@@ -39,6 +41,7 @@ class TrainOptions:
     deterministic: bool = False
     evaluation_tokens: int = 65536
     evaluation_batch_items: int = 32
+    expected_items: int | None = None
     max_epochs: float | None = None
     processes: int | None = None
     gpus: int = 0
@@ -65,6 +68,7 @@ def options_of(spec: dict, processes: int | None = None, gpus: int = 0) -> Train
         deterministic=identity["deterministic"],
         evaluation_tokens=identity["evaluation"]["tokens"],
         evaluation_batch_items=identity["evaluation"]["batch_items"],
+        expected_items=identity.get("expected_items"),
         max_epochs=spec["max_epochs"],
         processes=processes,
         gpus=gpus,

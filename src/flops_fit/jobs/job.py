@@ -165,17 +165,18 @@ def used_late(spec: dict, watch: Watch, results: str | Path, hashes: FileHashes)
 def make_record(spec: dict, outcome: dict) -> dict:
     """The record: what the experiment is, what came out, what it cost, and where it ran."""
     from flops_fit.plan.devices import speed
+    from flops_fit.sweep import flops_of
 
-    counts, tokens = spec["counts"], outcome["tokens_seen"]
+    counts = spec["counts"]
+    flops = flops_of(counts, outcome)
     return {
         "experiment_id": spec["experiment_id"],
         "hash": spec["hash"],
         "identity": spec["identity"],
         **counts,
-        **outcome,
-        "flops_6nd": 6.0 * outcome["num_params"] * tokens,
-        "flops_counted": counts["flops_per_token"] * tokens,
-        **speed(outcome, counts["flops_per_token"]),
+        **{key: value for key, value in outcome.items() if key != "input_positions"},
+        **flops,
+        **speed(outcome, flops["flops_counted"]),
         "versions": versions(),
         "host": platform.node(),
     }

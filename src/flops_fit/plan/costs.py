@@ -6,23 +6,24 @@ there the planned batch is counted.
 """
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import default_collate
 
 from flops_fit.data import Data
 from flops_fit.experiment.exact import target_elements
-from flops_fit.plan.counting import ITEMS, ModelCount, count_sizes
+from flops_fit.model_factory import create_model
+from flops_fit.plan.counting import CPU_PARAMS, ITEMS, ModelCount, count_sizes, draws_when_evaluated
 from flops_fit.plan.items import (
     CHUNK,
     Items,
     batch_elements,
     batches,
-    fixed_draws,
+    looking,
     positions_of,
     positions_per_item,
 )
@@ -73,6 +74,16 @@ class Costs:
         self.coupled = self.coupled or (change > SAME_COST and not self._uneven)
         return count
 
+    def draws_when_evaluated(self) -> bool:
+        """Whether the smallest size that was counted, or the loss, draws at random in evaluation."""
+        size = min(size for size, _ in self._known)
+        small = self._known[size, 0].params_total <= CPU_PARAMS
+        batch = self._collate([self.example] * ITEMS)
+        return draws_when_evaluated(
+            lambda: create_model(self.model_cls, self.size_param, size, self.kwargs), batch,
+            self.loss_fn, ("meta", "cpu") if small else ("meta",),
+        )  # fmt: skip
+
     def warnings(self) -> list[str]:
         """What was assumed of the items, and of a loss that compares them."""
         if not self.coupled:
@@ -84,6 +95,10 @@ class Costs:
             "is no mean over items: its value depends on the batch, so compare runs of one batch size "
             "only, and do not split a batch (resources.micro_batch_items, resources.processes)",
         ]
+
+    @property
+    def _collate(self) -> Callable:
+        return default_collate if self.data is None else self.data.collate
 
     @property
     def _uneven(self) -> bool:
@@ -105,14 +120,13 @@ class Costs:
 
     def _count_example(self, sizes: Sequence, batch_items: int) -> dict[Any, ModelCount]:
         """Counts on copies of the example, per kept target."""
-        collate = default_collate if self.data is None else self.data.collate
         counts = count_sizes(
             self.model_cls, self.size_param, sizes, self.kwargs, self.example, self.loss_fn,
-            self.items.tokens, collate, batch_items,
+            self.items.tokens, self._collate, batch_items,
         )  # fmt: skip
         if self.items.ordinary:
             return counts
-        full = target_elements(torch.as_tensor(self.example[1]), self.loss_fn) / self.items.tokens
+        full = target_elements(self.example[1], self.loss_fn) / self.items.tokens
         longer = 1.0
         if self.data is None:
             longer = self.items.positions / positions_of(self.example[0])
@@ -131,14 +145,14 @@ class Costs:
     ) -> dict[Any, ModelCount]:
         """Counts on real batches of up to `SHAPES` shapes, per kept target."""
         positions = positions_per_item(data, batch_items)
-        with fixed_draws():
+        with looking():
             shapes = {positions_of(b[0]): b for b in batches(data, batch_items, 2 * SHAPES)}
         batch_flops, kept_bytes = dict.fromkeys(sizes, 0.0), dict.fromkeys(sizes, 0.0)
         counted = dict(list(shapes.items())[:SHAPES])
         for inputs, targets, items in counted.values():
             counts = count_sizes(
-                self.model_cls, self.size_param, sizes, self.kwargs, None, self.loss_fn, 1.0,
-                lambda _, batch=(inputs, targets): batch, items,
+                self.model_cls, self.size_param, sizes, self.kwargs, (inputs, targets),
+                self.loss_fn, 1.0, operator.itemgetter(0), items,
             )  # fmt: skip
             own = batch_elements(targets, self.loss_fn)
             for size, count in counts.items():

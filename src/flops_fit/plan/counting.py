@@ -30,6 +30,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import default_collate
 
@@ -151,6 +152,40 @@ def count_sizes(
     else:
         counts |= {size: count(size, "meta") for size in sizes if size not in counts}
     return {size: counts[size] for size in sizes}
+
+
+def draws_when_evaluated(
+    build: Callable[[], nn.Module],
+    batch: tuple[Any, Any],
+    loss_fn: Callable,
+    devices: Iterable[str],
+) -> bool:
+    """Whether a model or its loss draws random numbers in evaluation mode, as diffusion does.
+
+    Run on the first of ``devices`` (meta, cpu) where it runs; False where none does.
+    """
+    for device in devices:
+        draws = _Draws()
+        with contextlib.suppress(Exception), _reproducible(), _countable_kernels():
+            model = _build(build, device).eval()
+            inputs, targets = tree_map_only(torch.Tensor, mover(device), batch)
+            with torch.no_grad(), torch.device(device), draws:
+                loss_fn(call_model(model, inputs), targets)
+            return draws.seen
+    return False
+
+
+class _Draws(TorchDispatchMode):
+    """Notes whether an operator draws random numbers; attention only may, with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        self.seen |= random and "attention" not in func.name()
+        return func(*args, **(kwargs or {}))
 
 
 # ------------------------------------------------------------------------------- one pass

@@ -9,27 +9,31 @@ import contextlib
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
-from flops_fit.data import Data, first_item
+from flops_fit.data import Data, as_targets, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.exact import target_elements
 from flops_fit.loss import count_per_item
 from flops_fit.plugins.resolve import one_line
+from flops_fit.plugins.watch import unwatched
 
 FEW, MOST = 512, 65_536  # items that are looked at: where all are alike, and at most
 PRECISION = 0.005  # relative standard error of the means, where not all items are looked at
 TOLERANCE = 0.02  # by which what a plan expects of the data may differ from what they hold
+SECONDS = 20.0  # for which a stream is read to see whether it ends
+SAMPLE = 4096  # items that are kept of a stream that reads once
 CHUNK = 32  # items that are collated at a time
 BATCHES = 64  # of the planned size, whose positions are counted
 
-Batch = tuple[Any, torch.Tensor]
+Batch = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ def measure_items(data: Data, loss_fn: Callable) -> Items:
     exact = look.unique == len(look.kept)
     alike = look.alike(full)
     return Items(
-        tokens=full if alike else _rounded(np.mean(look.kept), exact),
-        positions=_rounded(np.mean(look.positions), look.level),
+        tokens=full if alike else _rounded(look.kept, exact),
+        positions=_rounded(look.positions, look.level),
         ignored=not alike,
         uneven=not look.level,
         looked_at=len(look.kept),
@@ -105,9 +109,42 @@ def measure_items(data: Data, loss_fn: Callable) -> Items:
     )
 
 
+class Kept(list):
+    """The first items of a stream that reads once; ``ended``: they are all of it."""
+
+    ended = False
+
+
+def kept_sample(data: Data) -> Data:
+    """The first items of a stream that reads once, as a list; any other data as they are."""
+    if not (data.is_stream and data.read_once):
+        return data
+    items = Kept(itertools.islice(iter(data.train), SAMPLE))
+    items.ended = len(items) < SAMPLE
+    return Data(cast(Any, items), data.heldout, data.collate)
+
+
+def stream_length(data: Data) -> int | None:
+    """How many items a stream holds, if it ends within `MOST` and `SECONDS`."""
+    started, count = time.monotonic(), 0
+    for count, _ in enumerate(_read(iter(data.train)), 1):
+        if count >= MOST or time.monotonic() - started > SECONDS:
+            return None
+    return count
+
+
+def leading_items(data: Data, count: int) -> list:
+    """The first ``count`` training items; only one of a stream that reads once."""
+    if data.read_once:
+        return [first_item(data)]
+    if not data.is_stream:
+        return [data.train[i] for i in range(min(count, _length(data)))]
+    return list(itertools.islice(iter(data.train), count))
+
+
 def stated_items(per_item: Mapping[str, float | None], example: Batch, loss_fn: Callable) -> Items:
     """What the config's ``dataset.per_item`` states, completed from the ``example`` item."""
-    full = target_elements(torch.as_tensor(example[1]), loss_fn)
+    full = target_elements(example[1], loss_fn)
     found = positions_of(example[0])
     tokens, positions = per_item.get("targets") or full, per_item.get("positions") or found
     return Items(
@@ -125,10 +162,10 @@ def known_amount(items: Items) -> dict[str, int | None]:
     return {"unique_items": unique, "unique_tokens": tokens}
 
 
-def batch_elements(targets: torch.Tensor, loss_fn: Callable) -> int:
+def batch_elements(targets: Any, loss_fn: Callable) -> int:
     """Target elements of a batch, ignored ones included unless the loss counts its own."""
     own = getattr(loss_fn, "count_targets", None)
-    return int(own(targets)) if own else targets.numel()
+    return int(own(targets)) if own else sum(leaf.numel() for leaf in tree_leaves(targets))
 
 
 def positions_of(inputs: Any) -> int:
@@ -136,7 +173,7 @@ def positions_of(inputs: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in tree_leaves(inputs) if hasattr(leaf, "shape"))
 
 
-def batches(data: Data, batch_items: int, count: int) -> Iterator[tuple[Any, torch.Tensor, int]]:
+def batches(data: Data, batch_items: int, count: int) -> Iterator[tuple[Any, Any, int]]:
     """Up to ``count`` batches of ``batch_items`` items, as ``(inputs, targets, items)``.
 
     They are shuffled, but of a stream the first ones; no batch holds more items than there are.
@@ -144,7 +181,7 @@ def batches(data: Data, batch_items: int, count: int) -> Iterator[tuple[Any, tor
     if data.is_stream:
         items = _read(iter(data.train))
     else:
-        order = np.random.default_rng(0).permutation(len(data.train))
+        order = np.random.default_rng(0).permutation(_length(data))
         batch_items = min(batch_items, len(order))
         items = _read(data.train[i] for i in itertools.cycle(order.tolist()))
     for _ in range(count):
@@ -156,7 +193,7 @@ def batches(data: Data, batch_items: int, count: int) -> Iterator[tuple[Any, tor
 def positions_per_item(data: Data, batch_items: int) -> float:
     """Mean positions of an item in batches of ``batch_items``, whose longest item sets the padding."""
     count = min(BATCHES, max(MOST // 8 // batch_items, 8))
-    with fixed_draws():
+    with looking():
         found = [(positions_of(inputs), items) for inputs, _, items in
                  batches(data, batch_items, count)]  # fmt: skip
     return sum(positions for positions, _ in found) / sum(items for _, items in found)
@@ -168,7 +205,10 @@ def check_items(data: Data, loss_fn: Callable, planned: Items, batch_items: int)
     ``planned.positions``: of an item in a batch of ``batch_items``. Raises `FlopsFitError` for a
     mean that is more than `TOLERANCE` off.
     """
+    data = kept_sample(data)
     items = measure_items(data, loss_fn)
+    if items.unique is None and not isinstance(data.train, Kept):
+        items = replace(items, unique=stream_length(data))
     positions = positions_per_item(data, batch_items) if items.uneven else items.positions
     for key, name, expected, found in (
         ("targets", "kept targets", planned.tokens, items.tokens),
@@ -184,11 +224,15 @@ def check_items(data: Data, loss_fn: Callable, planned: Items, batch_items: int)
 
 
 @contextlib.contextmanager
-def fixed_draws() -> Iterator[None]:
-    """Let torch, NumPy and Python draw the same numbers each time; the caller's state is restored."""
+def looking() -> Iterator[None]:
+    """Look at data without a trace: what an item draws is the same each time, and then as it was.
+
+    Files that items open here are not counted among those that the plug-ins use: what was looked at
+    must not be a part of an identity.
+    """
     states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), unwatched():
             torch.manual_seed(0)
             np.random.seed(0)
             random.seed(0)
@@ -215,17 +259,17 @@ class _Look:
         kept: list[int] = []
         positions: list[float] = []
         shapes: set[tuple] = set()
-        with fixed_draws():
+        with looking():
             for chunk in _chunks(data, count):
                 inputs, targets = _collated(data, chunk)
                 counts = count_per_item(targets, loss_fn).tolist()
                 kept += counts
                 positions.append(positions_of(inputs) / len(counts))
                 shapes |= {_shapes(item[0]) for item in chunk}
-        unique = data.unique_items
-        if data.is_stream and len(kept) < count:
+        unique = None if isinstance(data.train, Kept) else data.unique_items
+        if len(kept) < count and getattr(data.train, "ended", True):
             unique = len(kept)
-        return cls(kept, positions, shapes, count, unique, count < MOST and unique != len(kept))
+        return cls(kept, positions, shapes, count, unique, len(kept) == count < MOST)
 
     def alike(self, full: int) -> bool:
         """Whether every item keeps ``full`` targets, all that it has."""
@@ -247,7 +291,7 @@ def _chunks(data: Data, count: int) -> Iterator[list]:
     if data.is_stream:
         items = _read(itertools.islice(iter(data.train), count))
     else:
-        last = len(data.train) - 1
+        last = _length(data) - 1
         places = sorted({last * i // (count - 1) for i in range(count)})
         order = np.random.default_rng(0).permutation(len(places))
         items = _read(data.train[places[i]] for i in order)
@@ -265,6 +309,10 @@ def _read(items: Iterator[Any]) -> Iterator[Any]:
         raise FlopsFitError(f"dataset: an item cannot be read: {one_line(error)}") from error
 
 
+def _length(data: Data) -> int:
+    return len(cast(Sized, data.train))
+
+
 def _collated(data: Data, items: list) -> Batch:
     try:
         inputs, targets = data.collate(items)
@@ -273,7 +321,7 @@ def _collated(data: Data, items: list) -> Batch:
             f"dataset: items make no batch: {one_line(error)}; allowed: items of one shape, or a "
             "DataLoader whose collate_fn pads them"
         ) from error
-    return inputs, torch.as_tensor(targets)
+    return inputs, as_targets(targets)
 
 
 def _shapes(inputs: Any) -> tuple:
@@ -299,7 +347,8 @@ def _relative_error(values: list) -> float:
     return float(np.std(values)) / mean / math.sqrt(len(values)) if mean else math.inf
 
 
-def _rounded(mean: float, exact: bool) -> float:
+def _rounded(values: Sequence[float], exact: bool) -> float:
     """The mean in as many digits as it is worth, so that another machine finds the same."""
+    mean = float(np.mean(values))
     value = float(f"{mean:.8g}" if exact else f"{mean:.4g}")
     return int(value) if value.is_integer() else value

@@ -33,7 +33,13 @@ from flops_fit.experiment.used import (
 from flops_fit.files import canonical_hash, write_json
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.counting import ModelCount, ratio_warnings
-from flops_fit.plan.items import Items, known_amount, measure_items, stated_items
+from flops_fit.plan.items import (
+    Items,
+    kept_sample,
+    known_amount,
+    measure_items,
+    stated_items,
+)
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plan.rules import make_rule
 from flops_fit.plan.trial import optimizer_has_modes, try_plugins
@@ -65,6 +71,8 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
 
     if optimizer_has_modes(config, smallest):
         common = {**common, "optimizer": {**common["optimizer"], "modes": "train, eval"}}
+    if costs.draws_when_evaluated():  # the same draws for every run, which they were not always
+        common = {**common, "draws_when_evaluated": "fixed"}
     plan = plan_sweep(
         grid,
         counts,
@@ -147,7 +155,8 @@ def plan_data(dataset: dict) -> Data | None:
         return None
     factory = resolve(dataset["factory"])
     check_arguments(factory, dataset["factory"], dataset["kwargs"], "dataset.kwargs")
-    return as_data(call(factory, dataset["factory"], dataset["kwargs"]), dataset["factory"])
+    made = call(factory, dataset["factory"], dataset["kwargs"])
+    return kept_sample(as_data(made, dataset["factory"]))
 
 
 def _check_prepare(dataset: dict) -> None:

@@ -123,6 +123,17 @@ class Watch:
         return not any(path.is_relative_to(folder) for folder in _foreign_places())
 
 
+@contextlib.contextmanager
+def unwatched() -> Iterator[None]:
+    """Let no watch see what happens meanwhile."""
+    active = [*_active]
+    _active.clear()
+    try:
+        yield
+    finally:
+        _active[:] = active
+
+
 def _foreign_places() -> list[Path]:
     """Where files lie that are not the user's, unless a search path lies there too."""
     home = Path.home()

@@ -11,8 +11,10 @@ from flops_fit.files import read_json, write_atomic, write_json
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.store.records import RESULT, read_failure, read_record
 from flops_fit.store.verified import Verified, state_of
+from flops_fit.sweep import spent_flops
 
-COUNTS = ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token")
+COUNTS = ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token",
+          "flops_per_position")  # fmt: skip
 FAILED = "failed"
 
 
@@ -34,7 +36,7 @@ def collect(plan: dict, results: str | Path, failed: Iterable[str] = ()) -> list
 
 def _record(row: dict, results: str | Path, failed: bool, verified: Verified) -> dict:
     folder = run_folder(results, row["experiment_id"])
-    counts = {key: row[key] for key in COUNTS}
+    counts = {key: row[key] for key in COUNTS if key in row}
     planned = {"compute_budget": row["compute_budget"], "size_param_value": row["size_param_value"],
                "seed": row["seed"], "num_tokens": row["num_tokens"]}  # fmt: skip
     if failed:
@@ -49,7 +51,11 @@ def _record(row: dict, results: str | Path, failed: bool, verified: Verified) ->
             f"{folder / RESULT}: trained on {record['tokens_seen']} tokens, planned "
             f"{row['num_tokens']}"
         )
-    return {**record, **planned, **counts}
+    merged = {**record, **planned, **counts}
+    if "flops_per_position" in counts:  # what was spent for a token, not what was expected
+        merged["flops_counted"] = spent_flops(merged)
+        merged["flops_per_token"] = merged["flops_counted"] / merged["tokens_seen"]
+    return merged
 
 
 def run_table(records: list[dict], convention: str) -> list[dict]:
@@ -64,7 +70,7 @@ def run_table(records: list[dict], convention: str) -> list[dict]:
 def _row(record: dict, convention: str) -> dict:
     identity = record.get("identity", {})
     tokens = record.get("tokens_seen", record["num_tokens"])
-    counted = record["flops_per_token"] * tokens
+    counted = spent_flops(record) if "tokens_seen" in record else record["flops_per_token"] * tokens
     six_nd = 6.0 * record["num_params"] * tokens
     return {
         "run_id": record["experiment_id"],

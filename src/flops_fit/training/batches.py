@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import (
     DataLoader,
@@ -24,6 +25,7 @@ from torch.utils.data import (
 from flops_fit.data import BlockIndices, Data, one_item_batch
 from flops_fit.errors import FlopsFitError
 from flops_fit.loss import count_per_item
+from flops_fit.plan.items import positions_of
 
 READ_AHEAD, READ_AHEAD_BYTES = 16, 2**20  # batches, and what they may take together
 
@@ -218,6 +220,26 @@ class GlobalBatches:
             self._order = np.random.default_rng((self.seed, epoch)).permutation(self.items)
             self._epoch = epoch
         return self._order
+
+
+class InputPositions:
+    """Counts the input elements that a run works on, padding and ignored targets included."""
+
+    def __init__(self, accelerator: Accelerator, before: int = 0):
+        self.accelerator, self.before, self.here = accelerator, before, 0
+
+    def counted(self, batches: Iterable[tuple]) -> Iterator[tuple]:
+        """The same batches, counted as they are handed on."""
+        for batch in batches:
+            self.here += positions_of(batch[0])
+            yield batch
+
+    def total(self) -> int:
+        """Of all processes, from the start of the run; every process must ask."""
+        if self.accelerator.num_processes == 1:
+            return self.before + self.here
+        here = torch.tensor(self.here, device=self.accelerator.device)
+        return self.before + int(self.accelerator.reduce(here, reduction="sum").item())
 
 
 class HeldoutBatches:

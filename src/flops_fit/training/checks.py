@@ -11,10 +11,9 @@ from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from flops_fit.data import Data, as_targets, bytes_per_token, first_item
+from flops_fit.data import Data, as_targets, bytes_per_token
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
-from flops_fit.experiment.exact import target_elements
 from flops_fit.experiment.options import TrainOptions, options_of
 from flops_fit.loss import (
     adds_up,
@@ -24,6 +23,7 @@ from flops_fit.loss import (
 )
 from flops_fit.model_factory import call_model
 from flops_fit.optimizer import as_one_optimizer, check_optimizer
+from flops_fit.plan.items import Items, check_items, known_amount, leading_items
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plugins.resolve import add_search_paths, one_line
 from flops_fit.training.batches import GlobalBatches
@@ -34,6 +34,7 @@ STEP_ITEMS = (
 )
 DRAWS = 16  # of a loss that is random
 COMPARED = 8  # items whose loss is compared with those of their halves
+PARTIAL_ITEMS = 32  # a single one may keep no target at all
 SHARDING = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 
 
@@ -75,17 +76,18 @@ def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
         )
 
 
-def check_amounts(options: TrainOptions, batches: GlobalBatches, per_item: int) -> None:
+def check_amounts(options: TrainOptions, batches: GlobalBatches) -> None:
     """Refuse more passes over the data than ``max_epochs`` allows."""
     limit = options.max_epochs
     if limit is None or batches.items is None:
         return
-    most = int(limit * batches.items) * per_item
-    if options.tokens > most:
+    most = int(limit * batches.items)
+    if batches.total_items > most:
+        per_item = options.tokens / batches.total_items
         raise FlopsFitError(
-            f"tokens: D = {options.tokens} needs {options.tokens / per_item / batches.items:.3g} "
-            f"passes over {batches.items} items; allowed: {limit:g} passes, D up to {most}; "
-            f"{PLAN_HINT}"
+            f"tokens: D = {options.tokens} needs {batches.total_items / batches.items:.3g} "
+            f"passes over {batches.items} items; allowed: {limit:g} passes, D up to "
+            f"{int(most * per_item)}; {PLAN_HINT}"
         )
 
 
@@ -101,7 +103,7 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
 
 def check_partial_item(model: nn.Module, data: Data, loss_fn, tokens: int, per_item: int) -> None:
     """Refuse a D that ends inside an item, unless the loss can ignore the item's other targets."""
-    inputs, targets = data.collate([first_item(data)])
+    inputs, targets = data.collate(leading_items(data, PARTIAL_ITEMS))
     with torch.no_grad():
         masks = masks_targets(loss_fn, call_model(model, inputs), targets)
     if not masks:
@@ -125,13 +127,13 @@ def check_inputs(spec: dict, train: Callable[..., dict]) -> dict:
     identity = spec["identity"]
     data = load_data(spec)
     loss_fn = load_loss(identity["loss"]["function"])
-    reference, per_item = identity["dataset"]["factory"], spec["counts"]["tokens_per_item"]
-    _, targets = first_item(data)
-    found = target_elements(targets, loss_fn)
-    if found != per_item:
+    reference = identity["dataset"]["factory"]
+    planned = planned_items(spec)
+    items = check_items(reread(data, spec), loss_fn, planned, identity["batch_items"])
+    if planned.ordinary and items.ordinary and items.tokens != planned.tokens:
         raise FlopsFitError(
-            f"{reference}: an item has {found} target elements, the plan was made with {per_item}; "
-            "dataset.example must return an item of the same shape"
+            f"{reference}: an item has {items.tokens} target elements, the plan was made with "
+            f"{planned.tokens}; dataset.example must return an item of the same shape"
         )
     model = make_model(spec)
     check_batch(model, data, loss_fn, reference)
@@ -140,22 +142,30 @@ def check_inputs(spec: dict, train: Callable[..., dict]) -> dict:
     except TypeError as error:
         raise FlopsFitError(f"{identity['optimizer']['factory']}: {error}") from None
     check_optimizer(optimizer, model)
-    items = data.unique_items
-    if items is None:
-        items = items_of_short(reread(data, spec).train)
     notes = [*data.notes, *check_mean(model, reread(data, spec), loss_fn)]
-    take_two_steps(spec, reread(data, spec), loss_fn, per_item, train)
+    take_two_steps(spec, reread(data, spec), loss_fn, items.tokens, train)
     if data.read_once:
         notes.append(f"{reference}: is a generator, which can be read once; a run that needs more items "
                      "than it has will end in an error")  # fmt: skip
     return {
         "notes": notes,
         "read_once": data.read_once,
-        "unique_items": items,
-        "unique_tokens": None if items is None else items * per_item,
+        **known_amount(items),
         "heldout_items": None if data.is_stream else len(data.heldout),
         "bytes_per_token": bytes_per_token(data.train),
     }
+
+
+def planned_items(spec: dict) -> Items:
+    """What the plan of ``spec`` expects of an item."""
+    counts = spec["counts"]
+    tokens, per_position = counts["tokens_per_item"], counts.get("flops_per_position")
+    return Items(
+        tokens=tokens,
+        positions=tokens * counts["flops_per_token"] / per_position if per_position else 0,
+        ignored="expected_items" in spec["identity"],
+        uneven=per_position is not None,
+    )
 
 
 def reread(data: Data, spec: dict) -> Data:
@@ -163,21 +173,16 @@ def reread(data: Data, spec: dict) -> Data:
     return load_data(spec) if data.read_once else data
 
 
-def items_of_short(stream) -> int | None:
-    """Number of items of a stream that ends within `LOOKED_AT` of them, else None."""
-    count = sum(1 for _ in itertools.islice(iter(stream), LOOKED_AT + 1))
-    return count if count <= LOOKED_AT else None
-
-
 def take_two_steps(
-    spec: dict, data: Data, loss_fn: Callable, per_item: int, train: Callable[..., dict]
+    spec: dict, data: Data, loss_fn: Callable, per_item: float, train: Callable[..., dict]
 ) -> None:
     """Train two small batches as a job would, on the CPU, and evaluate one."""
     options = options_of(spec)
     items = min(options.batch_items, STEP_ITEMS, data.unique_items or STEP_ITEMS)
     options = replace(
-        options, tokens=2 * items * per_item, batch_items=items, max_epochs=None, progress=False,
-        evaluation_batch_items=items, evaluation_tokens=items * per_item, compile=False,
+        options, tokens=math.ceil(2 * items * per_item), batch_items=items, max_epochs=None,
+        expected_items=None if options.expected_items is None else 2 * items, progress=False,
+        evaluation_batch_items=items, evaluation_tokens=math.ceil(items * per_item), compile=False,
         log_with=None, precision="bf16" if options.precision == "bf16" else "no",
     )  # fmt: skip
     try:

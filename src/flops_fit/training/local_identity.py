@@ -184,7 +184,9 @@ def _listed(clauses: list[str]) -> str:
 
 def options_identity(options: TrainOptions) -> dict:
     """The options that decide a result."""
-    return {name: getattr(options, name) for name in DECISIVE}
+    expected = options.expected_items  # where targets are ignored
+    part = {} if expected is None else {"expected_items": expected}
+    return {name: getattr(options, name) for name in DECISIVE} | part
 
 
 def reference(thing: Any) -> str:

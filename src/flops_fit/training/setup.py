@@ -72,7 +72,7 @@ def run_line(
     name: str,
     model: nn.Module,
     params: int,
-    per_item: int,
+    per_item: float,
     flops_per_token: float,
     options: TrainOptions,
     accelerator: Accelerator,
@@ -81,7 +81,7 @@ def run_line(
 
     ``params`` is N, ``per_item`` the tokens of an item, ``flops_per_token`` as counted (0: unknown).
     """
-    tokens, batch_tokens = options.tokens, options.batch_items * per_item
+    tokens, batch_tokens = options.tokens, round(options.batch_items * per_item)
     steps = -(-tokens // batch_tokens)
     spent = ", ".join(
         f"{count} {phase}" for phase, count in phases(steps, options.schedule).items()
