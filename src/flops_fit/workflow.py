@@ -17,9 +17,6 @@ from pathlib import Path
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import (
-    check_plan_file,
-    data_plan_file,
-    plan_file,
     plan_folder,
     run_folder,
     spec_file,
@@ -27,7 +24,7 @@ from flops_fit.experiment.places import (
     sweep_plan_file,
 )
 from flops_fit.experiment.used import keep_late, references_of
-from flops_fit.files import canonical_hash, read_json, write_atomic
+from flops_fit.files import canonical_hash, read_json
 from flops_fit.jobs.gpu_locks import cpu_by_choice
 from flops_fit.jobs.launch import check_devices
 from flops_fit.jobs.progress import Progress
@@ -46,6 +43,7 @@ from flops_fit.plugins.code import import_closure, remembered_sources
 from flops_fit.plugins.data_files import find_path
 from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER
 from flops_fit.store.collect import edited_tables
+from flops_fit.store.plan_file import keep_plan
 from flops_fit.store.records import RECORD, RESULT, read_failure, read_record, set_aside
 from flops_fit.store.verified import Verified, state_of
 
@@ -118,8 +116,10 @@ class Sweep:
 
     @functools.cache  # noqa: B019 - one sweep lives as long as the process
     def rate(self, gpus: int) -> Rate:
-        """How fast one device trains this sweep."""
-        return rate_for(self.config["pricing"], gpus, self.config["precision"], RESULTS)
+        """How fast one device trains this sweep: without GPUs, whichever is named, a CPU thread."""
+        pricing = self.config["pricing"]
+        pricing = pricing if gpus else {**pricing, "device": None}
+        return rate_for(pricing, gpus, self.config["precision"], RESULTS)
 
     def summary(self) -> str:
         """The answer and where the rest lies, to be printed when everything is done."""
@@ -176,17 +176,8 @@ class PlannedSweep:
         return str(sweep_plan_file(RESULTS, self.config["name"])), RESULTS
 
     def keep(self) -> None:
-        """Write the plan where jobs look for it: under the sweep's, the check's and the data's name.
-
-        Sweeps share data and checks, whose jobs therefore know no sweep.
-        """
-        copies = [Path(self.kept[0]), check_plan_file(RESULTS, Path(self.plan["check"]).stem)]
-        if self.plan["data_dir"]:
-            copies.append(data_plan_file(RESULTS, Path(self.plan["data_dir"]).name))
-        content = plan_file(RESULTS, self.plan["fingerprint"]).read_bytes()
-        for copy in copies:
-            if not copy.exists() or copy.read_bytes() != content:
-                write_atomic(copy, content)
+        """Write the plan where jobs look for it."""
+        keep_plan(self.plan, self.config["name"], RESULTS)
 
     def set_broken_aside(self) -> None:
         """Move broken results and records aside, before Snakemake, which never looks into them."""

@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.config.complete import check_section
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
-    from flops_fit.plan.price import rate_for
+    from flops_fit.plan.price import priced_resources, rate_for
     from flops_fit.plan.table import format_plan, plan_csv, plan_rows, plan_summary, unique_tokens
     from flops_fit.plan.warnings import plan_warnings
-    from flops_fit.store.plan_file import read_plan
+    from flops_fit.store.plan_file import keep_plan, read_plan
 
     config = None
     if args.plan:
@@ -58,9 +58,11 @@ def run(args: argparse.Namespace) -> None:
         plan = plan_config(config, args.results, search_paths(args.search_path))
         budgets = args.budgets or config["answer"]["budgets"]
     check_section("answer", {"budgets": budgets})
+    kept = keep_plan(plan, config["name"], args.results) if config else None
     if args.measure:
         _measure(config, plan, args.results)
     pricing = _pricing(args, config)
+    plan = {**plan, "resources": priced_resources(pricing, plan["resources"])}
     rate = rate_for(pricing, plan["resources"]["gpus"], plan["precision"], args.results)
     rows = plan_rows(plan, rate, pricing["per_hour"], unique_tokens(plan))
     warnings = plan_warnings(plan, rows, budgets)
@@ -83,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
     print(format_plan(plan, rows, warnings, rate, currency))
     for path in filter(None, (args.out, args.page, args.figure, args.summary)):
         print(f"wrote {path}")
+    if kept:
+        print(f"wrote {kept}, for --plan of prepare, check and collect")
 
 
 def _pricing(args: argparse.Namespace, config: dict | None) -> dict:

@@ -107,6 +107,16 @@ def rate_for(pricing: Mapping, gpus: int, precision: str, results: str | Path) -
     return Rate(flops, step, f"a cautious guess for a {DEVICES[kind]}")
 
 
+def priced_resources(pricing: Mapping, resources: Mapping) -> dict:
+    """The resources that a price is for: a GPU for each process, where ``pricing`` names one.
+
+    A plan that trains on CPUs can then be priced for GPUs.
+    """
+    if pricing["device"] is None or resources["gpus"]:
+        return {**resources}
+    return {**resources, "gpus": resources["processes"]}
+
+
 def _measured(path: Path) -> Rate:
     try:
         rate = Rate(**read_json(path))

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import read_json
+from flops_fit.experiment.places import (
+    check_plan_file,
+    data_plan_file,
+    plan_file,
+    sweep_plan_file,
+)
+from flops_fit.files import read_json, write_atomic
 
 TEXT, NUMBER = (str,), (int, float)
 PLAN: Mapping[str, tuple] = {
@@ -43,6 +49,22 @@ def read_plan(path: str | Path, needed: Collection[str] = (*PLAN, *ROW)) -> dict
             "--config CONFIG` or `snakemake plan --cores 1`"
         )
     return plan
+
+
+def keep_plan(plan: dict, name: str, results: str | Path) -> Path:
+    """Copy the plan's file to where jobs look for it; returns the sweep's, under its ``name``.
+
+    The others are named by the check and by the data: sweeps share these, whose jobs therefore know
+    no sweep.
+    """
+    copies = [sweep_plan_file(results, name), check_plan_file(results, Path(plan["check"]).stem)]
+    if plan["data_dir"]:
+        copies.append(data_plan_file(results, Path(plan["data_dir"]).name))
+    content = plan_file(results, plan["fingerprint"]).read_bytes()
+    for copy in copies:
+        if not copy.exists() or copy.read_bytes() != content:
+            write_atomic(copy, content)
+    return copies[0]
 
 
 def _wrong(value: Any, kinds: Mapping[str, tuple]) -> str:
