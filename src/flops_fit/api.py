@@ -135,7 +135,7 @@ def _plan(
     plan = plan_sweep(
         grid, known, tokens_per_item, seeds=seeds, convention=convention,
         batch_tokens=lambda **_: batch_tokens, learning_rate=lambda **_: learning_rate,
-        min_steps=MIN_STEPS, name=_name, in_batch=costs and costs.in_batch,
+        min_steps=MIN_STEPS, name=_name, in_batch=None if costs is None else costs.in_batch,
         ignored=costs is not None and costs.items.ignored,
     )  # fmt: skip
     return plan if costs is None else replace(plan, warnings=costs.warnings())
