@@ -6,10 +6,16 @@ message to the same log, so that its line is in the terminal, the log file and w
 is on.
 """
 
+from __future__ import annotations
+
 import logging
+from typing import TYPE_CHECKING
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+
+if TYPE_CHECKING:
+    from flops_fit.jobs.progress import Reporter
 
 # Of messages by which the workflow names the sweep that it has planned: the file of the plan, the
 # folder of the results.
@@ -27,7 +33,7 @@ class LogHandler(LogHandlerBase):
     needs_rulegraph = False
 
     def __post_init__(self) -> None:
-        self.reporter = None
+        self.reporter: Reporter | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
