@@ -46,7 +46,7 @@ def is_sound(done) -> bool:
     return "Using workflow specific profile" in done.output
 
 
-@pytest.mark.parametrize("snakefile", [(), *(("-s", path) for path in PATHS)])
+@pytest.mark.parametrize("snakefile", [(), ("-s", "workflow/Snakefile")])
 def test_from_the_checkout(project, snakefile):
     work = ["--directory", str(project.work), "--configfile", str(project.work / "sweep.yaml")]
     assert is_sound(dry_run(project, *snakefile, *work, cwd=project.checkout))

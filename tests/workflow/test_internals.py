@@ -90,22 +90,22 @@ def test_a_run_by_hand_is_seen_as_it_was_asked_for(tmp_path):
     }
 
 
-def test_triggers_a_real_run_and_no_resources_are_seen_too(tmp_path):
-    first, *_ = seen(tmp_path, "a.txt", "--rerun-triggers", "mtime", "params", "input")
-    assert not first["dry"]
-    assert not first["rewording"]
-    assert first["asked"] == []
-    assert first["gpu"] is first["gres"] is None
-    assert first["checkout"] == os.path.normpath(tmp_path / "../..")
-
-
 def test_a_job_s_own_snakemake_is_not_taken_for_the_user_s(tmp_path):
     first, *_ = seen(tmp_path, "--mode", "remote", "--target-jobs", "a:", "--local-groupid", "1")
     assert not first["main"]
 
 
-def test_a_module_knows_its_rules_names_outside(tmp_path):
-    first, *_ = seen(tmp_path, "-n", "a.txt", "--set-resources", "inner_a:gpu=1",
-                     snakefile="outer.smk")  # fmt: skip
-    assert first["outside"] == "inner_a"
-    assert first["gpu"] == "1"
+def test_a_real_run_as_a_module_by_our_triggers_is_seen_too(tmp_path):
+    options = ["--rerun-triggers", "mtime", "params", "input", "--set-resources", "inner_a:gpu=1"]
+    first, *_ = seen(tmp_path, "a.txt", *options, snakefile="outer.smk")
+    assert first == {
+        "checkout": os.path.normpath(tmp_path / "../.."),
+        "config_files": [],
+        "main": True,
+        "dry": False,
+        "rewording": False,
+        "asked": [],
+        "outside": "inner_a",
+        "gpu": "1",
+        "gres": None,
+    }

@@ -10,8 +10,9 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
-from project import CELLS, RESTORED, SWEEP, TABLES, label, points, restored, sizes
+from project import CELLS, RESTORED, SWEEP, TABLES, WORK, label, points, restored, sizes
 
 pytestmark = pytest.mark.staleness
 
@@ -297,6 +298,8 @@ def test_a_run_that_outlives_a_killed_snakemake_is_restored_and_not_repeated(pro
     project.configure(sizes=sizes(large=(4, 8, 12, 16)))
     with start(project, *TABLES, SECONDS_PER_ITEM="0.02") as snakemake:
         wait_for(lambda: any(project.runs.glob("*width12*/.lock")), snakemake)
+        outlive = psutil.Process(snakemake.pid).children(recursive=True)
+        assert all(WORK.search(" ".join(process.cmdline())) for process in outlive)
         snakemake.send_signal(signal.SIGKILL)
         snakemake.stdout.close()
     folder = project.run_folder("width12-D416-s0")
