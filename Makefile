@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-slow test-docs test-slurm test-faults coverage lint clean
+.PHONY: demo test test-fast test-slow test-docs test-slurm test-faults fuzz coverage lint clean
 demo: $(READY)
 	$(BIN)/snakemake --cores all
 
@@ -22,6 +22,10 @@ test-slow: $(READY)
 # Every command of the documentation, as it stands there.
 test-docs: $(READY)
 	$(BIN)/python -m pytest -m docs
+
+# Random tables of runs through fit, predict, plot and report: no traceback, no hang; minutes.
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_tables.py
 
 # Installs and starts a SLURM of its own on this machine, as root; refuses where one is configured.
 test-slurm: $(READY)

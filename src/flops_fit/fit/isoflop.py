@@ -16,6 +16,8 @@ FEWEST_SIZES = 4  # three unknowns of a parabola and one to test it
 GAMMAS = np.geomspace(0.01, 1.0, 60)
 STATUSES = ("bracketed", "at_edge", "no_minimum", "too_few_points")
 
+MOST_WIDTH = 1e9  # of a parabola in ln N, over L* - E
+
 
 @dataclass(frozen=True)
 class Minima:
@@ -55,6 +57,8 @@ def parabola_minimum(
     """
     weight = np.atleast_2d(weight)
     loss = np.broadcast_to(np.atleast_2d(loss), weight.shape)
+    unused = ~weight.any(axis=1)  # every run left out: the lowest is given, as of too few points
+    weight = np.where(unused[:, None], 1.0, weight)
     centre = float(x.mean())
     sizes, mean, total = _size_means(x, loss, weight)
     present = total > 0
@@ -84,7 +88,7 @@ def parabola_minimum(
     inside = (log_n > sizes[first]) & (log_n < sizes[last]) & (lowest > first) & (lowest < last)
     status = np.where(inside, 0, 1)
     status = np.where(curved, status, 2)
-    status = np.where(present.sum(axis=1) >= fewest, status, 3)
+    status = np.where((present.sum(axis=1) >= fewest) & ~unused, status, 3)
     rows = np.arange(len(weight))
     log_n = np.where(status == 0, log_n, sizes[lowest])
     at = np.where(status == 0, at_vertex, mean[rows, lowest])
@@ -173,6 +177,7 @@ def path_law(
     slope = np.where(spread > 1e-12, slope, 0.0)
     law = loss_law(log_c, loss, weight)
     above = np.exp(law[:, 1:2] - law[:, 2:3] * log_c[None])
-    share = np.maximum(curvature, 1e-12) / above
+    share = np.clip(curvature, 1e-12, None) / np.maximum(above, 1e-300)
+    share = np.minimum(share, MOST_WIDTH)  # L* - E of a law that is none may be nothing
     width = (weight * share).sum(axis=1) / mass
     return PathLaw(np.column_stack([mean_n - slope * mean_c, slope, law, width]))

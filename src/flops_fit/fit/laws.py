@@ -14,6 +14,16 @@ GRID = np.linspace(-3.0, 3.0, 121)  # ln N around the closed form, to bracket th
 BISECTIONS = 50
 MOST_WASTE = 1e6  # a factor in C beyond which nothing is looked for
 SLOPE_STEP = 0.01  # ln C
+MOST_LN = 300.0  # of ln N*: laws that bend nowhere put it anywhere, and e^709 is no float any more
+
+
+def _exp(power: np.ndarray) -> np.ndarray:
+    """e^power, finite even for a law that is none."""
+    return np.exp(np.minimum(power, 2 * MOST_LN))
+
+
+def _bounded(log_n: np.ndarray) -> np.ndarray:
+    return np.clip(log_n, -MOST_LN, MOST_LN)
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,7 @@ class SurfaceLaw:
     def loss(self, log_n: np.ndarray, log_d: np.ndarray) -> np.ndarray:
         """L at ln N, ln D; they broadcast against (R,)."""
         e, ln_a, ln_b, alpha, beta = self.values.T
-        return e + np.exp(ln_a - alpha * log_n) + np.exp(ln_b - beta * log_d)
+        return e + _exp(ln_a - alpha * log_n) + _exp(ln_b - beta * log_d)
 
     def exponent(self) -> np.ndarray:
         """a = beta / (alpha + beta) of (R,): N* ~ C^a where f is proportional to N."""
@@ -43,7 +53,7 @@ class SurfaceLaw:
         """ln N* and L* of (R,) at ln C, the minimum of L over N with D = C / f(N)."""
         _, ln_a, ln_b, alpha, beta = self.values.T
         start = np.log(alpha / beta) + ln_a - ln_b + beta * (log_c - np.log(cost.factor))
-        log_n = start / (alpha + beta)
+        log_n = _bounded(start / (alpha + beta))
         if cost.params:
             grid = log_n + GRID[:, None]
             best = np.argmin(self.loss(grid, cost.log_tokens(grid, log_c)), axis=0)
@@ -79,7 +89,7 @@ class SurfaceLaw:
                 middle = (near + far) / 2
                 inside = self.loss(middle, cost.log_tokens(middle, more)) < target
                 near, far = np.where(inside, middle, near), np.where(inside, far, middle)
-            ends.append((near + far) / 2)
+            ends.append(_bounded((near + far) / 2))
         return ends[0], ends[1]
 
     def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
@@ -94,7 +104,7 @@ class SurfaceLaw:
         ln D follows in closed form from B / D^beta = L* - E - A / N^alpha.
         """
         e, ln_a, ln_b, alpha, beta = self.values.T
-        room = self.optimum(log_c, cost)[1] - e - np.exp(ln_a - alpha * log_n)
+        room = self.optimum(log_c, cost)[1] - e - _exp(ln_a - alpha * log_n)
         log_d = (ln_b - np.log(np.where(room > 0, room, 1.0))) / beta
         more = np.maximum(log_d + cost.log_flops_per_token(log_n) - log_c, 0.0)
         within = (room > 0) & (more < np.log(MOST_WASTE))
@@ -119,7 +129,7 @@ class PathLaw:
     def optimum(self, log_c: float, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
         """ln N* and L* of (R,) at ln C; the cost model plays no part in either."""
         u, a, e, ln_k, gamma, _ = self.values.T
-        return u + a * log_c, e + np.exp(ln_k - gamma * log_c)
+        return _bounded(u + a * log_c), e + _exp(ln_k - gamma * log_c)
 
     def slope(self, log_c: float, cost: Cost) -> np.ndarray:
         """d ln N* / d ln C of (R,): a everywhere."""
@@ -132,7 +142,7 @@ class PathLaw:
         centre = self.optimum(more, cost)[0]
         half = np.sqrt(np.expm1(gamma * np.log1p(share)) / np.maximum(width, 1e-12))
         log_n = self.optimum(log_c, cost)[0]
-        return np.minimum(centre - half, log_n), np.maximum(centre + half, log_n)
+        return _bounded(np.minimum(centre - half, log_n)), _bounded(np.maximum(centre + half, log_n))
 
     def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
         """L of (R,) where C is spent on a model of ln N, by the parabola around the optimum."""

@@ -119,7 +119,8 @@ def _nonnegative(gram: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nd
     solution = np.zeros_like(right)
     for support in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):
         g = gram[..., support, :][..., :, support]
-        g = g + 1e-14 * np.trace(g, axis1=-2, axis2=-1)[..., None, None] * np.eye(len(support))
+        ridge = 1e-14 * np.trace(g, axis1=-2, axis2=-1) + np.finfo(float).tiny
+        g = g + ridge[..., None, None] * np.eye(len(support))
         c = np.linalg.solve(g, right[..., support, None])[..., 0]
         value = -np.einsum("...i,...i->...", right[..., support], c)
         take = (c >= 0).all(axis=-1) & (value < best)

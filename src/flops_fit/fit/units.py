@@ -32,7 +32,7 @@ def check_cost(frame: pd.DataFrame, source: str, names: dict[str, str], derived:
         _check_share(frame, source, names)
         return
     for cost in ("flops", "budget"):
-        if cost not in names:
+        if cost not in names or cost not in frame:
             continue
         ratio = frame[cost] / (frame["params"] * frame["tokens"])
         off = (ratio < LOWEST) | (ratio > HIGHEST)

@@ -91,12 +91,14 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     ax.set(xscale="log", yscale="log", xlim=(n.min(), n.max()), ylim=(d.min(), d.max()))
     measured = parts["run"]["loss"]
     low = float(min(measured.min(), parts["frontier"]["loss"].min()))
-    levels = np.unique(np.round(np.geomspace(low, float(measured.max()), LEVELS), 2))
+    levels = _levels(low, float(measured.max()))
     drawn: dict[str, Any] = {"levels": levels, "zorder": 0}
     ax.contourf(n, d, loss, cmap=NEUTRAL.reversed(), norm=LogNorm(levels[0], levels[-1]),
                 extend="both", **drawn)  # fmt: skip
     lines = ax.contour(n, d, loss, colors=CONTOUR, linewidths=0.6, **drawn)
-    ax.clabel(lines, fmt=lambda v: f"{v:.2f}", fontsize=8, colors=MUTED, inline_spacing=3)
+    two_decimals = np.allclose(levels, np.round(levels, 2), rtol=0, atol=1e-12)
+    write = "{:.2f}" if two_decimals else "{:.3g}"
+    ax.clabel(lines, fmt=write.format, fontsize=8, colors=MUTED, inline_spacing=3)
     ax.contourf(n, d, beyond, levels=[1, np.inf], colors="white", alpha=0.55, zorder=1)
     _draw_lines(ax, parts, colours)
     runs = parts["run"]
@@ -118,6 +120,15 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     log_axis(ax.xaxis, tick_count)
     log_axis(ax.yaxis, tick_count)
     return ax
+
+
+def _levels(low: float, high: float) -> np.ndarray:
+    """Losses of the contours: with two decimals, but for losses too small or too close for that."""
+    low, high = min(low, high), max(low, high)
+    levels = np.unique(np.round(np.geomspace(low, high, LEVELS), 2))
+    if len(levels) > 1 and levels[0] > 0:
+        return levels
+    return np.geomspace(low, max(high, 1.01 * low), LEVELS)
 
 
 def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:

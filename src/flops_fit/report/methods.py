@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flops_fit import __version__
+from flops_fit.files import canonical_hash
 from flops_fit.notation import count_text, flops_text, unit_text
 
 FORMS = {
@@ -191,10 +192,7 @@ def _origin_rows(trained: list[dict], plan: dict | None, files: Mapping) -> list
         )
         versions[package] = ", ".join(found)
     hardware = Counter(f"{r['processes']} x {r.get('device_name') or r['device']}" for r in trained)
-    hashes = [
-        f"{name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}"
-        for name, path in files.items()
-    ]
+    hashes = [f"{name} {_hash_of(Path(path))[:16]}" for name, path in files.items()]
     plans = [f"plan {plan['fingerprint'][:16]}"] if plan else []
     return [
         ("Hardware", ", ".join(f"{h} ({n} runs)" for h, n in hardware.items()) or UNKNOWN),
@@ -202,6 +200,14 @@ def _origin_rows(trained: list[dict], plan: dict | None, files: Mapping) -> list
         ("Commit", working_commit() or "the working directory is no git checkout"),
         ("Hashes (sha256)", ", ".join([*plans, *hashes]) or "none"),
     ]
+
+
+def _hash_of(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder's files."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    inside = {str(p.relative_to(path)): p for p in sorted(path.rglob("*")) if p.is_file()}
+    return canonical_hash({name: _hash_of(file) for name, file in inside.items()})
 
 
 def methods_paragraph(fit: dict, rows: Iterable[tuple[str, str]]) -> str:
