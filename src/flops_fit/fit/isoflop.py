@@ -57,7 +57,9 @@ def parabola_minimum(
     """
     weight = np.atleast_2d(weight)
     loss = np.broadcast_to(np.atleast_2d(loss), weight.shape)
-    unused = ~weight.any(axis=1)  # every run left out: the lowest is given, as of too few points
+    unused = np.asarray(
+        weight.sum(axis=1) == 0
+    )  # every run left out: the lowest is given, as of too few points
     weight = np.where(unused[:, None], 1.0, weight)
     centre = float(x.mean())
     sizes, mean, total = _size_means(x, loss, weight)

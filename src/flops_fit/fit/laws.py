@@ -142,7 +142,9 @@ class PathLaw:
         centre = self.optimum(more, cost)[0]
         half = np.sqrt(np.expm1(gamma * np.log1p(share)) / np.maximum(width, 1e-12))
         log_n = self.optimum(log_c, cost)[0]
-        return _bounded(np.minimum(centre - half, log_n)), _bounded(np.maximum(centre + half, log_n))
+        return _bounded(np.minimum(centre - half, log_n)), _bounded(
+            np.maximum(centre + half, log_n)
+        )
 
     def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
         """L of (R,) where C is spent on a model of ln N, by the parabola around the optimum."""
