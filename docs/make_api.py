@@ -34,7 +34,7 @@ SECTIONS = {
     "Planning": (
         "",
         ["sweep:plan_sweep", "sweep:Experiment", "sweep:Skipped", "sweep:SweepPlan",
-         "sweep:window_sizes", "plan.counting:count_sizes", "plan.counting:ModelCount"],
+         "sweep:window_sizes", "plan.counting:count_sizes", "plan.one_pass:ModelCount"],
     ),
     "Training": (
         "",
@@ -52,8 +52,8 @@ SECTIONS = {
     ),
     "Before and after a sweep": (
         "Playing a plan on a known law, and testing a prediction ([rounds](rounds.md)).",
-        ["rounds.simulate:simulate", "rounds.simulate:design_of", "rounds.simulate:truth_for",
-         "rounds.simulate:Truth",
+        ["rounds.simulate:simulate", "rounds.simulate:design_of", "rounds.truth:truth_for",
+         "rounds.truth:Truth",
          "rounds.confirm:predicted_loss", "rounds.confirm:compare"],
     ),
     "For models, data and losses of your own": (

@@ -3,7 +3,7 @@
 import pytest
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.plan.counting import ModelCount
+from flops_fit.plan.one_pass import ModelCount
 from flops_fit.plan.rules import make_rule
 from flops_fit.plan.schedule import multiplier, phases
 from flops_fit.sweep import Experiment, SweepPlan, plan_sweep, window_sizes

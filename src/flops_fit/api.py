@@ -15,8 +15,8 @@ from flops_fit.files import canonical_hash, write_json
 from flops_fit.model_factory import create_model, create_on_meta, num_params
 from flops_fit.optimizer import adamw
 from flops_fit.plan.costs import Costs
-from flops_fit.plan.counting import ModelCount
 from flops_fit.plan.items import measure_items, stated_items
+from flops_fit.plan.one_pass import ModelCount
 from flops_fit.store.records import COMPLETED
 from flops_fit.sweep import COUNTED, SIX_ND, SweepPlan, flops_per_token, plan_sweep, window_sizes
 from flops_fit.trainer import TrainingRunner

@@ -11,8 +11,8 @@ from flops_fit.api import find_optimal
 from flops_fit.data import as_data
 from flops_fit.loss import cross_entropy
 from flops_fit.plan.costs import Costs
-from flops_fit.plan.counting import draws_when_evaluated
 from flops_fit.plan.items import measure_items
+from flops_fit.plan.one_pass import draws_when_evaluated
 
 FEATURES, CLASSES = 6, 5
 POINTS = TensorDataset(torch.randn(400, FEATURES), torch.randint(0, CLASSES, (400,)))

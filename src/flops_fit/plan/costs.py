@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 from flops_fit.data import Data
 from flops_fit.experiment.exact import target_elements
 from flops_fit.model_factory import create_model
-from flops_fit.plan.counting import CPU_PARAMS, ITEMS, ModelCount, count_sizes, draws_when_evaluated
+from flops_fit.plan.counting import CPU_PARAMS, count_sizes
 from flops_fit.plan.items import (
     CHUNK,
     Items,
@@ -27,6 +27,7 @@ from flops_fit.plan.items import (
     positions_of,
     positions_per_item,
 )
+from flops_fit.plan.one_pass import ITEMS, ModelCount, draws_when_evaluated
 
 SAME_COST = (
     1e-3  # by which an item's FLOPs in the planned batch may differ from those in a small one

@@ -208,7 +208,8 @@ class FlopTracker(TorchDispatchMode):
         operands = args[1:3] if operator in WITH_ADDEND else args[:2]
         origins = [self._origin(operand) for operand in operands]
         chosen = max(origin.chosen for origin in origins)
-        positions, product = 0.0, set()
+        positions = 0.0
+        product: set[int] = set()
         for origin in origins:
             weights = self._matrices(origin.weights)
             if not weights:
@@ -220,9 +221,7 @@ class FlopTracker(TorchDispatchMode):
             product |= weights
         if not product:
             return _Origin(positions=max(o.positions for o in origins), chosen=chosen)
-        alone = all(origin.weights is not None for origin in origins)
-        weights = frozenset().union(*(o.weights for o in origins)) if alone else None
-        return _Origin(weights, frozenset(product), positions, chosen)
+        return _Origin(_all_weights(origins), frozenset(product), positions, chosen)
 
     def _matrices(self, weights: frozenset[int] | None) -> set[int]:
         """Of a weight's parameters, those that are not mere gains and biases of another."""
@@ -242,14 +241,14 @@ class FlopTracker(TorchDispatchMode):
         table, *indices = inputs
         weights = self._origin(table).weights
         if table.dim() < 3:
-            self.tables |= weights
+            self.tables |= weights or frozenset()
             return DATA
         return _Origin(weights, chosen=max(self._origin(index).chosen for index in indices))
 
     def _of_others(self, func, operator, inputs) -> _Origin:
         origins = [self._origin(t) for t in inputs]
         data = [o for o in origins if o.weights is None]
-        weights = None if data else frozenset().union(*(o.weights for o in origins))
+        weights = _all_weights(origins)
         if operator is aten._embedding_bag:
             self.tables |= origins[0].weights or frozenset()
         elif data and operator not in FREE and torch.Tag.pointwise not in func.tags:
@@ -267,11 +266,18 @@ class FlopTracker(TorchDispatchMode):
         return _Origin(weights, product, max(o.positions for o in origins), chosen)
 
     def _origin(self, tensor: torch.Tensor) -> _Origin:
-        return self.origins.get(_storage_key(tensor), (None, DATA))[1]
+        key = _storage_key(tensor)
+        return self.origins[key][1] if key in self.origins else DATA
 
     def _set(self, tensor: torch.Tensor, origin: _Origin) -> None:
         if (key := _storage_key(tensor)) is not None:
             self.origins[key] = (StorageWeakRef(tensor.untyped_storage()), origin)
+
+
+def _all_weights(origins: list[_Origin]) -> frozenset[int] | None:
+    """The weights behind all of ``origins``; None where one of them is data."""
+    weights = [origin.weights for origin in origins if origin.weights is not None]
+    return frozenset().union(*weights) if len(weights) == len(origins) else None
 
 
 def _storage_key(tensor: torch.Tensor) -> int | None:

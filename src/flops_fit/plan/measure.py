@@ -11,9 +11,9 @@ from torch.utils.data import default_collate
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import load_loss, make_model, make_optimizer
 from flops_fit.model_factory import call_model
-from flops_fit.plan.counting import mover
 from flops_fit.plan.devices import device_name
 from flops_fit.plan.items import batches
+from flops_fit.plan.one_pass import mover
 from flops_fit.plan.planner import example_item, plan_data
 from flops_fit.plan.price import Rate
 from flops_fit.plugins.resolve import add_search_paths

@@ -6,7 +6,7 @@ import re
 # NVIDIA's data sheets of each card (their figures with sparsity halved) and, for GeForce cards, the
 # white papers of the Ampere GA102, Ada and RTX Blackwell architectures (16-bit with fp32
 # accumulation); AMD's data sheet of the MI300X.
-PEAK_TFLOPS = {
+PEAK_TFLOPS: dict[str, dict[str, float]] = {
     r"GB200": {"bf16": 2500, "fp16": 2500, "tf32": 1250, "fp32": 80},
     r"B200": {"bf16": 2250, "fp16": 2250, "tf32": 1125, "fp32": 75},
     r"H200 NVL": {"bf16": 835.5, "fp16": 835.5, "tf32": 417.5, "fp32": 60},

@@ -32,7 +32,7 @@ from flops_fit.experiment.used import (
 )
 from flops_fit.files import canonical_hash, write_json
 from flops_fit.plan.costs import Costs
-from flops_fit.plan.counting import ModelCount, ratio_warnings
+from flops_fit.plan.counting import ratio_warnings
 from flops_fit.plan.items import (
     Items,
     kept_sample,
@@ -40,6 +40,7 @@ from flops_fit.plan.items import (
     measure_items,
     stated_items,
 )
+from flops_fit.plan.one_pass import ModelCount
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plan.rules import make_rule
 from flops_fit.plan.trial import optimizer_has_modes, try_plugins

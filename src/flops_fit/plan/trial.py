@@ -8,7 +8,7 @@ from torch.utils.data import default_collate
 from flops_fit.experiment.build import load_loss
 from flops_fit.model_factory import call_model, create_model, create_on_meta
 from flops_fit.optimizer import as_one_optimizer, has_modes
-from flops_fit.plan.counting import ModelCount
+from flops_fit.plan.one_pass import ModelCount
 from flops_fit.plugins.resolve import resolve
 
 MOST_PARAMS = 20_000_000  # a larger smallest model is not built before it is trained

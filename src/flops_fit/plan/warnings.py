@@ -40,7 +40,7 @@ def _too_little(plan: dict, rows: list[dict]) -> list[str]:
 
 
 def _by_budget(rows: list[dict]) -> dict[float, list[dict]]:
-    budgets = {}
+    budgets: dict[float, list[dict]] = {}
     for row in rows:
         budgets.setdefault(row["compute_budget"], []).append(row)
     return dict(sorted(budgets.items()))
@@ -94,7 +94,7 @@ def _lopsided(plan: dict, rows: list[dict]) -> list[str]:
 
 
 def _off_centre(plan: dict, rows: list[dict]) -> list[str]:
-    found = []
+    found: list[str] = []
     if rows[0]["tokens_per_item"] == 1:
         return found  # images and the like: no published ratio to hold them against
     for budget, own in _by_budget(rows).items():

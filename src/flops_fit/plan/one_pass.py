@@ -1,0 +1,275 @@
+"""One forward and backward pass of a model, counted operator by operator, on whatever device."""
+
+import contextlib
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.model_factory import call_model, num_params
+from flops_fit.plan.flop_tracker import FlopTracker
+from flops_fit.plugins.resolve import one_line
+
+ITEMS = 2  # one item alone breaks batch norm and .squeeze(), and lets an unreduced loss pass
+
+
+@dataclass(frozen=True)
+class ModelCount:
+    """What one size of a model holds and costs.
+
+    Attributes:
+        num_params: N as the model's ``num_params()`` says, else its trainable parameters.
+        params: trainable matmul parameters that a token meets: output head included, embedding
+            look-ups not, experts by their share of the tokens.
+        params_nonembedding: ``params`` without the projections onto an embedding's vocabulary.
+        params_total: all trainable parameters, shared ones once.
+        flops_per_token: FLOPs of forward and backward per target element.
+        method: "meta" (run on the meta device), "cpu" (run on the CPU, or extrapolated from
+            sizes that were) or "model" (the model's own ``flops_per_token()``).
+        warnings: sentences to read before trusting the figures.
+        activation_bytes: what autograd keeps for the backward pass per target element, in the
+            model's own number format and with attention's full square (fused kernels keep less);
+            0 where the model could not be run. For the memory estimate only.
+        flops_per_position: FLOPs per element of the inputs, where targets are ignored or items
+            differ in length, so that the positions of a run tell what it spent; else None.
+    """
+
+    num_params: int
+    params: int
+    params_nonembedding: int
+    params_total: int
+    flops_per_token: float
+    method: str
+    warnings: tuple[str, ...] = ()
+    activation_bytes: float = 0.0
+    flops_per_position: float | None = None
+
+
+class Pass:
+    """Forward and backward on a small batch, under the eyes of a `FlopTracker`."""
+
+    def __init__(self, example, loss_fn, tokens_per_item, collate_fn, items=ITEMS):
+        if not tokens_per_item > 0:
+            raise FlopsFitError(f"tokens per item: {tokens_per_item!r}; must be positive")
+        self.loss_fn = loss_fn
+        self.tokens = items * tokens_per_item
+        try:
+            self.batch = collate_fn([example] * items)
+        except Exception as error:
+            raise FlopsFitError(f"dataset: items make no batch: {one_line(error)}") from error
+
+    def count(self, build: Callable[[], nn.Module], device: str, label: str = "") -> ModelCount:
+        with reproducible():
+            model = build_on(build, device)
+            where = f"{type(model).__name__}({label})" if label else type(model).__name__
+            tracker, kept = FlopTracker(model), _KeptForBackward()
+            with torch.device(device), _countable_kernels(), tracker:
+                with kept:
+                    loss, broadcast = self._loss(model, device, where)
+                tracker.in_forward = False
+                try:
+                    loss.backward()
+                except Exception as error:
+                    raise FlopsFitError(
+                        f"model: {where} fails in the backward pass: {one_line(error)}"
+                    ) from error
+        own = own_flops_per_token(model)
+        flops = tracker.flops / self.tokens if own is None else own
+        if not flops > 0:
+            raise FlopsFitError(f"model: {where} does no matrix product that could be counted")
+        head = tracker.vocabulary_projections(loss)
+        matmul = tracker.active_params()
+        return ModelCount(
+            num_params=num_params(model),
+            params=round(sum(matmul.values())),
+            params_nonembedding=round(sum(n for p, n in matmul.items() if p not in head)),
+            params_total=trainable_params(model),
+            flops_per_token=flops,
+            method=device if own is None else "model",
+            warnings=(
+                *broadcast,
+                *(
+                    f"{where}: operator {name} uses parameters but has no FLOP formula: neither its "
+                    "FLOPs nor they are counted; torch.utils.flop_counter.register_flop_formula helps"
+                    for name in sorted(tracker.unknown)
+                ),
+            ),
+            activation_bytes=kept.bytes_beside(model) / self.tokens,
+        )
+
+    def _loss(
+        self, model: nn.Module, device: str, where: str
+    ) -> tuple[torch.Tensor, tuple[str, ...]]:
+        inputs, targets = tree_map_only(torch.Tensor, mover(device), self.batch)
+        try:
+            outputs = call_model(model, inputs)
+        except Exception as error:
+            raise FlopsFitError(f"model: {where} fails on the data: {one_line(error)}") from error
+        try:
+            loss = self.loss_fn(outputs, targets)
+        except Exception as error:
+            loss = _sum_of_outputs(outputs) if device == "meta" and _needs_values(error) else None
+            if loss is None:
+                raise FlopsFitError(f"loss: fails on {where}: {one_line(error)}") from error
+        if not isinstance(loss, torch.Tensor) or loss.shape != ():
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+            raise FlopsFitError(
+                f"loss: {got} where a scalar is wanted, the mean over the target elements"
+            )
+        if not loss.requires_grad:
+            raise FlopsFitError(f"loss: depends on no trainable parameter of {where}")
+        return loss, _broadcast(outputs, targets)
+
+
+def draws_when_evaluated(
+    build: Callable[[], nn.Module],
+    batch: tuple[Any, Any],
+    loss_fn: Callable,
+    devices: Iterable[str],
+) -> bool:
+    """Whether a model or its loss draws random numbers in evaluation mode, as diffusion does.
+
+    Run on the first of ``devices`` (meta, cpu) where it runs; False where none does.
+    """
+    for device in devices:
+        draws = _Draws()
+        with contextlib.suppress(Exception), reproducible(), _countable_kernels():
+            model = build_on(build, device).eval()
+            inputs, targets = tree_map_only(torch.Tensor, mover(device), batch)
+            with torch.no_grad(), torch.device(device), draws:
+                loss_fn(call_model(model, inputs), targets)
+            return draws.seen
+    return False
+
+
+class _Draws(TorchDispatchMode):
+    """Notes whether an operator draws random numbers; attention only may, with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        self.seen |= random and "attention" not in func.name()
+        return func(*args, **(kwargs or {}))
+
+
+def _broadcast(outputs, targets) -> tuple[str, ...]:
+    """A warning where numbers to be predicted meet outputs of another, stretchable shape."""
+    tensors = isinstance(outputs, torch.Tensor) and isinstance(targets, torch.Tensor)
+    if not tensors or not targets.is_floating_point() or outputs.shape == targets.shape:
+        return ()
+    try:
+        torch.broadcast_shapes(outputs.shape, targets.shape)
+    except RuntimeError:
+        return ()
+    shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
+    return (f"loss: {shapes} differ, and torch would stretch one to the other: is that meant?",)
+
+
+class _KeptForBackward(saved_tensors_hooks):
+    """Notes the storages that autograd saves; views of one tensor count once."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        super().__init__(self._note, lambda tensor: tensor)
+
+    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self._storages[storage._cdata] = storage
+        return tensor
+
+    def bytes_beside(self, model: nn.Module) -> int:
+        """Their size without the model's own weights."""
+        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        return sum(s.nbytes() for key, s in self._storages.items() if key not in own)
+
+
+def build_on(build: Callable[[], nn.Module], device: str) -> nn.Module:
+    try:
+        with torch.device(device):
+            return build().to(device)  # also buffers that were made from NumPy arrays
+    except FlopsFitError:
+        raise
+    except Exception as error:
+        raise FlopsFitError(f"model: cannot be built: {one_line(error)}") from error
+
+
+def trainable_params(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def own_flops_per_token(model: nn.Module) -> float | None:
+    """What the model's ``flops_per_token()`` says, where it has one; must be positive."""
+    own = getattr(model, "flops_per_token", None)
+    if not callable(own):
+        return None
+    try:
+        value = own()
+    except Exception as error:
+        raise FlopsFitError(
+            f"model: {type(model).__name__}.flops_per_token() fails: {one_line(error)}"
+        ) from error
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise FlopsFitError(
+            f"model: {type(model).__name__}.flops_per_token() returned {value!r}, "
+            "not a positive number"
+        )
+    return float(value)
+
+
+@contextlib.contextmanager
+def reproducible() -> Iterator[None]:
+    """Leaves the caller's random state alone, and Python's warnings unprinted."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        yield
+
+
+@contextlib.contextmanager
+def _countable_kernels() -> Iterator[None]:
+    """Fused kernels hide their products from the counter: zero FLOPs for a CPU LSTM otherwise."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        if "torch._dynamo" in sys.modules:  # the model, or something before it, compiles
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def mover(device: str | torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that brings a tensor to ``device``; one on meta gets made-up values there."""
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        if device == "meta" or not tensor.is_meta:
+            return tensor.to(device)
+        if tensor.is_floating_point() or tensor.is_complex():
+            return torch.randn(tensor.shape, dtype=tensor.dtype, device=device)
+        return torch.randint(0, 2, tensor.shape, device=device).to(tensor.dtype)  # any vocabulary
+
+    return move
+
+
+def _needs_values(error: Exception) -> bool:
+    return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
+
+
+def _sum_of_outputs(outputs: Any) -> torch.Tensor | None:
+    parts = [
+        leaf.sum()
+        for leaf in tree_leaves(outputs)
+        if isinstance(leaf, torch.Tensor) and leaf.requires_grad
+    ]
+    return sum(parts[1:], parts[0]) if parts else None
