@@ -10,11 +10,11 @@ demo: $(READY)
 
 # What each tier holds and how long it takes: CONTRIBUTING.md.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # For the edit loop: without what starts Snakemake, launchers or a kernel, or takes seconds.
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (seconds or slow or docs or slurm or faults)'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not (seconds or slow or docs or slurm or faults)'
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --durations=0

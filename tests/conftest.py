@@ -1,8 +1,31 @@
-"""Shared by all tests: one thread for torch, before anything imports it.
+"""Shared by all tests: one thread for torch, before anything imports it, and the order of files.
 
 The tests' models are small; a second thread only waits for the first, and for other processes.
 """
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
+def pytest_collection_modifyitems(items):
+    """What takes longest starts first, so that the last worker does not end long after the others.
+
+    First the table of what reruns, which trains the project of all tests of the workflow; beside it
+    what needs no such project; then the rest of the workflow.
+    """
+    for item in items:
+        if item.path.parent.name == "workflow":
+            item.add_marker("seconds")
+
+    def turn(item) -> int:
+        if item.get_closest_marker("staleness"):
+            return 0
+        if item.path.parent.name == "workflow":
+            return 2
+        return 1 if item.get_closest_marker("seconds") else 3
+
+    items.sort(key=turn)

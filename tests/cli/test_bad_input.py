@@ -880,6 +880,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_trained_again(
     assert json.loads((run / "record.json").read_text())["status"] == "completed"
 
 
+@pytest.mark.seconds
 def test_the_planner_in_its_own_process_says_the_same(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     Path("bad.yaml").write_text(text_of(with_model(size_param="depth")))

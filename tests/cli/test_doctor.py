@@ -17,6 +17,7 @@ def script(folder, name, text):
     path.chmod(0o755)
 
 
+@pytest.mark.seconds
 def test_this_machine_passes(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     status = main(["doctor", "--results", str(tmp_path / "results")])

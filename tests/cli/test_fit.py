@@ -98,6 +98,7 @@ def test_bad_runs_leave_an_earlier_fit_untouched(fitted, tmp_path):
     assert out.read_text() == "kept"
 
 
+@pytest.mark.seconds
 def test_a_fixed_delta_fits_every_run_that_the_table_does_not_mark(tmp_path):
     frame = sweep(LAWS["besiroglu"], noise=0.003)
     frame.loc[20, "loss"] *= 1.5

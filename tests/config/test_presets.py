@@ -108,6 +108,7 @@ def test_the_page_names_every_preset():
         assert f"`config/{file.name}`" in page
 
 
+@pytest.mark.seconds
 def test_a_small_variant_trains_for_real_on_local_text(tmp_path, monkeypatch):
     pytest.importorskip("tokenizers")
     monkeypatch.chdir(tmp_path)

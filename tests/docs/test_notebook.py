@@ -10,6 +10,8 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.seconds
+
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "find_optimal.ipynb"
 
 

@@ -262,6 +262,7 @@ def test_a_broken_tokenizer_file_and_a_missing_token_are_refused(corpus, tmp_pat
         )  # fmt: skip
 
 
+@pytest.mark.seconds
 def test_data_and_tokenizer_come_from_a_hub_by_its_own_clients(corpus, tmp_path):
     pytest.importorskip("datasets")
     prepare(tmp_path / "local", [str(corpus)], tokenizer={"bpe": 300})

@@ -64,6 +64,7 @@ def test_more_tokens_than_seq_len_are_refused_with_both_numbers():
         tiny()(tokens(0))
 
 
+@pytest.mark.seconds
 def test_after_some_steps_activations_are_as_large_at_any_width_and_depth():
     """The coordinate check of muP (Yang et al. 2022, appendix D.1)."""
     small, wide, deep = (

@@ -67,6 +67,7 @@ def test_a_plan_counts_the_model_as_one_would_by_hand(name, results):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.seconds
 def test_a_planned_run_trains_on_the_real_text(name, results, monkeypatch):
     (experiment,) = planned(
         name, results, budgets=[2e9], sizes={"values": [16]}, evaluation={"tokens": 2048}

@@ -140,6 +140,7 @@ def test_there_is_no_size_value_without_integer_sizes(noisy):
     assert predict(noisy, 1e20)["size_value"] is None
 
 
+@pytest.mark.seconds
 def test_verdicts():
     law = LAWS["besiroglu"]
     sure = fit_runs(sweep(law, noise=0.001, sizes=11), bootstrap=100)

@@ -89,6 +89,7 @@ def test_an_outlier_is_left_out_inside_each_resample_too():
     assert (refit.weight[:, 20] == 0).all()
 
 
+@pytest.mark.seconds
 def test_the_same_seed_gives_the_same_intervals_and_another_does_not():
     frame = sweep(LAWS["besiroglu"], noise=0.01, sizes=8, budgets=4)
     one, same, other = (fit_runs(frame, bootstrap=60, seed=s)["ci"] for s in (1, 1, 2))
@@ -96,6 +97,7 @@ def test_the_same_seed_gives_the_same_intervals_and_another_does_not():
     assert one["a"] != other["a"]
 
 
+@pytest.mark.seconds
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     law, hits = LAWS["besiroglu"], 0
     for seed in range(40):

@@ -34,6 +34,7 @@ def test_an_exact_surface_is_forecast_exactly():
     )
 
 
+@pytest.mark.seconds
 def test_kappa_is_small_where_the_surface_is_the_truth():
     kappas = [
         fit_runs(sweep(LAWS["besiroglu"], noise=0.01, seed=s), bootstrap=0)["forecast"]["kappa"]

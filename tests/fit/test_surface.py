@@ -123,6 +123,7 @@ def test_no_random_start_of_a_general_optimiser_does_better():
     n=st.floats(1e-9, 1e9), d=st.floats(1e-9, 1e9), unit=st.floats(1e-3, 1e3),
     seed=st.integers(0, 1000),
 )  # fmt: skip
+@pytest.mark.seconds
 def test_units_of_n_d_and_loss_change_only_what_they_should(n, d, unit, seed):
     frame = sweep(LAWS["besiroglu"], noise=0.01, seed=seed, sizes=8)
     scaled = frame.assign(

@@ -81,7 +81,10 @@ GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-cccc1111-0000-0000-0000-000000000000)
 TAIL = "-0000-0000-0000-000000000000"
 PATIENCE = 60.0
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="devices are shared on Linux only")
+pytestmark = [
+    pytest.mark.seconds,
+    pytest.mark.skipif(sys.platform != "linux", reason="devices are shared on Linux only"),
+]
 
 
 class Box:

@@ -156,6 +156,7 @@ def test_the_command_prices_by_its_options(tmp_path, capsys):
     assert "pricing.device: 'PDP-11' is not known" in capsys.readouterr().err
 
 
+@pytest.mark.seconds
 def test_a_rate_measured_here_is_used_from_then_on(tmp_path, capsys, monkeypatch):
     (tmp_path / "tiny_module.py").write_text(
         "import torch\nfrom torch import nn\n"

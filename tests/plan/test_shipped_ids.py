@@ -19,6 +19,7 @@ CONFIGS = sorted(
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.seconds
 def test_a_shipped_sweep_plans_the_experiments_that_it_always_has(path, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     (tmp_path / "fashion-mnist.deb").write_text("what vit.yaml reads is fetched by hand")

@@ -33,6 +33,8 @@ from flops_fit.plots.throughput import throughput_numbers
 from flops_fit.plots.uncertainty import uncertainty_numbers
 from flops_fit.store.collect import run_table
 
+pytestmark = pytest.mark.seconds
+
 BUDGETS = [8.1e11, 2.43e12, 8.1e12]
 
 

@@ -22,6 +22,8 @@ from flops_fit.report.page import report_page
 from flops_fit.report.table import markdown_table
 from flops_fit.store.collect import run_table
 
+pytestmark = pytest.mark.seconds
+
 BUDGETS = [8.1e11, 2.43e12, 8.1e13]
 SECTIONS = [
     "answer",

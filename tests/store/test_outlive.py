@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="orphans are adopted on Linux alone"
-)
+pytestmark = [
+    pytest.mark.seconds,
+    pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux alone"),
+]
 
 COMMAND = (
     "import sys; from flops_fit.store.stopping import outlive; sys.exit(outlive(sys.argv[1:], {}))"

@@ -12,6 +12,8 @@ import pytest
 
 from flops_fit.jobs.launch import command
 
+pytestmark = pytest.mark.seconds
+
 SCRIPT = Path(__file__).parents[1] / "helpers" / "process_scenarios.py"
 LENGTH = 6
 TRAINED = {

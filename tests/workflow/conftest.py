@@ -1,20 +1,37 @@
 """One trained sweep for all tests of the workflow; each test starts from an exact copy of it."""
 
+import dataclasses
+import fcntl
+import os
+import pickle
 from pathlib import Path
 
 import pytest
-from project import Project, copy, restored
+from project import Outcome, Project, copy, restored
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> tuple[Project, Path, object]:
-    """A project whose sweep has run to its end, a snapshot of it, and what that first run did."""
+def trained(tmp_path_factory) -> tuple[Project, Path, Outcome]:
+    """A project whose sweep has run to its end, a snapshot of it, and what that first run did.
+
+    It is trained once, by whichever worker of pytest needs it first, and copied by the others.
+    """
     folder = tmp_path_factory.mktemp("workflow")
-    project = Project.create(folder / "root")
-    first = project.run()
-    snapshot = folder / "snapshot"
-    copy(project.root, snapshot)
-    return project, snapshot, first
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+    origin, told = common / "trained" / "root", common / "trained" / "outcome"
+    with (common / "trained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            told.parent.mkdir()
+            told.write_bytes(pickle.dumps(Project.create(origin).run()))
+    first = pickle.loads(told.read_bytes())
+    project, snapshot = Project(folder / "root"), folder / "snapshot"
+    for target in (snapshot, project.root):
+        copy(origin, target)
+    here = first.output.replace(str(origin), str(project.root))
+    return project, snapshot, dataclasses.replace(first, output=here)
 
 
 @pytest.fixture
