@@ -115,6 +115,8 @@ class Watch:
             return False
         if PRIVATE & {*path.parts} or path.suffix in (".pyc", ".so"):
             return False
+        if any(part.endswith((".egg-info", ".dist-info")) for part in path.parts):
+            return False
         places = (path, path.resolve())
         if any(place.is_relative_to(folder) for place in places for folder in self.left_out):
             return False
