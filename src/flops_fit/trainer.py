@@ -372,4 +372,5 @@ def _trained(
     planned = experiment.fields()
     flops = flops_of(planned, outcome)
     del outcome["input_positions"]
-    return {**planned, **outcome, **flops, **speed(outcome, flops["flops_counted"])}
+    per_token = flops["flops_counted"] / outcome["tokens_seen"]
+    return {**planned, **outcome, **flops, **speed(outcome, per_token)}

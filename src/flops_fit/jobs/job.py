@@ -176,7 +176,7 @@ def make_record(spec: dict, outcome: dict) -> dict:
         **counts,
         **{key: value for key, value in outcome.items() if key != "input_positions"},
         **flops,
-        **speed(outcome, flops["flops_counted"]),
+        **speed(outcome, flops["flops_counted"] / outcome["tokens_seen"]),
         "versions": versions(),
         "host": platform.node(),
     }

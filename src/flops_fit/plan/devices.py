@@ -69,13 +69,13 @@ def _seconds_of_product(a: torch.Tensor) -> float:
     return time.perf_counter() - started
 
 
-def speed(outcome: dict, flops: float) -> dict:
+def speed(outcome: dict, flops_per_token: float) -> dict:
     """A record's FLOP/s (counted, so without recomputed activations) and its share of the peak.
 
-    ``flops``: counted, of the whole run. Both None where nothing was counted.
+    Both None where FLOPs were not counted.
     """
-    if not flops:
+    if not flops_per_token:
         return {"flops_per_second": None, "peak_share": None}
-    flops_per_second = flops / outcome["tokens_seen"] * outcome["tokens_per_second"]
+    flops_per_second = flops_per_token * outcome["tokens_per_second"]
     share = flops_per_second / outcome["peak_flops_per_second"]
     return {"flops_per_second": flops_per_second, "peak_share": share}
