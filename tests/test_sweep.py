@@ -48,6 +48,19 @@ def test_an_experiment_that_two_budgets_share_is_trained_once():
     assert "the same experiment as at budget 6e+09" in planned.skipped[0].reason
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": lambda f: f"C{f['compute_budget']:g}-{f['seed']}-{f['learning_rate']}"},
+     {"seeds": (0, 1)}, {"rate_factors": (1, 2)}],
+    ids=["named by the budget, as in the API", "with seeds", "with learning rates"],
+)  # fmt: skip
+def test_a_run_stands_once_in_the_plan_however_many_budgets_round_to_it(changes):
+    budgets = {6e9: [10], 6.001e9: [10], 6.002e9: [10], 6.5e9: [10]}
+    experiments = plan(budgets, {10: count_of(10_000)}, **changes).experiments
+    once = {(e.num_tokens, e.seed, e.learning_rate) for e in experiments}
+    assert len(experiments) == len(once) == (2 if "name" in changes else 4)
+
+
 def test_every_seed_repeats_every_cell():
     planned = plan({6e9: [10]}, {10: count_of(10_000)}, seeds=(0, 7))
     assert [e.seed for e in planned.experiments] == [0, 7]
