@@ -512,3 +512,48 @@ def test_text_that_a_spreadsheet_would_run_stays_text():
     )
     assert frame["run_id"].tolist() == ["'=1+1", "'@x", "a=b"]
     assert frame["loss"].tolist() == [-1.0, 2.0, 3.0]
+
+
+def test_a_column_that_is_empty_throughout_is_not_looked_at_again():
+    frame = grid().assign(budget=np.nan, flops=np.nan)
+    assert "flops = 6 params tokens" in prepare_runs(frame).notes
+
+
+# ---------------------------------------------------------- laws that the runs do not determine
+
+
+def finite(value) -> bool:
+    return bool(json.dumps(value, allow_nan=False))  # as FIT.json and `predict --json` are written
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": 15.136375},  # constant
+        {"params": 2e5},
+        {"tokens": 1e9},
+        {"loss": [1.0, 2.0, 3.0, 4.0, 5.0] * 3},
+        {"loss": [3e-13, 2e-13, 4e-13, 2e-13, 1e-13] * 3},
+        {"loss": [3e100, 2e100, 4e100, 2e100, 1e100] * 3},
+        {"loss": [2.0, 2.0, 0.01, 2.0, 2.1] * 3},
+    ],
+)
+def test_what_determines_no_law_gives_finite_numbers_and_a_verdict(change):
+    frame = grid(sizes=5).assign(**change).drop(columns="flops")
+    frame["budget"] = 6 * frame["params"] * frame["tokens"]
+    fit = fit_runs(prepare_runs(frame), bootstrap=10, sensitivity=False)
+    assert finite(fit)
+    for factor in (1e-3, 1, 1e6):
+        answer = predict(fit, factor * fit["data"]["largest_budget"])
+        assert finite(answer)
+        assert answer["verdict"] in ("provisional", "not identifiable")
+
+
+def test_a_budget_whose_every_run_was_left_out_gives_its_lowest_and_takes_no_part():
+    from flops_fit.fit.isoflop import STATUSES, parabola_minimum
+
+    x, loss = np.arange(5.0), np.array([3.0, 2.0, 1.0, 2.0, 3.0])
+    minimum = parabola_minimum(x, loss, np.stack([np.zeros(5), np.ones(5)]))
+    assert [STATUSES[s] for s in minimum.status] == ["too_few_points", "bracketed"]
+    assert minimum.log_n.tolist() == pytest.approx([2.0, 2.0])
+    assert np.isfinite(minimum.loss).all()

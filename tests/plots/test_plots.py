@@ -28,7 +28,7 @@ from flops_fit.plots.regret import regret_numbers
 from flops_fit.plots.residuals import residual_numbers
 from flops_fit.plots.sensitivity import draw_sensitivity, sensitivity_numbers
 from flops_fit.plots.style import INK, save, spread, tick_count
-from flops_fit.plots.surface import draw_surface, surface_numbers
+from flops_fit.plots.surface import contour_levels, draw_surface, surface_numbers
 from flops_fit.plots.throughput import throughput_numbers
 from flops_fit.plots.uncertainty import uncertainty_numbers
 from flops_fit.store.collect import run_table
@@ -386,3 +386,21 @@ def test_a_crowded_panel_is_an_image_in_an_svg_of_sane_size(tmp_path):
         text = (tmp_path / f"{name}.svg").read_text()
         assert ("<image" in text) == (name == "many")
         assert len(text) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "two_decimals"),
+    [
+        (1.7, 3.4, True),
+        (2.0, 2.0, False),
+        (1e-13, 3e-13, False),
+        (2.001, 2.002, False),
+        (1e-3, 3, False),
+    ],
+)
+def test_contours_have_levels_for_small_close_and_equal_losses(low, high, two_decimals):
+    levels = contour_levels(low, high)
+    assert len(levels) >= 2
+    assert levels[0] > 0
+    assert (np.diff(levels) > 0).all()
+    assert np.allclose(levels, np.round(levels, 2), rtol=0, atol=1e-15) == two_decimals

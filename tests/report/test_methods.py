@@ -114,3 +114,16 @@ def test_the_commit_is_that_of_the_working_directory(tmp_path, monkeypatch):
     assert re.fullmatch("[0-9a-f]{12}", clean)
     (tmp_path / "file").write_text("2")
     assert working_commit() == f"{clean}-dirty"
+
+
+def test_a_folder_of_runs_has_a_hash_that_follows_its_content(fit, tmp_path):
+    (tmp_path / "a.csv").write_text("x")
+
+    def said() -> str:
+        return dict(checklist(fit, [], None, {"runs": tmp_path}))["Hashes (sha256)"]
+
+    before = said()
+    assert re.fullmatch("runs [0-9a-f]{16}", before)
+    assert said() == before
+    (tmp_path / "a.csv").write_text("y")
+    assert said() != before

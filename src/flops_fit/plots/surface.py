@@ -91,7 +91,7 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     ax.set(xscale="log", yscale="log", xlim=(n.min(), n.max()), ylim=(d.min(), d.max()))
     measured = parts["run"]["loss"]
     low = float(min(measured.min(), parts["frontier"]["loss"].min()))
-    levels = _levels(low, float(measured.max()))
+    levels = contour_levels(low, float(measured.max()))
     drawn: dict[str, Any] = {"levels": levels, "zorder": 0}
     ax.contourf(n, d, loss, cmap=NEUTRAL.reversed(), norm=LogNorm(levels[0], levels[-1]),
                 extend="both", **drawn)  # fmt: skip
@@ -122,7 +122,7 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     return ax
 
 
-def _levels(low: float, high: float) -> np.ndarray:
+def contour_levels(low: float, high: float) -> np.ndarray:
     """Losses of the contours: with two decimals, but for losses too small or too close for that."""
     low, high = min(low, high), max(low, high)
     levels = np.unique(np.round(np.geomspace(low, high, LEVELS), 2))
