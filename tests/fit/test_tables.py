@@ -557,3 +557,18 @@ def test_a_budget_whose_every_run_was_left_out_gives_its_lowest_and_takes_no_par
     assert [STATUSES[s] for s in minimum.status] == ["too_few_points", "bracketed"]
     assert minimum.log_n.tolist() == pytest.approx([2.0, 2.0])
     assert np.isfinite(minimum.loss).all()
+
+
+def test_an_interval_holds_its_estimate():
+    from flops_fit.fit.core import _holding
+
+    assert _holding([1.0, 2.0], 2.5) == [1.0, 2.5]
+    assert _holding([1.0, 2.0], 0.5) == [0.5, 2.0]
+    assert _holding([1.0, 2.0], 1.5) == [1.0, 2.0]
+
+
+def test_the_best_run_of_a_budget_is_named_where_the_table_marks_it():
+    frame = sweep(LAWS["besiroglu"], sizes=9, budgets=3).assign(outlier=False)
+    frame.loc[4, ["loss", "outlier"]] = [2.0, True]
+    fit = fit_runs(prepare_runs(frame), bootstrap=0, sensitivity=False)
+    assert [bool(b["best_left_out"]) for b in fit["isoflop"]["budgets"]] == [True, False, False]
