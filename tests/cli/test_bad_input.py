@@ -399,7 +399,7 @@ TABLES = [
     ("params in millions beside FLOPs",
      table(head=f"{HEAD},flops", good=[f"{row},{6e9 * (i + 1)}" for i, row in enumerate(GOOD)]),
      "allowed: 1 to 100, about 6 for a transformer and tokens"),
-    ("numbers that overflow", table("1e308,1e308,4"), "runs.csv: row 8, column 'flops': inf"),
+    ("numbers that overflow", table("1e308,1e308,4"), "runs.csv: row 8, column 'params': 1e+308; allowed: a positive finite number from"),
     ("an empty cell", table("80,,4"), "runs.csv: row 8, column 'tokens': empty"),
     ("a row that is too short", table("80,100"), "runs.csv: row 8, column 'loss': empty"),
     ("a row that is too long", table("1,2,3,4,5"),

@@ -75,7 +75,7 @@ def test_our_own_columns_win_over_aliases():
 
 
 @pytest.mark.parametrize("column", ["params", "tokens", "loss"])
-@pytest.mark.parametrize("value", ["nan", "-1", "0", "inf", "many"])
+@pytest.mark.parametrize("value", ["nan", "-1", "0", "inf", "many", "1e300", "1e-300"])
 def test_a_bad_number_is_refused_with_file_row_column_and_value(tmp_path, column, value):
     frame = sweep(LAWS["hoffmann"], sizes=4, budgets=2).astype(object)
     frame.loc[3, column] = value

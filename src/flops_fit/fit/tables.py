@@ -21,6 +21,7 @@ NUMBER = re.compile(
     re.IGNORECASE,
 )
 POWERS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
+SMALLEST, LARGEST = 1e-100, 1e100  # beyond, products of two numbers are no floats any more
 GROUPING = (",", ".", "'", "’", "_", " ", "\u00a0", "\u202f")  # between thousands
 
 
@@ -113,14 +114,20 @@ def positive(
     (default: its own); with ``zero``, 0 is allowed too; ``why`` ends the message.
     """
     values = floats(column)
-    bad = ~(np.isfinite(values) & ((values >= 0) if zero else (values > 0)))
+    within = (values >= SMALLEST) & (values <= LARGEST)
+    bad = ~(within | (values == 0) if zero else within)
     if bad.any():
         at = column.index[bad][0]
         raise FlopsFitError(
             f"{source}: row {int(rows[at])}, column {name or column.name!r}: {shown(column[at])}; "
-            f"allowed: a positive finite number{' or 0' if zero else ''}{why}"
+            f"allowed: a positive finite number{' or 0' if zero else ''}{_limits(values[at])}{why}"
         )
     return values
+
+
+def _limits(value: float) -> str:
+    """What to say of a number that is positive and finite, and yet refused."""
+    return f" from {SMALLEST:g} to {LARGEST:g}" if np.isfinite(value) and value > 0 else ""
 
 
 def shown(value) -> str:

@@ -55,7 +55,7 @@ def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
         for entry in fit["isoflop"]["budgets"]:
             parts += _budget(entry, runs[runs["budget"] == entry["flops"]], fit)
     elif fit["parametric"]["status"] != "not_identifiable":
-        parts.append(_slices(fit, runs))
+        parts += _slices(fit, runs)
     if fit["status"] != "not_identifiable":
         grid = np.geomspace(budget.min(), budget.max(), LAW_POINTS)
         answers = [optimum_at(fit, c) for c in grid]
@@ -90,7 +90,7 @@ def _budget(entry: dict, runs: pd.DataFrame, fit: dict) -> list[pd.DataFrame]:
     return parts
 
 
-def _slices(fit: dict, runs: pd.DataFrame) -> pd.DataFrame:
+def _slices(fit: dict, runs: pd.DataFrame) -> list[pd.DataFrame]:
     """The surface along C = f(N) D at a few budgets, over the sizes run near each."""
     cost, parts = Cost.from_dict(fit["cost"]), []
     edges = np.geomspace(runs["budget"].min(), runs["budget"].max(), SLICES + 1)
@@ -104,7 +104,7 @@ def _slices(fit: dict, runs: pd.DataFrame) -> pd.DataFrame:
         loss = loss_at(fit, params, tokens)
         parts.append(pd.DataFrame({"kind": "slice", "budget": flops, "params": params,
                                    "tokens": tokens, "loss": loss}))  # fmt: skip
-    return pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
+    return parts
 
 
 def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: str) -> Axes:

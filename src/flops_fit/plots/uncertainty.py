@@ -1,5 +1,6 @@
 """Parameters of the surface over the resamples, in pairs."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -34,7 +35,8 @@ def draw_uncertainty(figure: Figure, numbers: pd.DataFrame) -> None:
                 ax.set_axis_off()
                 continue
             if i == j:
-                ax.hist(draws[column], bins=20, color=MUTED, alpha=0.5)
+                spread = np.ptp(draws[column]) > 1e-9 * np.abs(draws[column]).max()
+                ax.hist(draws[column], bins=20 if spread else 1, color=MUTED, alpha=0.5)
                 ax.axvline(estimate[column], color=INK, linewidth=1)
                 ax.set_yticks([])
             else:
