@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -279,17 +280,26 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first table")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=float, default=np.inf, help="end after this time")
     parser.add_argument("--keep", default="fuzz", help="folder of the tables that failed")
     args = parser.parse_args()
     step = max(args.tables // max(2 * args.pages, 1), 1) if args.pages else 0
     numbers = range(args.first, args.first + args.tables)
     jobs = [(args.seed, i, bool(step) and i % step == 0, args.keep) for i in numbers]
+    ends = []
+    stop = time.monotonic() + args.seconds
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-        ends = pool.map(one, jobs, chunksize=4)
+        results = pool.imap(one, jobs)
+        while len(ends) < len(jobs) and time.monotonic() < stop:
+            try:
+                ends.append(results.next(timeout=2 * HANG))
+            except multiprocessing.TimeoutError:  # stuck where no signal is seen
+                ends.append("hang")
+                break
     counts = Counter(ends)
-    pages = sum(job[2] and end in VERDICTS for job, end in zip(jobs, ends, strict=True))
+    pages = sum(job[2] and end in VERDICTS for job, end in zip(jobs, ends, strict=False))
     known = {end: counts[end] for end in (*VERDICTS, "refused", "traceback", "hang")}
-    print(json.dumps({"tables": len(jobs), "pages": pages, **known}))
+    print(json.dumps({"tables": len(ends), "pages": pages, **known}))
     return int(counts["traceback"] + counts["hang"] > 0)
 
 
