@@ -1044,3 +1044,25 @@ def test_outputs_that_torch_would_stretch_to_their_targets_are_pointed_out(outpu
     example = (torch.zeros(4, 5), torch.zeros(4, 3))
     count = count_model(lambda: nn.Linear(5, outputs), example, F.mse_loss, 12)
     assert ("torch would stretch one to the other" in " ".join(count.warnings)) is warned
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), torch.zeros(5, 3, 8, 8)),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4)), torch.zeros(5, 3, 8, 8)),
+        (lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2), nn.Flatten(0, 1)),
+         torch.zeros(5, 7, 8)),
+    ],
+    ids=["images", "flattened", "attention"],
+)  # fmt: skip
+def test_a_dataset_of_ready_batches_is_named(build, inputs):
+    targets = torch.zeros(len(inputs), dtype=torch.long)
+    with pytest.raises(FlopsFitError, match=r"fails on the data: .*seems to give ready batches"):
+        count_model(build, (inputs, targets), F.cross_entropy, len(inputs))
+
+
+def test_an_item_of_the_wrong_size_is_not_taken_for_a_batch():
+    with pytest.raises(FlopsFitError, match="fails on the data") as error:
+        count_model(lambda: nn.Linear(3, 4), (torch.zeros(5), torch.tensor(1)), F.cross_entropy, 1)
+    assert "ready batches" not in str(error.value)

@@ -16,9 +16,9 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
-from flops_fit.data import Data, as_targets, first_item
+from flops_fit.data import Data, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.exact import target_elements
 from flops_fit.loss import count_per_item
@@ -321,7 +321,7 @@ def _collated(data: Data, items: list) -> Batch:
             f"dataset: items make no batch: {one_line(error)}; allowed: items of one shape, or a "
             "DataLoader whose collate_fn pads them"
         ) from error
-    return inputs, as_targets(targets)
+    return inputs, tree_map(torch.as_tensor, targets)
 
 
 def _shapes(inputs: Any) -> tuple:

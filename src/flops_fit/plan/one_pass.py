@@ -20,6 +20,10 @@ from flops_fit.model_factory import call_model, num_params
 from flops_fit.plan.flop_tracker import FlopTracker
 from flops_fit.plugins.resolve import one_line
 
+READY_BATCH = (
+    "; it takes one item as it is, so the dataset seems to give ready batches; allowed: single "
+    "(inputs, targets) items, which are put into batches of the sweep's size"
+)
 ITEMS = 2  # one item alone breaks batch norm and .squeeze(), and lets an unreduced loss pass
 
 
@@ -61,7 +65,7 @@ class Pass:
     def __init__(self, example, loss_fn, tokens_per_item, collate_fn, items=ITEMS):
         if not tokens_per_item > 0:
             raise FlopsFitError(f"tokens per item: {tokens_per_item!r}; must be positive")
-        self.loss_fn = loss_fn
+        self.loss_fn, self.example = loss_fn, example
         self.tokens = items * tokens_per_item
         try:
             self.batch = collate_fn([example] * items)
@@ -107,6 +111,14 @@ class Pass:
             activation_bytes=kept.bytes_beside(model) / self.tokens,
         )
 
+    def _takes_an_item(self, model: nn.Module, device: str) -> bool:
+        """Whether the model takes one item as it is: the items then are batches already."""
+        try:
+            call_model(model, tree_map_only(torch.Tensor, mover(device), self.example[0]))
+        except Exception:
+            return False
+        return True
+
     def _loss(
         self, model: nn.Module, device: str, where: str
     ) -> tuple[torch.Tensor, tuple[str, ...]]:
@@ -114,7 +126,10 @@ class Pass:
         try:
             outputs = call_model(model, inputs)
         except Exception as error:
-            raise FlopsFitError(f"model: {where} fails on the data: {one_line(error)}") from error
+            hint = READY_BATCH if self._takes_an_item(model, device) else ""
+            raise FlopsFitError(
+                f"model: {where} fails on the data: {one_line(error)}{hint}"
+            ) from error
         try:
             loss = self.loss_fn(outputs, targets)
         except Exception as error:

@@ -90,7 +90,7 @@ def run_line(
     world = accelerator.num_processes
     processes = "1 process" if world == 1 else f"{world} processes"
     return (
-        f"{name}: {type(model).__name__} with N = {count_text(params)}, "
+        f"{name}: {type(getattr(model, '_orig_mod', model)).__name__} with N = {count_text(params)}, "
         f"D = {count_text(tokens)} (D/N = {count_text(tokens / params)}); "
         f"{steps} steps ({spent}) of {options.batch_items} items = {batch_tokens:,} tokens, "
         f"peak learning rate {options.learning_rate:.3g}; "
