@@ -109,3 +109,13 @@ def test_a_real_run_as_a_module_by_our_triggers_is_seen_too(tmp_path):
         "gpu": "1",
         "gres": None,
     }
+
+
+def test_no_other_rule_file_reaches_into_snakemake():
+    files = [REPOSITORY / "Snakefile", REPOSITORY / "workflow/Snakefile"]
+    files += [path for path in INTERNALS.parent.glob("*.smk") if path != INTERNALS]
+    assert len(files) > 10
+    reaching = re.compile(r"(?<!/)\bworkflow\.\w+|\bsnakemake\.(?!utils import min_version)\w+")
+    found = {path.name: reaching.findall(path.read_text()) for path in files}
+    assert not {name for name, uses in found.items() if uses}, found
+    assert reaching.search(INTERNALS.read_text())

@@ -3,8 +3,6 @@ import inspect
 from pathlib import Path
 from shlex import quote
 
-from snakemake.logging import logger
-
 from flops_fit import workflow as flops_fit
 from flops_fit.config.load import check_keys_once
 from flops_fit.errors import FlopsFitError

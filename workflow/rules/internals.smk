@@ -2,6 +2,7 @@
 # nowhere else. tests/workflow/test_internals.py fails when Snakemake changes any of it.
 import os
 
+from snakemake.logging import logger
 from snakemake.settings.enums import RerunTrigger
 
 
