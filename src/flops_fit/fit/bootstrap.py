@@ -7,6 +7,7 @@
   sqrt(n / (n - unknowns)); for designed grids, where redrawing runs would tear holes in budgets.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,7 @@ def draw(
     unit: str,
     resamples: int,
     generator: np.random.Generator,
-    budgets: list[tuple[float, np.ndarray]] = (),
+    budgets: Sequence[tuple[float, np.ndarray]] = (),
 ) -> Draws:
     """R = ``resamples`` draws of the runs in ``frame``; ``unit`` is one of `UNITS`.
 

@@ -33,7 +33,7 @@ def _slabs(runs: Runs) -> list[tuple[np.ndarray, np.ndarray]]:
         order = np.argsort(runs.column("flops"), kind="stable")
         half = len(order) // 2
         count = min(MOST_SLABS, (len(order) - half) // FEWEST_IN_SLAB)
-        edges = np.linspace(half, len(order), count + 1).astype(int) if count else []
+        edges = np.linspace(half, len(order), count + 1).astype(int)
         slabs = [(order[:low], order[low:high]) for low, high in pairwise(edges)]
     return [(train, ahead) for train, ahead in slabs if len(train) >= FEWEST_TRAINING]
 

@@ -57,7 +57,7 @@ class Reference:
 
 def score(estimate: Estimate, law, runs: Runs, references: list[Reference]) -> np.ndarray:
     """Mean over references of relative excess loss at N* + |relative error of L*|, (R,)."""
-    total = 0.0
+    total = np.zeros(len(law.values))
     for reference in references:
         log_n, loss = law.optimum(np.log(reference.flops), runs.cost)
         _, lowest = reference.best()
@@ -91,11 +91,12 @@ def hold_out(runs: Runs, fit_all, draws: Draws | None, resamples: int) -> dict:
         if part is not None:
             part = _nonempty(part)
         estimates = fit_all(training, part)
+        predictions: list[dict] = []
         level = {
             "left_out": out,
             "trained_up_to": float(budgets[-out - 1][0]),
             "n_runs": len(training),
-            "predictions": [],
+            "predictions": predictions,
         }
         scores.append({})
         drawn.append({})
@@ -111,7 +112,7 @@ def hold_out(runs: Runs, fit_all, draws: Draws | None, resamples: int) -> dict:
             for reference in references:
                 log_n, loss = estimate.law.optimum(np.log(reference.flops), runs.cost)
                 measured_n, measured_loss = reference.best()
-                level["predictions"].append(
+                predictions.append(
                     {
                         "estimator": name,
                         "flops": reference.flops,

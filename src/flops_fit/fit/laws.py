@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flops_fit.fit.cost import Cost
+from flops_fit.fit.cost import Cost, Numbers
 
 GRID = np.linspace(-3.0, 3.0, 121)  # ln N around the closed form, to bracket the optimum
 BISECTIONS = 50
@@ -33,7 +33,7 @@ class SurfaceLaw:
     values: np.ndarray
     columns = ("E", "ln_A", "ln_B", "alpha", "beta")
 
-    def loss(self, log_n: np.ndarray, log_d: np.ndarray) -> np.ndarray:
+    def loss(self, log_n: Numbers, log_d: Numbers) -> np.ndarray:
         """L at ln N, ln D; they broadcast against (R,)."""
         e, ln_a, ln_b, alpha, beta = self.values.T
         return e + _exp(ln_a - alpha * log_n) + _exp(ln_b - beta * log_d)

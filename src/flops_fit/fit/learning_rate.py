@@ -96,7 +96,9 @@ def _cell(group: pd.DataFrame) -> Cell:
 
 def _regress(logs: np.ndarray) -> tuple[dict, list[str], float]:
     """Least squares of ln lr* on ln N and ln D, each only if it varies and there are enough cells."""
-    notes, columns, names = [], [], []
+    notes: list[str] = []
+    columns: list[np.ndarray] = []
+    names: list[tuple[str, float]] = []
     centre = logs[:, :2].mean(axis=0)
     for index, name in enumerate(("params", "tokens")):
         spread = np.ptp(logs[:, index])

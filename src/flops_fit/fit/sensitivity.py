@@ -8,6 +8,7 @@ time. Every row is a point fit, kept as a law that can be evaluated at any C.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,12 +35,17 @@ GROUPS = {  # in the order of the table
     "seed": "Without one seed",
 }
 SURFACES = ("surface", "tied", "fixed_e")
-DELTAS = {"auto": "auto", "1e-2": 1e-2, "1e-3 (Hoffmann et al.)": 1e-3, "least squares": 1e3}
+DELTAS: dict[str, float | str] = {
+    "auto": "auto",
+    "1e-2": 1e-2,
+    "1e-3 (Hoffmann et al.)": 1e-3,
+    "least squares": 1e3,
+}
 FEWEST_RUNS = 5  # as many as the surface has unknowns
 WORST = (0.02, 0.04)  # shares of the runs to drop as the worst, and at most
 MOST_DROPPED = (5, 10)  # this many: Besiroglu et al. 2024 dropped 5 of 245, of the highest loss
 MOST_PARTS = 12  # budgets or seeds left out one by one; more are left out in groups
-SLABS = 4  # by C, where runs share no budgets
+SLABS = 4  # by C, a quarter each, where runs share no budgets
 SAME = 1e-9  # relative
 
 
@@ -208,7 +214,8 @@ def _recounted(runs: Runs, params, flops) -> tuple[Runs, Cost]:
 
 def _along_6nd(estimate: Estimate, runs: Runs) -> Estimate:
     """Minima with C = 6 N D, which runs of one budget do not share: it is counted at the minimum."""
-    budgets, minima = estimate.detail
+    found: Any = estimate.detail
+    budgets, minima = found
     log_n = np.array([m.log_n[0] for m in minima])
     log_c = np.log(6) + log_n + runs.cost.log_tokens(log_n, np.log(budgets))
     law, status, reason = path_through(log_c, minima)
@@ -235,7 +242,7 @@ def _priced(curves: pd.DataFrame | None, runs: Runs) -> pd.DataFrame | None:
 def _deltas(runs: Runs, how: Choices, estimates: dict[str, Estimate]) -> Iterator[Row]:
     """The surface under other thresholds, the fit's own first."""
     form = how.method if how.method in SURFACES else "surface"
-    named = {**({} if how.delta in DELTAS.values() else {f"{how.delta:g}": how.delta}), **DELTAS}
+    named = DELTAS if how.delta in DELTAS.values() else {f"{how.delta:g}": how.delta, **DELTAS}
     for label, delta in named.items():
         if delta == how.delta:
             yield Row("delta", label, estimates[form], runs.cost, form == how.method)
@@ -278,7 +285,8 @@ def _exclusions(
     surface = whole
     if how.method != "surface":
         surface = refit(replace(keep_all, method="surface"), everything, near=near)
-    misfit, loss = np.abs(surface.detail[0].residual), everything.column("loss")
+    detail: Any = surface.detail
+    misfit, loss = np.abs(detail[0].residual), everything.column("loss")
     for words, size in (("worst-fitting", misfit), ("of the highest loss", loss)):
         order = np.argsort(-size, kind="stable")
         for count in _dropped(len(everything)):
@@ -311,7 +319,7 @@ def _parts(runs: Runs) -> tuple[list[tuple[str, str, np.ndarray]], list[str]]:
             gone = np.concatenate([rows for _, rows in group])
             parts.append(("budget", f"without {label} FLOPs", np.setdiff1d(everything, gone)))
     else:
-        notes.append(f"no shared budgets: runs left out by C instead, a {_SHARE[SLABS]} at a time")
+        notes.append("no shared budgets: runs left out by C instead, a quarter at a time")
         order = np.argsort(runs.column("flops"), kind="stable")
         for gone in np.array_split(order, SLABS):
             ends = (_flops(float(runs.column("flops")[i])) for i in (gone[0], gone[-1]))
@@ -319,16 +327,15 @@ def _parts(runs: Runs) -> tuple[list[tuple[str, str, np.ndarray]], list[str]]:
             parts.append(("budget", label, np.setdiff1d(everything, gone)))
     if "seed" in runs.frame and runs.frame["seed"].nunique() > 1:
         seeds = np.sort(runs.frame["seed"].unique())
-        for group in np.array_split(seeds, min(len(seeds), MOST_PARTS)):
-            label = "without seed " + " to ".join(dict.fromkeys(f"{s:g}" for s in group[[0, -1]]))
-            kept = np.flatnonzero(~runs.frame["seed"].isin(group))
+        for several in np.array_split(seeds, min(len(seeds), MOST_PARTS)):
+            label = "without seed " + " to ".join(dict.fromkeys(f"{s:g}" for s in several[[0, -1]]))
+            kept = np.flatnonzero(~runs.frame["seed"].isin(several))
             parts.append(("seed", label, kept))
         if len(seeds) > MOST_PARTS:
             notes.append(f"{len(seeds)} seeds, left out in {MOST_PARTS} groups")
     return parts, notes
 
 
-_SHARE = {4: "quarter"}
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 

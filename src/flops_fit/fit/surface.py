@@ -155,7 +155,7 @@ def projected_starts(data: Data, form: Form, weight: np.ndarray, count: int = ST
     solution, value = _nonnegative(gram, columns @ weight)
     solution = solution / norm[..., 0]
     if form.name == "tied":
-        lowest = np.argsort(value)[:count]
+        lowest = list(np.argsort(value)[:count])
     else:
         grid = value.reshape(len(EXPONENTS), len(EXPONENTS))
         padded = np.pad(grid, 1, constant_values=np.inf)
