@@ -360,14 +360,14 @@ def _options(
 
 def _trained(
     experiment: Experiment, model_cls, size_param, model_kwargs, data: Data, loss_fn, optimizer,
-    options: TrainOptions, checkpoints: Path | None = None, identity_hash: str = "",
+    options: TrainOptions, checkpoints: Path | None = None, experiment_hash: str = "",
 ) -> dict:  # fmt: skip
     """Train one experiment; its record, without what identifies it."""
     outcome = train(
         experiment.experiment_id,
         lambda: create_model(model_cls, size_param, experiment.size_param_value, model_kwargs),
         data, loss_fn, optimizer, options,
-        checkpoints, identity_hash, flops_per_token=experiment.flops_per_token,
+        checkpoints, experiment_hash, flops_per_token=experiment.flops_per_token,
     )  # fmt: skip
     planned = experiment.fields()
     flops = flops_of(planned, outcome)

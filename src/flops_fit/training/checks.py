@@ -29,9 +29,7 @@ from flops_fit.plugins.resolve import add_search_paths, one_line
 from flops_fit.training.batches import GlobalBatches
 
 LOOKED_AT = 256  # items of each part of the data
-STEP_ITEMS = (
-    8  # of a batch of the two steps, whatever the sweep's: they test the code, not the machine
-)
+STEP_ITEMS = 8  # of a batch of the two steps, which test the code and not the machine
 DRAWS = 16  # of a loss that is random
 COMPARED = 8  # items whose loss is compared with those of their halves
 PARTIAL_ITEMS = 32  # a single one may keep no target at all
