@@ -3,6 +3,7 @@
 import contextlib
 from typing import Any
 
+import torch
 from torch.utils.data import default_collate
 
 from flops_fit.experiment.build import load_loss
@@ -22,7 +23,8 @@ def try_plugins(config: dict, size: Any, count: ModelCount, example: tuple[Any, 
     if count.params_total > MOST_PARAMS:
         return
     model_config, optimizer = config["model"], config["optimizer"]
-    with contextlib.suppress(Exception):
+    # Compiling takes minutes, and imports and opens what eager code does.
+    with contextlib.suppress(Exception), torch.compiler.set_stance("force_eager"):
         factory = resolve(model_config["factory"])
         model = create_model(factory, model_config["size_param"], size, model_config["kwargs"])
         resolve(optimizer["factory"])(model, 1e-3, **optimizer["kwargs"])
