@@ -170,7 +170,10 @@ def test_the_workflow_is_formatted():
 
 
 def without_torch(folder: Path) -> dict[str, str]:
-    """An environment in which an import of torch fails; ``folder`` takes the stand-in."""
-    (folder / "torch.py").write_text("raise ImportError('torch was imported')\n")
+    """An environment in which an import of torch fails; ``folder`` takes what sees to it.
+
+    No file of that name, which would be one that the plug-ins use, and the plan another.
+    """
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path}
