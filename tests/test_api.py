@@ -8,6 +8,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from flops_fit import FlopsFitError, SweepPlan, find_optimal
+from flops_fit.api import run_frame
+from flops_fit.fit import read_runs
+from flops_fit.store.collect import write_results
 
 FEATURES, CLASSES = 8, 5
 
@@ -162,3 +165,24 @@ def test_too_few_runs_for_a_law_are_said_and_not_an_error(dataset, tmp_path):
 def test_bad_arguments_are_refused_before_anything_trains(arguments, message):
     with pytest.raises(FlopsFitError, match=message):
         find_optimal(Net, "width", **arguments)
+
+
+@pytest.mark.parametrize(("convention", "n"), [("6nd", 100), ("counted", 160)])
+def test_one_record_has_the_same_n_through_the_workflow_and_through_the_api(
+    convention, n, tmp_path
+):
+    record = {
+        "experiment_id": "net-width8", "status": "completed", "reason": "", "final_loss": 1.0,
+        "compute_budget": 1e6, "size_param_value": 8, "seed": 0, "num_tokens": 1000,
+        "tokens_seen": 1000, "num_params": 100, "params": 160, "params_nonembedding": 90,
+        "params_total": 200, "flops_per_token": 960.0, "flops_counted": 960000.0,
+    }  # fmt: skip
+    frame = run_frame([record], convention)
+    write_results([record], convention, tmp_path / "results.json", tmp_path / "results.csv")
+    table = read_runs(tmp_path / "results.csv").frame
+    assert frame["params"].tolist() == table["params"].tolist() == [n]
+    assert (
+        frame["flops"].tolist()
+        == table["flops"].tolist()
+        == [{"6nd": 6e5, "counted": 9.6e5}[convention]]
+    )

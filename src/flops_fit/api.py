@@ -335,8 +335,4 @@ def run_frame(records: list[dict], convention: str):
 
     from flops_fit.store.collect import run_table
 
-    frame = pd.DataFrame(run_table(records, convention))
-    if convention == SIX_ND:  # N is then the model's own, as in 6 N D
-        frame["params_matmul"] = frame["params"]
-        frame["params"] = frame["num_params"]
-    return frame
+    return pd.DataFrame(run_table(records, convention))

@@ -138,6 +138,15 @@ def flops_of(planned: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str
     return flops
 
 
+def n_key(convention: str, params: str = "params") -> str:
+    """The count of a model that is N where a table or a fit names ``params``.
+
+    Where budgets mean 6 N D, N is the model's own (``num_params``), as in the cost: a law in another
+    N would not be the law of its budgets. Any other count that is asked for by name stays.
+    """
+    return "num_params" if convention == SIX_ND and params == "params" else params
+
+
 def flops_per_token(count, convention: str) -> float:
     """FLOPs per token of a `ModelCount` under a counting convention: counted, or 6 N."""
     return count.flops_per_token if convention == COUNTED else 6.0 * count.num_params

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.rounds.grid import grid_config, planned_grid
     from flops_fit.rounds.next import config_text, number
     from flops_fit.store.records import RECORD
+    from flops_fit.sweep import n_key
 
     config, fit = grid_config(args.config), read_fit(args.fit)
     answer = predict(fit, args.flops)
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
             f"--flops: {args.flops:g}; its run {row['experiment_id']} is one of those fitted; allowed: "
             "a budget that the sweep does not hold"
         )
-    params = row[config["fit"]["params"]]
+    params = row[n_key(config["convention"], config["fit"]["params"])]
     told = predicted_loss(fit, params, row["num_tokens"])
     trained = (run_folder(args.results, row["experiment_id"]) / RECORD).exists()
     new["confirm"] = {

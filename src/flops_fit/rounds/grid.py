@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.sweep import n_key
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Grid:
                 if self.convention == "counted"
                 else 6.0 * counted.num_params
             )
-            self.known[size] = float(getattr(counted, self.params)), float(per_token)
+            n = getattr(counted, n_key(self.convention, self.params))
+            self.known[size] = float(n), float(per_token)
         return self.known[size]
 
 

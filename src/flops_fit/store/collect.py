@@ -11,7 +11,7 @@ from flops_fit.files import read_json, write_atomic, write_json
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.store.records import RESULT, read_failure, read_record
 from flops_fit.store.verified import Verified, state_of
-from flops_fit.sweep import spent_flops
+from flops_fit.sweep import SIX_ND, n_key, spent_flops
 
 COUNTS = ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token",
           "flops_per_position")  # fmt: skip
@@ -78,7 +78,7 @@ def _row(record: dict, convention: str) -> dict:
         "budget": record["compute_budget"],
         "size": record["size_param_value"],
         "seed": record["seed"],
-        "params": record["params"],
+        "params": record[n_key(convention)],
         "params_nonembedding": record["params_nonembedding"],
         "params_total": record["params_total"],
         "num_params": record["num_params"],
@@ -96,6 +96,7 @@ def _row(record: dict, convention: str) -> dict:
         "wall_seconds": record.get("wall_seconds"),
         "tokens_per_second": record.get("tokens_per_second"),
         "reason": record["reason"],
+        **({"params_matmul": record["params"]} if convention == SIX_ND else {}),
     }
 
 
