@@ -9,6 +9,8 @@ from typing import Any
 
 from flops_fit.errors import FlopsFitError
 
+FORMAT = 1  # stands in the JSON objects that we write; raised when older readers would misread them
+
 
 def write_atomic(path: str | Path, data: str | bytes) -> None:
     """Write ``data`` to ``path``: beside it, flushed to disk, then renamed over it."""
@@ -44,6 +46,19 @@ def read_json(path: str | Path) -> Any:
         raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise FlopsFitError(f"{path}: not valid JSON ({error})") from None
+
+
+def check_format(value: Any, name: str | Path) -> None:
+    """Refuse a JSON object that a newer version of this project wrote: it may mean something else.
+
+    ``value``: as read; one without ``format`` is from before there was one. ``name``: of its file.
+    """
+    found = value.get("format", 0) if isinstance(value, dict) else 0
+    if not isinstance(found, int) or found > FORMAT:
+        raise FlopsFitError(
+            f"{name}: format {found!r}, which a newer version of flops-fit wrote; allowed: up to "
+            f"{FORMAT}, so upgrade, or make it again"
+        )
 
 
 def canonical_hash(value: Any) -> str:

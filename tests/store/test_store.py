@@ -246,7 +246,7 @@ def resealed(record: dict, **changes) -> bytes:
 
 
 def moved(record: dict) -> bytes:
-    """An identity whose id would be a path out of the store."""
+    """A record of an identity whose size is a path out of the store."""
     identity = json.loads(json.dumps(record["identity"]))
     identity["model"]["size"] = "/../../../8"
     return resealed(
@@ -270,7 +270,9 @@ REFUSED = {
     "another identity": (
         lambda r: resealed(r, identity={**r["identity"], "learning_rate": 0.5}), "it belongs to",
     ),
-    "a path": (moved, "is not allowed"),
+    "an id that is a path": (
+        lambda r: resealed(r, experiment_id="../../elsewhere"), "it belongs to '../../elsewhere'",
+    ),
     "a status of its own": (lambda r: resealed(r, status="failed"), "status: 'failed'; expected completed or diverged"),
     "fewer tokens": (lambda r: resealed(r, tokens_seen=1), "trained on 1 tokens, planned"),
     "no loss": (lambda r: resealed(r, final_loss=None), "final_loss: None; expected a number"),
@@ -297,6 +299,16 @@ def test_what_does_not_verify_is_refused_and_the_rest_comes_in(
     assert said.endswith("flops-fit: error: 1 imported, 0 already here, 1 refused\n")
     assert contents(tmp_path) == {
         **before, f"target/runs/{own.name}/record.json": (own / "record.json").read_bytes()}  # fmt: skip
+
+
+def test_no_size_leads_out_of_the_store(results, own, tmp_path):
+    theirs = tmp_path / "theirs" / "runs" / "one"
+    theirs.mkdir(parents=True)
+    (theirs / "record.json").write_bytes(moved(read_json(own / "record.json")))
+    assert runs("import", tmp_path / "theirs", "--results", tmp_path / "target") == 0
+    (folder,) = (tmp_path / "target/runs").iterdir()
+    assert (folder / "record.json").exists()
+    assert ".._8-" in folder.name
 
 
 def test_a_sound_record_that_is_here_stays_and_the_difference_is_told(

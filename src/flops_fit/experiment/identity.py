@@ -12,7 +12,7 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment import places
 from flops_fit.experiment.options import TRAINER_VERSION
-from flops_fit.files import canonical_hash, read_json
+from flops_fit.files import canonical_hash, check_format, read_json
 from flops_fit.plugins.code import import_closure, source_fingerprint
 from flops_fit.plugins.data_files import FileHashes, file_arguments, source_identity
 from flops_fit.plugins.uses import Uses, changed_uses
@@ -170,6 +170,7 @@ def _plain(sizes: dict) -> dict:
 def read_spec(path: str | Path) -> dict:
     """Read an experiment's spec; one that its own hash does not match is refused."""
     spec = read_json(path)
+    check_format(spec, path)
     try:
         sound = (
             canonical_hash(spec["identity"]) == spec["hash"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import late_file, seen_file
-from flops_fit.files import canonical_hash, read_json, write_json
+from flops_fit.files import FORMAT, canonical_hash, read_json, write_json
 from flops_fit.plugins.code import source_files
 from flops_fit.plugins.data_files import PACKAGE, FileHashes, find_path
 from flops_fit.plugins.origin import OWN_FOLDER
@@ -28,7 +28,6 @@ from flops_fit.plugins.uses import (
 )
 from flops_fit.plugins.watch import Watch
 
-FORMAT = 1
 MOST_LATE = 100  # more single files than this are a data set, whose folder is to be named
 
 

@@ -16,6 +16,7 @@ from flops_fit.experiment.identity import changed_sources, read_spec
 from flops_fit.experiment.options import options_of
 from flops_fit.experiment.places import hashes_file, run_folder
 from flops_fit.experiment.used import late_uses, note_late, references_of
+from flops_fit.files import FORMAT
 from flops_fit.jobs.losses import AT_WORK, LOST
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.watch import Watch, watching
@@ -170,6 +171,7 @@ def make_record(spec: dict, outcome: dict) -> dict:
     counts = spec["counts"]
     flops = flops_of(counts, outcome)
     return {
+        "format": FORMAT,
         "experiment_id": spec["experiment_id"],
         "hash": spec["hash"],
         "identity": spec["identity"],

@@ -30,7 +30,7 @@ from flops_fit.experiment.used import (
     users_files,
     write_seen,
 )
-from flops_fit.files import canonical_hash, write_json
+from flops_fit.files import FORMAT, canonical_hash, write_json
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.counting import ratio_warnings
 from flops_fit.plan.items import (
@@ -196,6 +196,7 @@ def _write(plan, config, common, fingerprint, uses, search_paths, results, items
         fields = experiment.fields()
         identity = experiment_identity(common, fields)
         spec = {
+            "format": FORMAT,
             "experiment_id": experiment.experiment_id,
             "hash": canonical_hash(identity),
             "identity": identity,
@@ -217,6 +218,7 @@ def _write(plan, config, common, fingerprint, uses, search_paths, results, items
         rows.append({**fields, "hash": spec["hash"], "flops_6nd": experiment.flops_6nd,
                      "flops_counted": experiment.flops_counted})  # fmt: skip
     value = {
+        "format": FORMAT,
         "fingerprint": fingerprint,
         "convention": config["convention"],
         "schedule": config["schedule"],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import hashes_file, run_folder, tables_file
-from flops_fit.files import read_json, write_atomic, write_json
+from flops_fit.files import FORMAT, read_json, write_atomic, write_json
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.store.records import RESULT, read_failure, read_record
 from flops_fit.store.verified import Verified, state_of
@@ -115,7 +115,7 @@ def note_tables(results: str | Path, sweep: str, tables: Iterable[str]) -> None:
     """Keep what the tables of a sweep hold, so that `edited_tables` notices an edit by hand."""
     hashes = FileHashes(hashes_file(results))
     digests = {str(Path(path)): hashes.of(Path(path)) for path in tables}
-    write_json(tables_file(results, sweep), {"format": 1, "sha256": digests})
+    write_json(tables_file(results, sweep), {"format": FORMAT, "sha256": digests})
 
 
 def edited_tables(results: str | Path, sweep: str) -> list[Path]:

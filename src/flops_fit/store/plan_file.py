@@ -11,7 +11,7 @@ from flops_fit.experiment.places import (
     plan_file,
     sweep_plan_file,
 )
-from flops_fit.files import read_json, write_atomic
+from flops_fit.files import check_format, read_json, write_atomic
 
 TEXT, NUMBER = (str,), (int, float)
 PLAN: Mapping[str, tuple] = {
@@ -35,6 +35,7 @@ def read_plan(path: str | Path, needed: Collection[str] = (*PLAN, *ROW)) -> dict
     """
     of_plan, of_row = ({k: v for k, v in part.items() if k in needed} for part in (PLAN, ROW))
     plan = read_json(path)
+    check_format(plan, path)
     wrong = _wrong(plan, of_plan)
     if not wrong and not plan["experiments"]:
         wrong = "experiments"

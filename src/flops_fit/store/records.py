@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import canonical_hash, read_json, write_atomic, write_json
+from flops_fit.files import canonical_hash, check_format, read_json, write_atomic, write_json
 
 RECORD, RESULT, FAILURE = "record.json", "result.json", "failure.json"
 CHECKPOINTS = "checkpoints"
@@ -51,6 +51,7 @@ def check_record(content: bytes, experiment_id: str, identity_hash: str | None =
 
 def _check_fields(record: dict) -> None:
     """Refuse a record whose fields are not what its readers take them for."""
+    check_format(record, "record")
     status = record.get("status")
     if status not in (COMPLETED, DIVERGED):
         raise FlopsFitError(f"status: {status!r}; expected {COMPLETED} or {DIVERGED}")
