@@ -1,6 +1,5 @@
 """How far a sweep is: runs done, FLOPs spent of those planned, time left."""
 
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,5 +127,7 @@ def _seconds_left(done: list[dict], left: list[dict], at_work: int, plan: dict, 
              for row in latest]  # fmt: skip
     span = ended(latest[-1]) - min(ended(r) - wall for r, wall in zip(latest, walls, strict=True))
     side_by_side = max(at_work, sum(walls) / max(span, 1e-9))
+    import statistics  # brings fractions and decimals, which no start of the workflow needs
+
     slower = statistics.median(w / expected(r) for r, w in zip(latest, walls, strict=True))
     return slower * sum(map(expected, left)) / side_by_side

@@ -162,19 +162,20 @@ def _find(name: str, top: Module | None) -> Module | None:
 def _find_in(tail: str, name: str, folders: Iterable[Path]) -> Module | None:
     """As Python's own path finder does, which cannot enter a package without importing it.
 
+    With text instead of paths, as every start of the workflow does this a thousand times; and
     ``os.path`` says no where ``Path.is_file`` raises: at a name that is too long.
     """
     portions = []
     for folder in folders:
-        package = folder / tail
-        if os.path.isfile(package / "__init__.py"):
-            return Module(name, package / "__init__.py", (package,))
-        if any(os.path.isfile(folder / f"{tail}{suffix}") for suffix in EXTENSION_SUFFIXES):
+        place = f"{folder}{os.sep}{tail}"
+        if os.path.isdir(place):
+            if os.path.isfile(f"{place}{os.sep}__init__.py"):
+                return Module(name, Path(place, "__init__.py"), (Path(place),))
+            portions.append(Path(place))
+        if any(os.path.isfile(place + suffix) for suffix in EXTENSION_SUFFIXES):
             return Module(name, None)
-        if os.path.isfile(folder / f"{tail}.py"):
-            return Module(name, folder / f"{tail}.py")
-        if os.path.isdir(package):
-            portions.append(package)
+        if os.path.isfile(f"{place}.py"):
+            return Module(name, Path(f"{place}.py"))
     return Module(name, None, tuple(portions)) if portions else None
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
@@ -74,6 +73,8 @@ def source_identity(
     Raises `FlopsFitError` naming ``key`` when the package or path does not exist.
     """
     if source.startswith(PACKAGE):
+        from importlib import metadata  # brings e-mail: as long to import as all of the rest
+
         name = source.removeprefix(PACKAGE)
         try:
             return f"{name} {metadata.version(name)}"

@@ -2,7 +2,7 @@
 
 import json
 import os
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -11,11 +11,13 @@ STANDARD_LIBRARY = Path(os.__file__).parent
 INSTALLED = ("site-packages", "dist-packages")
 
 
+@lru_cache(maxsize=4096)
 def is_core(file: Path) -> bool:
     """Whether a file is ours; the examples are not: they are reached as a user's code would be."""
     return file.is_relative_to(OWN_FOLDER) and not file.is_relative_to(OWN_FOLDER / "examples")
 
 
+@lru_cache(maxsize=4096)
 def is_installed(file: Path) -> bool:
     """Whether a file came with another distribution or with Python."""
     if file.is_relative_to(OWN_FOLDER):

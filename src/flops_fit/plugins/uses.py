@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +112,8 @@ def package_identity(name: str) -> str:
     Such a one is often installed again without another version. Local labels (``+cpu``) are left
     out, as they differ between machines.
     """
+    from importlib import metadata  # slow to import, and seldom needed
+
     try:
         distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
@@ -217,6 +218,8 @@ def installed_uses(references: Iterable[str], search_paths: Iterable[str]) -> Us
 
 
 def _owners(top: str) -> set[str]:
+    from importlib import metadata  # slow to import, and seldom needed
+
     owners = {*metadata.packages_distributions().get(top, ())}
     if not owners:  # one that lists no files is known by its name alone
         with contextlib.suppress(metadata.PackageNotFoundError):
