@@ -134,3 +134,12 @@ def test_the_config_readme_agrees_with_the_schema():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "config" / "README.md").read_text() == module.readme()
+
+
+def test_aliases_that_stand_for_too_much_are_refused_before_they_are_copied(tmp_path):
+    lines = ["a0: &a0 [1, 2]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(FlopsFitError, match=r"bomb.yaml: its aliases .* stand for 3.*e\+11 values"):
+        load_config(path)

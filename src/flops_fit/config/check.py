@@ -9,12 +9,36 @@ from flops_fit.errors import FlopsFitError
 
 LARGEST = sys.float_info.max
 DEEPEST = 50
+MOST_VALUES = 100_000
 RESERVED = {  # names of folders below results that are no sweep's, whatever the letters' case
     "runs": "the runs of all sweeps",
     "data": "prepared data",
     "local": "what find_optimal writes",
 }
 TRAINING_KEYS = ("model", "dataset", "budgets", "sizes")
+
+
+def check_size(raw: Any) -> None:
+    """Refuse a config whose aliases stand for more values than anyone writes, before copying it.
+
+    A few lines of YAML can name a list ten times in a list that is named ten times, and so on.
+    """
+    size = _expanded(raw, {})
+    if size > MOST_VALUES:
+        raise FlopsFitError(
+            f"its aliases (&name, *name) stand for {size:.3g} values; allowed: {MOST_VALUES:,}"
+        )
+
+
+def _expanded(value: Any, known: dict[int, float]) -> float:
+    """How many values there are once every alias is written out."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 0  # one that holds itself is named by `check_plain`
+        children = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_expanded(child, known) for child in children)
+    return known[id(value)]
 
 
 def check_plain(value: Any, key: str = "", depth: int = 0) -> None:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from flops_fit.config.check import check_across_keys, check_plain, kind_of, validate
+from flops_fit.config.check import check_across_keys, check_plain, check_size, kind_of, validate
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
 
@@ -18,6 +18,7 @@ def complete_config(raw: Any) -> dict:
     """
     if not isinstance(raw, dict):
         raise FlopsFitError(f"a config is a mapping of keys, not {kind_of(raw)}")
+    check_size(raw)
     config = _convert(raw, schema())
     check_plain(config)
     validate(config)

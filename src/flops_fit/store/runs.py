@@ -19,9 +19,10 @@ from flops_fit.experiment.identity import experiment_id
 from flops_fit.experiment.places import MANIFEST, plan_folder, run_folder, sweep_plans_folder
 from flops_fit.experiment.used import other_late
 from flops_fit.files import canonical_hash, write_atomic
-from flops_fit.store.locks import lock_if_free
+from flops_fit.store.locks import LOCK, lock_if_free
 from flops_fit.store.plan_file import read_plan
 from flops_fit.store.records import (
+    CHECKPOINTS,
     COMPLETED,
     FAILURE,
     RECORD,
@@ -51,7 +52,7 @@ class Run:
 def stored_runs(results: str | Path) -> list[Run]:
     """Every run below ``results``, in the order of their names."""
     users = users_of_runs(read_sweeps(results))
-    return [_run(folder, users.get(folder.name, [])) for folder in _folders(Path(results, "runs"))]
+    return [_run(folder, users.get(folder.name, [])) for folder in _run_folders(results)]
 
 
 def read_sweeps(results: str | Path) -> dict[str, dict]:
@@ -67,6 +68,16 @@ def users_of_runs(sweeps: dict[str, dict]) -> dict[str, list[str]]:
         for row in plan["experiments"]:
             users.setdefault(row["experiment_id"], []).append(name)
     return users
+
+
+def _run_folders(results: str | Path) -> list[Path]:
+    """The folders of runs; what else somebody keeps there is not ours to look at."""
+    ours = (LOCK, RECORD, RESULT, FAILURE, CHECKPOINTS, f"{RECORD}.corrupt", "train.log")
+    return [
+        folder
+        for folder in _folders(Path(results, "runs"))
+        if any((folder / name).exists() for name in ours)
+    ]
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -123,10 +134,10 @@ def unused(results: str | Path) -> dict[str, list[Path]]:
             f"{locks}: a workflow is at work here, or was killed (then `snakemake --unlock` first)"
         )
     users = users_of_runs(sweeps)
-    runs = [f for f in _folders(Path(results, "runs")) if f.name not in users and _is_free(f)]
+    runs = [f for f in _run_folders(results) if f.name not in users and _is_free(f)]
     data = {Path(plan["data_dir"]).name for plan in sweeps.values() if plan["data_dir"]}
     checks = {Path(plan["check"]).stem for plan in sweeps.values()}
-    at_work = {f.name for f in _folders(Path(results, "runs"))} - {f.name for f in runs}
+    at_work = {f.name for f in _run_folders(results)} - {f.name for f in runs}
     kept = {
         "specs": {*users, *at_work},
         "plans": {plan["fingerprint"][:16] for plan in sweeps.values()},
