@@ -104,17 +104,18 @@ def adds_up(loss_fn, outputs, targets: Tensor) -> bool:
 
 
 def _losses_of_halves(loss_fn, outputs, targets: Any) -> tuple[list[Tensor], list[int]] | None:
-    """The losses with only the first, only the second half of the targets, and all; and the counts.
+    """The losses with only the first, only the second half of the kept targets, and all; the counts.
 
-    None where that cannot be tried: targets that are no integers, or too few of them.
+    None where that cannot be tried: targets that are no integers, or fewer than two that are kept.
     """
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         return None
     ignore = ignore_index_of(loss_fn)
     flat = targets.reshape(-1)
-    half = flat.numel() // 2
-    if half == 0:
+    kept = (flat != ignore).nonzero().view(-1)
+    if len(kept) < 2:
         return None
+    half = int(kept[len(kept) // 2])
     first, second = flat.clone(), flat.clone()
     first[half:] = ignore
     second[:half] = ignore

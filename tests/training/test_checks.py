@@ -112,6 +112,9 @@ def data():
     return points(400)
 def loader():
     return DataLoader(points(400), batch_size=4, shuffle=True, drop_last=True)
+def seldom_kept():
+    inputs, targets = points(400).tensors
+    return TensorDataset(inputs, targets.where(torch.arange(400) % 25 == 0, -100))
 def once():
     return iter(list(points(200))), points(64)
 def sgd(model, lr):
@@ -134,10 +137,10 @@ def planned(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "checkplugin", raising=False)
     (tmp_path / "checkplugin.py").write_text(PLUGIN)
 
-    def plan(model="Net", dataset="data", optimizer="sgd"):
+    def plan(model="Net", dataset="data", optimizer="sgd", budget=1e5):
         config = complete_config({
             "name": "check", "model": {"factory": f"checkplugin:{model}", "size_param": "width"},
-            "dataset": {"factory": f"checkplugin:{dataset}"}, "budgets": [1e5],
+            "dataset": {"factory": f"checkplugin:{dataset}"}, "budgets": [budget],
             "optimizer": {"factory": f"checkplugin:{optimizer}"}, "sizes": {"values": [8]},
             "batch": {"value": 8}, "learning_rate": {"value": 0.01}, "evaluation": {"tokens": 32},
             "limits": {"max_epochs": 20},
@@ -169,6 +172,10 @@ class TestTwoSteps:
         with pytest.raises(FlopsFitError, match=words) as raised:
             check_inputs(planned(**parts), train)
         assert "\n" not in str(raised.value)
+
+    def test_they_have_targets_where_the_loss_ignores_nearly_all(self, planned):
+        known = check_inputs(planned(dataset="seldom_kept", budget=2e6), train)
+        assert known["unique_tokens"] < known["unique_items"] / 20
 
     def test_what_is_not_used_of_a_loader_is_said(self, planned):
         (note,) = check_inputs(planned(dataset="loader"), train)["notes"]

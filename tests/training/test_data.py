@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from flops_fit.data import as_data, split_by_hash
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.exact import trim_micro_batch
 from flops_fit.loss import count_per_item, cross_entropy, masks_targets
 from flops_fit.training.batches import BatchView, GlobalBatches, HeldoutBatches, read_ahead
 
@@ -150,3 +151,17 @@ def test_a_loss_that_masks_is_told_from_one_that_does_not():
     assert masks_targets(cross_entropy, outputs, targets)
     assert not masks_targets(lambda o, t: cross_entropy(o, t.clamp(min=0)), outputs, targets)
     assert not masks_targets(torch.nn.MSELoss(), torch.randn(2, 6), torch.randn(2, 6))
+
+
+@pytest.mark.parametrize("kept", [slice(0, 3), slice(3, 5), slice(9, 12)])
+def test_where_the_kept_targets_lie_decides_nothing(kept):
+    outputs, targets = torch.randn(2, 6, 4), torch.full((12,), -100)
+    targets[kept] = 1
+    assert masks_targets(cross_entropy, outputs, targets.view(2, 6))
+
+
+def test_a_micro_batch_without_a_share_needs_no_loss_that_masks():
+    targets = torch.tensor([[-100, 2], [-100, -100]])
+    batch = torch.randn(2, 2, 4), targets, np.array([1, 0])
+    *_, counts = trim_micro_batch(torch.nn.Identity(), cross_entropy, batch, [0, 0])
+    assert counts.tolist() == [0, 0]

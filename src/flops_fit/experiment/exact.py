@@ -68,6 +68,8 @@ def trim_micro_batch(model, loss_fn, batch: tuple, keep: list[int]) -> tuple:
     inputs, targets, counts = batch
     if keep == counts.tolist():
         return batch
+    if not any(keep):  # it has no share in the step, whatever its loss
+        return inputs, targets, np.zeros_like(counts)
     with torch.no_grad():
         masks = masks_targets(loss_fn, call_model(model, inputs), targets)
     if not masks:

@@ -176,7 +176,8 @@ def take_two_steps(
 ) -> None:
     """Train two small batches as a job would, on the CPU, and evaluate one."""
     options = options_of(spec)
-    items = min(options.batch_items, STEP_ITEMS, data.unique_items or STEP_ITEMS)
+    few = math.ceil(STEP_ITEMS / min(per_item, 1))  # enough to keep a target in each step
+    items = min(options.batch_items, few, data.unique_items or few)
     options = replace(
         options, tokens=math.ceil(2 * items * per_item), batch_items=items, max_epochs=None,
         expected_items=None if options.expected_items is None else 2 * items, progress=False,
