@@ -7,25 +7,17 @@ hang. Prints one line of JSON with the counts; what failed is left in ``--keep``
 Exit status: 1 where anything failed.
 """
 
-import argparse
 import contextlib
 import io
 import json
-import multiprocessing
-import os
-import shutil
-import signal
 import sys
-import tempfile
-import time
-import traceback
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fuzzing import Job, arguments, attempt, ends_of, jobs_of
 
-HANG = 120  # seconds of one table
 NAMES = {
     "params": ["params", "N", "num_params", "parameter_count", "Model Size", "config.n_params"],
     "tokens": ["tokens", "D", "n_tokens", "throughput/total_tokens", "tokens_trained"],
@@ -250,54 +242,16 @@ def not_finite(text: str):
     raise AssertionError(f"{text} in an answer")
 
 
-def too_long(signum, frame):
-    raise TimeoutError(f"longer than {HANG} s")
-
-
-def one(job: tuple[int, int, bool, str]) -> str:
-    """Drive table ``number`` of ``seed``; what failed is kept."""
-    seed, number, page, keep = job
-    rng = np.random.default_rng([seed, number])
-    folder = Path(tempfile.mkdtemp(prefix=f"table{number}-"))
-    signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(HANG)
-    try:
-        return drive(rng, folder, page)
-    except Exception as error:
-        place = Path(keep, f"{seed}-{number}")
-        shutil.copytree(folder, place, dirs_exist_ok=True)
-        (place / "traceback.txt").write_text(traceback.format_exc())
-        return "hang" if isinstance(error, TimeoutError) else "traceback"
-    finally:
-        signal.alarm(0)
-        shutil.rmtree(folder)
+def one(job: Job) -> str:
+    return attempt(job, drive)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tables", type=int, default=1500)
-    parser.add_argument("--pages", type=int, default=200, help="answered tables drawn and reported")
-    parser.add_argument("--first", type=int, default=0, help="number of the first table")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--seconds", type=float, default=np.inf, help="end after this time")
-    parser.add_argument("--keep", default="fuzz", help="folder of the tables that failed")
-    args = parser.parse_args()
-    step = max(args.tables // max(2 * args.pages, 1), 1) if args.pages else 0
-    numbers = range(args.first, args.first + args.tables)
-    jobs = [(args.seed, i, bool(step) and i % step == 0, args.keep) for i in numbers]
-    ends = []
-    stop = time.monotonic() + args.seconds
-    with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-        results = pool.imap(one, jobs)
-        while len(ends) < len(jobs) and time.monotonic() < stop:
-            try:
-                ends.append(results.next(timeout=2 * HANG))
-            except multiprocessing.TimeoutError:  # stuck where no signal is seen
-                ends.append("hang")
-                break
+    args = arguments(__doc__, "tables", 1500, "pages", 200, "answered tables drawn and reported")
+    jobs = jobs_of(args)
+    ends = ends_of(one, jobs, args)
     counts = Counter(ends)
-    pages = sum(job[2] and end in VERDICTS for job, end in zip(jobs, ends, strict=False))
+    pages = sum(job.further and end in VERDICTS for job, end in zip(jobs, ends, strict=False))
     known = {end: counts[end] for end in (*VERDICTS, "refused", "traceback", "hang")}
     print(json.dumps({"tables": len(ends), "pages": pages, **known}))
     return int(counts["traceback"] + counts["hang"] > 0)
