@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_runs import Net, points
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from flops_fit.config.complete import complete_config
 from flops_fit.data import as_data
@@ -13,9 +14,9 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import read_spec
 from flops_fit.plan.planner import make_plan
 from flops_fit.trainer import train
-from flops_fit.training.checks import check_inputs, check_mean
+from flops_fit.training.checks import check_batch, check_inputs, check_mean
 
-cross_entropy = nn.functional.cross_entropy
+cross_entropy, mse = nn.functional.cross_entropy, nn.functional.mse_loss
 
 
 class Windows(torch.utils.data.Dataset):
@@ -83,6 +84,18 @@ class TestMean:
         torch.manual_seed(0)
         (note,) = check_mean(Net(16), as_data(points(40)), loss)
         assert "is no mean over items" in note
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_few_targets_that_are_not_finite_are_found_among_many(bad):
+    inputs = torch.randn(5000, 4)
+    targets = torch.rand(5000, 4)
+    check_batch(nn.Linear(4, 4), as_data(TensorDataset(inputs, targets)), mse, "mydata:data")
+    targets[7::50] = bad
+    with pytest.raises(
+        FlopsFitError, match="mydata:data: training targets hold values that are not"
+    ):
+        check_batch(nn.Linear(4, 4), as_data(TensorDataset(inputs, targets)), mse, "mydata:data")
 
 
 PLUGIN = """\

@@ -253,9 +253,9 @@ def check_mean(model: nn.Module, data: Data, loss_fn: Callable) -> list[str]:
 def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
     """Run one real batch forward and backward; the error names the contract that it breaks."""
     for part, name in ((data.train, "training"), (data.heldout, "held-out")):
-        items = telling_items(itertools.islice(iter(part), LOOKED_AT) if data.is_stream else part)
-        inputs, targets = data.collate([(i, as_targets(t)) for i, t in items])
-        if targets_are_lost(targets):
+        seen = looked_at(itertools.islice(iter(part), LOOKED_AT) if data.is_stream else part)
+        inputs, targets = data.collate([(i, as_targets(t)) for i, t in telling_items(seen)])
+        if targets_are_lost([targets, *(target for _, target in seen)]):
             raise FlopsFitError(
                 f"{reference}: {name} targets hold values that are not finite; allowed: finite numbers"
             )
@@ -277,24 +277,26 @@ def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
 
 
 def targets_are_lost(targets) -> bool:
-    """Whether a batch of targets holds NaN or infinity, which no loss survives."""
+    """Whether targets hold NaN or infinity, which no loss survives."""
     return any(
-        isinstance(leaf, torch.Tensor)
-        and leaf.is_floating_point()
-        and not bool(torch.isfinite(leaf).all())
-        for leaf in tree_leaves(targets)
+        leaf.is_floating_point() and not bool(torch.isfinite(leaf).all())
+        for leaf in map(torch.as_tensor, tree_leaves(targets))
     )
 
 
-def telling_items(part) -> list:
-    """Of `LOOKED_AT` items spread over ``part``: the first, the last, and each extreme integer's.
-
-    A token beyond the vocabulary may be rare; the first and the last item need not hold it.
-    """
+def looked_at(part) -> list:
+    """`LOOKED_AT` items spread over ``part``, or all of what has no length."""
     if hasattr(part, "__len__"):
         last, steps = len(part) - 1, LOOKED_AT - 1
         part = [part[i] for i in sorted({last * i // steps for i in range(LOOKED_AT)})]
-    items = list(part)
+    return list(part)
+
+
+def telling_items(items: list) -> list:
+    """Of ``items`` the first, the last, and each extreme integer's.
+
+    A token beyond the vocabulary may be rare; the first and the last item need not hold it.
+    """
     told = {0, len(items) - 1}
     for leaves in zip(*(tree_leaves(tuple(item)) for item in items), strict=False):
         values = [integers(leaf) for leaf in leaves]
