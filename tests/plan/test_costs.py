@@ -11,7 +11,7 @@ from flops_fit.api import find_optimal
 from flops_fit.data import as_data
 from flops_fit.loss import cross_entropy
 from flops_fit.plan.costs import Costs
-from flops_fit.plan.items import measure_items
+from flops_fit.plan.items import TOLERANCE, measure_items
 from flops_fit.plan.one_pass import draws_when_evaluated
 
 FEATURES, CLASSES = 6, 5
@@ -113,9 +113,9 @@ def test_a_loss_over_items_is_counted_once():
 
 
 class Sentences(Dataset):
-    def __init__(self, longest=32):
+    def __init__(self, longest=32, seed=0):
         self.lengths = torch.randint(
-            4, longest + 1, (400,), generator=torch.Generator().manual_seed(0)
+            4, longest + 1, (400,), generator=torch.Generator().manual_seed(seed)
         )
 
     def __len__(self):
@@ -158,6 +158,15 @@ def test_attention_over_padded_sentences_pays_the_square_of_what_the_batch_is_pa
     assert count.flops_per_position == pytest.approx(expected / 32, rel=1e-3)
     small = costs.in_batch(8, 4)
     assert small.flops_per_token < 0.9 * count.flops_per_token
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_in_batches_of_one_item_it_is_the_mean_over_all_lengths(seed):
+    data = Sentences(seed=seed)
+    lengths = data.lengths.double()
+    costs = costs_of(Attention, DataLoader(data, collate_fn=pad), cross_entropy)
+    expected = (lengths * (6 * 8 * CLASSES + 12 * lengths * 8)).sum() / lengths.sum()
+    assert costs.in_batch(8, 1).flops_per_token == pytest.approx(expected.item(), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize(

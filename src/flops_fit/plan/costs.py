@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -22,10 +23,10 @@ from flops_fit.plan.items import (
     CHUNK,
     Items,
     batch_elements,
+    batch_positions,
     batches,
     looking,
     positions_of,
-    positions_per_item,
 )
 from flops_fit.plan.one_pass import ITEMS, ModelCount, draws_when_evaluated
 
@@ -33,6 +34,8 @@ SAME_COST = (
     1e-3  # by which an item's FLOPs in the planned batch may differ from those in a small one
 )
 SHAPES = 4  # batches of different shapes that are counted where items differ in length
+SPREAD = 0.1  # of the sizes of batches, relative to their mean, beyond which any four do not do,
+APART = 8  # but so many from the smallest to the largest
 
 
 @dataclass
@@ -144,13 +147,12 @@ class Costs:
     def _count_batches(
         self, data: Data, sizes: Sequence, batch_items: int
     ) -> dict[Any, ModelCount]:
-        """Counts on real batches of up to `SHAPES` shapes, per kept target."""
-        positions = positions_per_item(data, batch_items)
-        with looking():
-            shapes = {positions_of(b[0]): b for b in batches(data, batch_items, 2 * SHAPES)}
+        """Counts on real batches of several shapes, per kept target."""
+        found = batch_positions(data, batch_items)
+        positions = sum(p for p, _ in found) / sum(items for _, items in found)
         batch_flops, kept_bytes = dict.fromkeys(sizes, 0.0), dict.fromkeys(sizes, 0.0)
-        counted = dict(list(shapes.items())[:SHAPES])
-        for inputs, targets, items in counted.values():
+        counted = typical_batches(data, batch_items, [p for p, _ in found])
+        for inputs, targets, items in counted:
             counts = count_sizes(
                 self.model_cls, self.size_param, sizes, self.kwargs, (inputs, targets),
                 self.loss_fn, 1.0, operator.itemgetter(0), items,
@@ -161,8 +163,8 @@ class Costs:
                     own if count.method == "model" else items
                 )
                 kept_bytes[size] += count.activation_bytes * items
-        per_kept = positions / self.items.tokens / sum(counted)
-        found = {
+        per_kept = positions / self.items.tokens / sum(positions_of(b[0]) for b in counted)
+        per_token = {
             size: replace(
                 counts[size],
                 flops_per_token=batch_flops[size] * per_kept,
@@ -170,8 +172,24 @@ class Costs:
             )
             for size in sizes
         }
-        return {size: self._with_position(c, positions) for size, c in found.items()}
+        return {size: self._with_position(c, positions) for size, c in per_token.items()}
 
     def _with_position(self, count: ModelCount, positions: float) -> ModelCount:
         per_position = count.flops_per_token * self.items.tokens / positions
         return replace(count, flops_per_position=per_position)
+
+
+def typical_batches(data: Data, batch_items: int, positions: Sequence[int]) -> list[tuple]:
+    """Up to `SHAPES` batches, of different shapes, that stand for those whose ``positions`` are given.
+
+    Where batches differ much, as those of few items do, they are `APART`, at even places from the
+    smallest batch to the largest: the first ones would by luck be small, or large.
+    """
+    with looking():
+        if np.std(positions) <= SPREAD * np.mean(positions):
+            shapes = {positions_of(b[0]): b for b in batches(data, batch_items, 2 * SHAPES)}
+            return list(shapes.values())[:SHAPES]
+        order = np.argsort(positions, kind="stable")
+        places = order[(2 * np.arange(APART) + 1) * len(order) // (2 * APART)].tolist()
+        made = enumerate(batches(data, batch_items, max(places) + 1))
+        return [batch for place, batch in made if place in places]

@@ -190,12 +190,27 @@ def batches(data: Data, batch_items: int, count: int) -> Iterator[tuple[Any, Any
             yield *_collated(data, chunk), len(chunk)
 
 
-def positions_per_item(data: Data, batch_items: int) -> float:
-    """Mean positions of an item in batches of ``batch_items``, whose longest item sets the padding."""
-    count = min(BATCHES, max(MOST // 8 // batch_items, 8))
+def batch_positions(data: Data, batch_items: int) -> list[tuple[int, int]]:
+    """Positions and items of batches of ``batch_items``, whose longest item sets the padding.
+
+    As many batches as give the mean within half of `TOLERANCE`, as far as `MOST` / 8 items do: where
+    a batch holds few items, batches differ as much as items do.
+    """
+    most = max(MOST // 8 // batch_items, 8)
+    look, found = min(BATCHES, most), []
     with looking():
-        found = [(positions_of(inputs), items) for inputs, _, items in
-                 batches(data, batch_items, count)]  # fmt: skip
+        for inputs, _, items in batches(data, batch_items, most):
+            found.append((positions_of(inputs), items))
+            if len(found) == look:
+                if _relative_error([positions for positions, _ in found]) <= TOLERANCE / 2:
+                    break
+                look *= 2
+    return found
+
+
+def positions_per_item(data: Data, batch_items: int) -> float:
+    """Mean positions of an item in batches of ``batch_items``."""
+    found = batch_positions(data, batch_items)
     return sum(positions for positions, _ in found) / sum(items for _, items in found)
 
 
