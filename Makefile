@@ -23,9 +23,10 @@ test-slow: $(READY)
 test-docs: $(READY)
 	$(BIN)/python -m pytest -m docs
 
-# Random tables of runs through fit, predict, plot and report: no traceback, no hang; minutes.
+# Random tables through fit and report, random sweeps through plan, check and training.
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_tables.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_sweeps.py
 
 # Installs and starts a SLURM of its own on this machine, as root; refuses where one is configured.
 test-slurm: $(READY)

@@ -224,7 +224,8 @@ def tokens(rng: np.random.Generator) -> Parts:
         "stream": f"return Again({rows}), Again(40)",
         "numbers": f"return [(x, y.tolist()) for x, y in (Windows({rows})[i] for i in range({rows}))]",
         "endless": "return Endless(), Again(40)",
-        "once": "return (Windows(5000)[i] for i in range(5000)), [Windows(40)[i] for i in range(40)]",
+        "once": "return (w[i] for w in [Windows(5000)] for i in range(5000)), "
+        "[Windows(40)[i] for i in range(40)]",
         "short": "return (Windows(6)[i] for i in range(6)), [Windows(40)[i] for i in range(40)]",
     }[kind]
     data = (
