@@ -444,6 +444,7 @@ LOSSES = {
         "cross entropy": "F.cross_entropy({y}.flatten(0, -2), targets.flatten())",
         "smoothed": "F.cross_entropy({y}.flatten(0, -2), targets.flatten(), label_smoothing=0.1)",
         "nll": "F.nll_loss({y}.flatten(0, -2).log_softmax(-1), targets.flatten())",
+        "averaged": "F.cross_entropy({y}.flatten(0, -2), targets.flatten(), reduction='none').mean()",
         "focal": "((1 - (p := (-F.cross_entropy({y}.flatten(0, -2), targets.flatten(), "
         "reduction='none')).exp())) ** 2 * -p.log()).mean() + 0.01",
         "summed": "F.cross_entropy({y}.flatten(0, -2), targets.flatten(), reduction='sum')",

@@ -95,12 +95,33 @@ def masks_targets(loss_fn, outputs, targets: Tensor) -> bool:
 
 
 def adds_up(loss_fn, outputs, targets: Tensor) -> bool:
-    """Whether ``loss_fn`` is a sum over the targets that are not its ``ignore_index``."""
+    """Whether ``loss_fn`` is a sum over those targets of an item that are not its ``ignore_index``."""
+    if not isinstance(targets, Tensor) or targets.numel() <= len(targets):  # one for each item
+        return False
     halves = _losses_of_halves(loss_fn, outputs, targets)
     if halves is None:
         return False
     first, second, whole = halves[0]
-    return bool(torch.isclose(first + second, whole, rtol=1e-3)) and bool(first > 0 and second > 0)
+    if not (bool(torch.isclose(first + second, whole, rtol=1e-3)) and first > 0 and second > 0):
+        return False
+    return not _is_mean_of_parts(loss_fn, outputs, targets, whole)
+
+
+def _is_mean_of_parts(loss_fn, outputs: Any, targets: Tensor, whole: Tensor) -> bool:
+    """Whether ``whole`` is the mean of the losses of each item's first and second part.
+
+    A mean that gives ignored targets a loss of zero, and counts them, looks like a sum but for this.
+    """
+    if not isinstance(outputs, Tensor) or outputs.shape[:2] != targets.shape[:2]:
+        return False
+    count, half = targets.shape[1], targets.shape[1] // 2
+    try:
+        first = loss_fn(outputs[:, :half], targets[:, :half]).double()
+        second = loss_fn(outputs[:, half:], targets[:, half:]).double()
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    mean = (half * first + (count - half) * second) / count
+    return bool(torch.isclose(mean, whole, rtol=1e-3))
 
 
 def _losses_of_halves(loss_fn, outputs, targets: Any) -> tuple[list[Tensor], list[int]] | None:

@@ -41,6 +41,10 @@ def mean(outputs, targets):
     return cross_entropy(outputs.flatten(0, -2), targets.flatten())
 
 
+def mean_over_all(outputs, targets):
+    return cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="none").mean()
+
+
 def mean_of_sums(outputs, targets):
     return ((outputs.softmax(-1) - 1) ** 2).sum()
 
@@ -75,7 +79,7 @@ class TestMean:
             check_mean(Net(), as_data(Windows()), summed_over_targets)
 
     @pytest.mark.parametrize("data", [points(40), Windows()], ids=["one", "four"])
-    @pytest.mark.parametrize("loss", [mean, noisy])
+    @pytest.mark.parametrize("loss", [mean, noisy, mean_over_all])
     def test_a_mean_passes_in_silence(self, data, loss):
         assert check_mean(Net(), as_data(data), loss) == []
 
