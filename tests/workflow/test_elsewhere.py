@@ -126,8 +126,9 @@ def test_a_read_only_checkout_serves(project, monkeypatch):
 
 
 def test_runs_start_longest_first(trained):
-    project, _, first = trained
-    (plan,) = (project.results / ".plan/plans").iterdir()
+    project, snapshot, first = trained  # as it was after its first run
+    results = snapshot / project.results.relative_to(project.root)
+    (plan,) = (results / ".plan/plans").iterdir()
     plan = json.loads(plan.read_text())
     resources = {"processes": 1, "threads": 1, "gpus": 0}
     seconds = {row["experiment_id"]: price(work_of_row(row), Rate(*GUESS["cpu"], ""),
