@@ -46,8 +46,9 @@ SECTIONS = {
         "described in [its module](../src/flops_fit/fit/__init__.py).",
         ["fit.runs:read_runs", "fit.runs:prepare_runs", "fit.runs:RunTable", "fit.rows:Reading",
          "fit.curves:read_curves",
-         "fit.core:fit_runs", "fit.answer:predict", "fit.answer:optimum_at", "fit.answer:loss_at",
-         "fit.answer:describe", "fit.answer:read_fit", "fit.sensitivity:sensitivity_at",
+         "fit.core:fit_runs", "fit.options:FitOptions", "fit.answer:predict", "fit.answer:optimum_at",
+         "fit.answer:losses_at", "fit.answer:loss_at", "fit.words:describe", "fit.saved:read_fit",
+         "fit.sensitivity:sensitivity_at",
          "fit.sensitivity:spread_of"],
     ),
     "Before and after a sweep": (

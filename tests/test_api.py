@@ -113,10 +113,11 @@ def test_the_page_of_a_result_holds_its_answers_and_what_the_run_says_of_itself(
     for budget in (1e7, 5e7):
         answer = result.predict(budget)
         assert f'data-flops="{budget}"' in page
-        assert f'<data value="{answer["params"]}">' in page
+        assert answer["params"] is None  # four sizes of a toy do not determine a law
+        assert answer["verdict"] in page
     assert "test_api:Net; only width changes between sizes" in page
     assert "12 completed" in page
-    assert result.predict(1e7, params=300)["own"]["params"] == pytest.approx(300)
+    assert result.predict(1e7, params=300)["own"] is None
 
 
 def test_a_notebook_shows_the_table(result):

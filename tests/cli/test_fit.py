@@ -7,7 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
-from simulated import LAWS, small_models, sweep
+from simulated import LAWS, loss_of, small_models, sweep
 
 from flops_fit.cli import fit, predict
 from flops_fit.errors import FlopsFitError
@@ -41,10 +41,13 @@ def test_fit_writes_the_promised_keys(fitted):
     for budget in fit["isoflop"]["budgets"]:
         assert set(budget) >= BUDGET
     assert set(fit) >= {
-        "ci", "delta", "bootstrap", "status", "excluded", "heldout", "headline", "forecast",
+        "ci", "ci_noise", "delta", "bootstrap", "status", "excluded", "heldout", "headline", "stack", "table",
     }  # fmt: skip
     assert fit["excluded"]["by_reason"] == {"outlier": 1}
-    assert set(fit["forecast"]) >= {"E", "A", "B", "alpha", "beta", "kappa"}
+    weights = [m["weight_params"] for m in fit["stack"]["members"]]
+    assert sum(weights) == pytest.approx(1)
+    assert len(fit["table"]["columns"]["loss"]) == 35
+    assert len(fit["table"]["sha256"]) == 64
 
 
 def test_fit_ends_with_one_line_that_names_the_file_and_the_headline(fitted, capsys):
@@ -63,17 +66,32 @@ def test_predict_prints_the_answer_readable_and_as_json(fitted, capsys):
     assert answer["verdict"] in ("trust", "provisional")
 
 
-def test_predict_at_points_adds_both_losses_and_keeps_the_other_columns(fitted):
+def test_predict_at_points_adds_the_loss_of_any_run_and_keeps_the_other_columns(fitted):
     points = pd.DataFrame({"name": ["a", "b"], "params": [1e9, 2e9], "tokens": [2e10, 4e10]})
     points.to_csv(fitted / "points.csv", index=False)
     run("predict", "--fit", fitted / "fit.json", "--at", fitted / "points.csv", "--out",
         fitted / "predicted.csv")  # fmt: skip
     predicted = pd.read_csv(fitted / "predicted.csv")
-    assert list(predicted.columns) == ["name", "params", "tokens", "loss", "loss_forecast"]
+    assert list(predicted.columns) == [
+        "name", "params", "tokens", "loss", "loss_low", "loss_high", "beyond_data", "verdict",
+    ]  # fmt: skip
     assert (predicted["loss"].diff().dropna() < 0).all()
-    p = json.loads((fitted / "fit.json").read_text())["parametric"]
-    expected = p["E"] + p["A"] * 1e9 ** -p["alpha"] + p["B"] * 2e10 ** -p["beta"]
-    assert predicted["loss"].iloc[0] == pytest.approx(expected)
+    assert (predicted["loss_low"] < predicted["loss"]).all()
+    assert (predicted["loss"] < predicted["loss_high"]).all()
+    assert predicted["beyond_data"].tolist() == pytest.approx([1.2, 4.8])
+    truth = loss_of(LAWS["besiroglu"], points["params"], points["tokens"])
+    assert predicted["loss"].to_numpy() == pytest.approx(truth.to_numpy(), rel=0.01)
+    assert set(predicted["verdict"]) <= {"trust", "provisional"}
+
+
+def test_a_verdict_less_than_required_ends_with_status_3(fitted, capsys):
+    from flops_fit.cli.main import main
+
+    ask = ["predict", "--fit", str(fitted / "fit.json"), "--flops"]
+    assert main([*ask, "1e23", "--require", "provisional"]) == 0
+    assert main([*ask, "1e23", "--require", "trust"]) == 3
+    assert "--require trust: the verdict is provisional" in capsys.readouterr().err
+    assert main([*ask, "1e20", "--require", "trust"]) == 0
 
 
 def test_predict_at_points_needs_a_place_to_write(fitted):

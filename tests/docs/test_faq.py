@@ -158,15 +158,15 @@ def test_every_status_in_the_source_is_explained_by_the_guide():
     explained = {word for row in rows for cell in row for word in re.findall(r"`(\w+)`", cell)}
     assert {*STATUSES, *judged, COMPLETED, DIVERGED, FAILED} <= explained
     for verdict in ("trust", "provisional", "not identifiable"):
-        assert verdict in texts(SOURCE / "fit/answer.py", "_verdict")
+        assert verdict in texts(SOURCE / "fit/verdict.py", "judge")
         assert f"**{verdict}**:" in REPORT
 
 
 REASONS = {
-    "fit/answer.py": ("_verdict", "_moved"),
-    "fit/core.py": ("_warnings",),
-    "fit/identify.py": ("judge",),
-    "fit/heldout.py": ("choose",),
+    "fit/verdict.py": ("judge", "_distance", "_runs", "unanswerable"),
+    "fit/core.py": ("_warnings", "_notes"),
+    "fit/identify.py": ("judge", "too_little"),
+    "fit/heldout.py": ("fallback",),
     "fit/envelope.py": ("estimate_envelope",),
     "fit/estimators.py": ("path_through",),
     "plan/warnings.py": ("_too_little", "_few_budgets", "_few_sizes", "_lopsided", "_off_centre", "_short", "_repeated", "_far"),
@@ -194,7 +194,7 @@ def matches(quote: str, text: str) -> bool:
 
 
 def test_the_words_for_each_minimum_are_those_of_the_page():
-    words = [w for w in texts(SOURCE / "fit/core.py") if w.startswith(("the vertex is", "the lowest loss is",
+    words = [w for w in texts(SOURCE / "fit/entries.py") if w.startswith(("the vertex is", "the lowest loss is",
              "the parabola opens", "fewer than 4"))]  # fmt: skip
     assert len(words) == len(STATUSES)
     for text in (*words, *evidence.STATUSES.values()):

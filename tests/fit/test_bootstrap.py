@@ -9,8 +9,9 @@ from simulated import GRIDS, LAWS, exponent, sweep
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs
 from flops_fit.fit.bootstrap import Draws, draw, group_ids
-from flops_fit.fit.core import default_unit, seed_noise
+from flops_fit.fit.entries import seed_noise
 from flops_fit.fit.estimators import refit_surface
+from flops_fit.fit.options import default_unit
 from flops_fit.fit.runs import budget_groups
 from flops_fit.fit.surface import Data, fit_surface
 
@@ -169,7 +170,7 @@ def test_a_form_that_does_not_fit_is_told_by_the_seed_noise():
         frame["loss"] *= 1 + 0.02 * np.sin(3 * np.log(frame["params"]))
         parts.append(frame)
     fit = fit_runs(pd.concat(parts), bootstrap=0)
-    assert any("its form does not fit here" in w for w in fit["headline"]["warnings"])
+    assert any("its form does not fit here" in w for w in fit["headline"]["notes"])
 
 
 def test_an_unknown_unit_is_refused():

@@ -1,9 +1,9 @@
-"""The headline: earned on budgets left out, told in words."""
+"""The single estimators on budgets left out, and what is refused."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from simulated import GRIDS, LAWS, log_optimum, small_models, sweep
+from simulated import GRIDS, LAWS, log_optimum, loss_of, sweep
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs
@@ -12,33 +12,17 @@ from flops_fit.fit.heldout import Reference
 from flops_fit.fit.runs import budget_groups
 
 
-def test_small_models_choose_minima_over_the_surface():
-    fit = fit_runs(small_models(), bootstrap=200)
-    assert fit["headline"]["method"] == "isoflop"
-    assert "beats the surface by more than the resampling spread" in fit["headline"]["words"]
-    score = fit["heldout"]["score"]
-    assert score["isoflop"] < score["surface"] - fit["heldout"]["spread"]["isoflop"]
-    assert [level["left_out"] for level in fit["heldout"]["levels"]] == [1, 2]
-    assert fit["status"] == "bracketed"
-
-
-@pytest.mark.parametrize("grid", ["wide", "drifting"])
-def test_an_exact_surface_stays_the_headline(grid):
-    fit = fit_runs(sweep(LAWS["hoffmann"], GRIDS[grid], noise=0.003), bootstrap=100)
-    assert fit["headline"]["method"] == "surface"
-    assert fit["headline"]["mixture"]["surface"] > 0.8
-
-
-def test_without_shared_budgets_the_surface_is_the_headline():
+def test_without_shared_budgets_clusters_in_compute_test_the_stack():
     generator = np.random.default_rng(0)
     frame = sweep(LAWS["besiroglu"], noise=0.003)
     frame["tokens"] *= np.exp(generator.uniform(-1, 1, len(frame)))
     frame["flops"] = 6 * frame["params"] * frame["tokens"]
-    e, a, b, alpha, beta = LAWS["besiroglu"]
-    frame["loss"] = e + a * frame["params"] ** -alpha + b * frame["tokens"] ** -beta
+    frame["loss"] = loss_of(LAWS["besiroglu"], frame["params"], frame["tokens"])
+    frame["loss"] *= np.exp(0.003 * generator.standard_normal(len(frame)))
     fit = fit_runs(frame.drop(columns="budget"), bootstrap=0)
-    assert fit["headline"]["method"] == "surface"
-    assert "no other estimator" in fit["headline"]["words"]
+    assert fit["headline"]["method"] == "stack"
+    assert "budgets left out" in fit["headline"]["words"]
+    assert fit["stack"]["tests"]["loss"]
     assert fit["isoflop"]["budgets"] == []
     assert "no shared budgets" in fit["isoflop"]["reason"]
 
@@ -79,7 +63,7 @@ def test_a_method_asked_for_is_the_headline():
     for method in ("isoflop", "tied"):
         fit = fit_runs(frame, bootstrap=20, method=method)
         assert fit["headline"]["method"] == method
-        assert fit["headline"]["mixture"] == {method: 1.0}
+        assert fit["stack"] is None
     fit = fit_runs(frame, bootstrap=0, method="fixed_e", fixed_e=1.8)
     assert fit["fixed_e"]["E"] == pytest.approx(1.8)
 

@@ -128,11 +128,12 @@ def test_the_numbers_on_the_page_are_those_of_predict(page, fit):
         assert flops_text(answer["flops"]) in card["text"]
         for name, write in writers.items():
             (cell,) = page.all("dd", within=card, data_name=name)
-            value, low, high = page.all("data", within=cell)
+            value, low, high, *noise = page.all("data", within=cell)
             assert float(value["attrs"]["value"]) == answer[name]
             assert value["text"] == write(answer[name])
             assert [float(e["attrs"]["value"]) for e in (low, high)] == answer["ci"][name]
             assert [e["text"] for e in (low, high)] == [write(v) for v in answer["ci"][name]]
+            assert [float(e["attrs"]["value"]) for e in noise] == answer["ci_noise"][name]
         for share in ("1", "5"):
             (near,) = page.all("dd", within=card, data_name=f"range_{share}pct")
             assert near["text"] == " – ".join(map(count_text, answer[f"range_{share}pct"]))
@@ -324,7 +325,7 @@ def test_the_markdown_table_holds_minima_and_answers(folder, fit):
     rows = [
         [c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("| ")
     ]
-    minima, answers = rows[1:5], rows[6:]
+    minima, members, answers = rows[1:5], rows[6:-4], rows[-3:]
     for row, entry in zip(minima, fit["isoflop"]["budgets"], strict=True):
         expected = [flops_text(entry["flops"]), count_text(entry["params_opt"]),
                     count_text(entry["tokens_opt"])]  # fmt: skip
@@ -336,6 +337,7 @@ def test_the_markdown_table_holds_minima_and_answers(folder, fit):
         assert row[0] == flops_text(budget)
         assert row[1] == f"{count_text(answer['params'])} [{low} – {high}]"
         assert row[7].startswith(answer["verdict"])
+    assert [row[0] for row in members] == [m["name"] for m in fit["stack"]["members"]]
     assert len({line.count("|") for line in lines[-4:]}) == 1
 
 
@@ -376,7 +378,8 @@ def test_what_cannot_be_identified_is_headed_so(tmp_path):
     (section,) = page.all("section", id="sensitivity")
     assert "No law could be identified" in section["text"]
     (section,) = page.all("section", id="range")
-    assert "not\n    what is known" in section["text"]
+    assert "no optimum to be near" in section["text"]
+    assert not page.all("dd", data_name="params")[0]["text"].strip("– \n")
 
 
 def test_n_is_counted_as_in_the_fit(folder, tmp_path):
@@ -459,4 +462,6 @@ def test_the_summary_is_the_table_s_answers_alone(folder):
 def test_the_table_without_minima_has_answers_only(fit):
     bare = {**fit, "isoflop": {**fit["isoflop"], "budgets": []}}
     text = markdown_table(bare, BUDGETS)
-    assert text.startswith("## Answers")
+    assert "Measured optima" not in text
+    assert text.startswith("## Members of the stack")
+    assert "## Answers" in text

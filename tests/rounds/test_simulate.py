@@ -9,8 +9,8 @@ import pytest
 from flops_fit.cli.main import main
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs, prepare_runs, read_runs
-from flops_fit.fit.answer import laws_of
 from flops_fit.fit.cost import Cost
+from flops_fit.fit.saved import laws_of
 from flops_fit.rounds.simulate import describe_simulation, design_of, losses_of, simulate
 from flops_fit.rounds.truth import BESIROGLU, Truth, law_of, truth_for
 

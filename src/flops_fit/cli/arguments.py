@@ -44,3 +44,15 @@ def add_verb(verbs, name: str, add_arguments: Callable, run: Callable | None) ->
     add_arguments(parser)
     if run is not None:  # else it has verbs of its own
         parser.set_defaults(run=run)
+
+
+def insist(fit: dict, args: argparse.Namespace) -> None:
+    """Refuse to go on from a fit that is not identifiable, unless ``--force`` says so."""
+    from flops_fit.errors import FlopsFitError
+
+    if fit["status"] == "not_identifiable" and not args.force:
+        reason = fit["headline"]["reason"].removeprefix("not identifiable: ")
+        raise FlopsFitError(
+            f"{args.fit}: not identifiable: {reason}; no N* to go by. Allowed: a fit that is "
+            "provisional or better, or --force"
+        )

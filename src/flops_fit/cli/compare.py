@@ -22,11 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read the one record, write both files, print the outcome."""
     import json
+    from pathlib import Path
 
     from flops_fit.config.complete import check_section
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic, write_json
     from flops_fit.rounds.confirm import compare, confirmation_table, outcome_words
+    from flops_fit.rounds.ledger import enter
     from flops_fit.store.collect import read_results
 
     records = read_results(args.records)
@@ -41,5 +43,6 @@ def run(args: argparse.Namespace) -> None:
         raise FlopsFitError("--predicted: null; allowed: the config's confirm")
     told = compare(records[0], predicted, args.name)
     write_json(args.out, told)
+    enter(Path(args.out).parent.parent, told)
     write_atomic(args.table, confirmation_table(told))
     print(f"wrote {args.out}: {outcome_words(told)}")

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fit", required=True, help="FIT.json of the sweep")
     add("--config", required=True, help="the sweep's config file")
     add("--flops", type=float, required=True, help="budget of the run")
+    add("--force", action="store_true", help="predict from a fit that is not identifiable too")
     add("--name", help="name of its sweep (default: NAME-confirm-FLOPS)")
     add("--out", help="where to write its config (default: config/NAME.yaml)")
     add_places(parser)
@@ -27,11 +28,13 @@ def run(args: argparse.Namespace) -> None:
 
     import yaml
 
+    from flops_fit.cli.arguments import insist
     from flops_fit.config.complete import complete_config
     from flops_fit.errors import FlopsFitError
     from flops_fit.experiment.places import run_folder
     from flops_fit.files import canonical_hash, write_atomic
-    from flops_fit.fit.answer import predict, read_fit
+    from flops_fit.fit.answer import optimum_at, predict
+    from flops_fit.fit.saved import check_flops, read_fit
     from flops_fit.notation import count_text, loss_text
     from flops_fit.plan.cache import plan_config, search_paths
     from flops_fit.rounds.confirm import predicted_loss
@@ -41,7 +44,9 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.sweep import n_key
 
     config, fit = grid_config(args.config), read_fit(args.fit)
-    answer = predict(fit, args.flops)
+    insist(fit, args)
+    verdict = predict(fit, args.flops)["verdict"]
+    answer = optimum_at(fit, check_flops(args.flops))
     paths = search_paths(args.search_path)
     plan, grid = planned_grid(config, fit, args.results, paths)
     size = grid.nearest(answer["params"])
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out or f"config/{name}.yaml")
     head = [
         f"Made by `flops-fit confirm` from {args.config} and {args.fit}: the prediction is frozen here.",
-        f"N* at {args.flops:g} FLOPs: {answer['params']:.4g} ({answer['verdict']}).",
+        f"N* at {args.flops:g} FLOPs: {answer['params']:.4g} ({verdict}).",
     ]
     write_atomic(out, config_text(new, head))
     run = "" if told["run"] is None else (

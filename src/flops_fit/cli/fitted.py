@@ -17,7 +17,7 @@ def add_fitted(parser: argparse.ArgumentParser) -> None:
 
 def read_fitted(args: argparse.Namespace) -> tuple:
     """The run table, the records ([] without them), the fit and the budgets to answer for."""
-    from flops_fit.fit.answer import check_flops, read_fit
+    from flops_fit.fit.saved import check_flops, read_fit
     from flops_fit.store.collect import read_results
 
     fit = read_fit(args.fit)

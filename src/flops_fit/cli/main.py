@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb; bad input ends with one message on standard error and status 2."""
     parsed = make_parser().parse_args(arguments)
     try:
-        parsed.run(parsed)
+        return parsed.run(parsed) or 0
     except FlopsFitError as error:
         print(f"flops-fit: error: {error}", file=sys.stderr)
         return 2

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-flops", type=float,
         help="most FLOPs to spend (default, for tightening: what the sweep cost)")  # fmt: skip
     add("--take", type=int, metavar="K", help="take proposal K of the list instead of the best")
+    add("--force", action="store_true", help="propose runs from a fit that is not identifiable too")
     add("--name", help="name of the new sweep (default: NAME-round2, -round3, ...)")
     add("--out", help="where to write its config (default: config/NAME.yaml)")
     add_places(parser)
@@ -37,15 +38,17 @@ def run(args: argparse.Namespace) -> None:
     import yaml
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from flops_fit.cli.arguments import insist
     from flops_fit.config.complete import complete_config
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
-    from flops_fit.fit.answer import read_fit
+    from flops_fit.fit.saved import read_fit
     from flops_fit.plan.cache import plan_config, search_paths
     from flops_fit.rounds.grid import grid_config, planned_grid
     from flops_fit.rounds.next import config_text, grown, merged, next_name, outlook, repairs
 
     config, fit = grid_config(args.config), read_fit(args.fit)
+    insist(fit, args)
     paths = search_paths(args.search_path)
     plan, grid = planned_grid(config, fit, args.results, paths)
     target = args.flops or 10 * grid.budgets[-1]

@@ -6,7 +6,9 @@ PREDICT_EXAMPLE = """examples:
   flops-fit predict --fit fit.json --flops 1e21
   flops-fit predict --fit fit.json --flops 1e21 --params 7e9
   flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10
+  flops-fit predict --fit fit.json --flops 1e21 --require trust
   flops-fit predict --fit fit.json --at points.csv --out predicted.csv"""
+NOT_ENOUGH = 3  # exit status where the verdict is less than --require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,45 +34,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also tell what this many unique tokens allow, and how often the optimum would read them",
     )
     add("--json", action="store_true", help="print the answer as JSON")
-    add("--out", metavar="PRED.csv", help="with --at: rows with loss and loss_forecast added")
+    add("--out", metavar="PRED.csv",
+        help="with --at: the rows with loss, its interval, beyond_data and verdict added")  # fmt: skip
+    add("--require", choices=("trust", "provisional"),
+        help="end with status 3 where the verdict is less than this")  # fmt: skip
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
     """Print the answer for a budget, or write predicted losses at points."""
     from flops_fit.errors import FlopsFitError
-    from flops_fit.fit.answer import read_fit
+    from flops_fit.fit.saved import read_fit
 
     fit = read_fit(args.fit)
     if args.at is not None and (args.params or args.tokens):
         raise FlopsFitError("--params and --tokens: go with --flops, not with --at")
     if args.at is None:
-        _answer(fit, args)
+        verdicts = [_answer(fit, args)]
     elif args.out is None:
         raise FlopsFitError("--at: needs --out PRED.csv, where to write the predictions")
     else:
-        _points(fit, args)
+        verdicts = _points(fit, args)
+    return _required(verdicts, args.require)
 
 
-def _answer(fit: dict, args: argparse.Namespace) -> None:
+def _required(verdicts: list[str], least: str | None) -> int | None:
+    """Status 3 where a verdict is less than ``least``."""
+    import sys
+
+    from flops_fit.fit.verdict import RANKS
+
+    worst = min(verdicts, key=RANKS.index)
+    if least is None or RANKS.index(worst) >= RANKS.index(least):
+        return None
+    print(f"flops-fit: --require {least}: the verdict is {worst}", file=sys.stderr)
+    return NOT_ENOUGH
+
+
+def _answer(fit: dict, args: argparse.Namespace) -> str:
     import json
 
-    from flops_fit.fit.answer import describe, predict
+    from flops_fit.fit import describe, predict
 
     answer = predict(fit, args.flops, args.params, args.tokens)
     print(json.dumps(answer, indent=1, allow_nan=False) if args.json else describe(answer, fit))
+    return answer["verdict"]
 
 
-def _points(fit: dict, args: argparse.Namespace) -> None:
+def _points(fit: dict, args: argparse.Namespace) -> list[str]:
     from flops_fit.files import write_atomic
-    from flops_fit.fit.answer import loss_at
+    from flops_fit.fit.answer import losses_at
     from flops_fit.fit.curves import read_points
     from flops_fit.fit.tables import without_formulas
 
     points = read_points(args.at)
-    points["loss"] = loss_at(fit, points["params"], points["tokens"])
-    points["loss_forecast"] = loss_at(fit, points["params"], points["tokens"], "forecast")
+    for name, values in losses_at(fit, points["params"], points["tokens"]).items():
+        points[name] = values
     write_atomic(args.out, without_formulas(points).to_csv(index=False))
-    print(
-        f"wrote {args.out}: {len(points)} points, loss {points['loss'].min():.4f} to "
-        f"{points['loss'].max():.4f}"
-    )
+    span = "" if points["loss"].isna().all() else (
+        f", loss {points['loss'].min():.4f} to {points['loss'].max():.4f}"
+    )  # fmt: skip
+    print(f"wrote {args.out}: {len(points)} points{span}")
+    return list(points["verdict"])

@@ -27,11 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the page and the table, print the headline."""
+    from pathlib import Path
+
     from flops_fit.files import read_json, write_atomic
     from flops_fit.fit.answer import predict
     from flops_fit.notation import count_text, flops_text, loss_text
     from flops_fit.report.page import report_page
     from flops_fit.report.table import answer_table, markdown_table
+    from flops_fit.rounds.ledger import ledger_words
     from flops_fit.store.plan_file import read_plan
 
     table, records, fit, budgets = read_fitted(args)
@@ -39,13 +42,19 @@ def run(args: argparse.Namespace) -> None:
     named = {"runs": args.runs, "records": args.records, "fit": args.fit}
     files = {name: path for name, path in named.items() if path}
     told = [read_json(path) for path in args.confirmed]
-    page = report_page(table, records, fit, args.plots, budgets, args.name, plan, files, told)
+    ledger = ledger_words(Path(args.out).parent.parent)
+    page = report_page(
+        table, records, fit, args.plots, budgets, args.name, plan, files, told, ledger
+    )
     write_atomic(args.out, page)
     if args.table:
         write_atomic(args.table, markdown_table(fit, budgets))
     if args.summary:
         write_atomic(args.summary, answer_table(fit, budgets))
     answer = predict(fit, budgets[0])
+    if answer["params"] is None:
+        print(f"wrote {args.out}: {answer['verdict']}")
+        return
     print(
         f"wrote {args.out}: at {flops_text(answer['flops'])} FLOPs N = "
         f"{count_text(answer['params'])}, D = {count_text(answer['tokens'])}, loss "

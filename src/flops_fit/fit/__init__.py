@@ -7,12 +7,19 @@
 
 FIT.json, every number finite (trust is carried by the statuses):
 
-- ``parametric`` (surface L = E + A/N^alpha + B/D^beta, approach 3): ``E, A, B, alpha, beta``,
-  ``a`` = beta / (alpha + beta) and ``b`` = 1 - a, ``objective`` (sum of Huber on ln L), ``n_runs``
-  used, ``status`` (converged, at_bound, not_identifiable), ``reason``; ``delta`` and ``scale``
-  (robust, of ln L), ``starts``, ``starts_spread`` (relative spread of their objectives),
+- ``parametric`` (the classic surface L = E + A/N^alpha + B/D^beta, approach 3): ``E, A, B, alpha,
+  beta``, ``a`` = beta / (alpha + beta) and ``b`` = 1 - a, ``objective`` (sum of Huber on ln L),
+  ``n_runs`` used, ``status`` (converged, at_bound, not_identifiable), ``reason``; ``delta`` and
+  ``scale`` (robust, of ln L), ``starts``, ``starts_spread`` (relative spread of their objectives),
   ``starts_at_minimum``, ``condition`` number, ``se_a`` (asymptotic), ``profile_E``: [[E, rise]].
 - ``tied`` (alpha = beta) and, where asked for, ``fixed_e``: the same keys.
+- ``stack`` (null where one estimator was asked for, or the runs cannot bear one): ``members``
+  [{``name, weight_params, weight_loss, weight_runs`` (shares in N*, in L* and in the loss of any
+  run), ``scale``}], ``tests`` {params, loss: [{``trained_up_to, flops, error, sd, se`` (ln),
+  ``ahead`` (budgets), ``distance`` (ln C), ``age``}]}, ``form_error`` {params, loss: {``tau`` at a
+  doubling of C, ``df, tests``}} (null without resamples), ``noise`` (least scale of its members).
+- ``axis`` (null where N and D vary apart): ``x`` (params, tokens, flops), ``missing``, ``E, A,
+  alpha`` of L = E + A x^-alpha (null with fewer than 4 values of x), ``draws``, ``range``.
 - ``isoflop`` (approach 2): ``a``, ``status``, ``reason``, ``shared`` (were there budgets),
   ``grouping`` (how they were found), ``loss_law`` {E, ln_K, gamma} of L* = E + K C^-gamma, and
   ``budgets``: [{``flops, params_opt, tokens_opt, loss_opt``, ``status`` (bracketed, at_edge,
@@ -23,30 +30,35 @@ FIT.json, every number finite (trust is carried by the statuses):
   run.
 - ``envelope`` (approach 1, where there are loss curves): ``a, status, reason, loss_law, points``
   [[C, N, loss]].
-- ``headline``: ``method``, ``words`` (why), ``a``, ``slope`` (d ln N*/d ln C at the largest C),
-  ``reason``, ``mixture`` (share of resamples that chose each estimator), ``covers``,
-  ``candidates``, ``warnings``.
+- ``headline``: ``method`` (stack, unless asked otherwise), ``words`` (why), ``a``, ``slope``
+  (d ln N*/d ln C at the largest C), ``reason``, ``candidates``, ``warnings`` (they forbid trust),
+  ``notes`` (they do not).
 - ``status`` of the headline: converged, at_bound, bracketed or not_identifiable.
-- ``ci``: key -> [low, high] for E, A, B, alpha, beta, a, b and isoflop.a, envelope.a, tied.a.
+- ``ci_noise`` and ``ci``: key -> [low, high] for E, A, B, alpha, beta, a, b and stack.a, isoflop.a,
+  envelope.a, tied.a. No measurement can tell a parameter of a formula, so here both are resampling
+  noise; for N*, D* and the losses `predict` gives a ``ci`` that holds the error of the form too.
 - ``delta``; ``bootstrap``: ``resamples, unit, seed, level, se`` (standard errors of E, ln_A, ln_B,
-  alpha, beta, a), ``usable`` resamples per estimator, ``seed_noise`` {sd, df} or null.
+  alpha, beta, a), ``stack`` (resamples that each member was refitted on), ``usable`` resamples per
+  estimator, ``seed_noise`` {sd, df} or null.
 - ``excluded``: ``rule, count, by_reason, runs`` [{run_id, row, reason}], ``with_them`` (the
   surface with the automatic exclusions put back) or null.
-- ``heldout``: ``levels`` [{left_out, trained_up_to, n_runs, predictions: [{estimator, flops,
-  params, params_measured, loss, loss_measured, excess, loss_error}]}], ``levels_scored`` (where
-  all estimators could be compared), ``score``, ``spread``, ``selected`` per estimator.
-- ``forecast``: ``E, A, B, alpha, beta, kappa`` for the loss of a next budget, never for N*.
+- ``heldout``: what each single estimator said of the largest budgets, fitted without them:
+  ``levels`` [{left_out, trained_up_to, n_runs, predictions: [{estimator, flops, params,
+  params_measured, loss, loss_measured, excess, loss_error}]}], ``levels_scored`` (where all
+  estimators could be compared), ``score`` per estimator.
 - ``cost``: ``factor, params, flops_per_token, words`` of C = f(N) D; ``sizes``: [{size, params,
   params_nonembedding, params_total, flops_per_token}], as far as known (``params``: as fitted).
 - ``data``: ``source, params_column`` (the column that was N), ``reading`` (the other choices on how
   the table was read, `rows.Reading`), ``n_runs``, ranges [low, high] of
   ``params, tokens, flops, loss``, ``budgets, largest_budget, seeds, most_epochs`` (passes over the
   data of one run; null if unknown), ``loss_unit, notes``.
+- ``table``: ``columns`` {params, tokens, flops, loss, seed, budget: [...]}, the runs as fitted, and
+  ``sha256`` of them.
 - ``sensitivity``: ``rows`` [{``group`` (`sensitivity.GROUPS`), ``label, headline`` (this is the
   fit's own choice), ``method, status, reason, n_runs, a, count`` (the column that N is), ``law,
   cost``}], each to be evaluated at any C by `sensitivity_at`, and ``notes``; null if not asked for.
-- ``laws``: estimator -> ``law`` and ``draws`` (null without resamples), each {columns, values}:
-  what `predict` reads.
+- ``laws``: estimator -> ``law`` and ``draws`` (null without resamples), each {columns, values}, or
+  {members, weights} for the stack: what `predict` reads.
 """
 
 from importlib import import_module
@@ -55,9 +67,11 @@ from typing import Any
 _HOME = {
     "Reading": "rows",
     "RunTable": "runs",
-    "describe": "answer",
+    "FitOptions": "options",
+    "describe": "words",
     "fit_runs": "core",
     "loss_at": "answer",
+    "losses_at": "answer",
     "optimum_at": "answer",
     "predict": "answer",
     "prepare_runs": "runs",

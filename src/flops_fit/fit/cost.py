@@ -11,22 +11,50 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
-EXACT = 1e-6  # relative: closer than this to 6 N D is 6 N D
 Numbers = float | np.ndarray
+EXACT = 1e-6  # relative: closer than this to 6 N D is 6 N D
+TAIL_SIZES = 4  # the largest known, from which f is extrapolated
+SLOWEST = 0.02  # power of N: a slope that fades less than this is no trend to go on
 STEADY = 0.02  # ln: spread of C / (N D) at one N that still makes a function of N
+
+
+@dataclass(frozen=True)
+class Tail:
+    """ln(f / N) above ln N0 = ``start``: from ``value`` on with ``slope``, which fades as N^-power.
+
+    A matrix product costs 6 FLOPs per parameter and token; attention, and what N leaves out or counts
+    for nothing, is a share of that which falls as a power of N in models of one family. The slope of
+    ln(f / N) then falls as the same power, in whatever way N is counted.
+    """
+
+    value: float
+    steepness: float
+    power: float
+    start: float
+
+    def log_ratio(self, log_n: np.ndarray) -> np.ndarray:
+        """ln(f / N) at ln N."""
+        faded = -np.expm1(-self.power * (log_n - self.start))
+        return self.value + self.steepness / self.power * faded
+
+    def slope(self, log_n: np.ndarray) -> np.ndarray:
+        """d ln(f / N) / d ln N."""
+        return self.steepness * np.exp(-self.power * (log_n - self.start))
 
 
 @dataclass(frozen=True)
 class Cost:
     """f(N) = factor x N, or with ``params``/``per_token`` known at some N, interpolated in ln-ln.
 
-    Between the known sizes ln(f / N) is a monotone cubic (PCHIP) in ln N; beyond them f / N keeps
-    its last value.
+    Between the known sizes ln(f / N) is a monotone cubic (PCHIP) in ln N. Above them its slope
+    fades as a power of N (`Tail`) where the last sizes show that it does, else f / N keeps its last
+    value, as it does below them. ``trend`` False keeps it above them too.
     """
 
     factor: float = 6.0
     params: tuple[float, ...] = ()
     per_token: tuple[float, ...] = ()
+    trend: bool = True
 
     @cached_property
     def _ratio(self):
@@ -37,13 +65,47 @@ class Cost:
         curve = PchipInterpolator(known, np.log(self.per_token) - known)
         return curve, curve.derivative(), (known[0], known[-1])
 
+    @cached_property
+    def _tail(self) -> "Tail | None":
+        """How f / N goes on above the largest size; None where no trend can be read."""
+        if not self.trend or len(self.params) < TAIL_SIZES:
+            return None
+        log_n = np.log(self.params[-TAIL_SIZES:])
+        ratio = np.log(self.per_token[-TAIL_SIZES:]) - log_n
+        slopes = np.diff(ratio) / np.diff(log_n)
+        size = np.abs(slopes)
+        if size.min() < EXACT or len(set(np.sign(slopes))) > 1:
+            return None
+        middle = (log_n[1:] + log_n[:-1]) / 2
+        power, level = np.polyfit(middle - log_n[-1], np.log(size), 1)
+        if power > -SLOWEST:
+            return None
+        steepness = float(np.sign(slopes[-1]) * np.exp(level))
+        return Tail(float(ratio[-1]), steepness, float(-power), float(log_n[-1]))
+
+    @property
+    def beyond(self) -> str:
+        """How f goes on above the largest size known, in words."""
+        if self._ratio is None:
+            return "f is proportional to N"
+        if self._tail is None:
+            return "above the largest size f / N keeps its last value"
+        return (
+            f"above the largest size f / N goes on as the last {TAIL_SIZES} sizes do, its slope "
+            f"fading as N^-{self._tail.power:.2f}"
+        )
+
     def log_flops_per_token(self, log_n: Numbers) -> np.ndarray:
         """ln f at ln N."""
         log_n = np.asarray(log_n, dtype=float)
         if self._ratio is None:
             return log_n + np.log(self.factor)
         curve, _, ends = self._ratio
-        return log_n + curve(np.clip(log_n, *ends))
+        inside = log_n + curve(np.clip(log_n, *ends))
+        if self._tail is None:
+            return inside
+        above = np.maximum(log_n, ends[1])
+        return np.where(log_n > ends[1], log_n + self._tail.log_ratio(above), inside)
 
     def slope(self, log_n: Numbers) -> np.ndarray:
         """d ln f / d ln N at ln N; 1 for f proportional to N."""
@@ -52,7 +114,10 @@ class Cost:
             return np.ones_like(log_n)
         _, slope, (low, high) = self._ratio
         inside = (log_n > low) & (log_n < high)
-        return 1 + np.where(inside, slope(np.clip(log_n, low, high)), 0.0)
+        found = 1 + np.where(inside, slope(np.clip(log_n, low, high)), 0.0)
+        if self._tail is None:
+            return found
+        return np.where(log_n >= high, 1 + self._tail.slope(np.maximum(log_n, high)), found)
 
     def log_tokens(self, log_n: Numbers, log_c: Numbers) -> np.ndarray:
         """ln D of a run of N parameters that spends C."""
@@ -95,10 +160,12 @@ def cost_of(frame: pd.DataFrame, sizes: list[dict] | None = None) -> tuple[Cost,
             known = (np.exp(by_size.median()) * by_size.median().index).to_dict()
     if len(known) >= 2 and np.ptp([np.log(f / n) for n, f in known.items()]) > EXACT:
         params = tuple(sorted(known))
-        return (
-            Cost(6.0, params, tuple(known[n] for n in params)),
-            f"C = f(N) D, f interpolated between the FLOPs per token of {len(params)} sizes",
-        )
+        cost = Cost(6.0, params, tuple(known[n] for n in params))
+        words = f"C = f(N) D, f interpolated between the FLOPs per token of {len(params)} sizes"
+        counted = sum(n > frame["params"].max() * (1 + EXACT) for n in params)
+        if counted:
+            words += f", {counted} of them counted beyond the runs"
+        return cost, f"{words}; {cost.beyond}"
     factor = float(np.median([f / n for n, f in known.items()] if known else ratio))
     if abs(factor / 6 - 1) < EXACT:
         return Cost(), "C = 6 N D"

@@ -1,13 +1,14 @@
 """The estimators behind one interface: runs in, a law for the estimate and for every resample out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from flops_fit.fit.bootstrap import Draws
 from flops_fit.fit.cost import Cost
-from flops_fit.fit.identify import judge
+from flops_fit.fit.identify import Verdict, judge
 from flops_fit.fit.isoflop import STATUSES, Minima, akima_minimum, parabola_minimum, path_law
 from flops_fit.fit.laws import PathLaw, SurfaceLaw
 from flops_fit.fit.newton import minimise
@@ -23,6 +24,8 @@ from flops_fit.fit.surface import (
     robust_scale,
     tied_form,
 )
+
+USABLE = ("converged", "at_bound", "bracketed")  # statuses of an estimate that can answer
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,23 @@ class Runs:
         return Runs(frame, [(c, r) for c, r in groups if len(r)], self.cost)
 
 
+class SurfaceDetail(NamedTuple):
+    """Behind an estimate by a surface: the fit and its judgement."""
+
+    fit: Surface
+    verdict: Verdict
+
+
+class MinimaDetail(NamedTuple):
+    """Behind an estimate by minima: their budgets and the minima themselves."""
+
+    flops: list[float]
+    minima: list[Minima]
+
+
+EnvelopeDetail = list[list[float]]  # [C, N, loss] of each point
+
+
 @dataclass(frozen=True)
 class Estimate:
     """One estimator on one set of runs.
@@ -73,7 +93,19 @@ class Estimate:
     draws: SurfaceLaw | PathLaw | None = None
     usable: np.ndarray | None = None
     draw_weight: np.ndarray | None = None
-    detail: object = field(default=None)
+    detail: SurfaceDetail | MinimaDetail | EnvelopeDetail | None = None
+
+    @property
+    def surface(self) -> SurfaceDetail:
+        """The detail of an estimate by a surface."""
+        assert isinstance(self.detail, SurfaceDetail)
+        return self.detail
+
+    @property
+    def minima(self) -> MinimaDetail:
+        """The detail of an estimate by minima."""
+        assert isinstance(self.detail, MinimaDetail)
+        return self.detail
 
 
 REFIT_CONTINUATION = (1e-2, 3e-3)  # from an optimum nearby two coarser thresholds are enough
@@ -111,7 +143,12 @@ def estimate_surface(
     law = surface_law(fit.theta, fit.centre)
     if draws is None:
         return Estimate(
-            form, law, verdict.status, verdict.reason, fit.weight, detail=(fit, verdict)
+            form,
+            law,
+            verdict.status,
+            verdict.reason,
+            fit.weight,
+            detail=SurfaceDetail(fit, verdict),
         )
     refit = refit_surface(data, fit, draws, delta == "auto", exclude == "auto")
     return Estimate(
@@ -123,7 +160,7 @@ def estimate_surface(
         surface_law(refit.theta[refit.usable], fit.centre),
         refit.usable,
         refit.weight,
-        (fit, verdict),
+        SurfaceDetail(fit, verdict),
     )
 
 
@@ -201,7 +238,7 @@ def estimate_isoflop(
     law, how, why = path_through(log_c, minima)
     name = "isoflop"
     if draws is None or not len(budgets):
-        return Estimate(name, law, how, why, weight, detail=(budgets, minima))
+        return Estimate(name, law, how, why, weight, detail=MinimaDetail(budgets, minima))
     resampled = []
     base = draws.weight if draw_weight is None else draw_weight
     for (_, rows), point in zip(runs.groups, minima, strict=True):
@@ -217,14 +254,18 @@ def estimate_isoflop(
     ok = np.stack([m.status == 0 for m in resampled], axis=1) & (status == 0)
     usable = ok.sum(axis=1) >= 2
     if not usable.any():
-        return Estimate(name, law, how, why, weight, detail=(budgets, minima), usable=usable)
+        return Estimate(
+            name, law, how, why, weight, detail=MinimaDetail(budgets, minima), usable=usable
+        )
     ok = ok[usable]
     stacked = [
         np.where(ok, np.stack([getattr(m, f) for m in resampled], axis=1)[usable], 0.0)
         for f in ("log_n", "loss", "curvature")
     ]
     drawn = path_law(log_c, *stacked, ok.astype(float))
-    return Estimate(name, law, how, why, weight, drawn, usable, detail=(budgets, minima))
+    return Estimate(
+        name, law, how, why, weight, drawn, usable, detail=MinimaDetail(budgets, minima)
+    )
 
 
 def path_through(log_c: np.ndarray, minima: list[Minima]) -> tuple[PathLaw, str, str]:

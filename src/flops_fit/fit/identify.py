@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from flops_fit.fit.newton import minimise
 from flops_fit.fit.surface import (
@@ -70,6 +71,16 @@ def _profile(data: Data, fit: Surface) -> list[list[float]]:
     rise = np.maximum(2 * (batch.objective - fit.objective) / fit.scale**2, 0.0)
     points = [*zip(levels.tolist(), rise.tolist(), strict=True), (float(np.exp(fit.theta[0])), 0.0)]
     return [list(point) for point in sorted(points)]
+
+
+def too_little(frame: pd.DataFrame) -> str:
+    """What ``frame`` (params, tokens) lacks for any law of N and D, in words; empty if nothing."""
+    sizes, horizons = frame["params"].nunique(), frame["tokens"].nunique()
+    if len(frame) < FEWEST_RUNS:
+        return f"{len(frame)} runs, at least {FEWEST_RUNS}"
+    if sizes < FEWEST_DISTINCT or horizons < FEWEST_DISTINCT:
+        return f"{sizes} distinct N and {horizons} distinct D, at least 3 of each"
+    return ""
 
 
 def judge(data: Data, fit: Surface, profile: bool = True) -> Verdict:

@@ -5,6 +5,7 @@ are its resamples), so that an interval keeps the dependence between the paramet
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,34 +27,59 @@ def _bounded(log_n: np.ndarray) -> np.ndarray:
     return np.clip(log_n, -MOST_LN, MOST_LN)
 
 
+CENTRAL, NORMAL = (0.05, 0.95), 3.2897  # of values, and of a normal's sds between them
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """Sd along the last axis, from the central 90%: one resample that ran away does not move it."""
+    low, high = np.quantile(values, CENTRAL, axis=-1)
+    return (high - low) / NORMAL
+
+
 @dataclass(frozen=True)
 class SurfaceLaw:
     """L = E + A / N^alpha + B / D^beta; ``values`` (R, 5): E, ln A, ln B, alpha, beta."""
 
     values: np.ndarray
-    columns = ("E", "ln_A", "ln_B", "alpha", "beta")
+    columns: ClassVar[tuple[str, ...]] = ("E", "ln_A", "ln_B", "alpha", "beta")
+
+    @property
+    def _parts(self) -> tuple:
+        """E, ln A, ln B, alpha, beta, gamma, kappa, each (R,) or a number."""
+        return (*self.values.T, 1.0, 0.0)
 
     def loss(self, log_n: Numbers, log_d: Numbers) -> np.ndarray:
         """L at ln N, ln D; they broadcast against (R,)."""
-        e, ln_a, ln_b, alpha, beta = self.values.T
-        return e + _exp(ln_a - alpha * log_n) + _exp(ln_b - beta * log_d)
+        e, ln_a, ln_b, alpha, beta, gamma, kappa = self._parts
+        terms = _exp(ln_a - alpha * log_n) + _exp(ln_b + kappa * log_n - beta * log_d)
+        return e + terms**gamma
 
     def exponent(self) -> np.ndarray:
-        """a = beta / (alpha + beta) of (R,): N* ~ C^a where f is proportional to N."""
-        return self.values[:, 4] / (self.values[:, 3] + self.values[:, 4])
+        """a = beta / (alpha + beta + kappa) of (R,): N* ~ C^a where f is proportional to N."""
+        _, _, _, alpha, beta, _, kappa = self._parts
+        return beta / (alpha + beta + kappa)
 
     def _balance(self, log_n, log_c, cost):
         """ln of (gain of N) / (gain of D) along C = f(N) D: positive below N*, zero at it."""
-        _, ln_a, ln_b, alpha, beta = self.values.T
+        _, ln_a, ln_b, alpha, beta, _, kappa = self._parts
         log_d = cost.log_tokens(log_n, log_c)
-        price = np.log(np.maximum(cost.slope(log_n), 1e-6))
-        return np.log(alpha / beta) + ln_a - alpha * log_n - ln_b + beta * log_d - price
+        price = np.log(np.maximum(cost.slope(log_n) + kappa / beta, 1e-6))
+        return (
+            np.log(alpha / beta)
+            + ln_a
+            - alpha * log_n
+            - ln_b
+            - kappa * log_n
+            + beta * log_d
+            - price
+        )
 
     def optimum(self, log_c: float, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
         """ln N* and L* of (R,) at ln C, the minimum of L over N with D = C / f(N)."""
-        _, ln_a, ln_b, alpha, beta = self.values.T
-        start = np.log(alpha / beta) + ln_a - ln_b + beta * (log_c - np.log(cost.factor))
-        log_n = _bounded(start / (alpha + beta))
+        _, ln_a, ln_b, alpha, beta, _, kappa = self._parts
+        both = np.maximum(beta + kappa, 1e-3)
+        start = np.log(alpha / both) + ln_a - ln_b + beta * (log_c - np.log(cost.factor))
+        log_n = _bounded(start / (alpha + both))
         if cost.params:
             grid = log_n + GRID[:, None]
             best = np.argmin(self.loss(grid, cost.log_tokens(grid, log_c)), axis=0)
@@ -101,14 +127,26 @@ class SurfaceLaw:
 
         ``log_n`` may also hold many sizes (k,) for R = 1.
 
-        ln D follows in closed form from B / D^beta = L* - E - A / N^alpha.
+        ln D follows in closed form from B N^kappa / D^beta = (L* - E)^(1 / gamma) - A / N^alpha.
         """
-        e, ln_a, ln_b, alpha, beta = self.values.T
-        room = self.optimum(log_c, cost)[1] - e - _exp(ln_a - alpha * log_n)
-        log_d = (ln_b - np.log(np.where(room > 0, room, 1.0))) / beta
+        e, ln_a, ln_b, alpha, beta, gamma, kappa = self._parts
+        above = np.maximum(self.optimum(log_c, cost)[1] - e, 1e-300) ** (1 / gamma)
+        room = above - _exp(ln_a - alpha * log_n)
+        log_d = (ln_b + kappa * log_n - np.log(np.where(room > 0, room, 1.0))) / beta
         more = np.maximum(log_d + cost.log_flops_per_token(log_n) - log_c, 0.0)
         within = (room > 0) & (more < np.log(MOST_WASTE))
         return np.where(within, np.expm1(np.minimum(more, np.log(MOST_WASTE))), np.inf)
+
+
+@dataclass(frozen=True)
+class BentLaw(SurfaceLaw):
+    """L = E + (A / N^alpha + B N^kappa / D^beta)^gamma; two more columns of ``values`` (R, 7)."""
+
+    columns: ClassVar[tuple[str, ...]] = (*SurfaceLaw.columns, "gamma", "kappa")
+
+    @property
+    def _parts(self) -> tuple:
+        return tuple(self.values.T)
 
 
 @dataclass(frozen=True)
@@ -120,7 +158,7 @@ class PathLaw:
     """
 
     values: np.ndarray
-    columns = ("u", "a", "E", "ln_K", "gamma", "width")
+    columns: ClassVar[tuple[str, ...]] = ("u", "a", "E", "ln_K", "gamma", "width")
 
     def exponent(self) -> np.ndarray:
         """a of (R,): N* ~ C^a."""
@@ -176,12 +214,99 @@ class PathLaw:
         return np.where(found, np.expm1(np.minimum((near + far) / 2, np.log(MOST_WASTE))), np.inf)
 
 
-def law_from_dict(value: dict) -> SurfaceLaw | PathLaw:
-    """A law from FIT.json's ``{"columns": [...], "values": [[...], ...]}``."""
-    kind = SurfaceLaw if tuple(value["columns"]) == SurfaceLaw.columns else PathLaw
+@dataclass(frozen=True)
+class StackLaw:
+    """A weighted mean of ``laws``, each of R rows: of ln N*, of ln L* and of ln L of any run.
+
+    ``weights``: "params", "loss" and "runs" -> (K,), which sum to 1.
+    """
+
+    laws: tuple
+    weights: dict[str, np.ndarray]
+
+    @property
+    def rows(self) -> int:
+        """R: how many versions of itself it holds."""
+        return len(self.laws[0].values)
+
+    def _mean(self, what: str, values: list) -> np.ndarray:
+        weight = self.weights[what]
+        return sum(w * v for w, v in zip(weight, values, strict=True) if w > 0)
+
+    def members(self, log_c: float, cost: Cost) -> list[tuple[np.ndarray, np.ndarray]]:
+        """ln N* and L* of each member at ln C."""
+        return [law.optimum(log_c, cost) for law in self.laws]
+
+    def loss(self, log_n: np.ndarray, log_d: np.ndarray) -> np.ndarray:
+        """L of any run at ln N, ln D."""
+        used = [law.loss(log_n, log_d) if w > 0 else 1.0
+                for law, w in zip(self.laws, self.weights["runs"], strict=True)]  # fmt: skip
+        return np.exp(self._mean("runs", [np.log(v) for v in used]))
+
+    def exponent(self) -> np.ndarray:
+        """a of (R,), the mean over the members in the weights of N*."""
+        return self._mean("params", [law.exponent() for law in self.laws])
+
+    def optimum(self, log_c: float, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+        """ln N* and L* of (R,) at ln C."""
+        log_n, loss = zip(*self.members(log_c, cost), strict=True)
+        return self._mean("params", log_n), np.exp(self._mean("loss", [np.log(v) for v in loss]))
+
+    def slope(self, log_c: float, cost: Cost) -> np.ndarray:
+        """d ln N* / d ln C of (R,) at ln C on the true cost."""
+        return self._mean("params", [law.slope(log_c, cost) for law in self.laws])
+
+    def range(self, log_c: float, cost: Cost, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """ln N below and above N* where reaching L*(C) costs C (1 + share): members' mean reach."""
+        log_n, low, high = self.optimum(log_c, cost)[0], 0.0, 0.0
+        for law, weight in zip(self.laws, self.weights["params"], strict=True):
+            if weight > 0:
+                ends, centre = law.range(log_c, cost, share), law.optimum(log_c, cost)[0]
+                low = low + weight * np.minimum(ends[0] - centre, 0)
+                high = high + weight * np.maximum(ends[1] - centre, 0)
+        return log_n + low, log_n + high
+
+    def _off(self, log_n, log_c: float, cost: Cost):
+        """Of each member: its law, weight, and the ln N as far from its own N* as asked."""
+        off = log_n - self.optimum(log_c, cost)[0]
+        for law, weight in zip(self.laws, self.weights["loss"], strict=True):
+            if weight > 0:
+                yield law, weight, law.optimum(log_c, cost)[0] + off
+
+    def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
+        """L of (R,) where C is spent on a model of ln N: every member as far from its own N*."""
+        return np.exp(
+            sum(w * np.log(law.off_optimum(n, log_c, cost))
+                for law, w, n in self._off(log_n, log_c, cost))
+        )  # fmt: skip
+
+    def waste(self, log_n: float | np.ndarray, log_c: float, cost: Cost) -> np.ndarray:
+        """Extra compute, as a share of C, with which ln N reaches L*(C): inf if most members say so."""
+        total, mass = 0.0, 0.0
+        for law, weight, n in self._off(log_n, log_c, cost):
+            waste = law.waste(n, log_c, cost)
+            finite = np.isfinite(waste)
+            total = total + weight * np.log1p(np.where(finite, waste, 0.0))
+            mass = mass + weight * finite
+        return np.where(mass > 0.5, np.expm1(total / np.maximum(mass, 1e-9)), np.inf)
+
+
+Law = SurfaceLaw | PathLaw | StackLaw
+
+
+def law_from_dict(value: dict) -> Law:
+    """A law from FIT.json's ``{"columns": [...], "values": [[...], ...]}``, or of a stack of such."""
+    if "members" in value:
+        weights = {name: np.array(w, dtype=float) for name, w in value["weights"].items()}
+        return StackLaw(tuple(map(law_from_dict, value["members"])), weights)
+    columns = tuple(value["columns"])
+    kind = next(k for k in (SurfaceLaw, BentLaw, PathLaw) if k.columns == columns)
     return kind(np.atleast_2d(np.asarray(value["values"], dtype=float)))
 
 
-def law_to_dict(law: SurfaceLaw | PathLaw) -> dict:
+def law_to_dict(law: Law) -> dict:
     """The inverse of `law_from_dict`."""
+    if isinstance(law, StackLaw):
+        weights = {name: w.tolist() for name, w in law.weights.items()}
+        return {"members": [law_to_dict(member) for member in law.laws], "weights": weights}
     return {"columns": list(law.columns), "values": law.values.tolist()}

@@ -20,7 +20,6 @@ from functools import cache
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-CHUNK_VALUES = 96_000  # problems x points per block: its arrays stay in the cache
 METRIC_EVERY = 3  # iterations: the damping metric need not follow every step
 FIRST_DAMPING, WORST_DAMPING = 0.1, 1e10
 ROUNDING = 1e-29  # F of exact data is about n x (2e-16)^2: no step below it means anything
@@ -31,7 +30,8 @@ E_, P_, Q_, ALPHA_, BETA_ = range(5)
 class Form:
     """A surface with theta = offset + basis @ phi: free parameters phi, the others tied or fixed.
 
-    ``basis`` is (5, k) and ``offset`` (5,); ``lower`` and ``upper`` bound theta, each (5,).
+    ``basis`` is (p, k) and ``offset`` (p,); ``lower`` and ``upper`` bound theta, each (p,). p is 5
+    for the classic surface, 7 for the forms of `forms`.
     """
 
     name: str
@@ -57,7 +57,12 @@ class Batch:
 
 
 class Design:
-    """The inputs shared by all problems: x, y of shape (n,) and their monomials."""
+    """The inputs shared by all problems: x, y of shape (n,) and their monomials.
+
+    ``chunk``: problems x points per block, so that its arrays stay in the cache.
+    """
+
+    chunk = 96_000
 
     def __init__(self, x: np.ndarray, y: np.ndarray):
         self.x, self.y = x, y
@@ -70,6 +75,10 @@ class Design:
         """ln Lhat of shape (R, n) for theta of shape (R, 5)."""
         e, p, q, alpha, beta = theta.T[:, :, None]
         return np.log(np.exp(e) + np.exp(p - alpha * self.x) + np.exp(q - beta * self.y))
+
+    def derivatives(self, theta, log_loss, weight, delta, with_metric=True):
+        """F (R,), its gradient (5, R), Hessian and damping metric (5, 5, R; or None)."""
+        return _derivatives(theta, log_loss, weight, delta, self, with_metric)
 
 
 def _moments(v, s_a, s_b, design):
@@ -131,7 +140,7 @@ def _derivatives(theta, log_loss, weight, delta, design, with_metric=True):
 def _solve_positive(matrix, right):
     """x = matrix^-1 right by LDL^T over the last axis, and where all pivots are positive.
 
-    matrix (k, k, R), right (k, R) -> x (k, R), positive (R,) of bool. Unrolled over k <= 5: one
+    matrix (k, k, R), right (k, R) -> x (k, R), positive (R,) of bool. Unrolled over k <= 7: one
     NumPy operation serves all R systems, which is far cheaper than R small LAPACK calls.
     """
     k = len(right)
@@ -158,7 +167,7 @@ def _project(form, theta, gradient, hessian, metric):
     at = theta.T
     below, above = at <= form.lower[:, None], at >= form.upper[:, None]
     stuck = (below & (gradient > 0)) | (above & (gradient < 0))
-    if form.size == 5:
+    if form.size == len(gradient):
         g, h, m, frozen = gradient, hessian, metric, stuck
     else:
         t = form.basis
@@ -197,7 +206,7 @@ def _minimise_block(form, theta, log_loss, weight, delta, design, tolerance, max
     trial, at, state, metric = theta, theta, None, None
     for iteration in range(1, max_iterations + 1):
         fresh = iteration % METRIC_EVERY == 1
-        *new, new_metric = _derivatives(trial, log_loss, weight, delta, design, fresh)
+        *new, new_metric = design.derivatives(trial, log_loss, weight, delta, fresh)
         if state is None:
             state, metric = new, new_metric
         else:
@@ -244,7 +253,7 @@ def minimise(
     tolerance: float = 1e-13,
     max_iterations: int = 60,
 ) -> Batch:
-    """Minimise R problems from theta (R, 5), which must lie in the form (offset + basis phi).
+    """Minimise R problems from theta (R, p), which must lie in the form (offset + basis phi).
 
     log_loss is (n,) or (R, n), weight (n,) or (R, n) (count weights; 0 leaves a point out), delta
     a number or (R,). ``converged`` means that the expected decrease of F of the next step is below
@@ -254,7 +263,7 @@ def minimise(
     count, points = len(theta), len(design.x)
     log_loss, weight = np.atleast_2d(log_loss), np.atleast_2d(weight)
     delta = np.broadcast_to(np.atleast_1d(np.asarray(delta, dtype=float)), (count,))[:, None]
-    block = max(1, CHUNK_VALUES // points)
+    block = max(1, design.chunk // points)
 
     def part(values, rows):
         return values if len(values) == 1 else values[rows]

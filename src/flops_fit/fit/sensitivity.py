@@ -8,7 +8,6 @@ time. Every row is a point fit, kept as a law that can be evaluated at any C.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from flops_fit.constants import MOST_EPOCHS
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.envelope import estimate_envelope
 from flops_fit.fit.estimators import (
+    USABLE,
     Estimate,
     Runs,
     estimate_isoflop,
@@ -35,12 +35,8 @@ GROUPS = {  # in the order of the table
     "seed": "Without one seed",
 }
 SURFACES = ("surface", "tied", "fixed_e")
-DELTAS: dict[str, float | str] = {
-    "auto": "auto",
-    "1e-2": 1e-2,
-    "1e-3 (Hoffmann et al.)": 1e-3,
-    "least squares": 1e3,
-}
+DELTAS: dict[str, float | str] = {"auto": "auto", "1e-2": 1e-2}
+DELTAS |= {"1e-3 (Hoffmann et al.)": 1e-3, "least squares": 1e3}
 FEWEST_RUNS = 5  # as many as the surface has unknowns
 WORST = (0.02, 0.04)  # shares of the runs to drop as the worst, and at most
 MOST_DROPPED = (5, 10)  # this many: Besiroglu et al. 2024 dropped 5 of 245, of the highest loss
@@ -76,15 +72,11 @@ class Row:
         """As FIT.json keeps it."""
         e = self.estimate
         return {
-            "group": self.group,
-            "label": self.label,
-            "headline": self.headline,
+            **{name: getattr(self, name) for name in ("group", "label", "headline", "count")},
+            **{name: getattr(e, name) for name in ("status", "reason")},
             "method": e.name,
-            "status": e.status,
-            "reason": e.reason,
             "n_runs": int((e.weight > 0).sum()),
             "a": float(e.law.exponent()[0]),
-            "count": self.count,
             "law": law_to_dict(e.law),
             "cost": self.cost.to_dict(),
         }
@@ -118,18 +110,22 @@ def sensitivity_of(
     curves: pd.DataFrame | None,
     estimates: dict[str, Estimate],
     how: Choices,
+    stack: Estimate | None = None,
 ) -> dict:
     """FIT.json's ``sensitivity``: ``rows`` and ``notes`` on what was grouped or left away.
 
-    ``estimates`` are those of the fit itself, among them the headline, ``how.method``.
+    ``estimates`` are those of the fit itself, among them ``how.method``, which is refitted. That is
+    the headline, or the surface where the headline is a ``stack``, too dear to refit for every row.
     """
     own = estimates[how.method]
     near = {n: e.law.values[0] for n, e in estimates.items() if n in SURFACES}
-    rows = [Row("headline", "as fitted", own, runs.cost, True)]
+    rows = [Row("headline", "as fitted", stack or own, runs.cost, True)]
     counted = list(_counting(runs, curves, how, own))
     rows += counted if len(counted) > 1 else []
+    if stack:
+        rows.append(Row("estimator", "stack", stack, runs.cost, True))
     rows += [
-        Row("estimator", name, estimate, runs.cost, name == how.method)
+        Row("estimator", name, estimate, runs.cost, not stack and name == how.method)
         for name, estimate in estimates.items()
     ]
     rows += _deltas(runs, how, estimates)
@@ -137,11 +133,17 @@ def sensitivity_of(
     parts, notes = _parts(runs)
     if len(counted) == 1:
         notes.insert(0, "the table counts N and C in one way only")
+    if stack:
+        notes.insert(
+            0, "refits are of the surface alone, to be compared with its row under Estimator"
+        )
     for group, label, keep in parts:
         if len(keep) >= FEWEST_RUNS:
             rows.append(Row(group, label, refit(how, runs.take(keep), curves, near), runs.cost))
         else:
             notes.append(f"{label}: {len(keep)} runs would remain, too few to fit")
+    if stack:  # the others are choices of the surface
+        rows = [replace(row, headline=row.estimate is stack) for row in rows]
     return {"rows": [row.to_dict() for row in rows], "notes": notes}
 
 
@@ -214,8 +216,7 @@ def _recounted(runs: Runs, params, flops) -> tuple[Runs, Cost]:
 
 def _along_6nd(estimate: Estimate, runs: Runs) -> Estimate:
     """Minima with C = 6 N D, which runs of one budget do not share: it is counted at the minimum."""
-    found: Any = estimate.detail
-    budgets, minima = found
+    budgets, minima = estimate.minima
     log_n = np.array([m.log_n[0] for m in minima])
     log_c = np.log(6) + log_n + runs.cost.log_tokens(log_n, np.log(budgets))
     law, status, reason = path_through(log_c, minima)
@@ -285,8 +286,7 @@ def _exclusions(
     surface = whole
     if how.method != "surface":
         surface = refit(replace(keep_all, method="surface"), everything, near=near)
-    detail: Any = surface.detail
-    misfit, loss = np.abs(detail[0].residual), everything.column("loss")
+    misfit, loss = np.abs(surface.surface.fit.residual), everything.column("loss")
     for words, size in (("worst-fitting", misfit), ("of the highest loss", loss)):
         order = np.argsort(-size, kind="stable")
         for count in _dropped(len(everything)):
@@ -360,7 +360,9 @@ def in_own_count(fit: dict, count: str, params: float) -> float:
         return params
     known = {s[count]: s["params"] for s in fit["sizes"] if s.get(count)}
     pairs = tuple(sorted(known)), tuple(known[n] for n in sorted(known))
-    ratio = Cost(pairs[1][0] / pairs[0][0], *pairs)  # N by its other count, in the place of f(N)
+    ratio = Cost(
+        pairs[1][0] / pairs[0][0], *pairs, trend=False
+    )  # N by its other count, in the place of f(N)
     return float(np.exp(ratio.log_flops_per_token(np.log(params))))
 
 
@@ -384,9 +386,6 @@ def sensitivity_at(fit: dict, flops: float) -> list[dict]:
             "loss": loss, "own_params": own, "own_tokens_per_param": tokens / own,
         })  # fmt: skip
     return rows
-
-
-USABLE = ("converged", "at_bound", "bracketed")
 
 
 def spread_of(rows: list[dict], name: str = "params") -> dict[str, list[float]]:

@@ -7,6 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from flops_fit.fit.answer import optimum_at
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.saved import laws_of
 from flops_fit.notation import flops_text, unit_text
 from flops_fit.plots.style import (
     BAND,
@@ -28,15 +30,18 @@ QUANTITIES = {
 REFERENCE_SLOPE = 0.5  # N* and D* of Hoffmann et al. 2022 both grow about as C^0.5
 LEAST_RATIO_SPAN = 3.0
 REFERENCE_RATIO = 20.0  # tokens per parameter, Hoffmann et al. 2022
-COLUMNS = ["kind", "flops", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_low", "_high")),
-           "beyond_data", "status"]  # fmt: skip
+ENDS = ("", "_low", "_high", "_noise_low", "_noise_high")
+COLUMNS = ["kind", "flops", *(f"{q}{end}" for q in QUANTITIES for end in ENDS), "beyond_data",
+           "status"]  # fmt: skip
+LEAST_WEIGHT = 0.02  # of a member of the stack that is drawn
 
 
 def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
     """Rows of ``kind`` law (on a grid of C), answer (at ``budgets``) and minimum (per budget).
 
-    ``_low`` and ``_high`` are the ends of the intervals, empty without resamples;
-    ``beyond_data`` is C over the largest budget of the data.
+    ``_low`` and ``_high`` are the ends of the intervals, ``_noise_low`` and ``_noise_high`` of those
+    that hold noise alone, empty without resamples; ``beyond_data`` is C over the largest budget of the
+    data. Rows of ``kind`` member are the laws and paths of a stack, each named by its ``status``.
     """
     rows = [
         {"kind": "minimum", "flops": b["flops"], "params": b["params_opt"],
@@ -48,16 +53,38 @@ def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
         data = fit["data"]
         first, last = min(data["budgets"] or [data["flops"][0]]), data["largest_budget"]
         grid = np.geomspace(first, max([last, *budgets]), GRID_POINTS)
-        rows += [_row("law", optimum_at(fit, c)) for c in sorted({*grid, last})]
+        steps = sorted({*grid, last})
+        rows += [_row("law", optimum_at(fit, c)) for c in steps]
         rows += [_row("answer", optimum_at(fit, c)) for c in budgets]
+        rows += _members(fit, steps)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def _members(fit: dict, grid: list[float]) -> list[dict]:
+    """N* and L* of every member of the stack that has a say in either, on the grid of C."""
+    if not fit["stack"]:
+        return []
+    stack, cost = laws_of(fit)["stack"][0], Cost.from_dict(fit["cost"])
+    heard = [
+        max(m["weight_params"], m["weight_loss"]) >= LEAST_WEIGHT for m in fit["stack"]["members"]
+    ]
+    rows = []
+    for flops in grid:
+        found = stack.members(float(np.log(flops)), cost)
+        for member, (log_n, loss), said in zip(fit["stack"]["members"], found, heard, strict=True):
+            if said:
+                rows.append({"kind": "member", "flops": flops, "params": float(np.exp(log_n[0])),
+                             "loss": float(loss[0]), "status": member["name"]})  # fmt: skip
+    return rows
 
 
 def _row(kind: str, answer: dict) -> dict:
     row = {"kind": kind, "flops": answer["flops"], "beyond_data": answer["beyond_data"]}
     for quantity in QUANTITIES:
         low, high = answer["ci"].get(quantity, (None, None))
-        row |= {quantity: answer[quantity], f"{quantity}_low": low, f"{quantity}_high": high}
+        least, most = answer["ci_noise"].get(quantity, (None, None))
+        row |= {quantity: answer[quantity], f"{quantity}_low": low, f"{quantity}_high": high,
+                f"{quantity}_noise_low": least, f"{quantity}_noise_high": most}  # fmt: skip
     return row
 
 
@@ -66,12 +93,19 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
     law = numbers[numbers["kind"] == "law"]
     inside, beyond = law[law["beyond_data"] <= 1], law[law["beyond_data"] >= 1]
     for part, alpha, dashes in ((inside, 0.30, "-"), (beyond, 0.16, (0, (3.5, 2)))):
-        if part[f"{quantity}_low"].notna().any():
-            ax.fill_between(part["flops"], part[f"{quantity}_low"], part[f"{quantity}_high"],
-                            color=BAND, alpha=alpha, linewidth=0)  # fmt: skip
+        for ends in ("", "_noise"):  # the inner band holds noise alone
+            low, high = f"{quantity}{ends}_low", f"{quantity}{ends}_high"
+            if part[low].notna().any():
+                ax.fill_between(part["flops"], part[low], part[high], color=BAND, alpha=alpha,
+                                linewidth=0)  # fmt: skip
         ax.plot(part["flops"], part[quantity], color=INK, linestyle=dashes, zorder=3)
     if len(beyond) > 1:
         ax.axvline(beyond["flops"].iloc[0], color=MUTED, linewidth=0.7, linestyle=":", zorder=1)
+    for _, member in numbers[numbers["kind"] == "member"].groupby("status"):
+        if member[quantity].notna().any():
+            ax.plot(
+                member["flops"], member[quantity], color=MUTED, linewidth=0.5, alpha=0.6, zorder=2
+            )
     answers = numbers[numbers["kind"] == "answer"]
     ax.scatter(answers["flops"], answers[quantity], s=22, marker="o", facecolors="white",
                edgecolors=INK, linewidths=1.1, zorder=4)  # fmt: skip

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flops_fit.fit.answer import FACTORS, laws_of, predict
+from flops_fit.fit.answer import FACTORS, predict
 from flops_fit.fit.cost import Cost
+from flops_fit.fit.saved import laws_of
 from flops_fit.plots.style import (
     FAINT,
     MUTED,

@@ -10,9 +10,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from flops_fit.fit.answer import laws_of, loss_at
+from flops_fit.fit.answer import loss_at
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.runs import RunTable
+from flops_fit.fit.saved import laws_of
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import (
     FAINT,

@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from flops_fit.constants import MOST_EPOCHS
-from flops_fit.fit.answer import GAP, predict, waste_text
+from flops_fit.fit.answer import predict
+from flops_fit.fit.record import record_words
 from flops_fit.fit.sensitivity import sensitivity_at, spread_of
+from flops_fit.fit.words import waste_text
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
 
+GAP = 1.08  # factor in N beyond the interval at which a refit deserves a word
 SAME = 0.005  # relative: a budget this near the largest is written as it
 QUANTITIES = (
     ("params", "Parameters N", count_text),
@@ -19,8 +22,10 @@ QUANTITIES = (
 )
 
 
-def written(value: float, write: Callable[[float], str]) -> dict:
-    """A number and its written form."""
+def written(value: float | None, write: Callable[[float], str]) -> dict:
+    """A number and its written form, a dash for none."""
+    if value is None:
+        return {"value": "", "text": "–"}
     return {"value": value, "text": write(value)}
 
 
@@ -43,17 +48,19 @@ def answers_of(fit: dict, budgets: list[float], records: Sequence[dict] = ()) ->
         answer = predict(fit, flops)
         rows = [
             {"name": name, "label": label, **written(answer[name], write),
-             "interval": interval(answer["ci"].get(name), write)}
+             "interval": interval((answer["ci"] or {}).get(name), write),
+             "noise": interval((answer["ci_noise"] or {}).get(name), write)}
             for name, label, write in QUANTITIES
         ]  # fmt: skip
         moved = choices(fit, flops)
         answers.append({
             **answer,
             "rows": rows,
-            "checked": _checked(answer, fit),
+            "record": record_words(answer["verdict"], answer["beyond_data"]) if fit["stack"] else "",
+            "promised": None if answer["promise"] is None else f"{answer['promise']:.0%}",
             "ranges": {s: interval(answer[f"range_{s}pct"], count_text) for s in ("1", "5")},
             "choices": moved,
-            "moved_beyond": _moved_beyond(moved, answer["ci"].get("params")),
+            "moved_beyond": _moved_beyond(moved, (answer["ci"] or {}).get("params")),
             "budget": flops_text(flops),
             "beyond": _beyond(answer["beyond_data"]),
             "regret": [
@@ -79,18 +86,6 @@ def _moved_beyond(moved: dict | None, ci: list[float] | None) -> bool:
     if not moved or not ci:
         return False
     return moved["low"]["value"] < ci[0] / GAP or moved["high"]["value"] > ci[1] * GAP
-
-
-def _checked(answer: dict, fit: dict) -> str:
-    """What the verdict could look at: with fewer runs or estimators, fewer things."""
-    checks = ["the distance from the data"]
-    if fit["isoflop"]["shared"]:
-        checks.append("the brackets of the minima")
-    if answer["ci"]:
-        checks.append("the width of the interval")
-    if len(answer["estimators"]) > 1:
-        checks.append("the agreement of the estimators")
-    return ", ".join(checks[:-1]) + " or " * (len(checks) > 1) + checks[-1]
 
 
 def _beyond(factor: float) -> str:
@@ -131,10 +126,11 @@ def _effort(answer: dict, records: Sequence[dict]) -> dict:
         if r.get("wall_seconds") and r.get("flops_counted")
     ]
     unique = [r["tokens_seen"] / r["epochs"] for r in records if r.get("epochs")]
-    epochs = answer["tokens"] / np.median(unique) if unique else 0.0
+    known = bool(unique) and answer["tokens"] is not None
+    epochs = answer["tokens"] / np.median(unique) if known else 0.0
     return {
         "time": time_text(answer["flops"] / max(speeds)) if speeds else None,
-        "epochs": f"{epochs:.2g}" if unique else None,
+        "epochs": f"{epochs:.2g}" if known else None,
         "repeated": f"{MOST_EPOCHS:g}" if epochs > MOST_EPOCHS else None,
     }
 
@@ -142,8 +138,11 @@ def _effort(answer: dict, records: Sequence[dict]) -> dict:
 def range_bars(answers: list[dict]) -> list[dict]:
     """Where each range of good sizes lies on one axis of ln N, in per cent of its width.
 
-    ``wide`` and ``near`` are [left, width] of the 5% and the 1% range, ``best`` is N*.
+    ``wide`` and ``near`` are [left, width] of the 5% and the 1% range, ``best`` is N*. Empty where
+    the runs do not identify a law.
     """
+    if any(answer["params"] is None for answer in answers):
+        return []
     low = min(answer["range_5pct"][0] for answer in answers)
     high = max(answer["range_5pct"][1] for answer in answers)
     scale = 100 / max(float(np.log(high / low)), 1e-9)

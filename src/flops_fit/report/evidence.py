@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flops_fit.fit.answer import laws_of
 from flops_fit.fit.cost import Cost
+from flops_fit.fit.estimators import USABLE
+from flops_fit.fit.saved import laws_of
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, share_text
 from flops_fit.report.answer import written
 from flops_fit.rounds.confirm import outcome_words
 
 ESTIMATORS = {
+    "stack": "the stack of laws and paths",
     "surface": "surface L(N, D), approach 3",
     "isoflop": "IsoFLOP minima, approach 2",
     "envelope": "envelope of training curves, approach 1",
@@ -53,18 +55,56 @@ def estimators_of(fit: dict, budgets: list[float]) -> list[dict]:
     """Every estimator of the fit: status, exponent a with interval, N* at each budget."""
     cost, rows = Cost.from_dict(fit["cost"]), []
     for name, (law, _) in laws_of(fit).items():
-        entry = fit["parametric"] if name == "surface" else fit[name]
-        optimum = [float(np.exp(law.optimum(np.log(c), cost)[0][0])) for c in budgets]
+        entry = _entry(fit, name)
+        known = entry["status"] in USABLE and fit["status"] in USABLE
+        optimum = [
+            float(np.exp(law.optimum(np.log(c), cost)[0][0])) if known else None for c in budgets
+        ]
         ci = fit["ci"].get("a" if name == "surface" else f"{name}.a")
         fixed = name == "tied"
         rows.append({
             "name": name, "label": ESTIMATORS.get(name, name), "status": entry["status"],
             "reason": entry["reason"], "headline": name == fit["headline"]["method"],
-            "a": f"{entry['a']:.3f}" + (" (fixed)" if fixed else ""),
-            "a_interval": None if fixed or not ci else f"{ci[0]:.3f} – {ci[1]:.3f}",
+            "a": f"{entry['a']:.3f}" + (" (fixed)" if fixed else "") if known else "–",
+            "a_interval": None if fixed or not ci or not known else f"{ci[0]:.3f} – {ci[1]:.3f}",
             "params": [written(n, count_text) for n in optimum],
         })  # fmt: skip
     return rows
+
+
+def _entry(fit: dict, name: str) -> dict:
+    """Status, reason and exponent of an estimator."""
+    if name == "stack":
+        return {
+            "status": fit["status"],
+            "reason": fit["headline"]["words"],
+            "a": fit["headline"]["a"],
+        }
+    return fit["parametric"] if name == "surface" else fit[name]
+
+
+def members_of(fit: dict) -> list[dict]:
+    """The members of the stack and their weights in N*, in L* and in the loss of any run."""
+    if not fit["stack"]:
+        return []
+    return [
+        {"name": m["name"], **{q: f"{m[f'weight_{q}']:.0%}" for q in ("params", "loss", "runs")}}
+        for m in fit["stack"]["members"]
+    ]
+
+
+def tests_of(fit: dict) -> list[dict]:
+    """The stack's own predictions of budgets left out: its error and what it was held against."""
+    if not fit["stack"]:
+        return []
+    losses = {(t["trained_up_to"], t["flops"]): t for t in fit["stack"]["tests"]["loss"]}
+    return [
+        {"up_to": flops_text(t["trained_up_to"]), "budget": flops_text(t["flops"]),
+         "params": f"{100 * np.expm1(t['error']):+.1f}% ± {100 * t['se']:.1f}%",
+         "loss": f"{100 * np.expm1(losses[at]['error']):+.2f}% ± {100 * losses[at]['se']:.2f}%"}
+        for t in fit["stack"]["tests"]["params"]
+        if (at := (t["trained_up_to"], t["flops"])) in losses
+    ]  # fmt: skip
 
 
 def heldout_of(fit: dict) -> list[dict]:

@@ -18,9 +18,12 @@ FORMS = {
     "tied": "L(N, D) = E + A / N^alpha + B / D^alpha, one exponent for both",
     "fixed_e": "L(N, D) = E + A / N^alpha + B / D^beta, E held at a given value",
     "isoflop": "a parabola in ln N for each compute budget, and N* ~ C^a through their minima",
+    "stack": "a stack of L = E + (A/N^alpha + B N^kappa/D^beta)^gamma (gamma and kappa free or held "
+    "at 1 and 0) and of paths through IsoFLOP minima, weighed by their errors on budgets left out",
     "envelope": "the lower envelope of the training curves, and N* ~ C^a along it",
 }
 OBJECTIVES = {
+    "stack": "the summed Huber loss of the residuals of ln L, runs weighed by C^0 to C^2",
     "surface": "the summed Huber loss of the residuals of ln L",
     "tied": "the summed Huber loss of the residuals of ln L",
     "fixed_e": "the summed Huber loss of the residuals of ln L",
@@ -28,6 +31,7 @@ OBJECTIVES = {
     "envelope": "least squares of ln N on ln C along the envelope",
 }
 CITED = {
+    "stack": ("hoffmann2022", "besiroglu2024"),
     "surface": ("hoffmann2022", "besiroglu2024"),
     "tied": ("hoffmann2022", "besiroglu2024"),
     "fixed_e": ("hoffmann2022", "besiroglu2024"),

@@ -6,7 +6,14 @@ from pathlib import Path
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import loss_text, share_text, unit_text
 from flops_fit.report.answer import answers_of, model_of, range_bars
-from flops_fit.report.evidence import confirmations_of, estimators_of, heldout_of, minima_of
+from flops_fit.report.evidence import (
+    confirmations_of,
+    estimators_of,
+    heldout_of,
+    members_of,
+    minima_of,
+    tests_of,
+)
 from flops_fit.report.figures import figures_of
 from flops_fit.report.health import health_of
 from flops_fit.report.methods import bibliography, checklist, methods_paragraph
@@ -26,11 +33,13 @@ def report_page(
     plan: dict | None = None,
     files: dict[str, Path] | None = None,
     confirmed: Sequence[dict] = (),
+    ledger: str = "",
 ) -> str:
     """The whole page as HTML.
 
     ``files`` (label -> path) are hashed under reproduce; ``confirmed`` are finished confirmations
-    (`flops_fit.rounds.confirm.compare`) of this sweep's predictions.
+    (`flops_fit.rounds.confirm.compare`) of this sweep's predictions; ``ledger`` counts those of all
+    sweeps, in a sentence.
     """
     answers = answers_of(fit, budgets, records)
     topics = checklist(fit, records, plan, files)
@@ -50,7 +59,10 @@ def report_page(
         minima=minima_of(fit),
         estimators=estimators_of(fit, budgets),
         heldout=heldout_of(fit),
+        members=members_of(fit),
+        tests=tests_of(fit),
         confirmations=confirmations_of(confirmed),
+        ledger=ledger,
         sensitivity=sensitivity_of(fit, budgets),
         health=health_of(table, records, fit, plan),
         model=model_of(records),

@@ -31,7 +31,7 @@ def sensitivity_of(fit: dict, budgets: list[float]) -> dict | None:
         "budget": flops_text(flops),
         "groups": groups,
         "span": _span(spread["all"]),
-        "words": _words(spread, predict(fit, flops)["ci"].get("params")),
+        "words": _words(spread, (predict(fit, flops)["ci"] or {}).get("params")),
         "notes": fit["sensitivity"]["notes"],
         "recounted": any(row["count"] != "params" for row in rows),
         "by_6nd": any(row["label"].endswith("C: 6 N D") and not row["headline"] for row in rows),

@@ -4,7 +4,7 @@ import re
 
 from flops_fit.notation import unit_text
 from flops_fit.report.answer import answers_of
-from flops_fit.report.evidence import minima_of
+from flops_fit.report.evidence import members_of, minima_of
 
 
 def plain(text: str) -> str:
@@ -27,6 +27,14 @@ def markdown_table(fit: dict, budgets: list[float]) -> str:
               f"| {plain(m['words'])} |" for m in minima),
             "",
         ]  # fmt: skip
+    members = members_of(fit)
+    if members:
+        lines += [
+            "## Members of the stack", "",
+            "| member | weight for N* | weight for L* | weight for the loss of a run |",
+            "|:---|---:|---:|---:|",
+            *(f"| {m['name']} | {m['params']} | {m['loss']} | {m['runs']} |" for m in members), "",
+        ]  # fmt: skip
     return "\n".join([*lines, "## Answers", "", answer_table(fit, budgets)])
 
 
@@ -35,8 +43,8 @@ def answer_table(fit: dict, budgets: list[float]) -> str:
     unit = plain(unit_text(fit["data"]["loss_unit"]))
     level = f"{100 * fit['bootstrap']['level']:g}%"
     lines = [
-        f"In brackets: {level} interval. Good sizes: N within 1% of the best compute. "
-        f"Headline estimator: {fit['headline']['method']}.", "",
+        f"In brackets: {level} interval{_holds(fit)}. Good sizes reach the same loss with at most 1% "
+        f"more compute. Headline estimator: {fit['headline']['method']}.", "",
         f"| C (FLOPs) | N* | D* | D*/N* | loss ({unit}) | good sizes | size | verdict |",
         "|---:|---:|---:|---:|---:|---:|---:|:---|",
     ]  # fmt: skip
@@ -45,6 +53,11 @@ def answer_table(fit: dict, budgets: list[float]) -> str:
         cells.append(plain("; ".join([answer["verdict"], *answer["reasons"]])))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _holds(fit: dict) -> str:
+    """What the intervals hold."""
+    return " for a measurement, noise and form" if fit["stack"] else ", noise alone"
 
 
 def _numbers(answer: dict) -> list[str]:

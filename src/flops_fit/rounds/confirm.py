@@ -6,27 +6,29 @@ The prediction is frozen in the config that `flops-fit confirm` writes, so no la
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import norm
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json
-from flops_fit.fit.answer import interval, laws_of, loss_at
+from flops_fit.fit.answer import form_errors, log_distance
 from flops_fit.fit.cost import Cost
+from flops_fit.fit.saved import interval, laws_of
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.store.records import COMPLETED
 
 CONFIRMATION = "confirmation.json"
 FEWEST_SEED_PAIRS = 3  # degrees of freedom that a measured seed noise needs
-SPREAD = 50  # noise draws for each resample of the law
 
 
 def run_noise(fit: dict) -> tuple[float, str]:
     """Sd of ln L of one run around the law, and where it is from.
 
-    The larger of the seeds' spread (where it was measured) and the residual scale of the surface,
+    The larger of the seeds' spread (where it was measured) and the residual scale of the best law,
     corrected for the unknowns: misfit is as much a part of a run's distance as its seed.
     """
     entry, seeds = fit["parametric"], fit["bootstrap"]["seed_noise"]
-    scale = float(entry["scale"] * np.sqrt(entry["n_runs"] / max(entry["n_runs"] - 5, 1)))
+    scale = fit["stack"]["noise"] if fit["stack"] else entry["scale"]
+    scale = float(scale * np.sqrt(entry["n_runs"] / max(entry["n_runs"] - 5, 1)))
     if seeds and seeds["df"] >= FEWEST_SEED_PAIRS and seeds["sd"] > scale:
         return float(seeds["sd"]), "spread between seeds"
     return scale, "residual scale of the fit"
@@ -35,50 +37,37 @@ def run_noise(fit: dict) -> tuple[float, str]:
 def predicted_loss(fit: dict, params: float, tokens: float) -> dict:
     """The loss of a run of N ``params`` and D ``tokens`` by the headline of ``fit``, with intervals.
 
-    ``loss``; ``law``: [low, high] of the law there, the resamples of the estimators mixed as for
-    every answer of the fit; ``run``: [low, high] for one measured run, which adds its ``noise`` (sd
-    of ln L); ``forecast``: the surface in which dear runs weigh more. The intervals are None
-    without resamples.
+    ``loss``; ``law``: [low, high] of the law there (noise and form); ``run``: [low, high] for one
+    measured run, which adds its ``noise`` (sd of ln L). The intervals are None without resamples.
     """
     laws, cost = laws_of(fit), Cost.from_dict(fit["cost"])
-    headline, level = fit["headline"], fit["bootstrap"]["level"]
+    method, level = fit["headline"]["method"], fit["bootstrap"]["level"]
     log_n = float(np.log(params))
     log_c = float(np.log(tokens) + cost.log_flops_per_token(log_n))
-
-    def at(law) -> np.ndarray:
-        return law.off_optimum(log_n, log_c, cost)
-
+    law, draws = laws[method]
     noise, words = run_noise(fit)
+    loss = float(law.off_optimum(log_n, log_c, cost)[0])
     told = {
-        "loss": float(at(laws[headline["method"]][0])[0]),
+        "loss": loss,
         "law": None,
         "run": None,
         "level": level,
         "noise": noise,
         "noise_words": words,
-        "method": headline["method"],
-        "forecast": float(loss_at(fit, np.array(params), np.array(tokens), "forecast")),
+        "method": method,
     }
-    drawn = [(at(laws[name][1]), share) for name, share in headline["mixture"].items()
-             if share > 0 and name in laws and laws[name][1] is not None]  # fmt: skip
-    if not drawn:
+    if draws is None:
         return told
-    values = np.concatenate([v for v, _ in drawn])
-    weight = np.concatenate([np.full(len(v), share / len(v)) for v, share in drawn])
-    luck = np.random.default_rng(0).standard_normal((SPREAD, len(values)))
-    single = (values * np.exp(noise * luck)).ravel()
-    covered = [
-        float(at(laws[n][0])[0]) for n in {headline["method"], *headline["covers"]} & {*laws}
-    ]
-    for key, found, mass, reach in (
-        ("law", values, weight, (1.0, 1.0)),
-        ("run", single, np.tile(weight, SPREAD), np.exp(interval(noise * luck, level))),
-    ):
-        low, high = interval(found, level, mass)
-        told[key] = [
-            float(min(low, min(covered) * reach[0])),
-            float(max(high, max(covered) * reach[1])),
-        ]
+    z = norm.ppf((1 + level) / 2)
+    drawn = interval(np.log(draws.off_optimum(log_n, log_c, cost)), level)
+    sd = (drawn[1] - drawn[0]) / (2 * z)
+    for key, wide in (("law", sd), ("run", float(np.hypot(sd, noise)))):
+        half = z * wide
+        if fit["stack"]:
+            half = form_errors(fit)["loss"].half_width(
+                wide, log_distance(fit, float(np.exp(log_c))), level
+            )
+        told[key] = [float(loss * np.exp(-half)), float(loss * np.exp(half))]
     return told
 
 
@@ -159,7 +148,6 @@ def confirmation_table(told: dict) -> str:
         f"| predicted, by {predicted['method']} | {loss_text(predicted['loss'])} |",
         f"| {level} interval of the law | {ends(predicted['law'])} |",
         f"| {level} interval for one run | {ends(predicted['run'])} |",
-        f"| forecast (dear runs weigh more) | {loss_text(predicted['forecast'])} |",
     ]
     if told["loss"] is None:
         return "\n".join([*lines, f"| measured | none: {told['status']} |", "",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import yaml
 
-from flops_fit.fit.answer import laws_of
 from flops_fit.fit.cost import Cost
+from flops_fit.fit.saved import laws_of
 from flops_fit.rounds.grid import Action, Grid
 from flops_fit.rounds.simulate import simulate
 from flops_fit.rounds.truth import Truth

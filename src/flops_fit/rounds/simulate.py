@@ -14,14 +14,16 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.answer import check_flops, interval, predict
+from flops_fit.fit.answer import predict
 from flops_fit.fit.bootstrap import draw
-from flops_fit.fit.core import FEWEST_RUNS, default_unit, fit_runs
+from flops_fit.fit.core import fit_runs
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.estimators import Estimate, Runs, estimate_isoflop, estimate_surface
 from flops_fit.fit.isoflop import Minima
 from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.fit.options import FEWEST_RUNS, default_unit
 from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
+from flops_fit.fit.saved import check_flops, interval
 from flops_fit.notation import count_text
 from flops_fit.rounds.truth import Truth
 from flops_fit.store.collect import run_table
@@ -196,7 +198,7 @@ def _plays(
         if groups:
             path = estimate_isoflop(runs, draws, surface.weight, surface.draw_weight)
             plays["isoflop"].append(_play(path, cost, target, level))
-            minima: list[Minima] = path.detail[1]  # type: ignore[index]
+            minima: list[Minima] = path.minima.minima
             brackets.append([int(m.status[0]) == 0 for m in minima])
             vertices.append([float(m.log_n[0]) for m in minima])
     shape = (len(losses), len(groups))
@@ -265,8 +267,9 @@ def _whole_fits(
         answers.append(predict(
             fit_runs(part, bootstrap=resamples, level=level, sensitivity=False, **options), flops
         ))  # fmt: skip
-    log_ends = np.array([np.log(a["ci"]["params"]) for a in answers])
-    ends = np.array([a["ci"]["loss"] for a in answers])
+    known = [a["ci"] for a in answers if a["ci"]]
+    log_ends = np.array([np.log(ci["params"]) for ci in known]).reshape(-1, 2)
+    ends = np.array([ci["loss"] for ci in known]).reshape(-1, 2)
     _, log_n, loss = true["surface"]
     reasons = Counter(
         kind for a in answers for kind in {_kind(reason) for reason in a["reasons"]}
@@ -280,14 +283,18 @@ def _whole_fits(
         "verdicts": shares(Counter(a["verdict"] for a in answers)),
         "headlines": shares(Counter(a["method"] for a in answers)),
         "reasons": shares(reasons),
-        "params": {
-            "width": float((log_ends[:, 1] - log_ends[:, 0]).mean()),
-            "coverage": float(((log_ends[:, 0] <= log_n) & (log_n <= log_ends[:, 1])).mean()),
-        },
-        "loss": {
-            "width": float((ends[:, 1] - ends[:, 0]).mean()),
-            "coverage": float(((ends[:, 0] <= loss) & (loss <= ends[:, 1])).mean()),
-        },
+        "params": _held(log_ends, log_n),
+        "loss": _held(ends, loss),
+    }
+
+
+def _held(ends: np.ndarray, true: float) -> dict:
+    """Mean width of intervals (k, 2) and how often they hold the truth; None where there are none."""
+    if not len(ends):
+        return {"width": None, "coverage": None}
+    return {
+        "width": float((ends[:, 1] - ends[:, 0]).mean()),
+        "coverage": float(((ends[:, 0] <= true) & (true <= ends[:, 1])).mean()),
     }
 
 
@@ -338,9 +345,10 @@ def describe_simulation(told: dict) -> str:
             ", ".join(f"{name} {share:.0%}" for name, share in whole[key].items())
             for key in ("verdicts", "headlines", "reasons")
         )
+        width = whole["params"]["width"]
+        wide = "" if width is None else f"; N* x{np.exp(width):.2f}"
         lines.append(
-            f"verdict expected: {verdicts} (of {whole['count']} whole fits; headline {headlines}; "
-            f"N* x{np.exp(whole['params']['width']):.2f})"
+            f"verdict expected: {verdicts} (of {whole['count']} whole fits; headline {headlines}{wide})"
         )
         lines += [f"  held back by: {reasons}"] if reasons else []
     return "\n".join(lines)

@@ -1,0 +1,180 @@
+"""Chained errors: every member on every prefix of the budgets, asked for the later ones.
+
+The errors of N*, of L* and of the runs' loss there give each member its weight in three means.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.forms import K_, covariance
+from flops_fit.fit.members import MEMBERS, law_of, weights_of
+from flops_fit.fit.paths import Path
+from flops_fit.fit.surface import Data
+
+RUN_KAPPAS = (1, 2)  # of the mean for the loss of any run
+AHEAD = 8  # later budgets that a prefix is asked for
+NEAR = 2  # of them, those that weigh the members
+FADE = 0.8  # weight of a test that is one budget older
+UNTESTED = 0.5  # a member that missed more of the tests than this gets no weight
+FLOOR_N, FLOOR_LOSS, FLOOR_RUNS = 0.02, 0.0008, 0.002
+REFERENCE = np.log(10.0) / 2  # ln C beyond the data at which a member's own noise is weighed
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Errors of J prefixes' K members at T nodes: (K, J, T), NaN where a node is not ahead.
+
+    ``error``, ``sd``: {"params", "loss"} -> predicted less measured ln N* and ln L*, and the member's
+    own noise there; ``se`` -> (T,) of the measurement. ``runs`` (K, J, T): mean squared error of ln L
+    of the node's runs. ``log_c`` (T,); ``end``: ln C of the dearest run; ``at`` (J,): the node at which
+    each prefix ends. ``reference``: {"params", "loss"} -> (K, J), noise at `REFERENCE` beyond it.
+    """
+
+    log_c: np.ndarray
+    end: float
+    at: np.ndarray
+    error: dict[str, np.ndarray]
+    sd: dict[str, np.ndarray]
+    se: dict[str, np.ndarray]
+    runs: np.ndarray
+    reference: dict[str, np.ndarray]
+
+
+def chain_of(
+    data, design, log_c, masks, at, fits, nodes, minima, cost: Cost, lines: list[Path]
+) -> Chain:
+    """Every prefix of every member asked for the nodes ahead of it."""
+    shape = (len(MEMBERS) + len(lines), len(masks), len(nodes))
+    target = np.log([c for c, _ in nodes]) if nodes else np.zeros(0)
+    measured = {"params": np.array([m.log_n if m else np.nan for m in minima]),
+                "loss": np.array([m.log_loss if m else np.nan for m in minima])}  # fmt: skip
+    se = {"params": np.array([m.se_n if m else np.nan for m in minima]),
+          "loss": np.array([m.se_loss if m else np.nan for m in minima])}  # fmt: skip
+    error, sd = ({name: np.full(shape, np.nan) for name in measured} for _ in range(2))
+    reference = {name: np.zeros(shape[:2]) for name in measured}
+    squared = np.full(shape, np.nan)
+    for form, f in fits.items():
+        spread = covariance(data, design, f, weights_of(masks, log_c, form))
+        members = [i for i, member in enumerate(MEMBERS) if member.form == form]
+        ends = np.tile(target[at] if nodes else [log_c.max()], len(members))
+        asked = _ahead_of(ends, target)
+        found, noise = _asked(f.theta, spread, asked, data, cost)
+        for name, value in found.items():
+            value = value.reshape(len(members), len(masks), -1)
+            own = noise[name].reshape(value.shape)
+            error[name][members] = value[..., :-1] - measured[name]
+            sd[name][members], reference[name][members] = own[..., :-1], own[..., -1]
+        off = (data.log_loss - design.log_surface(f.theta)) ** 2
+        for t, (_, rows) in enumerate(nodes):
+            used = rows[masks[-1][rows] > 0]
+            if len(used):
+                squared[members, :, t] = off[:, used].mean(1).reshape(len(members), -1)
+    for i, line in enumerate(lines, len(MEMBERS)):
+        found, noise = line.at(_ahead_of(target[at], target))
+        for name, value in found.items():
+            error[name][i] = value[:, :-1] - measured[name]
+            sd[name][i], reference[name][i] = noise[name][:, :-1], noise[name][:, -1]
+    ahead = np.arange(len(nodes)) - at[:, None]
+    away = (ahead < 1) | (ahead > AHEAD)
+    for values in (*error.values(), *sd.values(), squared):
+        values[:, away] = np.nan
+    return Chain(target, float(log_c.max()), at, error, sd, se, squared, reference)
+
+
+def _ahead_of(ends: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """ln C at which each prefix is asked: the nodes, and `REFERENCE` beyond its own end."""
+    every = np.repeat(target[None], len(ends), axis=0)
+    return np.concatenate([every, ends[:, None] + REFERENCE], axis=1)
+
+
+def _asked(theta, spread, log_c, data: Data, cost: Cost):
+    """ln N* and ln L* of R laws at (R, T) values of ln C, and their standard deviations."""
+    count, many = log_c.shape
+    law = law_of(np.repeat(theta, many, axis=0), data)
+    log_n, loss = law.optimum(log_c.ravel(), cost)
+    log_d = cost.log_tokens(log_n, log_c.ravel())
+    x, y = log_n - data.centre[0], log_d - data.centre[1]
+    full = np.repeat(theta, many, axis=0)
+    alpha, beta, kappa = full[:, 3], full[:, 4], full[:, K_]
+    price = cost.slope(log_n)
+    both = np.maximum(kappa + beta * price, 1e-3)
+    zero = np.zeros_like(x)
+    steps = np.stack(
+        [zero, zero + 1, zero - 1, 1 / alpha - x, y - price / both, zero, -x - 1 / both], axis=1
+    ) / (alpha + both)[:, None]  # fmt: skip
+    rise = _at_points(full, x, y)
+    cov = np.repeat(spread, many, axis=0)
+    found = {"params": log_n, "loss": np.log(loss)}
+    noise = {
+        name: np.sqrt(np.maximum(np.einsum("ri,rij,rj->r", g, cov, g, optimize=True), 0.0))
+        for name, g in (("params", steps), ("loss", rise))
+    }
+    return (
+        {name: value.reshape(count, many) for name, value in found.items()},
+        {name: value.reshape(count, many) for name, value in noise.items()},
+    )
+
+
+def _at_points(theta, x, y) -> np.ndarray:
+    """d ln Lhat / d theta of R laws, each at its own point: (R, 7)."""
+    e, p, q, alpha, beta, g, kappa = theta.T
+    first, second = p - alpha * x, q + kappa * x - beta * y
+    gamma, both = np.exp(g), np.logaddexp(first, second)
+    bent = gamma * both
+    s = np.exp(bent - np.logaddexp(e, bent))
+    j1, j2 = s * gamma * np.exp(first - both), s * gamma * np.exp(second - both)
+    return np.stack([1 - s, j1, j2, -x * j1, -y * j2, s * bent, x * j2], axis=1)
+
+
+def _tests(chain: Chain, prefix: int) -> np.ndarray:
+    """Weights (J, T) of the tests known at a prefix: near ones on nodes up to it, fading with age."""
+    ahead = np.arange(len(chain.log_c)) - chain.at[:, None]
+    age = chain.at[prefix] - np.arange(len(chain.log_c))
+    known = (ahead >= 1) & (ahead <= NEAR) & (age >= 0)[None]
+    return np.where(known, FADE ** np.maximum(age, 0)[None], 0.0)
+
+
+def _floor(most: float, noise: float) -> float:
+    """A floor of the expected error that shrinks with the noise, so that exact members stay alone."""
+    return most * min(1.0, noise / FLOOR_LOSS)
+
+
+def weigh(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
+    """Weights (K,) of the members for N* or L* ("params", "loss"), from tests known at a prefix.
+
+    One over the expected squared error: the mean of the tests' squared errors with the noise of both
+    sides taken off, the member's own noise ahead, and a floor.
+    """
+    test = _tests(chain, prefix)
+    error, sd, se = chain.error[name], chain.sd[name], chain.se[name]
+    known = np.isfinite(error)
+    test = np.where(known[0], test, 0.0)
+    extra = np.where(known & (test > 0), np.nan_to_num(error**2 - se**2 - sd**2), 0.0)
+    mass = (test * known).sum(axis=(1, 2))
+    mean = (extra * test).sum(axis=(1, 2)) / np.maximum(mass, 1e-12)
+    mean[mass < UNTESTED * test.sum()] = np.nan
+    floor = _floor(FLOOR_N if name == "params" else FLOOR_LOSS, noise)
+    own = chain.reference[name][:, prefix]
+    return _shares(np.maximum(mean, 0.0) + own**2 + floor**2)
+
+
+def weigh_runs(chain: Chain, prefix: int, noise: float) -> np.ndarray:
+    """Weights (K,) for the loss of any run, from the squared errors of the runs ahead."""
+    test = _tests(chain, prefix)
+    test = np.where(np.isfinite(chain.runs[0]), test, 0.0)
+    if test.sum() > 0:
+        mean = (np.nan_to_num(chain.runs) * test).sum(axis=(1, 2)) / test.sum()
+    else:
+        mean = chain.reference["loss"][:, prefix] ** 2
+    allowed = np.zeros(len(mean))
+    allowed[: len(MEMBERS)] = [member.kappa in RUN_KAPPAS for member in MEMBERS]
+    return _shares(mean + _floor(FLOOR_RUNS, noise) ** 2, allowed)
+
+
+def _shares(expected: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+    """1 / expected squared error, summing to 1; members without a number get nothing."""
+    share = np.where(np.isfinite(expected), 1 / np.maximum(expected, 1e-40), 0.0)
+    share = share if allowed is None else share * allowed
+    return share / share.sum() if share.sum() > 0 else np.full(len(share), 1 / len(share))

@@ -1,0 +1,105 @@
+"""The surfaces of the stack: each form under each weighting of the runs, fitted on many prefixes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flops_fit.fit.bootstrap import Draws
+from flops_fit.fit.forms import FREE, G_, Fits, bent_form, fit_bent, settle, starts_for
+from flops_fit.fit.laws import BentLaw
+from flops_fit.fit.surface import EFFICIENCY, Data
+
+KAPPAS = dict.fromkeys(FREE, (0, 1, 2))  # runs weigh C^kappa
+FEW = 20  # iterations of a resample, from the estimate
+ROUGH = 1e-5  # of a resample's objective: a fiftieth of its own spread
+
+
+@dataclass(frozen=True)
+class Member:
+    """One way to fit: a form of `forms.FREE`, runs weighed by C^kappa."""
+
+    form: str
+    kappa: int
+
+    @property
+    def name(self) -> str:
+        """As tables name it."""
+        return f"{self.form}, C^{self.kappa}"
+
+
+MEMBERS = tuple(Member(form, kappa) for form, kappas in KAPPAS.items() for kappa in kappas)
+
+
+def tilt(masks: np.ndarray, log_c: np.ndarray, kappa: int) -> np.ndarray:
+    """Weights C^kappa over each mask (J, n), their mean over the runs used 1."""
+    top = np.where(masks > 0, log_c, -np.inf).max(axis=1, keepdims=True)
+    tilted = masks * np.exp(kappa * np.minimum(log_c - top, 0))
+    return tilted * masks.sum(axis=1, keepdims=True) / tilted.sum(axis=1, keepdims=True)
+
+
+def weights_of(masks: np.ndarray, log_c: np.ndarray, form: str) -> np.ndarray:
+    """Weights of one form's fits: kappa by kappa, each on every prefix (kappas x J, n)."""
+    return np.concatenate([tilt(masks, log_c, kappa) for kappa in KAPPAS[form]])
+
+
+def fit_members(data, design, log_c, masks) -> dict[str, Fits]:
+    """Form -> fits of kappa x prefix, kappa by kappa."""
+    first = starts_for(data, masks[-1])
+    plain = first[np.abs(first[:, G_]) < 1e-12]
+    fits: dict[str, Fits] = {}
+    for form, kappas in KAPPAS.items():
+        starts = first if G_ in FREE[form] else plain
+        if fits:
+            starts = np.vstack([starts, fits["classic"].theta[ends_of("classic", len(masks))]])
+        weight, held = weights_of(masks, log_c, form), np.tile(masks, (len(kappas), 1))
+        fit = fit_bent(data, design, bent_form(data, form), weight, held, starts)
+        ends = ends_of(form, len(masks))
+        fine = settle(data, design, fit.form, weight[ends], fit.theta[ends],
+                      EFFICIENCY * fit.scale[ends], count=held[ends])  # fmt: skip
+        fit.theta[ends], fit.scale[ends] = fine.theta, fine.scale
+        fits[form] = fit
+    return fits
+
+
+def ends_of(form: str, prefixes: int) -> list[int]:
+    """Rows of the whole table among the fits of a form, one per kappa."""
+    return [prefixes * (i + 1) - 1 for i in range(len(KAPPAS[form]))]
+
+
+def by_member(fits: dict[str, Fits], prefixes: int) -> list[Fits]:
+    """The fits of each of `MEMBERS` over the prefixes."""
+    parts = []
+    for form, f in fits.items():
+        for i in range(len(KAPPAS[form])):
+            rows = slice(i * prefixes, (i + 1) * prefixes)
+            parts.append(Fits(f.form, f.theta[rows], f.scale[rows]))
+    return parts
+
+
+def law_of(theta: np.ndarray, data: Data) -> BentLaw:
+    """The law of theta (R, 7), with the centring undone."""
+    e, p, q, alpha, beta, g, kappa = theta.T
+    x, y = data.centre
+    ln_a, ln_b = p + alpha * x, q - kappa * x + beta * y
+    return BentLaw(np.column_stack([np.exp(e), ln_a, ln_b, alpha, beta, np.exp(g), kappa]))
+
+
+def resample_members(data, design, log_c, weight, fits, draws: Draws, draw_weight) -> tuple:
+    """Each member's law on every one of the first resamples, as many as share their number."""
+    count, held = len(draws), draw_weight * (weight > 0)
+    laws = []
+    for form, f in fits.items():
+        prefixes = len(f.theta) // len(KAPPAS[form])
+        for kappa, end in zip(KAPPAS[form], ends_of(form, prefixes), strict=True):
+            theta = np.repeat(f.theta[end][None], count, axis=0)
+            log_loss = None
+            if draws.sign is not None:
+                smooth = design.log_surface(theta[:1])
+                free = max((weight > 0).sum() - f.form.size, 1)
+                inflate = np.sqrt((weight > 0).sum() / free)
+                log_loss = smooth + draws.sign * (data.log_loss - smooth) * inflate
+            delta = np.full(count, EFFICIENCY * f.scale[end])
+            again = settle(data, design, f.form, tilt(held, log_c, kappa), theta, delta, 1, log_loss,
+                           count=held, close=ROUGH, most=FEW)  # fmt: skip
+            laws.append(law_of(again.theta, data))
+    return tuple(laws)

@@ -1,0 +1,42 @@
+"""How answers of a kind have held on published sweeps: ``record.json``, in words.
+
+Made by ``python benchmarks/published.py --write``: the largest budgets of each table left out and asked
+for, with the error of the form from the other families of sweeps.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from flops_fit.files import read_json
+
+RECORD = Path(__file__).with_name("record.json")
+BANDS = {
+    "up to 3x": 3.0,
+    "3x to 10x": 10.1,
+    "beyond 10x": float("inf"),
+}  # largest C over the data's
+FEWEST = 5  # held-out budgets of a kind, below which all of its verdict are counted
+
+
+@cache
+def record() -> dict:
+    """The record as the package keeps it."""
+    return read_json(RECORD)
+
+
+def record_words(verdict: str, beyond: float) -> str:
+    """How often answers of this verdict and distance held, in a sentence; empty where none is known."""
+    band = next(name for name, most in BANDS.items() if beyond <= most)
+    near, entry = f" {band} the largest budget", record().get(f"{verdict}, {band}")
+    if not entry or entry["rows"] < FEWEST:
+        near, entry = "", record().get(verdict)
+    if not entry or entry["rows"] < FEWEST:
+        return ""
+    kept = ""
+    if entry["kept"] is not None:
+        kept = f"; the advised size cost at most 5% more compute in {entry['kept']:.0%}"
+    return (
+        f"On {entry['rows']} held-out budgets of {record()['sweeps']} published sweeps, the intervals "
+        f"of answers called {verdict}{near} held the measured N* in {entry['params']:.0%} and the "
+        f"measured loss in {entry['loss']:.0%}{kept}."
+    )

@@ -1,0 +1,131 @@
+"""The stack: forms of law and weights of runs, averaged by what they have been worth.
+
+`chain` asks every prefix of the budgets for the later ones, and weighs the members by their errors; the
+error of the stack itself (weights from earlier budgets only) gives `calibrate` the error of the form.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flops_fit.fit.bootstrap import Draws
+from flops_fit.fit.chain import REFERENCE, Chain, chain_of, weigh, weigh_runs
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.estimators import Runs
+from flops_fit.fit.forms import POLISHED, BentDesign
+from flops_fit.fit.laws import PathLaw, StackLaw, spread
+from flops_fit.fit.measure import Minimum, groups_of, measure
+from flops_fit.fit.members import MEMBERS, by_member, fit_members, law_of, resample_members
+from flops_fit.fit.paths import WINDOWS, paths
+from flops_fit.fit.surface import Data
+
+MOST_NODES = 16  # budgets that take part in the chain
+FEWEST_RUNS = 8
+LEAST_DRAWS = 50
+MOST_NOISE = 0.35  # ln N*: a 90% interval of a factor 3
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The stack on one table: its law and resamples (None without), its chain, its noise scale.
+
+    ``names`` (K,) of the members; ``scales``: robust scale of ln L of each surface among them.
+    """
+
+    names: list[str]
+    law: StackLaw
+    draws: StackLaw | None
+    chain: Chain
+    noise: float
+    scales: dict[str, float]
+    minima: list[Minimum | None]
+
+    def vague(self, one_budget: bool, cost: Cost) -> str:
+        """Why the runs do not determine N*: empty where they do.
+
+        With one budget the minimum measured there has to be clear; with more of them the members' N* a
+        factor of 3 beyond the largest, by their standard errors and by the resamples.
+        """
+        weight, log_c = self.law.weights["params"], self.chain.end
+        if one_budget:
+            minimum = self.minima[-1] if self.minima else None
+            sd, where = minimum.se_n if minimum else np.inf, "the one budget"
+        else:
+            sd = float(weight @ np.nan_to_num(self.chain.reference["params"][:, -1]))
+            log_c, where = log_c + REFERENCE, "3 times the largest budget"
+        if self.draws is not None:
+            each = [spread(law.optimum(log_c, cost)[0]) for law in self.draws.laws]
+            sd = max(sd, float(weight @ each))
+        if sd <= MOST_NOISE:
+            return ""
+        return f"the standard error of ln N* at {where} is {min(sd, 1e6):.2g}, more than {MOST_NOISE:g}"
+
+
+def build(runs: Runs, weight: np.ndarray, draws: Draws | None, draw_weight=None) -> Stack:
+    """The stack of ``runs`` of ``weight`` (n,), 0 where left out.
+
+    ``draws`` are refitted by all members at once, as many as make their number in all; exclusions
+    inside each come with ``draw_weight`` (R, n).
+    """
+    data = Data.of(runs.column("params"), runs.column("tokens"), runs.column("loss"))
+    design = BentDesign(data.design.x, data.design.y)
+    log_c = np.log(runs.column("flops"))
+    nodes = _nodes(groups_of(log_c, runs.groups))
+    minima = measure(np.log(runs.column("params")), data.log_loss, log_c, nodes, weight)
+    masks, at = _prefixes(nodes, log_c, weight)
+    fits = fit_members(data, design, log_c, masks)
+    count = 0
+    if draws is not None:
+        count = min(len(draws), max(LEAST_DRAWS, len(draws) // (len(MEMBERS) + len(WINDOWS))))
+        draws = draws.first(count)
+        draw_weight = draws.weight if draw_weight is None else draw_weight[:count]
+    ends = np.array([*(np.log(nodes[i][0]) for i in at[:-1]), log_c.max()])
+    lines = paths(runs, weight, ends, draws, draw_weight)
+    chain = chain_of(data, design, log_c, masks, at, fits, nodes, minima, runs.cost, lines)
+    members = by_member(fits, len(masks))
+    scales = {m.name: float(f.scale[-1]) for m, f in zip(MEMBERS, members, strict=True)}
+    noise, final = min(scales.values()), len(masks) - 1
+    weights = {
+        "params": _exact(weigh(chain, final, "params", noise), scales),
+        "loss": _exact(weigh(chain, final, "loss", noise), scales),
+        "runs": _exact(weigh_runs(chain, final, noise), scales),
+    }
+    laws = (*(law_of(f.theta[-1:], data) for f in members), *(line.law() for line in lines))
+    drawn = None
+    if draws is not None:
+        again = resample_members(data, design, log_c, weight, fits, draws, draw_weight)
+        drawn = StackLaw(
+            (*again, *(PathLaw(line.draws) for line in lines if line.draws is not None)), weights
+        )
+    names = [*(m.name for m in MEMBERS), *(line.name for line in lines)]
+    return Stack(names, StackLaw(laws, weights), drawn, chain, noise, scales, minima)
+
+
+def _nodes(groups: list) -> list:
+    """At most `MOST_NODES` groups, evenly spread and the last among them."""
+    if len(groups) <= MOST_NODES:
+        return groups
+    picked = np.unique(np.linspace(0, len(groups) - 1, MOST_NODES).round().astype(int))
+    return [groups[i] for i in picked]
+
+
+def _prefixes(nodes, log_c, weight) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (J, n) of the runs up to each node that suffices for a fit, the last of them all runs."""
+    masks, at = [], []
+    for i in range(1, len(nodes) - 1):
+        top = log_c[nodes[i][1]].max()
+        mask = weight * (log_c <= top + 1e-9)
+        if (mask > 0).sum() >= FEWEST_RUNS:
+            masks.append(mask)
+            at.append(i)
+    return np.array([*masks, weight]), np.array([*at, max(len(nodes) - 1, 0)])
+
+
+def _exact(weight: np.ndarray, scales: dict[str, float]) -> np.ndarray:
+    """All weight to the members that reproduce the runs exactly, where there are any.
+
+    Then no error of a measured minimum can hide that the others do not.
+    """
+    follows = np.zeros(len(weight))
+    follows[: len(scales)] = [scale < POLISHED for scale in scales.values()]
+    return weight * follows / (weight @ follows) if weight @ follows > 0 else weight

@@ -1,0 +1,194 @@
+"""The stack: forms exact on their own data, weights by errors ahead, intervals that own up."""
+
+import json
+
+import numpy as np
+import pytest
+from simulated import GRIDS, LAWS, small_models, sweep
+
+from flops_fit.fit import fit_runs, losses_at, predict
+from flops_fit.fit.calibrate import FormError, from_tests, growth, moments
+from flops_fit.fit.forms import FREE, BentDesign, bent_form, fit_bent, settle, starts_for
+from flops_fit.fit.laws import BentLaw, law_from_dict, law_to_dict
+from flops_fit.fit.measure import groups_of, measure
+from flops_fit.fit.record import record, record_words
+from flops_fit.fit.surface import Data
+
+# E, A, B, alpha, beta, gamma, kappa
+BENT = {
+    "classic": (1.8172, 482.0, 2085.4, 0.3478, 0.3658, 1.0, 0.0),
+    "gamma": (1.8, 300.0, 800.0, 0.40, 0.45, 0.7, 0.0),
+    "B(N)": (1.8, 482.0, 2085.4, 0.35, 0.37, 1.0, 0.05),
+    "gamma + B(N)": (1.7, 300.0, 900.0, 0.40, 0.45, 1.4, -0.03),
+}
+
+
+def bent_loss(law, params, tokens):
+    e, a, b, alpha, beta, gamma, kappa = law
+    return e + (a * params**-alpha + b * params**kappa * tokens**-beta) ** gamma
+
+
+def bent_optimum(law, flops):
+    _, a, b, alpha, beta, _, kappa = law
+    both = beta + kappa
+    return (np.log(alpha * a / (both * b)) + beta * np.log(flops / 6)) / (alpha + both)
+
+
+def bent_sweep(name, **how):
+    frame = sweep(LAWS["besiroglu"], **how)
+    noise = frame["loss"] / bent_loss(BENT["classic"], frame["params"],
+                                      frame["tokens"])  # fmt: skip
+    if not how.get("noise"):
+        noise = 1.0
+    return frame.assign(loss=bent_loss(BENT[name], frame["params"], frame["tokens"]) * noise)
+
+
+@pytest.mark.parametrize("grid", ["wide", "drifting"])
+@pytest.mark.parametrize("form", FREE)
+def test_a_form_is_exact_on_data_of_its_family(form, grid):
+    law = BENT[form]
+    frame = bent_sweep(form, grid=GRIDS[grid])
+    data = Data.of(*(frame[c].to_numpy() for c in ("params", "tokens", "loss")))
+    design, once = BentDesign(data.design.x, data.design.y), np.ones((1, len(frame)))
+    for free in FREE:
+        if not set(FREE[form]) <= set(FREE[free]):
+            continue
+        rough = fit_bent(data, design, bent_form(data, free), once, once,
+                         starts_for(data, once[0]))  # fmt: skip
+        fit = settle(data, design, rough.form, once, rough.theta, 1.345 * rough.scale, count=once)
+        _, _, _, alpha, beta, g, kappa = fit.theta[0]
+        a = beta / (alpha + beta + kappa)
+        assert a == pytest.approx(law[4] / (law[3] + law[4] + law[6]), abs=1e-12)
+        assert np.exp(g) == pytest.approx(law[5], abs=1e-8)
+
+
+def test_the_derivatives_are_those_of_the_objective():
+    frame = sweep(LAWS["besiroglu"], noise=0.005, sizes=7, budgets=3)
+    data = Data.of(*(frame[c].to_numpy() for c in ("params", "tokens", "loss")))
+    design = BentDesign(data.design.x, data.design.y)
+    theta = np.array(
+        [[0.5, -0.5, -1, 0.35, 0.3, 0.2, 0.05], [0.6, -0.3, -1.2, 0.3, 0.4, -0.3, -0.02]]
+    )
+    weight, delta = np.linspace(0.5, 2, len(frame))[None], np.array([[0.01], [0.5]])
+    _, gradient, hessian, _ = design.derivatives(theta, data.log_loss, weight, delta)
+    for i in range(7):
+        step = np.zeros(7)
+        step[i] = 1e-6
+        up, down = (design.derivatives(theta + s * step, data.log_loss, weight, delta)
+                    for s in (1, -1))  # fmt: skip
+        assert (up[0] - down[0]) / 2e-6 == pytest.approx(gradient[i], rel=1e-6)
+        assert (up[1] - down[1]) / 2e-6 == pytest.approx(hessian[i], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("budgets", [2, 3, 5])
+@pytest.mark.parametrize("form", FREE)
+def test_the_stack_is_exact_on_noise_free_data_of_its_families(form, budgets):
+    fit = fit_runs(bent_sweep(form, budgets=budgets), bootstrap=0, sensitivity=False)
+    answer, best = predict(fit, 1e21), bent_optimum(BENT[form], 1e21)
+    assert np.log(answer["params"]) == pytest.approx(best, abs=1e-9)
+    lowest = bent_loss(BENT[form], np.exp(best), 1e21 / 6 / np.exp(best))
+    assert answer["loss"] == pytest.approx(lowest, rel=1e-9)
+    other = losses_at(fit, np.array([1e9]), np.array([3e11]))["loss"][0]
+    assert other == pytest.approx(bent_loss(BENT[form], 1e9, 3e11), rel=1e-9)
+
+
+def test_a_law_that_bends_is_followed_where_the_surface_is_not_one():
+    stack = fit_runs(bent_sweep("gamma", noise=0.002, budgets=7), bootstrap=60, sensitivity=False)
+    answer, best = predict(stack, 1e21), bent_optimum(BENT["gamma"], 1e21)
+    low, high = np.log(answer["ci"]["params"])
+    assert low < best < high
+    surface = np.log(answer["estimators"]["surface"])
+    assert abs(np.log(answer["params"]) - best) < abs(surface - best)
+
+
+def test_the_error_of_the_form_is_shrunk_by_tests_and_grows_with_distance():
+    alone = from_tests(0.0, 0.0, 0.04)
+    tested = from_tests(0.0, 5.0, 0.04)
+    assert alone.tau == pytest.approx(0.04)
+    assert tested.tau < alone.tau
+    assert tested.df > alone.df
+    assert growth(np.log(2)) == pytest.approx(1)
+    assert alone.half_width(0.0, np.log(10), 0.9) > 4 * alone.half_width(0.0, np.log(2), 0.9)
+    assert alone.inside(-1e3, 1e3, 0.1, 0.0) == pytest.approx(1)
+    assert FormError(0.0, 1e6, 0).inside(-1.6449, 1.6449, 1.0, 0.0) == pytest.approx(0.9, abs=1e-4)
+
+
+def test_the_noise_of_both_sides_is_taken_off_a_test():
+    test = {"error": 0.1, "se": 0.06, "sd": 0.08, "ahead": 1, "distance": np.log(2), "age": 0}
+    squares, mass = moments([test], "params")
+    assert squares == pytest.approx(0.0, abs=1e-12)
+    squares, _ = moments([{**test, "error": 0.2}], "params")
+    assert squares / mass == pytest.approx(0.03)
+    clear = {**test, "se": 0.0, "sd": 0.0}
+    assert moments([clear], "params")[1] == pytest.approx(1)
+    assert mass < 0.1  # noise of 0.1 drowns an error of 0.03
+
+
+def test_a_measured_minimum_is_near_the_truth_by_its_own_error():
+    law, errors = LAWS["besiroglu"], []
+    for seed in range(20):
+        frame = sweep(law, (4.0, 0.0, 0.0), sizes=9, budgets=3, noise=0.003, seed=seed)
+        logs = [np.log(frame[c].to_numpy()) for c in ("params", "loss", "flops")]
+        groups = [
+            (c, np.flatnonzero(frame["budget"] == c)) for c in sorted(frame["budget"].unique())
+        ]
+        for minimum in measure(*logs, groups, np.ones(len(frame))):
+            if minimum:
+                best = bent_optimum((*law, 1.0, 0.0), minimum.flops)
+                errors.append((minimum.log_n - best) / minimum.se_n)
+    assert len(errors) > 50
+    assert np.mean(np.abs(errors) < 1.645) == pytest.approx(0.9, abs=0.1)
+
+
+def test_clusters_hold_every_run_once_and_none_is_small():
+    log_c = np.sort(np.random.default_rng(0).uniform(40, 48, 90))
+    groups = groups_of(log_c, [])
+    assert sorted(np.concatenate([rows for _, rows in groups])) == list(range(90))
+    assert min(len(rows) for _, rows in groups) >= 8
+    assert groups_of(log_c[:10], []) == []
+
+
+def test_a_stack_survives_json_and_its_weights_are_shares():
+    fit = fit_runs(small_models(), bootstrap=50)
+    again = json.loads(json.dumps(fit))
+    assert predict(again, 2.43e12) == predict(fit, 2.43e12)
+    law = law_from_dict(fit["laws"]["stack"]["law"])
+    assert law_to_dict(law) == fit["laws"]["stack"]["law"]
+    for weight in law.weights.values():
+        assert weight.sum() == pytest.approx(1)
+        assert (weight >= 0).all()
+
+
+def test_a_bent_law_wastes_what_it_says():
+    from flops_fit.fit.cost import Cost
+
+    e, a, b, alpha, beta, gamma, kappa = BENT["gamma + B(N)"]
+    law = BentLaw(np.array([[e, np.log(a), np.log(b), alpha, beta, gamma, kappa]]))
+    log_c, cost = np.log(1e21), Cost()
+    log_n, lowest = law.optimum(log_c, cost)
+    assert log_n[0] == pytest.approx(bent_optimum(BENT["gamma + B(N)"], 1e21), abs=1e-12)
+    waste = law.waste(log_n + np.log(2), log_c, cost)
+    more = cost.log_tokens(log_n + np.log(2), log_c + np.log1p(waste))
+    assert law.loss(log_n + np.log(2), more) == pytest.approx(lowest, rel=1e-12)
+
+
+def test_predictions_of_the_chain_use_none_of_the_runs_that_they_predict():
+    frame = sweep(LAWS["hoffmann"], noise=0.003)
+    spoiled = frame.copy()
+    top = spoiled["budget"] == spoiled["budget"].max()
+    spoiled.loc[top, "loss"] *= 1.05
+    one, two = (fit_runs(f, bootstrap=0, sensitivity=False, exclude="none")["stack"]["tests"]["loss"]
+                for f in (frame, spoiled))  # fmt: skip
+    last = frame["budget"].max()
+    for a, b in zip(one, two, strict=True):
+        shift = -np.log(1.05) if a["flops"] == pytest.approx(last) else 0.0
+        assert b["error"] - a["error"] == pytest.approx(shift, abs=2e-4)
+
+
+def test_the_record_speaks_of_answers_of_the_same_kind():
+    near = record_words("trust", 2.0)
+    entry = record()["trust, up to 3x"]
+    assert f"On {entry['rows']} held-out budgets of {record()['sweeps']} published sweeps" in near
+    assert f"the measured N* in {entry['params']:.0%}" in near
+    assert "called provisional" in record_words("provisional", 5.0)
+    assert record_words("not identifiable", 1.0) == ""
