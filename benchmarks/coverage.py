@@ -99,8 +99,8 @@ def truth(scenario: Scenario, flops: float) -> tuple[float, float]:
 
 @cache
 def centre(scenario: Scenario, flops: float) -> float:
-    """ln N* at C, around which a sweep is laid out."""
-    return truth(scenario, flops)[0]
+    """ln N* at C, around which a sweep is laid out: of the law without its bend."""
+    return truth(scenario, flops)[0] if scenario.drift else float(optimum(scenario.law, flops))
 
 
 def simulate(scenario: Scenario, generator: np.random.Generator) -> pd.DataFrame:
