@@ -141,6 +141,16 @@ def test_seeds_are_left_out_one_by_one_and_many_budgets_in_groups():
     assert fit["sensitivity"]["notes"][-1].startswith("15 budgets, left out in 12 groups")
 
 
+def test_seeds_may_be_names_and_numbers_mixed():
+    parts = [sweep(LAW, sizes=5, noise=0.003, seed=s) for s in (0, 1)]
+    seeds = [["first"] * len(parts[0]), [7] * len(parts[1])]
+    table = pd.concat(
+        [p.assign(seed=pd.Series(s, p.index, object)) for p, s in zip(parts, seeds, strict=True)]
+    )
+    rows = rows_at(fit_runs(table, bootstrap=0, method="isoflop"), 1e21, "seed")
+    assert [r["label"] for r in rows] == ["without seed 7", "without seed first"]
+
+
 def test_without_shared_budgets_quarters_of_the_runs_are_left_out():
     rng = np.random.default_rng(1)
     frame = pd.DataFrame(

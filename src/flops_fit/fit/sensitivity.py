@@ -310,10 +310,8 @@ def _parts(runs: Runs) -> tuple[list[tuple[str, str, np.ndarray]], list[str]]:
         budgets = [[g] for g in runs.groups]
         if len(budgets) > MOST_PARTS:
             notes.append(f"{len(budgets)} budgets, left out in {MOST_PARTS} groups of neighbours")
-            budgets = [
-                [runs.groups[i] for i in part]
-                for part in np.array_split(np.arange(len(budgets)), MOST_PARTS)
-            ]
+            places = np.array_split(np.arange(len(budgets)), MOST_PARTS)
+            budgets = [[runs.groups[i] for i in part] for part in places]
         for group in budgets:
             label = " to ".join(dict.fromkeys(_flops(c) for c, _ in (group[0], group[-1])))
             gone = np.concatenate([rows for _, rows in group])
@@ -326,11 +324,13 @@ def _parts(runs: Runs) -> tuple[list[tuple[str, str, np.ndarray]], list[str]]:
             label = f"without {' to '.join(dict.fromkeys(ends))} FLOPs"
             parts.append(("budget", label, np.setdiff1d(everything, gone)))
     if "seed" in runs.frame and runs.frame["seed"].nunique() > 1:
-        seeds = np.sort(runs.frame["seed"].unique())
+        seed = runs.frame["seed"]
+        seed = seed if pd.api.types.is_numeric_dtype(seed) else seed.astype(str)
+        seeds = np.sort(seed.unique())
         for several in np.array_split(seeds, min(len(seeds), MOST_PARTS)):
-            label = "without seed " + " to ".join(dict.fromkeys(f"{s:g}" for s in several[[0, -1]]))
-            kept = np.flatnonzero(~runs.frame["seed"].isin(several))
-            parts.append(("seed", label, kept))
+            named = (s if isinstance(s, str) else f"{s:g}" for s in several[[0, -1]])
+            label = f"without seed {' to '.join(dict.fromkeys(named))}"
+            parts.append(("seed", label, np.flatnonzero(~seed.isin(several))))
         if len(seeds) > MOST_PARTS:
             notes.append(f"{len(seeds)} seeds, left out in {MOST_PARTS} groups")
     return parts, notes
