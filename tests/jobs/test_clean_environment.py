@@ -53,7 +53,8 @@ def test_a_job_trains_the_same_run_whatever_it_inherits(tmp_path, monkeypatch, p
     (tmp_path / "hub" / "accelerate" / "default_config.yaml").write_text(USERS_CONFIG)
     subprocess.run(
         [sys.executable, "-m", "flops_fit", "train", "--spec", str(planned.spec), "--out",
-         str(planned.folder / "result.json"), "--processes", str(processes)],
+         str(planned.folder / "result.json"), "--results", str(tmp_path / "results"),
+         "--processes", str(processes)],
         env={**os.environ, **LEFT, "HF_HOME": str(tmp_path / "hub")}, check=True, timeout=120,
     )  # fmt: skip
     assert planned.record()["processes"] == processes

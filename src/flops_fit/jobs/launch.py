@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import read_spec
-from flops_fit.experiment.places import run_folder
+from flops_fit.experiment.places import run_folder, spec_file
 from flops_fit.jobs.environment import accelerate_config, cleaned
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
 from flops_fit.jobs.losses import AT_WORK, KILLED, LOST
@@ -37,6 +37,10 @@ def launch(
         if value < least:
             raise FlopsFitError(f"--{name}: {value}; allowed: {least} or more")
     spec = read_spec(spec_path)
+    if Path(spec_path).resolve() != spec_file(results, spec["experiment_id"]).resolve():
+        raise FlopsFitError(
+            f"--results: {results} does not hold {spec_path}; allowed: the folder whose plan it is of"
+        )
     folder = run_folder(results, spec["experiment_id"])
     with run_lock(folder):
         (folder / AT_WORK).unlink(missing_ok=True)
