@@ -19,7 +19,7 @@ ROOMS = {
     "plan": ["cli.plan", "plan", "plots.plan", "report.plan_page"],
 }
 ELSEWHERE = {  # modules of a room that belong to another step
-    "fit": {"fit", "fit.learning_rate"},
+    "fit": {"fit", "fit.learning_rate", "fit.answer", "fit.record", "fit.verdict", "fit.words"},
     "plot": {"plots.learning_rate", "plots.plan"},
     "report": {"report", "report.plan_page"},
     "plan": {"plan", "plan.amounts"},
@@ -74,11 +74,18 @@ def test_how_numbers_are_written_refits_nothing():
 
 
 def test_templates_style_sheets_and_the_schema_count_where_they_are_used():
-    assert set(data_files_of(code_of_verb("report"))) == {
-        "report/page.css", "report/page.html.j2", "report/plan.html.j2",
-    }  # fmt: skip
+    of_the_fit = {"fit/prior.json", "fit/record.json"}
+    pages = {"report/page.css", "report/page.html.j2", "report/plan.html.j2"}
+    assert set(data_files_of(code_of_verb("report"))) == pages | of_the_fit
     assert "config/config.schema.yaml" in data_files_of(code_of_verb("plan"))
-    assert not any(data_files_of(code_of_verb(verb)) for verb in ("collect", "fit", "plot"))
+    assert set(data_files_of(code_of_verb("fit"))) == of_the_fit
+    assert not data_files_of(code_of_verb("collect"))
+
+
+def test_how_an_answer_is_judged_and_worded_refits_nothing():
+    for module in ("fit.answer", "fit.verdict", "fit.words"):
+        assert module not in code("fit")
+    assert {"fit.answer", "fit.verdict"} <= code("report") & code("plot")
 
 
 def test_nothing_is_imported_through_the_lazy_doors_which_no_closure_can_follow():

@@ -73,7 +73,8 @@ def _required(verdicts: list[str], least: str | None) -> int | None:
 def _answer(fit: dict, args: argparse.Namespace) -> str:
     import json
 
-    from flops_fit.fit import describe, predict
+    from flops_fit.fit.answer import predict
+    from flops_fit.fit.words import describe
 
     answer = predict(fit, args.flops, args.params, args.tokens)
     print(json.dumps(answer, indent=1, allow_nan=False) if args.json else describe(answer, fit))

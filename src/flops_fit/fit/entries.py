@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -263,8 +264,13 @@ def _most_epochs(frame: pd.DataFrame) -> float | None:
 def table_entry(frame: pd.DataFrame) -> dict:
     """The table that was fitted, and the SHA-256 of its numbers: FIT.json's ``table``."""
     names = [c for c in ("params", "tokens", "flops", "loss", "seed", "budget") if c in frame]
-    columns = {
-        name: [None if pd.isna(v) else float(v) for v in frame[name].tolist()] for name in names
-    }
+    columns = {name: [_plain(value) for value in frame[name].tolist()] for name in names}
     text = json.dumps(columns, sort_keys=True, separators=(",", ":"))
     return {"columns": columns, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _plain(value: Any) -> float | str | None:
+    """A cell as JSON holds it; seeds may be names."""
+    if pd.isna(value):
+        return None
+    return value if isinstance(value, str) else float(value)
