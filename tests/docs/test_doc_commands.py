@@ -9,6 +9,7 @@ minutes; that no line is forgotten is tested always.
 """
 
 import ast
+import contextlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -81,7 +83,7 @@ ELSEWHERE = {
     f"{CLUSTER} --slurm-status-command squeue": SLURM,
     "snakemake --unlock --configfile config/smoke.yaml": SLURM,
     "snakemake --cores all --snakefile /opt/flops-fit/Snakefile --directory /scratch/me --configfile /scratch/me/sweep.yaml": "tests/workflow/test_elsewhere.py::test_a_read_only_checkout_serves",
-    "flops-fit fit --runs svg_extracted_data.csv --out chinchilla.json": PUBLISHED,
+    "flops-fit fit --runs svg_extracted_data.csv --method surface --out chinchilla.json": PUBLISHED,
     "flops-fit predict --fit chinchilla.json --flops 5.76e23": PUBLISHED,
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
@@ -168,7 +170,12 @@ def project(tmp_path_factory) -> Path:
     limits = {"max_epochs": 1e9}
     five = {"values": [4, 8, 12, 16, 32]}  # the fewest runs that a law is fitted to
     for file, changes in {
-        "config/config.yaml": {"name": "demo", "fit": {"bootstrap": 20}, "limits": limits},
+        "config/config.yaml": {
+            "name": "demo",
+            "fit": {"bootstrap": 20},
+            "limits": limits,
+            "sizes": five,
+        },
         "sweep.yaml": {},
         "config/lr.yaml": {
             "name": "lr",
@@ -187,6 +194,21 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def planted(project: Path):
+    """In place of the demo's fit, which so few runs do not determine, one of the same runs on a law."""
+    fit = project / "results/demo/fit.json"
+    kept, times = fit.read_bytes(), fit.stat()
+    table = pd.read_csv(project / "results/demo/results.csv")
+    table["loss"] = 0.5 + 20 / table["params"] ** 0.5 + 90 / table["tokens"] ** 0.5
+    table.to_csv(project / "planted.csv", index=False)
+    command = "flops-fit fit --runs planted.csv --bootstrap 20 --out results/demo/fit.json"
+    assert run(command, project).returncode == 0
+    yield
+    fit.write_bytes(kept)
+    os.utime(fit, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 @pytest.fixture(scope="module")
 def outcomes(project) -> dict[str, subprocess.CompletedProcess]:
     """What every command of HERE and DRY did, in their order."""
@@ -196,7 +218,9 @@ def outcomes(project) -> dict[str, subprocess.CompletedProcess]:
             shutil.copytree(project / "results", project / "OTHER/results")
         if "simulate --plan" in command:  # six runs tell no law: play one that a real sweep told
             shutil.copy(project / "fit.json", project / "results/demo/fit.json")
-        done[command] = run(command, project)
+        asks_a_law = command.startswith(("flops-fit next", "flops-fit confirm"))
+        with planted(project) if asks_a_law else contextlib.nullcontext():
+            done[command] = run(command, project)
     return {**done, **{command: run(f"{command} -n", project) for command in DRY}}
 
 
