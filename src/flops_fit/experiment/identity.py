@@ -72,9 +72,7 @@ def data_files(dataset: dict, paths: Iterable[str], hashes: FileHashes) -> dict[
 def experiment_identity(common: dict, fields: dict) -> dict:
     """The whole identity: ``common`` plus size, D, batch, steps, learning rate and seed."""
     model = {**common["model"], "size": fields["size_param_value"]}
-    expected = fields.get(
-        "expected_items"
-    )  # where targets are ignored: ends the last planned batch
+    expected = fields.get("expected_items")  # only where targets are ignored or items differ
     return {
         **common,
         **({} if expected is None else {"expected_items": expected}),

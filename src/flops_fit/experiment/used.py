@@ -74,12 +74,14 @@ def users_files(
     config: Mapping[str, Any], uses: Uses, search_paths: Iterable[str]
 ) -> list[str | Path]:
     """The user's source files that a sweep rests on."""
-    paths = tuple(search_paths)
-    counted = {
-        file for reference in references_of(config) for file in source_files(reference, paths)
-    }
+    counted = _sources(config, tuple(search_paths))
     own = sorted(file for file in counted if not file.is_relative_to(OWN_FOLDER))
     return [*own, *uses.code.values()]
+
+
+def _sources(config: Mapping[str, Any], paths: tuple[str, ...]) -> set[Path]:
+    """The files behind the fingerprints of the plug-ins' sources."""
+    return {file for reference in references_of(config) for file in source_files(reference, paths)}
 
 
 def _arguments(config: Mapping[str, Any]) -> list[Any]:
@@ -91,12 +93,11 @@ def _arguments(config: Mapping[str, Any]) -> list[Any]:
 def _new(uses: Uses, config: Mapping[str, Any], paths: tuple[str, ...]) -> Uses:
     """``uses`` without what the fingerprints of sources and the hashes of data cover already."""
     dataset = config["dataset"]
-    counted = {f for reference in references_of(config) for f in source_files(reference, paths)}
     values = [*dataset["kwargs"].values(), *dataset["prepare_kwargs"].values()]
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
     named = [find_path(text, paths) for text in texts if isinstance(text, str) and text]
     sources = [find_path(s, paths) for s in dataset["sources"] if s and not s.startswith(PACKAGE)]
-    covered = {path.resolve() for path in counted}
+    covered = {path.resolve() for path in _sources(config, paths)}
     covered |= {path.resolve() for path in named if path is not None and path.is_file()}
     places = [path.resolve() for path in sources if path is not None]
 

@@ -113,14 +113,20 @@ def _closure(module: Module, top: Module, leave_out: Callable[[Module], bool]) -
     return files
 
 
+def absolute_base(module: Module, level: int, base: str | None) -> str | None:
+    """What an import statement in ``module`` starts from, its leading dots (``level``) resolved."""
+    if not level:
+        return base
+    package = module.name.split(".") if module.folders else module.name.split(".")[:-1]
+    package = package[: len(package) - (level - 1)]
+    return ".".join([*package, base] if base else package)
+
+
 def _imported(
     module: Module, top: Module, level: int, base: str | None, names: tuple[str, ...]
 ) -> Iterator[Module]:
     """The modules that one import statement names, of those whose source is the user's."""
-    if level:
-        package = module.name.split(".") if module.folders else module.name.split(".")[:-1]
-        package = package[: len(package) - (level - 1)]
-        base = ".".join([*package, base] if base else package)
+    base = absolute_base(module, level, base)
     if not base:
         return
     if base.partition(".")[0] != top.name.partition(".")[0]:

@@ -21,6 +21,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.plugins.code import (
     EMPTY,
     Module,
+    absolute_base,
     find_module,
     imports_of,
     source_files,
@@ -162,10 +163,7 @@ class _Walk:
     def _imported(
         self, module: Module, level: int, base: str | None, names: Iterable[str]
     ) -> list[Module]:
-        if level:
-            package = module.name.split(".") if module.folders else module.name.split(".")[:-1]
-            package = package[: len(package) - (level - 1)]
-            base = ".".join([*package, base] if base else package)
+        base = absolute_base(module, level, base)
         if not base:
             return []
         found = list(self._on_the_way(base))
