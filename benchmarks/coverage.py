@@ -183,8 +183,10 @@ def main() -> None:
     args = parser.parse_args()
     target = BEYOND * HIGH
     print(f"{args.simulations} simulations, {args.resamples} resamples, nominal {LEVEL:.0%}\n")
-    print("| scenario | estimator | a | ln N* at 10x | L* at 10x | rmse a | rmse ln N* | rmse L* "
-          "| width ln N* | gap | simulations |")  # fmt: skip
+    print(
+        "| scenario | estimator | a | ln N* at 10x | L* at 10x | rmse a | rmse ln N* | rmse L* "
+        "| width ln N* | gap | simulations |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     table = {}
     for name in args.scenario:
@@ -213,8 +215,11 @@ def main() -> None:
             width = float(values[:, 1, 2].mean())
             told = " | ".join(f"{100 * h:.1f}" for h in hits)
             errors = " | ".join(f"{r:.4f}" for r in rmse)
-            print(f"| {name} | {estimator} | {told} | {errors} | {width:.3f} | {gap:.3f} "
-                  f"| {len(values)} |", flush=True)  # fmt: skip
+            print(
+                f"| {name} | {estimator} | {told} | {errors} | {width:.3f} | {gap:.3f} "
+                f"| {len(values)} |",
+                flush=True,
+            )
             table[f"{name}/{estimator}"] = [round(100 * float(h), 1) for h in hits]
         print(f"<!-- {name}: {time.process_time() - began:.0f} CPU-s -->", flush=True)
     print(json.dumps(table))

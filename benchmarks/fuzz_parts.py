@@ -52,14 +52,33 @@ def vectors(rng: np.random.Generator) -> Parts:
     norm = pick(rng, "nn.Identity()", "nn.BatchNorm1d(width)", "nn.LayerNorm(width)")
     drop = pick(rng, "nn.Identity()", "nn.Dropout(0.1)", "nn.GELU()")
     first = pick(rng, *[f"nn.Linear({width_in}, width)"] * 5, "nn.LazyLinear(width)")
-    back, outputs = pick(rng, ("y", "outputs"), ("y", "outputs"), ("(y, x)", "outputs[0]"),
-                         ("{'logits': y, 'loss': None}", "outputs['logits']"))  # fmt: skip
-    frozen = pick(rng, "pass", "pass", "self.layers[0].requires_grad_(False)",
-                  "self.layers[-1].bias.requires_grad_(False)")  # fmt: skip
-    tied = pick(rng, "pass", "pass", "self.middle = self.layers[1]", "self.again = nn.Linear(width, "
-                "width); self.again.weight = self.layers[1].weight")  # fmt: skip
-    own = pick(rng, "", "", "\n    def num_params(self):\n        return "
-               "sum(p.numel() for p in self.parameters())\n")  # fmt: skip
+    back, outputs = pick(
+        rng,
+        ("y", "outputs"),
+        ("y", "outputs"),
+        ("(y, x)", "outputs[0]"),
+        ("{'logits': y, 'loss': None}", "outputs['logits']"),
+    )
+    frozen = pick(
+        rng,
+        "pass",
+        "pass",
+        "self.layers[0].requires_grad_(False)",
+        "self.layers[-1].bias.requires_grad_(False)",
+    )
+    tied = pick(
+        rng,
+        "pass",
+        "pass",
+        "self.middle = self.layers[1]",
+        "self.again = nn.Linear(width, width); self.again.weight = self.layers[1].weight",
+    )
+    own = pick(
+        rng,
+        "",
+        "",
+        "\n    def num_params(self):\n        return sum(p.numel() for p in self.parameters())\n",
+    )
     model = f"""
 class Net(nn.Module):
     def __init__(self, width):
@@ -251,8 +270,14 @@ def data():
     )
     once = kind in ("once", "short")
     refuse = "a generator of 6 items" if kind == "short" else ""
-    return Parts(f"tokens {kind}", sequence_model(rng, vocabulary), data, must_refuse=refuse, once=once,
-                 work=(6.0 * vocabulary, 72.0))  # fmt: skip
+    return Parts(
+        f"tokens {kind}",
+        sequence_model(rng, vocabulary),
+        data,
+        must_refuse=refuse,
+        once=once,
+        work=(6.0 * vocabulary, 72.0),
+    )
 
 
 def masked(rng: np.random.Generator) -> Parts:
@@ -434,8 +459,23 @@ def data():
     return Parts("stateful", model, data, "floats", work=(20, 0))
 
 
-TASKS = (vectors, vectors, vectors, images, tokens, tokens, tokens, masked, masked, lengths, lengths,
-         mappings, contrastive, own_loss, stateful)  # fmt: skip
+TASKS = (
+    vectors,
+    vectors,
+    vectors,
+    images,
+    tokens,
+    tokens,
+    tokens,
+    masked,
+    masked,
+    lengths,
+    lengths,
+    mappings,
+    contrastive,
+    own_loss,
+    stateful,
+)
 
 # -- losses
 
@@ -476,8 +516,12 @@ def with_loss(rng: np.random.Generator, parts: Parts) -> Parts:
     name = pick(rng, *(good if rng.random() < 0.85 else MUST_REFUSE))
     text = losses[name].format(y=parts.outputs)
     refuse = f"a loss that is {name}" if name in MUST_REFUSE else parts.must_refuse
-    return replace(parts, loss=f"\ndef loss(outputs, targets):\n    return {text}\n", must_refuse=refuse,
-                   name=f"{parts.name}, {name}")  # fmt: skip
+    return replace(
+        parts,
+        loss=f"\ndef loss(outputs, targets):\n    return {text}\n",
+        must_refuse=refuse,
+        name=f"{parts.name}, {name}",
+    )
 
 
 # -- optimisers
@@ -553,8 +597,12 @@ def with_data(rng: np.random.Generator, parts: Parts) -> Parts:
     }[kind]
     text += f"\ndef data():\n    items = clean()\n    return {body}\n"
     refuse = {"nan": "targets that are NaN", "weighted": "a weighted sampler", "empty": "no items"}
-    return replace(parts, data=text, must_refuse=refuse.get(kind, parts.must_refuse),
-                   name=f"{parts.name}, {kind}")  # fmt: skip
+    return replace(
+        parts,
+        data=text,
+        must_refuse=refuse.get(kind, parts.must_refuse),
+        name=f"{parts.name}, {kind}",
+    )
 
 
 def parts(rng: np.random.Generator) -> Parts:

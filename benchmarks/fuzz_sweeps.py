@@ -106,8 +106,13 @@ def rate(params, tokens, size):
 
 def write(folder: Path, drawn: Parts, config: dict) -> None:
     """The plug-ins as modules, and the config beside them for whoever looks into a failure."""
-    texts = {"model": drawn.model, "data": drawn.data, "loss": drawn.loss, "rules": RULES,
-             "optimizer": drawn.optimizer}  # fmt: skip
+    texts = {
+        "model": drawn.model,
+        "data": drawn.data,
+        "loss": drawn.loss,
+        "rules": RULES,
+        "optimizer": drawn.optimizer,
+    }
     for name, text in texts.items():
         if text is not None:
             (folder / f"{PREFIX}{name}.py").write_text(IMPORTS + text)
@@ -194,8 +199,10 @@ class Spent:
             outer.training = False
 
         self.held = contextlib.ExitStack()
-        for hook in (register_module_forward_pre_hook(called),
-                     register_optimizer_step_pre_hook(stepped)):  # fmt: skip
+        for hook in (
+            register_module_forward_pre_hook(called),
+            register_optimizer_step_pre_hook(stepped),
+        ):
             self.held.callback(hook.remove)
         self.held.enter_context(sdpa_kernel(SDPBackend.MATH))
         self.held.enter_context(torch.backends.mkldnn.flags(enabled=False))
@@ -212,8 +219,11 @@ def trained(folder: Path, row: dict, warnings: list[str]) -> str:
     from flops_fit.jobs import job
 
     name, results = row["experiment_id"], folder / "results"
-    os.environ |= {"FLOPS_FIT_PROCESSES": "1", "FLOPS_FIT_GPUS": "0",
-                   "FLOPS_FIT_LAUNCHER": str(os.getppid())}  # fmt: skip
+    os.environ |= {
+        "FLOPS_FIT_PROCESSES": "1",
+        "FLOPS_FIT_GPUS": "0",
+        "FLOPS_FIT_LAUNCHER": str(os.getppid()),
+    }
     place = run_folder(results, name)
     with Spent() as spent:
         status = job.main([str(spec_file(results, name)), str(place / "result.json"), str(results)])
@@ -224,8 +234,11 @@ def trained(folder: Path, row: dict, warnings: list[str]) -> str:
     record = json.loads((place / "record.json").read_text())
     if record["status"] == "diverged":
         return "trained"
-    flops = {"spent": spent.flops, "recorded": record["flops_counted"],
-             "planned": row["flops_per_token"] * row["num_tokens"]}  # fmt: skip
+    flops = {
+        "spent": spent.flops,
+        "recorded": record["flops_counted"],
+        "planned": row["flops_per_token"] * row["num_tokens"],
+    }
     (folder / "flops.json").write_text(json.dumps(flops))
     off = {key: abs(value / spent.flops - 1) for key, value in flops.items()}
     if any(sentence.startswith(OF_A_BATCH) for sentence in warnings):  # and the batch may be split
@@ -294,8 +307,9 @@ def main() -> int:
     args = arguments(__doc__, "sweeps", 150, "trained", 60, "sweeps of which a run is trained")
     ends = ends_of(one, jobs_of(args), args)
     counts = Counter(ends)
-    known = {end: counts[end] for end in
-             ("trained", "planned", "refused", "traceback", "hang", *BAD)}  # fmt: skip
+    known = {
+        end: counts[end] for end in ("trained", "planned", "refused", "traceback", "hang", *BAD)
+    }
     print(json.dumps({"sweeps": len(ends), **known}))
     return int(sum(counts[end] for end in ("traceback", "hang", *BAD)) > 0)
 

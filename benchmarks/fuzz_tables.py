@@ -107,8 +107,12 @@ def table(rng: np.random.Generator) -> pd.DataFrame:
         if rng.random() < 0.08:
             frame[name] = values
     if rng.random() < 0.2:
-        frame = pd.concat([frame.assign(seed=s, loss=frame["loss"] * f) for s, f in
-                           enumerate(rng.uniform(0.99, 1.01, int(rng.integers(1, 4))))])  # fmt: skip
+        frame = pd.concat(
+            [
+                frame.assign(seed=s, loss=frame["loss"] * f)
+                for s, f in enumerate(rng.uniform(0.99, 1.01, int(rng.integers(1, 4))))
+            ]
+        )
     if rng.random() < 0.1:
         parts = [
             frame.assign(tokens=frame["tokens"] * t, loss=frame["loss"] + 1 - t) for t in (0.5, 1)
@@ -231,8 +235,21 @@ def drive(rng: np.random.Generator, folder: Path, page: bool) -> str:
         plots, out = folder / "plots", folder / "report.html"
         status, words = call("plot", "--runs", runs, "--fit", fit, "--out-dir", plots, "--dpi", 50)
         assert status == 0, words
-        status, words = call("report", "--runs", runs, "--fit", fit, "--plots", plots, "--name", "fuzz",
-                             "--out", out, "--table", folder / "table.md")  # fmt: skip
+        status, words = call(
+            "report",
+            "--runs",
+            runs,
+            "--fit",
+            fit,
+            "--plots",
+            plots,
+            "--name",
+            "fuzz",
+            "--out",
+            out,
+            "--table",
+            folder / "table.md",
+        )
         assert status == 0, words
         assert "<b>x</b>" not in out.read_text()
     return answer["verdict"]

@@ -64,8 +64,13 @@ def held_out(name: str, table: RunTable, most: int, resamples: int) -> list[dict
     groups = groups_of(log_c, budget_groups(frame)[0])
     kept = fit_runs(table, bootstrap=0, sensitivity=False)["excluded"]
     gone = frame["run_id"].isin({run["run_id"] for run in kept["runs"]}).to_numpy()
-    minima = measure(np.log(frame["params"].to_numpy()), np.log(frame["loss"].to_numpy()), log_c,
-                     groups, (~gone).astype(float))  # fmt: skip
+    minima = measure(
+        np.log(frame["params"].to_numpy()),
+        np.log(frame["loss"].to_numpy()),
+        log_c,
+        groups,
+        (~gone).astype(float),
+    )
     known = [m for m in minima if m]
     rows = []
     for out in range(1, most + 1):
@@ -75,8 +80,11 @@ def held_out(name: str, table: RunTable, most: int, resamples: int) -> list[dict
         part = frame.drop(index=frame.index[left])
         part = part[part["flops"] <= min(frame["flops"].iloc[left].min() * 1.03, np.inf)]
         try:
-            fit = fit_runs(RunTable(part.reset_index(drop=True), name, table.left_out, table.sizes),
-                           bootstrap=resamples, sensitivity=False)  # fmt: skip
+            fit = fit_runs(
+                RunTable(part.reset_index(drop=True), name, table.left_out, table.sizes),
+                bootstrap=resamples,
+                sensitivity=False,
+            )
         except FlopsFitError:
             break
         if predict(fit, groups[-1][0])["params"] is None:
@@ -195,18 +203,22 @@ def line(label: str, rows: list[dict], scored: list[dict]) -> dict | None:
     text = f"{label:34s} {len(rows):4d}"
     for q, unit in (("params", 1), ("loss", 100)):
         e, h, w = get(q, "error"), get(q, "half"), get(q, "wider")
-        text += (f" | {_binomial(get(q, 'held')):>11s} ({100 * get(q, 'bare').mean():.0f}) half "
-                 f"{unit * np.median(h):.3f} x{np.median(w):.2f} err {unit * np.median(e):.3f} "
-                 f"{unit * np.quantile(e, 0.9):.3f}")  # fmt: skip
+        text += (
+            f" | {_binomial(get(q, 'held')):>11s} ({100 * get(q, 'bare').mean():.0f}) half "
+            f"{unit * np.median(h):.3f} x{np.median(w):.2f} err {unit * np.median(e):.3f} "
+            f"{unit * np.quantile(e, 0.9):.3f}"
+        )
         told[q] = round(float(get(q, "held").mean()), 3)
     text += f" | trust {100 * trust.mean():.0f}% kept {_binomial(kept[trust])}"
     if trust.any():
         text += f" waste90 {100 * np.quantile(waste[trust], 0.9):.1f}%"
     text += f"; all: kept {_binomial(kept)} waste90 {100 * np.quantile(waste, 0.9):.1f}%"
     print(text)
-    told |= {"trust": int(trust.sum()), "kept": round(float(kept[trust].mean()), 3) if trust.any()
-             else None, "waste_90": round(float(np.quantile(waste[trust], 0.9)), 4) if trust.any()
-             else None}  # fmt: skip
+    told |= {
+        "trust": int(trust.sum()),
+        "kept": round(float(kept[trust].mean()), 3) if trust.any() else None,
+        "waste_90": round(float(np.quantile(waste[trust], 0.9)), 4) if trust.any() else None,
+    }
     return told
 
 
@@ -227,9 +239,10 @@ def summary(rows: list[dict], priors: dict[str, dict], few: tuple, most: float) 
         for band, (low, high) in BANDS.items():
             told[f"{verdict}, {band}"] = line(
                 f"    {verdict}, {band}",
-                *some(lambda r, s, w=wanted, a=low, b=high: s["trust"] == w
-                      and a < r["beyond"] <= b),
-            )  # fmt: skip
+                *some(
+                    lambda r, s, w=wanted, a=low, b=high: s["trust"] == w and a < r["beyond"] <= b
+                ),
+            )
     return told
 
 
@@ -285,11 +298,25 @@ def main() -> None:
     prior = prior_from(shown, set(families))
     print(f"prior, all families: {prior}; one left out: {others}")
     if args.write:
-        write_json(PRIOR, {**prior, "df": PRIOR_DF, "families": families, "tables": sorted(shown),
-                           "command": f"{COMMAND} --write"})  # fmt: skip
-        write_json(RECORD, {"sweeps": len(shown), "families": len(families),
-                            "command": f"{COMMAND} --write",
-                            **told["prior of the other families"]})  # fmt: skip
+        write_json(
+            PRIOR,
+            {
+                **prior,
+                "df": PRIOR_DF,
+                "families": families,
+                "tables": sorted(shown),
+                "command": f"{COMMAND} --write",
+            },
+        )
+        write_json(
+            RECORD,
+            {
+                "sweeps": len(shown),
+                "families": len(families),
+                "command": f"{COMMAND} --write",
+                **told["prior of the other families"],
+            },
+        )
     print(json.dumps(told))
 
 

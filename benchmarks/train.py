@@ -88,9 +88,13 @@ def our_loop(data: Data, d_model: int, steps: int) -> dict:
     """The trainer's own figures for the same run."""
     loss_fn = ClockedLoss()
     options = TrainOptions(
-        tokens=steps * BATCH_TOKENS[d_model], batch_items=BATCH_TOKENS[d_model] // SEQ_LEN,
-        learning_rate=LEARNING_RATE, seed=SEED, schedule=SCHEDULE, evaluation_tokens=SEQ_LEN,
-    )  # fmt: skip
+        tokens=steps * BATCH_TOKENS[d_model],
+        batch_items=BATCH_TOKENS[d_model] // SEQ_LEN,
+        learning_rate=LEARNING_RATE,
+        seed=SEED,
+        schedule=SCHEDULE,
+        evaluation_tokens=SEQ_LEN,
+    )
     outcome = train("benchmark", lambda: GPT(d_model), data, loss_fn, optimizer, options)
     return {**outcome, **loss_fn.figures()}
 

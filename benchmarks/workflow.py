@@ -151,8 +151,13 @@ def measured(command: list[str], folder: Path, **variables: str) -> Cost:
     """Run ``command`` in ``folder``; its failure ends the benchmark."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
-                                   env={**os.environ, **variables})  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **variables},
+        )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         wall = time.perf_counter() - started
@@ -168,8 +173,17 @@ class Workflow:
 
     def __init__(self, folder: Path, snakefile: Path, **variables: str):
         self.folder, self.variables = folder, variables
-        self.line = [sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile", str(snakefile),
-                     "--workflow-profile", str(REPOSITORY / "profiles/default")]  # fmt: skip
+        self.line = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--cores",
+            "2",
+            "--snakefile",
+            str(snakefile),
+            "--workflow-profile",
+            str(REPOSITORY / "profiles/default"),
+        ]
 
     def run(self, *arguments: str) -> Cost:
         return measured([*self.line, *arguments], self.folder, **self.variables)
@@ -263,37 +277,39 @@ def record(spec: dict) -> dict:
     noise = random.Random(spec["experiment_id"]).gauss(0, 0.002)
     loss = (1.0 + 20 / n**0.35 + 57 / d**0.35) * math.exp(noise)
     share = [(i + 1) / 128 for i in range(128)]
-    return seal({
-        "experiment_id": spec["experiment_id"],
-        "hash": spec["hash"],
-        "identity": identity,
-        **counts,
-        "status": "completed",
-        "reason": "",
-        "final_loss": loss,
-        "final_loss_se": 0.001,
-        "heldout_tokens": 2048,
-        "loss_curve": {
-            "tokens": [round(d * s) for s in share],
-            "loss": [loss * (1 + 0.05 * (1 / s**0.3 - 1)) for s in share],
-            "learning_rate": [identity["learning_rate"] * (1 - s) for s in share],
-        },
-        "tokens_seen": d,
-        "steps_done": identity["steps"],
-        "epochs": d / 512,
-        "processes": 1,
-        "device": "cpu",
-        "resumed_at_step": 0,
-        "wall_seconds": 10.0,
-        "start_up_seconds": 3.0,
-        "train_seconds": 7.0,
-        "data_share": 0.01,
-        "tokens_per_second": d / 7.0,
-        "flops_6nd": 6.0 * counts["num_params"] * d,
-        "flops_counted": counts["flops_per_token"] * d,
-        "versions": {"flops_fit": "stand-in"},
-        "host": "stand-in",
-    })  # fmt: skip
+    return seal(
+        {
+            "experiment_id": spec["experiment_id"],
+            "hash": spec["hash"],
+            "identity": identity,
+            **counts,
+            "status": "completed",
+            "reason": "",
+            "final_loss": loss,
+            "final_loss_se": 0.001,
+            "heldout_tokens": 2048,
+            "loss_curve": {
+                "tokens": [round(d * s) for s in share],
+                "loss": [loss * (1 + 0.05 * (1 / s**0.3 - 1)) for s in share],
+                "learning_rate": [identity["learning_rate"] * (1 - s) for s in share],
+            },
+            "tokens_seen": d,
+            "steps_done": identity["steps"],
+            "epochs": d / 512,
+            "processes": 1,
+            "device": "cpu",
+            "resumed_at_step": 0,
+            "wall_seconds": 10.0,
+            "start_up_seconds": 3.0,
+            "train_seconds": 7.0,
+            "data_share": 0.01,
+            "tokens_per_second": d / 7.0,
+            "flops_6nd": 6.0 * counts["num_params"] * d,
+            "flops_counted": counts["flops_per_token"] * d,
+            "versions": {"flops_fit": "stand-in"},
+            "host": "stand-in",
+        }
+    )
 
 
 def scale(root: Path, experiments: int, rounds: int, full_rounds: int) -> dict:
@@ -327,8 +343,10 @@ def steps_at(root: Path, records: int) -> dict:
     """Seconds and peak memory of collect, fit, plot and report on this many records."""
     bench = Bench(root, records)
     first = bench.plan()
-    print(f"\n{len(bench.rows)} records; first planning, with torch: {first.cpu:.1f} s CPU, "
-          f"{first.megabytes:.0f} MB")  # fmt: skip
+    print(
+        f"\n{len(bench.rows)} records; first planning, with torch: {first.cpu:.1f} s CPU, "
+        f"{first.megabytes:.0f} MB"
+    )
     for row in bench.rows:
         folder = run_folder(bench.results, row["experiment_id"])
         folder.mkdir(parents=True)
@@ -340,20 +358,40 @@ def steps_at(root: Path, records: int) -> dict:
     table = ["--runs", f"{own}/results.csv"]
     inputs = [*table, "--records", f"{own}/results.json", "--fit", f"{own}/fit.json"]
     lines = {
-        "collect": ["--plan", str(plan), "--json", f"{own}/results.json",
-                    "--csv", f"{own}/results.csv"],
+        "collect": [
+            "--plan",
+            str(plan),
+            "--json",
+            f"{own}/results.json",
+            "--csv",
+            f"{own}/results.csv",
+        ],
         "fit": [*table, "--out", f"{own}/fit.json"],
         "plot": [*inputs, "--out-dir", f"{own}/plots"],
-        "report": [*inputs, "--plots", f"{own}/plots", "--plan", str(plan), "--name", "own",
-                   "--out", f"{own}/report.html", "--table", f"{own}/table.md"],
-    }  # fmt: skip
+        "report": [
+            *inputs,
+            "--plots",
+            f"{own}/plots",
+            "--plan",
+            str(plan),
+            "--name",
+            "own",
+            "--out",
+            f"{own}/report.html",
+            "--table",
+            f"{own}/table.md",
+        ],
+    }
     found = {}
     print("              CPU s  seconds     MB")
     for verb, line in lines.items():
         command = [sys.executable, "-m", "flops_fit", verb, *line]
         cost = measured(command, bench.ours.folder, **bench.ours.variables)
-        found[verb] = {"cpu": round(cost.cpu, 1), "seconds": round(cost.wall, 1),
-                       "megabytes": round(cost.megabytes)}  # fmt: skip
+        found[verb] = {
+            "cpu": round(cost.cpu, 1),
+            "seconds": round(cost.wall, 1),
+            "megabytes": round(cost.megabytes),
+        }
         print(f"{verb:<12} {cost.cpu:6.1f}  {cost.wall:7.1f}  {cost.megabytes:5.0f}", flush=True)
     for path in sorted((bench.ours.folder / own).rglob("*")):
         if path.is_file():
@@ -363,8 +401,13 @@ def steps_at(root: Path, records: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--experiments", type=int, nargs="*", default=[100, 1000, 3000],
-                        help="multiples of 100 (default: 100 1000 3000)")  # fmt: skip
+    parser.add_argument(
+        "--experiments",
+        type=int,
+        nargs="*",
+        default=[100, 1000, 3000],
+        help="multiples of 100 (default: 100 1000 3000)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of runs that train nothing")
     parser.add_argument("--full-rounds", type=int, default=1, help="of runs that train everything")
     parser.add_argument("--records", type=int, default=10_000, help="0 leaves these steps out")

@@ -33,43 +33,86 @@ SECTIONS = {
     ),
     "Planning": (
         "",
-        ["sweep:plan_sweep", "sweep:Experiment", "sweep:Skipped", "sweep:SweepPlan",
-         "sweep:window_sizes", "plan.counting:count_sizes", "plan.one_pass:ModelCount"],
+        [
+            "sweep:plan_sweep",
+            "sweep:Experiment",
+            "sweep:Skipped",
+            "sweep:SweepPlan",
+            "sweep:window_sizes",
+            "plan.counting:count_sizes",
+            "plan.one_pass:ModelCount",
+        ],
     ),
     "Training": (
         "",
-        ["trainer:TrainingRunner", "experiment.options:TrainOptions", "optimizer:adamw",
-         "plan.schedule:multiplier"],
+        [
+            "trainer:TrainingRunner",
+            "experiment.options:TrainOptions",
+            "optimizer:adamw",
+            "plan.schedule:multiplier",
+        ],
     ),
     "Fitting": (
         "From a table of runs, of this tool or of another, to the answer. The content of a fit is "
         "described in [its module](../src/flops_fit/fit/__init__.py).",
-        ["fit.runs:read_runs", "fit.runs:prepare_runs", "fit.runs:RunTable", "fit.rows:Reading",
-         "fit.curves:read_curves",
-         "fit.core:fit_runs", "fit.options:FitOptions", "fit.answer:predict", "fit.answer:optimum_at",
-         "fit.answer:losses_at", "fit.answer:loss_at", "fit.words:describe", "fit.saved:read_fit",
-         "fit.sensitivity:sensitivity_at",
-         "fit.sensitivity:spread_of"],
+        [
+            "fit.runs:read_runs",
+            "fit.runs:prepare_runs",
+            "fit.runs:RunTable",
+            "fit.rows:Reading",
+            "fit.curves:read_curves",
+            "fit.core:fit_runs",
+            "fit.options:FitOptions",
+            "fit.answer:predict",
+            "fit.answer:optimum_at",
+            "fit.answer:losses_at",
+            "fit.answer:loss_at",
+            "fit.words:describe",
+            "fit.saved:read_fit",
+            "fit.sensitivity:sensitivity_at",
+            "fit.sensitivity:spread_of",
+        ],
     ),
     "Before and after a sweep": (
         "Playing a plan on a known law, and testing a prediction ([rounds](rounds.md)).",
-        ["rounds.simulate:simulate", "rounds.simulate:design_of", "rounds.truth:truth_for",
-         "rounds.truth:Truth",
-         "rounds.confirm:predicted_loss", "rounds.confirm:compare"],
+        [
+            "rounds.simulate:simulate",
+            "rounds.simulate:design_of",
+            "rounds.truth:truth_for",
+            "rounds.truth:Truth",
+            "rounds.confirm:predicted_loss",
+            "rounds.confirm:compare",
+        ],
     ),
     "For models, data and losses of your own": (
         "What the contracts rest on ([models](models.md), [data](data.md)).",
-        ["model_factory:create_model", "model_factory:num_params", "model_factory:call_model",
-         "data:Data", "data:as_data", "data:split_by_hash", "loss:cross_entropy",
-         "loss:count_per_item", "loss:ignore_index_of", "plugins.resolve:resolve"],
+        [
+            "model_factory:create_model",
+            "model_factory:num_params",
+            "model_factory:call_model",
+            "data:Data",
+            "data:as_data",
+            "data:split_by_hash",
+            "loss:cross_entropy",
+            "loss:count_per_item",
+            "loss:ignore_index_of",
+            "plugins.resolve:resolve",
+        ],
     ),
     "Data that comes along": (
         "",
-        ["examples.corpus:prepare", "examples.documents:read_documents", "examples.text:prepare",
-         "examples.text:windows", "examples.text:example_item", "examples.images:prepare",
-         "examples.images:images", "examples.images:example_item"],
+        [
+            "examples.corpus:prepare",
+            "examples.documents:read_documents",
+            "examples.text:prepare",
+            "examples.text:windows",
+            "examples.text:example_item",
+            "examples.images:prepare",
+            "examples.images:images",
+            "examples.images:example_item",
+        ],
     ),
-}  # fmt: skip
+}
 
 WIDTH = {"width": 105, "break_long_words": False, "break_on_hyphens": False}
 CONSTRUCTED = {"trainer:TrainingRunner"}  # by the caller; other classes are handed out
@@ -136,8 +179,11 @@ def signature(function: Any, name: str) -> str:
 
 
 def fields_of(cls: type) -> str:
-    notes = {n.target.id: ast.unparse(n.annotation) for n in tree_of(cls).body
-             if isinstance(n, ast.AnnAssign)}  # fmt: skip
+    notes = {
+        n.target.id: ast.unparse(n.annotation)
+        for n in tree_of(cls).body
+        if isinstance(n, ast.AnnAssign)
+    }
     parts = []
     for field in dataclasses.fields(cls):
         default = field.default
@@ -196,12 +242,16 @@ def section(text: str) -> str:
 def page() -> str:
     """The whole text of docs/api.md."""
     known = {title(n): anchor(title(n)) for n in shown_names()}
-    known |= {f"{n.split(':')[0].split('.')[-1]}.{n.split(':')[1]}": anchor(title(n))
-              for n in shown_names()}  # fmt: skip
+    known |= {
+        f"{n.split(':')[0].split('.')[-1]}.{n.split(':')[1]}": anchor(title(n))
+        for n in shown_names()
+    }
     lines = [HEAD]
-    lines += [f"- [{name}](#{anchor(name)}): " + ", ".join(
-        f"[`{title(n)}`](#{anchor(title(n))})" for n in names
-    ) for name, (_, names) in SECTIONS.items()]  # fmt: skip
+    lines += [
+        f"- [{name}](#{anchor(name)}): "
+        + ", ".join(f"[`{title(n)}`](#{anchor(title(n))})" for n in names)
+        for name, (_, names) in SECTIONS.items()
+    ]
     lines.append(f"- [Commands](#{anchor('Commands')})\n")
     for name, (words, names) in SECTIONS.items():
         lines += [f"## {name}\n", *([words + "\n"] if words else [])]
@@ -237,8 +287,12 @@ def block(code: str) -> str:
 
 
 def commands() -> str:
-    lines = ["## Commands\n", "Of `flops-fit`; each explains its options with `--help`.\n",
-             "| command | what it does |", "|---|---|"]  # fmt: skip
+    lines = [
+        "## Commands\n",
+        "Of `flops-fit`; each explains its options with `--help`.\n",
+        "| command | what it does |",
+        "|---|---|",
+    ]
     return "\n".join([*lines, *verbs(make_parser())]) + "\n"
 
 

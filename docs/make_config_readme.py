@@ -75,8 +75,10 @@ def readme() -> str:
     for key, child in rule["properties"].items():
         lines.append(f"| `{key}` | {kind(child)} | {child['description']} |")
         if child.get("$ref", "").endswith("power"):
-            lines += [f"| `{key}.{name}` | {kind(sub)} | {sub['description']} |"
-                      for name, sub in power["properties"].items()]  # fmt: skip
+            lines += [
+                f"| `{key}.{name}` | {kind(sub)} | {sub['description']} |"
+                for name, sub in power["properties"].items()
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -43,9 +43,15 @@ def test_without_data_or_training_the_plan_comes_back(dataset):
     plans = [
         find_optimal(Net, "width", compute_budgets=[1e7]),
         find_optimal(Net, "width", dataset=dataset, compute_budgets=[1e7]),
-        find_optimal(Net, "width", dataset=dataset, loss_fn=nn.CrossEntropyLoss(),
-                     compute_budgets=[1e7], train=False),
-    ]  # fmt: skip
+        find_optimal(
+            Net,
+            "width",
+            dataset=dataset,
+            loss_fn=nn.CrossEntropyLoss(),
+            compute_budgets=[1e7],
+            train=False,
+        ),
+    ]
     assert all(isinstance(plan, SweepPlan) for plan in plans)
     assert len({tuple(e.num_tokens for e in plan.experiments) for plan in plans}) == 1
 
@@ -78,11 +84,18 @@ def test_cells_below_eight_steps_are_skipped_and_listed():
 @pytest.fixture(scope="module")
 def result(dataset, tmp_path_factory):
     return find_optimal(
-        Net, "width", dataset=dataset, loss_fn=nn.CrossEntropyLoss(),
-        compute_budgets=[1e6, 3e6, 1e7], sizes=[2, 4, 8, 16], learning_rate=0.01, progress=False,
-        output_dir=tmp_path_factory.mktemp("api"), fit_options={"bootstrap": 50},
+        Net,
+        "width",
+        dataset=dataset,
+        loss_fn=nn.CrossEntropyLoss(),
+        compute_budgets=[1e6, 3e6, 1e7],
+        sizes=[2, 4, 8, 16],
+        learning_rate=0.01,
+        progress=False,
+        output_dir=tmp_path_factory.mktemp("api"),
+        fit_options={"bootstrap": 50},
         evaluation_tokens=150,
-    )  # fmt: skip
+    )
 
 
 def test_every_experiment_trained_on_exactly_its_tokens_at_6nd(result):
@@ -134,19 +147,33 @@ def test_finished_experiments_are_not_trained_again(result, dataset, monkeypatch
 
     monkeypatch.setattr(flops_fit.trainer, "train", refuse)
     again = find_optimal(
-        Net, "width", dataset=dataset, loss_fn=nn.CrossEntropyLoss(),
-        compute_budgets=[1e6, 3e6, 1e7], sizes=[2, 4, 8, 16], learning_rate=0.01, progress=False,
-        output_dir=result.output_dir, fit_options={"bootstrap": 50}, evaluation_tokens=150,
-    )  # fmt: skip
+        Net,
+        "width",
+        dataset=dataset,
+        loss_fn=nn.CrossEntropyLoss(),
+        compute_budgets=[1e6, 3e6, 1e7],
+        sizes=[2, 4, 8, 16],
+        learning_rate=0.01,
+        progress=False,
+        output_dir=result.output_dir,
+        fit_options={"bootstrap": 50},
+        evaluation_tokens=150,
+    )
     assert [r["final_loss"] for r in again.records] == [r["final_loss"] for r in result.records]
     assert len(json.loads((result.output_dir / "results.json").read_text())) == 12
 
 
 def test_too_few_runs_for_a_law_are_said_and_not_an_error(dataset, tmp_path):
     result = find_optimal(
-        Net, "width", dataset=dataset, loss_fn=nn.CrossEntropyLoss(), compute_budgets=[1e6],
-        sizes=[4, 8], output_dir=tmp_path, progress=False,
-    )  # fmt: skip
+        Net,
+        "width",
+        dataset=dataset,
+        loss_fn=nn.CrossEntropyLoss(),
+        compute_budgets=[1e6],
+        sizes=[4, 8],
+        output_dir=tmp_path,
+        progress=False,
+    )
     assert result.law is None
     assert "no law" in repr(result)
     with pytest.raises(FlopsFitError, match="no law could be fitted"):
@@ -173,11 +200,22 @@ def test_one_record_has_the_same_n_through_the_workflow_and_through_the_api(
     convention, n, tmp_path
 ):
     record = {
-        "experiment_id": "net-width8", "status": "completed", "reason": "", "final_loss": 1.0,
-        "compute_budget": 1e6, "size_param_value": 8, "seed": 0, "num_tokens": 1000,
-        "tokens_seen": 1000, "num_params": 100, "params": 160, "params_nonembedding": 90,
-        "params_total": 200, "flops_per_token": 960.0, "flops_counted": 960000.0,
-    }  # fmt: skip
+        "experiment_id": "net-width8",
+        "status": "completed",
+        "reason": "",
+        "final_loss": 1.0,
+        "compute_budget": 1e6,
+        "size_param_value": 8,
+        "seed": 0,
+        "num_tokens": 1000,
+        "tokens_seen": 1000,
+        "num_params": 100,
+        "params": 160,
+        "params_nonembedding": 90,
+        "params_total": 200,
+        "flops_per_token": 960.0,
+        "flops_counted": 960000.0,
+    }
     frame = run_frame([record], convention)
     write_results([record], convention, tmp_path / "results.json", tmp_path / "results.csv")
     table = read_runs(tmp_path / "results.csv").frame

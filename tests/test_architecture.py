@@ -74,10 +74,19 @@ def lint_imports(source: Path) -> subprocess.CompletedProcess:
     """import-linter under the contracts of this checkout, on the package below ``source``."""
     code = f"import sys; sys.path.insert(0, {str(source)!r}); from importlinter.cli import "
     return subprocess.run(
-        [sys.executable, "-c", code + "lint_imports_command as lint; lint()",
-         "--no-cache", "--no-logo", str(ROOT / "pyproject.toml")],
-        cwd=source, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            code + "lint_imports_command as lint; lint()",
+            "--no-cache",
+            "--no-logo",
+            str(ROOT / "pyproject.toml"),
+        ],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_what_is_too_long_is_named_on_the_page_and_nothing_else():

@@ -150,8 +150,10 @@ def test_the_library_alone_is_installed_and_imported_without_the_workflow(tmp_pa
     (wheel,) = tmp_path.glob("flops_fit-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {
-        "flops_fit", "snakemake_logger_plugin_flops_fit",
-        f"flops_fit-{PROJECT['version']}.dist-info"}  # fmt: skip
+        "flops_fit",
+        "snakemake_logger_plugin_flops_fit",
+        f"flops_fit-{PROJECT['version']}.dist-info",
+    }
     metadata = zipfile.ZipFile(wheel).read(f"flops_fit-{PROJECT['version']}.dist-info/METADATA")
     needed = [line for line in metadata.decode().splitlines() if line.startswith("Requires-Dist")]
     assert not [line for line in needed if "snakemake" in line and "extra ==" not in line]
@@ -161,7 +163,12 @@ def test_the_library_alone_is_installed_and_imported_without_the_workflow(tmp_pa
         "from flops_fit.config.complete import schema; from flops_fit.report import page; schema(); "
         "assert flops_fit.find_optimal; print(flops_fit.__file__)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, check=True,
-                          env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-                          stdout=subprocess.PIPE)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        stdout=subprocess.PIPE,
+    )
     assert Path(done.stdout.strip()).is_relative_to(tmp_path)

@@ -28,17 +28,19 @@ from flops_fit.fit.runs import KEPT
 from flops_fit.store.plan_file import read_plan
 from flops_fit.store.records import check_record, seal
 
-PROFILES = [
-    pytest.param(60, id="few"),
-    pytest.param(2000, id="many", marks=pytest.mark.slow),
-]
+PROFILES = [pytest.param(60, id="few"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 
 
 def fuzz(strategy, examples: int, body) -> None:
     """Call ``body`` on examples of ``strategy``, always the same ones."""
 
-    @settings(max_examples=examples, derandomize=True, deadline=None, database=None,
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(strategy)
     def run(value):
         with warnings.catch_warnings():
@@ -77,28 +79,72 @@ VALID = {
     "plot": {"dpi": 100},
 }
 ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(),
-    st.binary(max_size=4), st.sampled_from([
-        10**400, -(10**400), 1e308, 5e-324, "nan", "inf", "1e400", "1e12", "-1", "", "no",
-        "\ud800", "a\0b", "auto", "a:b", {}, [], [[]], {"value": 1}, {1: 2}, {None: None}, {"a": {"b": []}},
-        {1, 2}, (1, 2), "x" * 5000,
-    ]),
-    st.recursive(st.integers() | st.text(max_size=3),
-                 lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                     st.text(max_size=3) | st.integers(), inner, max_size=3), max_leaves=8),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.dates(),
+    st.binary(max_size=4),
+    st.sampled_from(
+        [
+            10**400,
+            -(10**400),
+            1e308,
+            5e-324,
+            "nan",
+            "inf",
+            "1e400",
+            "1e12",
+            "-1",
+            "",
+            "no",
+            "\ud800",
+            "a\0b",
+            "auto",
+            "a:b",
+            {},
+            [],
+            [[]],
+            {"value": 1},
+            {1: 2},
+            {None: None},
+            {"a": {"b": []}},
+            {1, 2},
+            (1, 2),
+            "x" * 5000,
+        ]
+    ),
+    st.recursive(
+        st.integers() | st.text(max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3)
+        ),
+        max_leaves=8,
+    ),
+)
 KEY = st.one_of(
-    st.sampled_from([*schema()["properties"], "value", "function", "kwargs", "per_budget", "window"]),
-    st.text(max_size=5), st.integers(), st.none(), st.booleans(), st.floats(),
-)  # fmt: skip
+    st.sampled_from(
+        [*schema()["properties"], "value", "function", "kwargs", "per_budget", "window"]
+    ),
+    st.text(max_size=5),
+    st.integers(),
+    st.none(),
+    st.booleans(),
+    st.floats(),
+)
 
 
 def places(value, path=()) -> list[tuple]:
     """The path of every value inside ``value``, itself included."""
     children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list)
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
         else ()
-    )  # fmt: skip
+    )
     return [path, *(place for key, child in children for place in places(child, (*path, key)))]
 
 
@@ -157,9 +203,11 @@ def test_any_bytes_as_a_config_file_are_read_or_refused(examples, tmp_path):
     valid = yaml.safe_dump(VALID)
     spliced = st.builds(
         lambda at, length, text: valid[:at] + text + valid[at + length :],
-        st.integers(0, len(valid)), st.integers(0, 20),
-        st.text(max_size=6) | st.sampled_from(["&a [*a]", "!!set {1}", "<<: *b", "2020-13-45", "\t"]),
-    )  # fmt: skip
+        st.integers(0, len(valid)),
+        st.integers(0, 20),
+        st.text(max_size=6)
+        | st.sampled_from(["&a [*a]", "!!set {1}", "<<: *b", "2020-13-45", "\t"]),
+    )
 
     def body(content):
         path.write_bytes(content)
@@ -182,10 +230,36 @@ NAMES = [
 ]
 GOOD_CELL = st.integers(1, 10**9).map(str) | st.floats(1e-3, 1e20).map(str)
 CELL = st.one_of(
-    GOOD_CELL, GOOD_CELL, GOOD_CELL, st.text(max_size=6),
-    st.sampled_from(["", "nan", "inf", "-1", "0", "1e308", "1e-320", "1e999", "True", "1,5", '"', "9" * 400,
-                     "completed", "diverged", "\ud800", "\0", "NA", "0x10", "1_000", " 7 ", "２"]),
-)  # fmt: skip
+    GOOD_CELL,
+    GOOD_CELL,
+    GOOD_CELL,
+    st.text(max_size=6),
+    st.sampled_from(
+        [
+            "",
+            "nan",
+            "inf",
+            "-1",
+            "0",
+            "1e308",
+            "1e-320",
+            "1e999",
+            "True",
+            "1,5",
+            '"',
+            "9" * 400,
+            "completed",
+            "diverged",
+            "\ud800",
+            "\0",
+            "NA",
+            "0x10",
+            "1_000",
+            " 7 ",
+            "２",
+        ]
+    ),
+)
 
 
 @st.composite
@@ -208,21 +282,34 @@ def csv_bytes(draw):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
     | st.sampled_from([10**400, 1e308, "1", "nan", "completed", -1, 0]),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=3), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=3), inner, max_size=4)
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 RUN = {
-    "run_id": "a", "params": 10, "tokens": 100, "loss": 3.5, "flops_per_token": 60, "budget": 6e3,
-    "status": "completed", "experiment": {"flops_per_token": 60, "experiment_id": "a"},
+    "run_id": "a",
+    "params": 10,
+    "tokens": 100,
+    "loss": 3.5,
+    "flops_per_token": 60,
+    "budget": 6e3,
+    "status": "completed",
+    "experiment": {"flops_per_token": 60, "experiment_id": "a"},
     "loss_curve": {"tokens": [1, 2], "loss": [4.0, 3.5]},
-}  # fmt: skip
+}
 RUNS_JSON = st.one_of(
-    JSON, st.lists(mutated(RUN, JSON, st.sampled_from(NAMES)), min_size=1, max_size=5),
+    JSON,
+    st.lists(mutated(RUN, JSON, st.sampled_from(NAMES)), min_size=1, max_size=5),
     mutated([RUN] * 4, JSON, st.sampled_from(NAMES)),
-)  # fmt: skip
+)
 
 
 def check_runs(path: Path, params: str) -> None:
@@ -265,9 +352,10 @@ def test_any_csv_is_read_as_curves_points_and_rates_or_refused(examples, tmp_pat
     path = tmp_path / "table.csv"
     heads = [["run_id", "tokens", "flops", "loss"], ["params", "tokens"], [*COLUMNS]]
     rows = st.sampled_from(heads).flatmap(
-        lambda head: st.lists(st.lists(CELL, min_size=len(head), max_size=len(head)), max_size=4)
-        .map(lambda rows: "\n".join(map(",".join, [head, *rows])).encode("utf-8", "replace"))
-    )  # fmt: skip
+        lambda head: st.lists(
+            st.lists(CELL, min_size=len(head), max_size=len(head)), max_size=4
+        ).map(lambda rows: "\n".join(map(",".join, [head, *rows])).encode("utf-8", "replace"))
+    )
 
     def body(content):
         path.write_bytes(content)
@@ -282,8 +370,10 @@ def test_any_csv_is_read_as_curves_points_and_rates_or_refused(examples, tmp_pat
 
 IDENTITY = {
     "model": {"factory": "a:Net", "size_param": "width", "kwargs": {}, "size": 8},
-    "tokens": 100, "seed": 0, "learning_rate": 0.1,
-}  # fmt: skip
+    "tokens": 100,
+    "seed": 0,
+    "learning_rate": 0.1,
+}
 RECORD = seal(
     {
         "experiment_id": "net",
@@ -296,9 +386,11 @@ RECORD = seal(
     }
 )
 SPEC = {
-    "experiment_id": experiment_id(IDENTITY), "hash": canonical_hash(IDENTITY),
-    "identity": IDENTITY, "max_epochs": 4,
-}  # fmt: skip
+    "experiment_id": experiment_id(IDENTITY),
+    "hash": canonical_hash(IDENTITY),
+    "identity": IDENTITY,
+    "max_epochs": 4,
+}
 KEYS = st.text(max_size=4)
 
 
@@ -316,9 +408,11 @@ def test_a_mutated_record_is_accepted_only_unchanged(examples):
 def same(value, other) -> bool:
     """Equal as JSON: 1 is not true, and not 1.0."""
     return repr(value) == repr(other) or (
-        isinstance(value, dict) and isinstance(other, dict) and value.keys() == other.keys()
+        isinstance(value, dict)
+        and isinstance(other, dict)
+        and value.keys() == other.keys()
         and all(same(value[key], other[key]) for key in value)
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("examples", PROFILES)

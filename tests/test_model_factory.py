@@ -99,9 +99,13 @@ def test_tensors_tuples_and_mappings_reach_the_model_as_the_contract_says():
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.LazyLinear(4), nn.LazyConv1d(4, 3), nn.Sequential(nn.Linear(4, 4), nn.LazyBatchNorm1d()),
-     nn.LazyInstanceNorm1d(affine=True)],
-)  # fmt: skip
+    [
+        nn.LazyLinear(4),
+        nn.LazyConv1d(4, 3),
+        nn.Sequential(nn.Linear(4, 4), nn.LazyBatchNorm1d()),
+        nn.LazyInstanceNorm1d(affine=True),
+    ],
+)
 def test_lazy_layers_are_refused_until_a_first_item_has_given_them_shapes(layer):
     with pytest.raises(FlopsFitError, match=r"uninitialised until a first batch: .*Lazy"):
         create_model(lambda width: nn.Sequential(nn.ReLU(), layer), "width", 4)

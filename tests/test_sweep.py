@@ -50,10 +50,13 @@ def test_an_experiment_that_two_budgets_share_is_trained_once():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"name": lambda f: f"C{f['compute_budget']:g}-{f['seed']}-{f['learning_rate']}"},
-     {"seeds": (0, 1)}, {"rate_factors": (1, 2)}],
+    [
+        {"name": lambda f: f"C{f['compute_budget']:g}-{f['seed']}-{f['learning_rate']}"},
+        {"seeds": (0, 1)},
+        {"rate_factors": (1, 2)},
+    ],
     ids=["named by the budget, as in the API", "with seeds", "with learning rates"],
-)  # fmt: skip
+)
 def test_a_run_stands_once_in_the_plan_however_many_budgets_round_to_it(changes):
     budgets = {6e9: [10], 6.001e9: [10], 6.002e9: [10], 6.5e9: [10]}
     experiments = plan(budgets, {10: count_of(10_000)}, **changes).experiments

@@ -131,9 +131,13 @@ class TestLocalTraining:
             return torch.optim.SGD(model.parameters(), lr=lr)
 
         outcome = train(
-            "bad", lambda: TinyModel(4), as_data(tiny_dataset), nn.CrossEntropyLoss(),
-            explodes_at_step_4, TrainOptions(tokens=320, batch_items=32, learning_rate=0.1),
-        )  # fmt: skip
+            "bad",
+            lambda: TinyModel(4),
+            as_data(tiny_dataset),
+            nn.CrossEntropyLoss(),
+            explodes_at_step_4,
+            TrainOptions(tokens=320, batch_items=32, learning_rate=0.1),
+        )
         assert outcome["status"] == "diverged"
         assert outcome["reason"].startswith("the loss of step 4 is not finite; last good loss: 1.")
         assert len(outcome["loss_curve"]["loss"]) == 3
@@ -149,8 +153,14 @@ class TestLocalTraining:
 
         options = TrainOptions(tokens=4 * CLASSES * 10 + 3, batch_items=2, learning_rate=0.1)
         with pytest.raises(FlopsFitError, match="allowed: 200 or 220"):
-            train("cut", lambda: TinyModel(4), as_data(Sequences()), nn.MSELoss(),
-                  lambda m, lr: torch.optim.SGD(m.parameters(), lr=lr), options)  # fmt: skip
+            train(
+                "cut",
+                lambda: TinyModel(4),
+                as_data(Sequences()),
+                nn.MSELoss(),
+                lambda m, lr: torch.optim.SGD(m.parameters(), lr=lr),
+                options,
+            )
 
     def test_a_batch_smaller_than_the_world_names_the_allowed_numbers(self, tiny_dataset):
         class World:
@@ -177,20 +187,30 @@ class TestLocalTraining:
     def test_the_learning_rate_curve_is_the_schedule_over_tokens(self, tiny_dataset):
         options = TrainOptions(tokens=320, batch_items=32, learning_rate=0.5)
         outcome = train(
-            "curve", lambda: TinyModel(4), as_data(tiny_dataset), nn.CrossEntropyLoss(),
-            lambda m, lr: torch.optim.SGD(m.parameters(), lr=lr), options,
-        )  # fmt: skip
+            "curve",
+            lambda: TinyModel(4),
+            as_data(tiny_dataset),
+            nn.CrossEntropyLoss(),
+            lambda m, lr: torch.optim.SGD(m.parameters(), lr=lr),
+            options,
+        )
         expected = [0.5 * multiplier((i + 0.5) / 10, COSINE) for i in range(10)]
         assert outcome["loss_curve"]["learning_rate"] == pytest.approx(expected, rel=1e-12)
         assert outcome["loss_curve"]["tokens"] == [32 * (i + 1) for i in range(10)]
 
     def test_accumulation_trains_the_same_model_as_whole_batches(self, tiny_dataset):
         def run(micro):
-            options = TrainOptions(tokens=37 * 20, batch_items=37, learning_rate=0.01,
-                                   micro_batch_items=micro)  # fmt: skip
-            return train("micro", lambda: TinyModel(8), as_data(tiny_dataset),
-                         nn.CrossEntropyLoss(), lambda m, lr: torch.optim.AdamW(m.parameters(), lr),
-                         options)  # fmt: skip
+            options = TrainOptions(
+                tokens=37 * 20, batch_items=37, learning_rate=0.01, micro_batch_items=micro
+            )
+            return train(
+                "micro",
+                lambda: TinyModel(8),
+                as_data(tiny_dataset),
+                nn.CrossEntropyLoss(),
+                lambda m, lr: torch.optim.AdamW(m.parameters(), lr),
+                options,
+            )
 
         whole, parts = run(None), run(5)
         np.testing.assert_allclose(
@@ -286,9 +306,13 @@ class TestAccelerateIntegration:
         train_part, heldout = split_by_hash(tiny_dataset)
         options = TrainOptions(tokens=640, batch_items=32, learning_rate=0.01, seed=3)
         outcome = train(
-            "same", lambda: TinyModel(16), as_data(tiny_dataset), nn.CrossEntropyLoss(),
-            lambda m, lr: torch.optim.AdamW(m.parameters(), lr=lr), options,
-        )  # fmt: skip
+            "same",
+            lambda: TinyModel(16),
+            as_data(tiny_dataset),
+            nn.CrossEntropyLoss(),
+            lambda m, lr: torch.optim.AdamW(m.parameters(), lr=lr),
+            options,
+        )
 
         torch.manual_seed(3)
         model = TinyModel(16)
@@ -328,8 +352,10 @@ class TestSweep:
         trained = []
         real = trainer_module.train
         monkeypatch.setattr(
-            trainer_module, "train", lambda name, *a, **k: trained.append(name) or real(name, *a, **k)
-        )  # fmt: skip
+            trainer_module,
+            "train",
+            lambda name, *a, **k: trained.append(name) or real(name, *a, **k),
+        )
 
         def run(model_cls=TinyModel, **options):
             trained.clear()

@@ -89,25 +89,53 @@ def find_optimal(
     identity = None
     if train and data is not None and loss_fn is not None:  # before planning runs the model
         optimizer = train_options.get("optimizer", adamw)
-        identity = LocalIdentity.of(model_cls, model_size_param, model_kwargs, data, loss_fn,
-                                    optimizer, Path(output_dir))  # fmt: skip
+        identity = LocalIdentity.of(
+            model_cls, model_size_param, model_kwargs, data, loss_fn, optimizer, Path(output_dir)
+        )
     plan = _plan(
-        model_cls, model_size_param, model_kwargs or {}, data, loss_fn, budgets, sizes,
-        seeds, convention, batch_size, learning_rate,
-    )  # fmt: skip
+        model_cls,
+        model_size_param,
+        model_kwargs or {},
+        data,
+        loss_fn,
+        budgets,
+        sizes,
+        seeds,
+        convention,
+        batch_size,
+        learning_rate,
+    )
     if data is None or loss_fn is None or identity is None:
         return plan
     records = TrainingRunner(output_dir).run_sweep_from_plan(
-        plan, model_cls, model_size_param, model_kwargs, data, loss_fn, resume, identity,
-        batch_size=batch_size, learning_rate=learning_rate, **train_options,
-    )  # fmt: skip
+        plan,
+        model_cls,
+        model_size_param,
+        model_kwargs,
+        data,
+        loss_fn,
+        resume,
+        identity,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        **train_options,
+    )
     return Result.of(plan, records, convention, Path(output_dir), fit_options or {})
 
 
 def _plan(
-    model_cls, size_param, kwargs, data: Data | None, loss_fn, budgets, sizes, seeds, convention,
-    batch_size, learning_rate,
-) -> SweepPlan:  # fmt: skip
+    model_cls,
+    size_param,
+    kwargs,
+    data: Data | None,
+    loss_fn,
+    budgets,
+    sizes,
+    seeds,
+    convention,
+    batch_size,
+    learning_rate,
+) -> SweepPlan:
     known: dict[Any, ModelCount] = {}
     costs = None
     if data is not None and loss_fn is not None:
@@ -133,11 +161,18 @@ def _plan(
         grid = {budget: list(sizes) for budget in budgets}
     count(sorted({size for values in grid.values() for size in values}))
     plan = plan_sweep(
-        grid, known, tokens_per_item, seeds=seeds, convention=convention,
-        batch_tokens=lambda **_: batch_tokens, learning_rate=lambda **_: learning_rate,
-        min_steps=MIN_STEPS, name=_name, in_batch=None if costs is None else costs.in_batch,
+        grid,
+        known,
+        tokens_per_item,
+        seeds=seeds,
+        convention=convention,
+        batch_tokens=lambda **_: batch_tokens,
+        learning_rate=lambda **_: learning_rate,
+        min_steps=MIN_STEPS,
+        name=_name,
+        in_batch=None if costs is None else costs.in_batch,
         ignored=costs is not None and costs.items.ignored,
-    )  # fmt: skip
+    )
     return plan if costs is None else replace(plan, warnings=costs.warnings())
 
 
@@ -199,8 +234,15 @@ class Result:
     raise `FlopsFitError` with that reason.
     """
 
-    def __init__(self, plan: SweepPlan, records: list[dict], convention: str, output_dir: Path,
-                 law: dict | None, reason: str):  # fmt: skip
+    def __init__(
+        self,
+        plan: SweepPlan,
+        records: list[dict],
+        convention: str,
+        output_dir: Path,
+        law: dict | None,
+        reason: str,
+    ):
         self.plan, self.records, self.convention = plan, records, convention
         self.output_dir, self.law, self.reason = output_dir, law, reason
 
@@ -288,19 +330,29 @@ class Result:
         self.plot(path.parent / "plots", budgets)
         files = {name: self.output_dir / f"{name}.json" for name in ("results", "fit")}
         page = report_page(
-            self._table(), self.records, self._fitted(), path.parent / "plots", budgets,
-            self.output_dir.name, self._planned(), {n: p for n, p in files.items() if p.exists()},
-        )  # fmt: skip
+            self._table(),
+            self.records,
+            self._fitted(),
+            path.parent / "plots",
+            budgets,
+            self.output_dir.name,
+            self._planned(),
+            {n: p for n, p in files.items() if p.exists()},
+        )
         write_atomic(path, page)
         return path
 
     def _planned(self) -> dict:
         """The plan as the report reads it."""
         rows = [
-            {"compute_budget": e.compute_budget, "num_tokens": e.num_tokens,
-             "flops_6nd": e.flops_6nd, "flops_counted": e.flops_counted}
+            {
+                "compute_budget": e.compute_budget,
+                "num_tokens": e.num_tokens,
+                "flops_6nd": e.flops_6nd,
+                "flops_counted": e.flops_counted,
+            }
             for e in self.plan.experiments
-        ]  # fmt: skip
+        ]
         return {
             "fingerprint": canonical_hash([e.experiment_id for e in self.plan.experiments]),
             "convention": self.convention,

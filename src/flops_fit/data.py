@@ -175,8 +175,10 @@ def split_by_hash(dataset: Dataset, reference: str = "dataset") -> tuple[Subset,
             f"{MIN_HELDOUT_ITEMS}, or a (train, heldout) pair"
         )
     if count > LARGEST_TABLE:
-        return (Subset(dataset, BlockIndices(count, heldout=False)),
-                Subset(dataset, BlockIndices(count, heldout=True)))  # fmt: skip
+        return (
+            Subset(dataset, BlockIndices(count, heldout=False)),
+            Subset(dataset, BlockIndices(count, heldout=True)),
+        )
     digests = (hashlib.sha256(str(i).encode()).digest()[:8] for i in range(count))
     keys = np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, count)
     out = np.zeros(count, bool)

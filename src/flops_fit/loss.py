@@ -68,8 +68,12 @@ def count_per_item(targets: Any, loss_fn) -> np.ndarray:
     own = getattr(loss_fn, "count_targets", None)
     if own is not None:
         items = len(tree_leaves(targets)[0])
-        return np.array([int(own(tree_map(lambda t: t[i : i + 1], targets)))  # noqa: B023
-                         for i in range(items)])  # fmt: skip
+        return np.array(
+            [
+                int(own(tree_map(lambda t: t[i : i + 1], targets)))  # noqa: B023
+                for i in range(items)
+            ]
+        )
     if not isinstance(targets, Tensor):
         counts = [count_per_item(leaf, loss_fn) for leaf in tree_leaves(targets)]
         return np.sum(counts, axis=0)

@@ -43,8 +43,11 @@ def create_model(
 
 def _check_shapes(model: nn.Module, name: str) -> None:
     """Refuse lazy layers: N, memory and the optimiser need shapes before the first batch."""
-    lazy = [(path, type(part).__name__) for path, part in model.named_modules()
-            if any(map(is_lazy, [*part.parameters(False), *part.buffers(False)]))]  # fmt: skip
+    lazy = [
+        (path, type(part).__name__)
+        for path, part in model.named_modules()
+        if any(map(is_lazy, [*part.parameters(False), *part.buffers(False)]))
+    ]
     if lazy:
         layers = ", ".join(f"{path or 'the model'} ({kind})" for path, kind in lazy[:3])
         raise FlopsFitError(

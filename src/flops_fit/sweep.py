@@ -97,10 +97,14 @@ class SweepPlan:
         import pandas as pd
 
         rows = [
-            {**e.fields(), "flops_6nd": e.flops_6nd, "flops_counted": e.flops_counted,
-             "tokens_per_param": e.num_tokens / e.num_params}
+            {
+                **e.fields(),
+                "flops_6nd": e.flops_6nd,
+                "flops_counted": e.flops_counted,
+                "tokens_per_param": e.num_tokens / e.num_params,
+            }
             for e in self.experiments
-        ]  # fmt: skip
+        ]
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
@@ -188,8 +192,18 @@ def plan_sweep(
     taken: dict[tuple, float] = {}
     for budget, values in sizes.items():
         for size in values:
-            cell = _cell(budget, size, counts[size], tokens_per_item, convention, batch_tokens,
-                         learning_rate, batch_multiple, in_batch, ignored)  # fmt: skip
+            cell = _cell(
+                budget,
+                size,
+                counts[size],
+                tokens_per_item,
+                convention,
+                batch_tokens,
+                learning_rate,
+                batch_multiple,
+                in_batch,
+                ignored,
+            )
             if cell["steps"] < min_steps:
                 skipped.append(Skipped(budget, size, _too_short(cell, min_steps)))
                 continue
@@ -207,9 +221,17 @@ def plan_sweep(
 
 
 def _cell(
-    budget, size, count, tokens_per_item, convention, batch_rule, rate_rule, multiple, in_batch,
+    budget,
+    size,
+    count,
+    tokens_per_item,
+    convention,
+    batch_rule,
+    rate_rule,
+    multiple,
+    in_batch,
     ignored,
-) -> dict:  # fmt: skip
+) -> dict:
     wanted = budget / flops_per_token(count, convention)
     factors = {"params": count.params, "tokens": wanted, "size": size}
     items = batch_rule(**factors) / tokens_per_item / multiple

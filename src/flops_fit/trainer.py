@@ -47,12 +47,7 @@ from flops_fit.training.checks import (
 from flops_fit.training.curve import Curve
 from flops_fit.training.evaluation import evaluate
 from flops_fit.training.local import ResultsFile, is_main_process, say
-from flops_fit.training.local_identity import (
-    TRUST,
-    LocalIdentity,
-    check_resume,
-    reusable_records,
-)
+from flops_fit.training.local_identity import TRUST, LocalIdentity, check_resume, reusable_records
 from flops_fit.training.outcome import status_of
 from flops_fit.training.setup import new_accelerator, progress_bar, run_line, seed_everything
 from flops_fit.training.trackers import Trackers
@@ -91,18 +86,27 @@ def train(
     # Data
     per_item = target_elements(first_item(data)[1], loss_fn)
     batches = GlobalBatches(
-        data.unique_items, options.batch_items,
-        options.expected_items or math.ceil(options.tokens / per_item), options.seed,
-        accelerator.num_processes, options.micro_batch_items,
-    )  # fmt: skip
+        data.unique_items,
+        options.batch_items,
+        options.expected_items or math.ceil(options.tokens / per_item),
+        options.seed,
+        accelerator.num_processes,
+        options.micro_batch_items,
+    )
     check_amounts(options, batches)
     pinned = accelerator.device.type == "cuda"
     view = BatchView(data.train, data.collate, loss_fn, batches.total_items, options.max_epochs)
     dataloader = training_loader(view, batches, pinned, options.loader_workers)
-    heldout = accelerator.prepare(heldout_loader(
-        data, loss_fn, options.evaluation_tokens, options.evaluation_batch_items,
-        accelerator.num_processes, pinned,
-    ))  # fmt: skip
+    heldout = accelerator.prepare(
+        heldout_loader(
+            data,
+            loss_fn,
+            options.evaluation_tokens,
+            options.evaluation_batch_items,
+            accelerator.num_processes,
+            pinned,
+        )
+    )
 
     # Model and optimiser
     model = build_model()
@@ -122,10 +126,16 @@ def train(
     peaks = [group["lr"] for group in optimizer.param_groups]
 
     # Where an earlier attempt stopped
-    checkpoints = Checkpoints(checkpoint_folder, experiment_hash, accelerator,
-                              options.checkpoint_minutes)  # fmt: skip
-    saved = checkpoints.restore() or {"step": 0, "position": 0, "seen": 0, "seconds": 0.0,
-                                      "input_positions": 0}  # fmt: skip
+    checkpoints = Checkpoints(
+        checkpoint_folder, experiment_hash, accelerator, options.checkpoint_minutes
+    )
+    saved = checkpoints.restore() or {
+        "step": 0,
+        "position": 0,
+        "seen": 0,
+        "seconds": 0.0,
+        "input_positions": 0,
+    }
     curve = Curve(**saved.get("curve", {}))
     step, position, seen = saved["step"], saved["position"], saved["seen"]
     batches.start = position
@@ -133,9 +143,17 @@ def train(
     loop_started, data_seconds, bad_step = time.perf_counter(), 0.0, None
     start_up_seconds = loop_started - started
     if accelerator.is_main_process:
-        log.info(run_line(name, accelerator.unwrap_model(model), params,
-                          options.tokens / batches.total_items, flops_per_token, options,
-                          accelerator))  # fmt: skip
+        log.info(
+            run_line(
+                name,
+                accelerator.unwrap_model(model),
+                params,
+                options.tokens / batches.total_items,
+                flops_per_token,
+                options,
+                accelerator,
+            )
+        )
     trackers = Trackers(accelerator, name, options.log_with)
     inputs_seen = InputPositions(accelerator, saved["input_positions"])
     incoming = inputs_seen.counted(read_ahead(dataloader))
@@ -147,16 +165,24 @@ def train(
             micro_batches = list(itertools.islice(incoming, batches.micro_batches(position)))
             data_seconds += time.perf_counter() - asked
 
-            total, stopping, saving = agree(accelerator, micro_batches, bool(stop),
-                                            checkpoints.due())  # fmt: skip
+            total, stopping, saving = agree(
+                accelerator, micro_batches, bool(stop), checkpoints.due()
+            )
             if stopping or saving:
                 bad_step = curve.flush(accelerator, force=True)
                 if bad_step is not None:
                     break
                 seconds = saved["seconds"] + time.perf_counter() - loop_started
-                checkpoints.save({"step": step, "position": position, "seen": seen,
-                                  "seconds": seconds, "curve": curve.state(),
-                                  "input_positions": inputs_seen.total()})  # fmt: skip
+                checkpoints.save(
+                    {
+                        "step": step,
+                        "position": position,
+                        "seen": seen,
+                        "seconds": seconds,
+                        "curve": curve.state(),
+                        "input_positions": inputs_seen.total(),
+                    }
+                )
                 trackers.follow(curve)
                 if stopping:
                     trackers.close()
@@ -167,8 +193,9 @@ def train(
                     "ignored); allowed: batches with at least one"
                 )
             if seen + total > options.tokens:
-                micro_batches = trim(accelerator, model, loss_fn, micro_batches, position,
-                                     options.tokens - seen)  # fmt: skip
+                micro_batches = trim(
+                    accelerator, model, loss_fn, micro_batches, position, options.tokens - seen
+                )
                 total = options.tokens - seen
 
             middle = (seen + total / 2) / options.tokens
@@ -277,8 +304,16 @@ class TrainingRunner:
         options = _options(
             experiment, batch_size, learning_rate, max_epochs=epochs, **train_options
         )
-        record = _trained(experiment, model_cls, size_param, model_kwargs,
-                          as_data(dataset_or_loader), loss_fn, optimizer, options)  # fmt: skip
+        record = _trained(
+            experiment,
+            model_cls,
+            size_param,
+            model_kwargs,
+            as_data(dataset_or_loader),
+            loss_fn,
+            optimizer,
+            options,
+        )
         loss = record["final_loss"]
         return (math.nan if loss is None else loss), record["flops_6nd"], record["wall_seconds"]
 
@@ -329,9 +364,17 @@ class TrainingRunner:
                 hashed = identity.hash(experiment.size_param_value, its_options)
                 folder = self.output_dir / "checkpoints" / experiment.experiment_id
                 record = _trained(
-                    experiment, model_cls, size_param, model_kwargs, data, loss_fn, optimizer,
-                    its_options, folder, hashed if resume == TRUST else identity.once(hashed),
-                )  # fmt: skip
+                    experiment,
+                    model_cls,
+                    size_param,
+                    model_kwargs,
+                    data,
+                    loss_fn,
+                    optimizer,
+                    its_options,
+                    folder,
+                    hashed if resume == TRUST else identity.once(hashed),
+                )
                 record |= {"hash": hashed, "identity": identity.record(its_options)}
                 results.add(record)
                 trained[experiment.experiment_id] = record
@@ -344,9 +387,11 @@ class TrainingRunner:
 
 
 def _options(
-    experiment: Experiment, batch_size: int | None = None, learning_rate: float | None = None,
+    experiment: Experiment,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
     **train_options,
-) -> TrainOptions:  # fmt: skip
+) -> TrainOptions:
     """How to train an experiment of a plan: as planned, unless the caller says otherwise."""
     return TrainOptions(
         tokens=experiment.num_tokens,
@@ -359,16 +404,29 @@ def _options(
 
 
 def _trained(
-    experiment: Experiment, model_cls, size_param, model_kwargs, data: Data, loss_fn, optimizer,
-    options: TrainOptions, checkpoints: Path | None = None, experiment_hash: str = "",
-) -> dict:  # fmt: skip
+    experiment: Experiment,
+    model_cls,
+    size_param,
+    model_kwargs,
+    data: Data,
+    loss_fn,
+    optimizer,
+    options: TrainOptions,
+    checkpoints: Path | None = None,
+    experiment_hash: str = "",
+) -> dict:
     """Train one experiment; its record, without what identifies it."""
     outcome = train(
         experiment.experiment_id,
         lambda: create_model(model_cls, size_param, experiment.size_param_value, model_kwargs),
-        data, loss_fn, optimizer, options,
-        checkpoints, experiment_hash, flops_per_token=experiment.flops_per_token,
-    )  # fmt: skip
+        data,
+        loss_fn,
+        optimizer,
+        options,
+        checkpoints,
+        experiment_hash,
+        flops_per_token=experiment.flops_per_token,
+    )
     planned = experiment.fields()
     flops = flops_of(planned, outcome)
     del outcome["input_positions"]

@@ -93,11 +93,17 @@ def here(tmp_path, monkeypatch) -> Path:
 
 def sweep(dataset, **changes) -> str:
     config = {
-        "name": "hand", "model": {"factory": "byhand:LM", "size_param": "width"},
-        "dataset": dataset, "budgets": [3e6, 6e6], "sizes": {"values": [4, 8, 16]},
-        "batch": {"value": 16}, "learning_rate": {"value": 0.1}, "evaluation": {"tokens": 64},
-        "limits": {"max_epochs": 20}, **changes,
-    }  # fmt: skip
+        "name": "hand",
+        "model": {"factory": "byhand:LM", "size_param": "width"},
+        "dataset": dataset,
+        "budgets": [3e6, 6e6],
+        "sizes": {"values": [4, 8, 16]},
+        "batch": {"value": 16},
+        "learning_rate": {"value": 0.1},
+        "evaluation": {"tokens": 64},
+        "limits": {"max_epochs": 20},
+        **changes,
+    }
     Path("sweep.yaml").write_text(yaml.safe_dump(config))
     return "sweep.yaml"
 
@@ -176,10 +182,12 @@ def make_plan_of(dataset, **changes) -> dict:
 
 @pytest.mark.parametrize(
     ("dataset", "unique"),
-    [({"factory": "byhand:whole"}, 1425 * 8), ({"factory": "byhand:stream", "kwargs": {"count": 300}},
-                                               300 * 8)],
+    [
+        ({"factory": "byhand:whole"}, 1425 * 8),
+        ({"factory": "byhand:stream", "kwargs": {"count": 300}}, 300 * 8),
+    ],
     ids=["a dataset", "a stream that ends"],
-)  # fmt: skip
+)
 def test_the_plan_says_that_data_are_far_too_few(here, capsys, dataset, unique):
     made = make_plan_of(dataset, budgets=[1e9], sizes={"values": [16]})
     said = capsys.readouterr().out

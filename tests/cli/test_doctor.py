@@ -24,8 +24,14 @@ def test_this_machine_passes(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert status == 0, out
     assert "WRONG" not in out
-    for words in ("Python 3.", "torch ", "snakemake ", "profiles/default is found",
-                  "accelerate launch starts a process", "can be written and locked"):  # fmt: skip
+    for words in (
+        "Python 3.",
+        "torch ",
+        "snakemake ",
+        "profiles/default is found",
+        "accelerate launch starts a process",
+        "can be written and locked",
+    ):
         assert words in out
 
 

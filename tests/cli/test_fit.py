@@ -41,8 +41,17 @@ def test_fit_writes_the_promised_keys(fitted):
     for budget in fit["isoflop"]["budgets"]:
         assert set(budget) >= BUDGET
     assert set(fit) >= {
-        "ci", "ci_noise", "delta", "bootstrap", "status", "excluded", "heldout", "headline", "stack", "table",
-    }  # fmt: skip
+        "ci",
+        "ci_noise",
+        "delta",
+        "bootstrap",
+        "status",
+        "excluded",
+        "heldout",
+        "headline",
+        "stack",
+        "table",
+    }
     assert fit["excluded"]["by_reason"] == {"outlier": 1}
     weights = [m["weight_params"] for m in fit["stack"]["members"]]
     assert sum(weights) == pytest.approx(1)
@@ -69,12 +78,26 @@ def test_predict_prints_the_answer_readable_and_as_json(fitted, capsys):
 def test_predict_at_points_adds_the_loss_of_any_run_and_keeps_the_other_columns(fitted):
     points = pd.DataFrame({"name": ["a", "b"], "params": [1e9, 2e9], "tokens": [2e10, 4e10]})
     points.to_csv(fitted / "points.csv", index=False)
-    run("predict", "--fit", fitted / "fit.json", "--at", fitted / "points.csv", "--out",
-        fitted / "predicted.csv")  # fmt: skip
+    run(
+        "predict",
+        "--fit",
+        fitted / "fit.json",
+        "--at",
+        fitted / "points.csv",
+        "--out",
+        fitted / "predicted.csv",
+    )
     predicted = pd.read_csv(fitted / "predicted.csv")
     assert list(predicted.columns) == [
-        "name", "params", "tokens", "loss", "loss_low", "loss_high", "beyond_data", "verdict",
-    ]  # fmt: skip
+        "name",
+        "params",
+        "tokens",
+        "loss",
+        "loss_low",
+        "loss_high",
+        "beyond_data",
+        "verdict",
+    ]
     assert (predicted["loss"].diff().dropna() < 0).all()
     assert (predicted["loss_low"] < predicted["loss"]).all()
     assert (predicted["loss"] < predicted["loss_high"]).all()
@@ -122,8 +145,16 @@ def test_a_fixed_delta_fits_every_run_that_the_table_does_not_mark(tmp_path):
     frame.loc[20, "loss"] *= 1.5
     frame.to_csv(tmp_path / "runs.csv", index=False)
     for words, used in (((), 74), (("--delta", "1e-3"), 75), (("--exclude", "none"), 75)):
-        run("fit", "--runs", tmp_path / "runs.csv", "--out", tmp_path / "f.json",
-            "--bootstrap", 0, *words)  # fmt: skip
+        run(
+            "fit",
+            "--runs",
+            tmp_path / "runs.csv",
+            "--out",
+            tmp_path / "f.json",
+            "--bootstrap",
+            0,
+            *words,
+        )
         fit = json.loads((tmp_path / "f.json").read_text())
         assert fit["parametric"]["n_runs"] == used
     assert fit["excluded"]["with_them"] is None

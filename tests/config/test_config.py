@@ -62,7 +62,10 @@ def test_a_table_of_runs_needs_nothing_to_train():
     ("change", "message"),
     [
         ({"bugdets": [1]}, "bugdets: unknown key; did you mean budgets?"),
-        ({"model": {"factory": "a:b", "size_prm": "d"}}, "model.size_prm: unknown key; did you mean model.size_param?"),
+        (
+            {"model": {"factory": "a:b", "size_prm": "d"}},
+            "model.size_prm: unknown key; did you mean model.size_param?",
+        ),
         ({"budgets": []}, "budgets: [] is not allowed; allowed: at least 1"),
         ({"budgets": [-1e9]}, "budgets.0: -1000000000.0 is not allowed; allowed: more than 0"),
         ({"budgets": [1e9, 1e9]}, "budgets: 1e+09 stands twice"),
@@ -72,15 +75,21 @@ def test_a_table_of_runs_needs_nothing_to_train():
         ({"sizes": {}}, "sizes: [] given; allowed: exactly one of values, per_budget, window"),
         ({"sizes": {"values": [8], "window": {}}}, "sizes: ['values', 'window'] given"),
         ({"sizes": {"per_budget": {"2e9": [8]}}}, "sizes.per_budget: budget 1e+09 has no list"),
-        ({"sizes": {"per_budget": {"1e9": [8], "2e9": [8]}}}, "sizes.per_budget.2e+09: not a budget; allowed: 1e+09"),
+        (
+            {"sizes": {"per_budget": {"1e9": [8], "2e9": [8]}}},
+            "sizes.per_budget.2e+09: not a budget; allowed: 1e+09",
+        ),
         ({"convention": "6ND"}, "convention: '6ND' is not allowed; allowed: counted, 6nd"),
-        ({"learning_rate": {}}, "learning_rate: [] given; allowed: exactly one of value, function, file"),
+        (
+            {"learning_rate": {}},
+            "learning_rate: [] given; allowed: exactly one of value, function, file",
+        ),
         ({"dataset": {"factory": "c:d", "prepare": "e:f"}}, "dataset.example: missing"),
         ({"runs": "runs.csv"}, "model: not used together with runs"),
         ({"fit": {"delta": "small"}}, "fit.delta: 'small' is not allowed; allowed: auto or number"),
         ({"schedule": {"warmup": 1}}, "schedule.warmup: 1 is not allowed; allowed: less than 1"),
     ],
-)  # fmt: skip
+)
 def test_bad_values_are_refused_with_key_value_and_allowed(change, message):
     with pytest.raises(FlopsFitError) as error:
         complete_config(MINIMAL | change)

@@ -73,11 +73,17 @@ def test_any_unicode_name_trains(tmp_path, monkeypatch):
         "def données():\n    x = torch.randn(99, 4)\n    return TensorDataset(x, x.argmax(1))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    config = complete_config({
-        "name": "unicode", "model": {"factory": "größen:Modèle", "size_param": "宽"},
-        "dataset": {"factory": "größen:données"}, "budgets": [1e5], "sizes": {"values": [1]},
-        "batch": {"value": 8}, "learning_rate": {"value": 0.1},
-    })  # fmt: skip
+    config = complete_config(
+        {
+            "name": "unicode",
+            "model": {"factory": "größen:Modèle", "size_param": "宽"},
+            "dataset": {"factory": "größen:données"},
+            "budgets": [1e5],
+            "sizes": {"values": [1]},
+            "batch": {"value": 8},
+            "learning_rate": {"value": 0.1},
+        }
+    )
     (experiment,) = make_plan(config, tmp_path / "results", [str(tmp_path)]).experiments
     specs = tmp_path / "results" / ".plan" / "specs"
     assert read_spec(specs / f"{experiment.experiment_id}.json")

@@ -121,8 +121,12 @@ def test_a_small_variant_trains_for_real_on_local_text(tmp_path, monkeypatch):
     data["kwargs"] = {"seq_len": 32}
     del data["prepare_kwargs"]["hub"]
     data["sources"] = ["text.txt"]
-    data["prepare_kwargs"] |= {"tokenizer": {"bpe": 320}, "vocab_size": 320, "heldout_every": 4,
-                               "document_size": 500}  # fmt: skip
+    data["prepare_kwargs"] |= {
+        "tokenizer": {"bpe": 320},
+        "vocab_size": 320,
+        "heldout_every": 4,
+        "document_size": 500,
+    }
     raw |= {"budgets": [3e9], "sizes": {"values": [2]}, "limits": {"max_epochs": 1000}}
     raw["batch"] |= {"value": 512, "tokens": {"reference": 1e4, "power": 0.5}}
     raw["evaluation"]["tokens"] = 2048

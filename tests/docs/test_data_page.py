@@ -41,9 +41,12 @@ def test_the_text_blocks_fit_the_schema_and_the_functions_that_they_name(block):
     dataset = complete_config({**SWEEP, **block})["dataset"]
     prepare = resolve(dataset["prepare"])
     check_arguments(
-        prepare, dataset["prepare"], dataset["prepare_kwargs"], "dataset.prepare_kwargs",
+        prepare,
+        dataset["prepare"],
+        dataset["prepare_kwargs"],
+        "dataset.prepare_kwargs",
         supplied=("directory", "sources"),
-    )  # fmt: skip
+    )
     factory = resolve(dataset["factory"])
     check_arguments(
         factory, dataset["factory"], dataset["kwargs"], "dataset.kwargs", supplied=("data_dir",)

@@ -87,7 +87,7 @@ ELSEWHERE = {
     "flops-fit predict --fit chinchilla.json --flops 5.76e23": PUBLISHED,
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
-}  # fmt: skip
+}
 CANNOT = {  # a command, or how it begins where it ends in "...": why it is not run
     "make ...": "installs the lock from the network, then takes minutes",
     "pytest": "is what runs this",
@@ -100,7 +100,7 @@ CANNOT = {  # a command, or how it begins where it ends in "...": why it is not 
     "docker ...": "needs Docker",
     "apptainer ...": "needs Apptainer",
     "conda ...": "needs conda",
-}  # fmt: skip
+}
 # Python and YAML blocks by their mark, or by their first line where they have none.
 BLOCKS = {
     "my_project.py": "written into the project here",
@@ -112,7 +112,7 @@ BLOCKS = {
     "from torchvision.datasets import CIFAR10": "torchvision is no dependency, as the page says",
     "from flops_fit.fit import fit_runs, predict, read_runs": "tests/docs/test_doc_commands.py::test_the_fitting_lines_run_on_a_table",
     "learning_rate: {file: results/lr/learning_rate.json}": "tests/docs/test_doc_commands.py::test_a_rule_file_can_be_named_in_a_sweep",
-}  # fmt: skip
+}
 
 
 def fences(page: Path) -> list[tuple[str, str, str, str]]:
@@ -151,9 +151,17 @@ def says(command: str, line: str) -> bool:
 def run(command: str | list[str], folder: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(
-        command, shell=isinstance(command, str), cwd=folder, env=environment, text=True, check=False,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
-    )  # fmt: skip
+        command,
+        shell=isinstance(command, str),
+        cwd=folder,
+        env=environment,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+    )
 
 
 @pytest.fixture(scope="module")

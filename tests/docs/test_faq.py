@@ -124,9 +124,11 @@ def test_every_command_and_option_named_exists(page):
 
 def test_every_message_that_the_faq_quotes_is_in_the_source():
     source = " ".join(
-        [*(t for path in SOURCE.rglob("*.py") for t in texts(path)),
-         *(plain(path.read_text()) for path in SOURCE.rglob("*.j2"))]
-    )  # fmt: skip
+        [
+            *(t for path in SOURCE.rglob("*.py") for t in texts(path)),
+            *(plain(path.read_text()) for path in SOURCE.rglob("*.j2")),
+        ]
+    )
     quoted = quotations(FAQ)
     assert len(quoted) > 15
     assert [q for q in quoted if q not in source] == []
@@ -169,16 +171,28 @@ REASONS = {
     "fit/heldout.py": ("fallback",),
     "fit/envelope.py": ("estimate_envelope",),
     "fit/estimators.py": ("path_through",),
-    "plan/warnings.py": ("_too_little", "_few_budgets", "_few_sizes", "_lopsided", "_off_centre", "_short", "_repeated", "_far"),
+    "plan/warnings.py": (
+        "_too_little",
+        "_few_budgets",
+        "_few_sizes",
+        "_lopsided",
+        "_off_centre",
+        "_short",
+        "_repeated",
+        "_far",
+    ),
     "plan/counting.py": ("ratio_warnings",),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("module", REASONS)
 def test_every_reason_that_can_be_given_is_explained_by_the_guide(module):
     shown = quotations(REPORT)
-    missing = [text for text in texts(SOURCE / module, *REASONS[module])
-               if said(text) and not any(matches(q, text) or matches(text, q) for q in shown)]  # fmt: skip
+    missing = [
+        text
+        for text in texts(SOURCE / module, *REASONS[module])
+        if said(text) and not any(matches(q, text) or matches(text, q) for q in shown)
+    ]
     assert missing == []
 
 
@@ -194,8 +208,13 @@ def matches(quote: str, text: str) -> bool:
 
 
 def test_the_words_for_each_minimum_are_those_of_the_page():
-    words = [w for w in texts(SOURCE / "fit/entries.py") if w.startswith(("the vertex is", "the lowest loss is",
-             "the parabola opens", "fewer than 4"))]  # fmt: skip
+    words = [
+        w
+        for w in texts(SOURCE / "fit/entries.py")
+        if w.startswith(
+            ("the vertex is", "the lowest loss is", "the parabola opens", "fewer than 4")
+        )
+    ]
     assert len(words) == len(STATUSES)
     for text in (*words, *evidence.STATUSES.values()):
         assert text in plain(REPORT), text

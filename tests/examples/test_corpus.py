@@ -230,9 +230,15 @@ class TestTokens:
         ({"tokenizer": "nowhere.json"}, r"tokenizer = nowhere\.json: no such file; allowed: bytes"),
         ({"tokenizer": {"bpe": 256}}, r"tokenizer\.bpe = 256: allowed: more than 256"),
         ({"tokenizer": {"file": "a"}}, r"tokenizer = \{'file': 'a'\}: allowed: \{bpe: SIZE\}"),
-        ({"tokenizer": {"hub": "gpt2", "revision": "main"}}, "gpt2: revision = 'main'; allowed: a com"),
+        (
+            {"tokenizer": {"hub": "gpt2", "revision": "main"}},
+            "gpt2: revision = 'main'; allowed: a com",
+        ),
         ({"hub": {"name": "a/b", "revision": COMMIT}}, "allowed: sources .* or hub"),
-        ({"sources": [], "hub": {"name": "a/b", "revision": "v1"}}, "a/b: revision = 'v1'; allowed"),
+        (
+            {"sources": [], "hub": {"name": "a/b", "revision": "v1"}},
+            "a/b: revision = 'v1'; allowed",
+        ),
         ({"sources": [], "hub": {"name": "a/b"}}, "allowed: name, revision and"),
         ({"sources": []}, "allowed: sources .* or hub"),
         ({"vocab_size": 128}, r"vocab_size = 128: the tokenizer \(bytes\) needs 256"),
@@ -240,7 +246,7 @@ class TestTokens:
         ({"document_size": 0}, "document_size = 0: allowed: 1 or more, or null"),
         ({"heldout_every": 10**6}, "200 documents, and none of them for heldout; lower"),
     ],
-)  # fmt: skip
+)
 def test_unfit_options_are_refused_in_words(corpus, tmp_path, options, message):
     if options.get("tokenizer"):
         pytest.importorskip("tokenizers")
@@ -257,9 +263,11 @@ def test_a_broken_tokenizer_file_and_a_missing_token_are_refused(corpus, tmp_pat
     prepare(tmp_path / "data", [str(corpus)], tokenizer={"bpe": 300})
     with pytest.raises(FlopsFitError, match="end_of_document = '<s>': the tokenizer has no such"):
         prepare(
-            tmp_path / "other", [str(corpus)],
-            tokenizer=str(tmp_path / "data" / "tokenizer.json"), end_of_document="<s>",
-        )  # fmt: skip
+            tmp_path / "other",
+            [str(corpus)],
+            tokenizer=str(tmp_path / "data" / "tokenizer.json"),
+            end_of_document="<s>",
+        )
 
 
 @pytest.mark.seconds
@@ -279,8 +287,12 @@ def test_data_and_tokenizer_come_from_a_hub_by_its_own_clients(corpus, tmp_path)
         "prepare(sys.argv[1], **json.loads(sys.argv[2]))"
     )
     with serve(files) as address:
-        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"),
-                       "no_proxy": "127.0.0.1"}  # fmt: skip
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "hf"),
+            "no_proxy": "127.0.0.1",
+        }
         line = [sys.executable, "-c", code, str(tmp_path / "hub"), json.dumps(arguments)]
         done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -297,17 +309,28 @@ class TestSweep:
 
     def plan(self, root: Path, monkeypatch, **prepare_kwargs):
         monkeypatch.chdir(root)
-        config = complete_config({
-            "name": "tokens",
-            "model": {"factory": "flops_fit.examples.gpt:GPT", "size_param": "d_model",
-                      "kwargs": {"vocab_size": 320, "seq_len": 16, "n_layers": 1}},
-            "dataset": {"factory": "flops_fit.examples.text:windows", "kwargs": {"seq_len": 16},
-                        "prepare": "flops_fit.examples.corpus:prepare",
-                        "sources": ["corpus.jsonl"], "prepare_kwargs": prepare_kwargs,
-                        "example": "flops_fit.examples.text:example_item"},
-            "budgets": [1e8], "sizes": {"values": [8]}, "batch": {"value": 64},
-            "learning_rate": {"value": 0.01},
-        })  # fmt: skip
+        config = complete_config(
+            {
+                "name": "tokens",
+                "model": {
+                    "factory": "flops_fit.examples.gpt:GPT",
+                    "size_param": "d_model",
+                    "kwargs": {"vocab_size": 320, "seq_len": 16, "n_layers": 1},
+                },
+                "dataset": {
+                    "factory": "flops_fit.examples.text:windows",
+                    "kwargs": {"seq_len": 16},
+                    "prepare": "flops_fit.examples.corpus:prepare",
+                    "sources": ["corpus.jsonl"],
+                    "prepare_kwargs": prepare_kwargs,
+                    "example": "flops_fit.examples.text:example_item",
+                },
+                "budgets": [1e8],
+                "sizes": {"values": [8]},
+                "batch": {"value": 64},
+                "learning_rate": {"value": 0.01},
+            }
+        )
         (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
         return read_spec(spec_file(root / "results", experiment.experiment_id)), experiment
 

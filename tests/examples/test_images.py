@@ -102,7 +102,11 @@ class TestPrepare:
             (NAMES[0], b"no gzip", r"train-images-idx3-ubyte\.gz: Not a gzipped file"),
             (NAMES[2], idx(np.zeros((40, 28), np.uint8)), r"t10k-images.*with 3 dimensions"),
             (NAMES[1], idx(np.zeros(7, np.uint8)), r"train: 120 images, but 7 labels"),
-            (NAMES[3], gzip.compress(idx(np.zeros(0, np.uint8)), mtime=0), r"t10k-labels.*no idx file"),
+            (
+                NAMES[3],
+                gzip.compress(idx(np.zeros(0, np.uint8)), mtime=0),
+                r"t10k-labels.*no idx file",
+            ),
             (
                 NAMES[3],
                 gzip.compress(gzip.decompress(idx(np.zeros(40, np.uint8)))[:-1], mtime=0),
@@ -110,7 +114,7 @@ class TestPrepare:
             ),
         ],
         ids=["missing", "no gzip", "two dimensions", "too few labels", "no idx", "cut short"],
-    )  # fmt: skip
+    )
     def test_unfit_files_are_refused_by_name(self, folder, tmp_path, name, content, message):
         (folder / name).unlink()
         if content is not None:

@@ -14,8 +14,14 @@ def data(path=None): ...
 def prepare(directory, sources, heldout=()): ...
 def example(**kwargs): ...
 '''
-FIELDS = {"size_param_value": 8, "num_tokens": 1_500_000, "batch_items": 4, "steps": 9,
-          "learning_rate": 0.1, "seed": 0}  # fmt: skip
+FIELDS = {
+    "size_param_value": 8,
+    "num_tokens": 1_500_000,
+    "batch_items": 4,
+    "steps": 9,
+    "learning_rate": 0.1,
+    "seed": 0,
+}
 
 
 @pytest.fixture
@@ -30,11 +36,15 @@ def identify(folder, **changes) -> str:
     raw = {
         "name": "x",
         "model": {"factory": "mine:Net", "size_param": "d"},
-        "dataset": {"factory": "mine:data", "prepare": "mine:prepare", "example": "mine:example",
-                    "sources": ["a.txt", "b.txt"]},
+        "dataset": {
+            "factory": "mine:data",
+            "prepare": "mine:prepare",
+            "example": "mine:example",
+            "sources": ["a.txt", "b.txt"],
+        },
         "budgets": [1e9],
         "sizes": {"values": [8]},
-    }  # fmt: skip
+    }
     for key, value in changes.items():
         raw[key] = {**raw.get(key, {}), **value} if isinstance(value, dict) else value
     hashes = FileHashes(folder / "hashes.json")

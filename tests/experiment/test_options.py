@@ -41,12 +41,23 @@ class Text(torch.utils.data.Dataset):
 def run(*, build_optimizer=optimizer, loss_fn=cross_entropy, folder=None, model=None, **options):
     """The outcome of a dozen steps of a tiny GPT."""
     return train(
-        "tiny", model or (lambda: GPT(16, vocab_size=32, seq_len=SEQ_LEN)), as_data(Text()), loss_fn,
-        build_optimizer, TrainOptions(**{
-            "tokens": SEQ_LEN * BATCH * STEPS, "batch_items": BATCH, "learning_rate": 0.02,
-            "evaluation_batch_items": BATCH, "progress": False, **options,
-        }), folder,
-    )  # fmt: skip
+        "tiny",
+        model or (lambda: GPT(16, vocab_size=32, seq_len=SEQ_LEN)),
+        as_data(Text()),
+        loss_fn,
+        build_optimizer,
+        TrainOptions(
+            **{
+                "tokens": SEQ_LEN * BATCH * STEPS,
+                "batch_items": BATCH,
+                "learning_rate": 0.02,
+                "evaluation_batch_items": BATCH,
+                "progress": False,
+                **options,
+            }
+        ),
+        folder,
+    )
 
 
 def curve(outcome: dict) -> list[float]:
@@ -91,8 +102,12 @@ class TestPrecision:
     @pytest.mark.parametrize("overflows", [False, True])
     def test_a_scaler_steps_or_skips_all_members_of_an_optimizer_list(self, overflows):
         weights = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
-        both = OptimizerList([torch.optim.Muon(weights[:1], lr=0.1),
-                              torch.optim.AdamW(weights[1:], lr=0.1, fused=True)])  # fmt: skip
+        both = OptimizerList(
+            [
+                torch.optim.Muon(weights[:1], lr=0.1),
+                torch.optim.AdamW(weights[1:], lr=0.1, fused=True),
+            ]
+        )
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
         loss = sum(w.sum() for w in weights) * (math.inf if overflows else 1.0)
         scaler.scale(loss).backward()
@@ -129,8 +144,9 @@ class TestClipping:
 
     @pytest.mark.parametrize("micro_batch_items", [None, 3])
     def test_gradients_are_scaled_to_the_limit_on_their_joint_norm(self, micro_batch_items):
-        clipped = curve(run(build_optimizer=self.sgd, clip_norm=0.05,
-                            micro_batch_items=micro_batch_items))  # fmt: skip
+        clipped = curve(
+            run(build_optimizer=self.sgd, clip_norm=0.05, micro_batch_items=micro_batch_items)
+        )
         np.testing.assert_allclose(clipped, self.by_hand(0.05), rtol=1e-5)
         assert abs(clipped[-1] / self.by_hand(math.inf)[-1] - 1) > 1e-3  # the limit was felt
 
@@ -212,9 +228,10 @@ class TestOptimiserAndTransfers:
         pinned = []
         real = torch.utils.data.DataLoader.__init__
         monkeypatch.setattr(
-            torch.utils.data.DataLoader, "__init__",
+            torch.utils.data.DataLoader,
+            "__init__",
             lambda self, *a, **k: pinned.append(k.get("pin_memory", False)) or real(self, *a, **k),
-        )  # fmt: skip
+        )
         run()
         assert len(pinned) >= 2
         assert not any(pinned)
@@ -279,9 +296,15 @@ class TestSpeed:
 
     @pytest.mark.parametrize(
         "name",
-        ["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA A10G", "NVIDIA A1000", "NVIDIA L40",
-         "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "AMD EPYC"],
-    )  # fmt: skip
+        [
+            "NVIDIA GeForce RTX 4090 Laptop GPU",
+            "NVIDIA A10G",
+            "NVIDIA A1000",
+            "NVIDIA L40",
+            "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+            "AMD EPYC",
+        ],
+    )
     def test_devices_with_similar_names_are_not_taken_for_them(self, name):
         assert known_peak(name, "bf16") is None
 

@@ -203,10 +203,20 @@ def installed_without_metadata(f):
 
 
 CHANGES = [
-    sibling_package, package_init, top_level_module, found_by_importlib, imported_in_forward,
-    search_path_extended, opened_by_the_model, opened_through_numpy, named_deep_in_the_arguments,
-    named_folder, linked_folder, same_size_and_times, installed_without_metadata,
-]  # fmt: skip
+    sibling_package,
+    package_init,
+    top_level_module,
+    found_by_importlib,
+    imported_in_forward,
+    search_path_extended,
+    opened_by_the_model,
+    opened_through_numpy,
+    named_deep_in_the_arguments,
+    named_folder,
+    linked_folder,
+    same_size_and_times,
+    installed_without_metadata,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -275,8 +285,16 @@ def moved_folder(f):
     return move
 
 
-NO_CHANGES = [comment, touched, own_log, temporary_file, byte_code, results, a_file_nobody_opens,
-              moved_folder]  # fmt: skip
+NO_CHANGES = [
+    comment,
+    touched,
+    own_log,
+    temporary_file,
+    byte_code,
+    results,
+    a_file_nobody_opens,
+    moved_folder,
+]
 
 
 @pytest.mark.parametrize("change", NO_CHANGES, ids=lambda change: change.__name__)
@@ -290,8 +308,12 @@ def test_what_decides_no_result_retrains_nothing(folder, change):
 def test_what_only_a_job_saw_counts_once_it_changes(folder):
     folder.write({"late.txt": "one"})
     before = folder.ids()
-    references = ["mydata:points", "mymodel:Net", "flops_fit.loss:cross_entropy",
-                  "flops_fit.optimizer:adamw"]  # fmt: skip
+    references = [
+        "mydata:points",
+        "mymodel:Net",
+        "flops_fit.loss:cross_entropy",
+        "flops_fit.optimizer:adamw",
+    ]
     hashes = FileHashes(folder.root / "hashes.json")
     late = Uses(files={"late.txt": str(folder.root / "late.txt")})
     assert list(note_late("results", references, late, hashes)) == ["late.txt"]

@@ -87,14 +87,28 @@ class Launched:
     """``flops-fit train``, as a user or the workflow starts it."""
 
     def __init__(self, arguments: list[str], processes: int, log: Path, environment: dict):
-        line = [sys.executable, "-m", "flops_fit", "train", "--spec", arguments[0],
-                "--out", arguments[1], "--results", arguments[2],
-                "--processes", str(processes)]  # fmt: skip
+        line = [
+            sys.executable,
+            "-m",
+            "flops_fit",
+            "train",
+            "--spec",
+            arguments[0],
+            "--out",
+            arguments[1],
+            "--results",
+            arguments[2],
+            "--processes",
+            str(processes),
+        ]
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                line, stdout=file, stderr=file, env={**os.environ, **environment},
+                line,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **environment},
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self.pid = self.process.pid
 
     def wait(self, seconds: float) -> int:
@@ -129,12 +143,19 @@ def launch_ranks(arguments: list[str], processes: int, log: str, environment: di
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(
-        environment, FLOPS_FIT_PROCESSES=str(processes), FLOPS_FIT_GPUS="0",
-        FLOPS_FIT_LAUNCHER=str(os.getpid()), ACCELERATE_USE_CPU="true",
-    )  # fmt: skip
+        environment,
+        FLOPS_FIT_PROCESSES=str(processes),
+        FLOPS_FIT_GPUS="0",
+        FLOPS_FIT_LAUNCHER=str(os.getpid()),
+        ACCELERATE_USE_CPU="true",
+    )
     if processes > 1:
-        os.environ.update(WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes),
-                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))  # fmt: skip
+        os.environ.update(
+            WORLD_SIZE=str(processes),
+            LOCAL_WORLD_SIZE=str(processes),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(free_port()),
+        )
     ranks = {}
     for rank in range(processes):
         pid = os.fork()
@@ -208,8 +229,11 @@ class Experiment:
         self.reference = plan.references.get((self.id, processes))
         self.results = folder / "results"
         self.run = self.results / "runs" / self.id
-        self.arguments = [str(self.results / ".plan" / "specs" / f"{self.id}.json"),
-                          str(self.run / "result.json"), str(self.results)]  # fmt: skip
+        self.arguments = [
+            str(self.results / ".plan" / "specs" / f"{self.id}.json"),
+            str(self.run / "result.json"),
+            str(self.results),
+        ]
         self.log = folder / "log"
         self.random = random.Random(str(folder.name))
         self.attempts: list = []
@@ -232,8 +256,12 @@ class Experiment:
     def start(self, log: Path | None = None, sleep: float = 0.004, **environment: str):
         """Start the experiment (again), by the same command."""
         progress = self.folder / f"progress-{len(self.attempts)}"
-        environment = {"FAULTS_PROGRESS": str(progress), "FAULTS_SLEEP": str(sleep),
-                       "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environment}  # fmt: skip
+        environment = {
+            "FAULTS_PROGRESS": str(progress),
+            "FAULTS_SLEEP": str(sleep),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            **environment,
+        }
         attempt = self.starter(self.arguments, self.processes, log or self.log, environment)
         self.attempts.append(attempt)
         return attempt
@@ -251,8 +279,11 @@ class Experiment:
             below = psutil.Process(self.attempts[-1].pid).children(recursive=True)
             if self.starter is Launched:
                 lines = [(c, c.cmdline()) for c in below]
-                return [c for c, line in lines
-                        if "flops_fit.jobs.job" in line and "accelerate.commands.launch" not in line]  # fmt: skip
+                return [
+                    c
+                    for c, line in lines
+                    if "flops_fit.jobs.job" in line and "accelerate.commands.launch" not in line
+                ]
             return below
         return []
 
@@ -343,7 +374,9 @@ class Experiment:
         status = Launched(self.arguments, self.processes, self.log, {}).wait(PATIENCE)
         after = (self.run / "record.json").stat()
         return bool(status) or (before.st_ino, before.st_mtime_ns) != (
-            after.st_ino, after.st_mtime_ns)  # fmt: skip
+            after.st_ino,
+            after.st_mtime_ns,
+        )
 
     def orphans(self) -> list[psutil.Process]:
         """Trainers of earlier attempts that outlived the grace."""

@@ -276,8 +276,13 @@ def retried_by_the_workflow(plan: Plan, folder: Path) -> None:
     """Jobs that are stopped or killed inside one call of Snakemake, which retries them itself."""
     workflow = Workflow(folder, plan)
     running = workflow.start("--retries", "6")
-    for steps, number, target in ((3, TERM, "launcher"), (9, KILL, "rank 0"), (15, USR1, "rank 0"),
-                                  (21, KILL, "launcher"), (27, TERM, "rank 0")):  # fmt: skip
+    for steps, number, target in (
+        (3, TERM, "launcher"),
+        (9, KILL, "rank 0"),
+        (15, USR1, "rank 0"),
+        (21, KILL, "launcher"),
+        (27, TERM, "rank 0"),
+    ):
         workflow.wait_for_steps(running, steps)
         workflow.strike(running, number, target)
     workflow.complete(running)

@@ -29,13 +29,32 @@ class Workflow:
         self.may_redo = 0
 
     def start(self, *options: str) -> subprocess.Popen:
-        line = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
-                "--directory", str(self.folder), "--configfile", str(self.folder / "sweep.yaml"),
-                "--cores", "2", *options, "--", "results/faults/results.csv"]  # fmt: skip
+        line = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(REPOSITORY / "Snakefile"),
+            "--directory",
+            str(self.folder),
+            "--configfile",
+            str(self.folder / "sweep.yaml"),
+            "--cores",
+            "2",
+            *options,
+            "--",
+            "results/faults/results.csv",
+        ]
         environment = {**os.environ, "FAULTS_PROGRESS": str(self.progress), "FAULTS_SLEEP": "0.1"}
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(line, cwd=self.folder, env=environment, stdout=log, stderr=log,
-                                    start_new_session=True)  # fmt: skip
+            return subprocess.Popen(
+                line,
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def steps(self) -> int:
         return self.progress.stat().st_size if self.progress.exists() else 0

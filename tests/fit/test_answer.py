@@ -14,9 +14,22 @@ from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.laws import PathLaw, SurfaceLaw
 
 KEYS = {
-    "flops", "params", "tokens", "loss", "tokens_per_param", "ci", "range_1pct", "range_5pct",
-    "size_value", "beyond_data", "verdict", "reasons", "ci_noise", "promise", "axis",
-}  # fmt: skip
+    "flops",
+    "params",
+    "tokens",
+    "loss",
+    "tokens_per_param",
+    "ci",
+    "range_1pct",
+    "range_5pct",
+    "size_value",
+    "beyond_data",
+    "verdict",
+    "reasons",
+    "ci_noise",
+    "promise",
+    "axis",
+}
 
 
 def surface(law):
@@ -118,9 +131,19 @@ def test_range_of_a_path_law_agrees_with_the_surface_it_came_from():
     gamma = law[3] * law[4] / (law[3] + law[4])
     a = law[4] / (law[3] + law[4])
     path = PathLaw(
-        np.array([[log_n - a * log_c, a, law[0], np.log(loss - law[0]) + gamma * log_c, gamma,
-                   curvature / (loss - law[0])]])
-    )  # fmt: skip
+        np.array(
+            [
+                [
+                    log_n - a * log_c,
+                    a,
+                    law[0],
+                    np.log(loss - law[0]) + gamma * log_c,
+                    gamma,
+                    curvature / (loss - law[0]),
+                ]
+            ]
+        )
+    )
     for share in (0.01, 0.05):
         ours, theirs = path.range(log_c, cost, share), true.range(log_c, cost, share)
         assert [v[0] for v in ours] == pytest.approx([v[0] for v in theirs], abs=0.03)
@@ -320,9 +343,12 @@ def test_enough_data_leave_the_optimum_as_it_is(noisy):
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"params": -1}, "params: -1; allowed"), ({"tokens": float("nan")}, "tokens: nan; allowed"),
-     ({"params": 1e8, "tokens": 1e9}, "give one")],
-)  # fmt: skip
+    [
+        ({"params": -1}, "params: -1; allowed"),
+        ({"tokens": float("nan")}, "tokens: nan; allowed"),
+        ({"params": 1e8, "tokens": 1e9}, "give one"),
+    ],
+)
 def test_a_bad_size_or_amount_is_refused(noisy, given, message):
     with pytest.raises(FlopsFitError, match=message):
         predict(noisy, 1e20, **given)
@@ -392,8 +418,11 @@ def test_a_table_of_one_axis_offers_no_numbers_but_the_law_along_it(x, noise):
     axis = answer["axis"]
     assert axis["x"] == x
     assert "N* needs" in axis["missing"]
-    at = {"params": (2 * frame["params"].max(), 1e9), "tokens": (1e8, 2 * frame["tokens"].max()),
-          "flops": np.sqrt(flops / 120) * np.array([1, 20.0])}[x]  # fmt: skip
+    at = {
+        "params": (2 * frame["params"].max(), 1e9),
+        "tokens": (1e8, 2 * frame["tokens"].max()),
+        "flops": np.sqrt(flops / 120) * np.array([1, 20.0]),
+    }[x]
     assert axis["loss"] == pytest.approx(loss_of(LAWS["besiroglu"], *at), rel=0.002 + 4 * noise)
     assert axis["ci"][0] <= axis["loss"] <= axis["ci"][1]
     assert axis["verdict"] == "provisional"

@@ -21,13 +21,20 @@ def planted(params: float, tokens: float) -> float:
 def sweep(cells, rates=RATES, optimum=planted, noise=0.0) -> pd.DataFrame:
     generator = np.random.default_rng(0)
     rows = [
-        {"size": size, "params": params, "tokens": tokens, "budget": 6 * params * tokens,
-         "learning_rate": rate, "status": "completed",
-         "loss": 1.5 + 0.1 * np.log(rate / optimum(params, tokens)) ** 2
-         + noise * generator.standard_normal()}
+        {
+            "size": size,
+            "params": params,
+            "tokens": tokens,
+            "budget": 6 * params * tokens,
+            "learning_rate": rate,
+            "status": "completed",
+            "loss": 1.5
+            + 0.1 * np.log(rate / optimum(params, tokens)) ** 2
+            + noise * generator.standard_normal(),
+        }
         for size, params, tokens in cells
         for rate in rates
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -46,8 +53,22 @@ def test_the_written_rule_gives_the_planted_rate_wherever_a_sweep_names_it(tmp_p
     table, out = tmp_path / "results.csv", tmp_path / "learning_rate.json"
     sweep(CELLS).to_csv(table, index=False)
     summary = tmp_path / "learning_rate.txt"
-    assert main(["rate", "--runs", str(table), "--out", str(out), "--out-dir", str(tmp_path),
-                 "--summary", str(summary)]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "rate",
+                "--runs",
+                str(table),
+                "--out",
+                str(out),
+                "--out-dir",
+                str(tmp_path),
+                "--summary",
+                str(summary),
+            ]
+        )
+        == 0
+    )
     assert summary.read_text().startswith(f"{out}: lr = ")
     rule = make_rule("learning_rate", {"file": str(out)})
     assert rule(params=5e4, tokens=2e6, size=48) == pytest.approx(planted(5e4, 2e6), rel=1e-6)

@@ -15,25 +15,46 @@ N, D, LOSS = 1e8, 2e9, 3.1
 TABLES = {
     "kyo-takano": {"C": 6 * N * D, "N": N, "D": D, "loss": LOSS},
     "Open-Athena": {
-        "source": "x", "dataset": "y", "experiment": "e1", "tokens": D, "params": N,
-        "budget": 6 * N * D, "loss": LOSS,
+        "source": "x",
+        "dataset": "y",
+        "experiment": "e1",
+        "tokens": D,
+        "params": N,
+        "budget": 6 * N * D,
+        "loss": LOSS,
     },
     "Epoch": {"Model Size": N, "Training FLOP": 6 * N * D, "loss": LOSS},
     "ml-scalefit": {"model_size": N, "n_tokens": D, "loss": LOSS},
     "nanochat": {
-        "flops_budget": 6 * N * D, "depth": 8, "model_dim": 512, "params_total": N,
-        "tokens_trained": D, "val_bpb": LOSS, "core_score": 0.1, "train_time_sec": 5,
+        "flops_budget": 6 * N * D,
+        "depth": 8,
+        "model_dim": 512,
+        "params_total": N,
+        "tokens_trained": D,
+        "val_bpb": LOSS,
+        "core_score": 0.1,
+        "train_time_sec": 5,
     },
     "marin": {
-        "tokens": D, "loss": LOSS, "flops": 6 * N * D, "params": N, "name": "m", "label": "l",
-        "hidden_dim": 512, "batch_size": 64,
+        "tokens": D,
+        "loss": LOSS,
+        "flops": 6 * N * D,
+        "params": N,
+        "name": "m",
+        "label": "l",
+        "hidden_dim": 512,
+        "batch_size": 64,
     },
     "Gemstones": {
-        "width": 256, "depth": 8, "params_active_precise": N, "tokens": D,
-        "FLOPs_per_token": 6 * N, "final_loss": LOSS,
+        "width": 256,
+        "depth": 8,
+        "params_active_precise": N,
+        "tokens": D,
+        "FLOPs_per_token": 6 * N,
+        "final_loss": LOSS,
     },
     "CS336": {"parameters": N, "compute_budget": 6 * N * D, "final_loss": LOSS},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("source", TABLES)
@@ -49,10 +70,20 @@ def test_tables_of_other_projects_are_recognised(source):
 
 def test_porian_columns_are_recognised():
     frame = pd.DataFrame(
-        {"width": [256], "depth": [4], "params": [N], "params_no_embed": [N / 2], "tokens": [D],
-         "flops_per_token": [6 * N], "bs": [64], "lr": [1e-3], "seed": [0],
-         "train/loss": [LOSS + 1], "val/loss": [LOSS]}
-    )  # fmt: skip
+        {
+            "width": [256],
+            "depth": [4],
+            "params": [N],
+            "params_no_embed": [N / 2],
+            "tokens": [D],
+            "flops_per_token": [6 * N],
+            "bs": [64],
+            "lr": [1e-3],
+            "seed": [0],
+            "train/loss": [LOSS + 1],
+            "val/loss": [LOSS],
+        }
+    )
     table = prepare_runs(frame)
     assert table.frame["loss"].iloc[0] == LOSS
     assert table.frame["flops"].iloc[0] == pytest.approx(6 * N * D)
@@ -66,9 +97,18 @@ def test_what_was_recognised_and_derived_is_said():
 
 def test_our_own_columns_win_over_aliases():
     frame = pd.DataFrame(
-        {"params": [N], "num_params": [7.0], "params_total": [9.0], "tokens": [D], "loss": [LOSS],
-         "flops_6nd": [1.0], "flops_counted": [2.0], "flops": [6 * N * D], "size": [64]}
-    )  # fmt: skip
+        {
+            "params": [N],
+            "num_params": [7.0],
+            "params_total": [9.0],
+            "tokens": [D],
+            "loss": [LOSS],
+            "flops_6nd": [1.0],
+            "flops_counted": [2.0],
+            "flops": [6 * N * D],
+            "size": [64],
+        }
+    )
     table = prepare_runs(frame)
     assert table.frame["params"].iloc[0] == N
     assert table.sizes == [{"size": 64, "params": N, "params_total": 9.0}]
@@ -95,8 +135,10 @@ def test_diverged_failed_and_outlying_runs_are_named_and_not_looked_at():
     frame.loc[5, "outlier"] = True
     table = prepare_runs(frame)
     assert {r["run_id"]: r["reason"] for r in table.left_out} == {
-        "r1": "diverged", "r2": "failed", "r5": "outlier",
-    }  # fmt: skip
+        "r1": "diverged",
+        "r2": "failed",
+        "r5": "outlier",
+    }
     assert list(table.frame["run_id"]) == ["r0", "r3", "r4", "r6", "r7"]
     assert table.marks_outliers
 

@@ -36,8 +36,7 @@ def bent_optimum(law, flops):
 
 def bent_sweep(name, **how):
     frame = sweep(LAWS["besiroglu"], **how)
-    noise = frame["loss"] / bent_loss(BENT["classic"], frame["params"],
-                                      frame["tokens"])  # fmt: skip
+    noise = frame["loss"] / bent_loss(BENT["classic"], frame["params"], frame["tokens"])
     if not how.get("noise"):
         noise = 1.0
     return frame.assign(loss=bent_loss(BENT[name], frame["params"], frame["tokens"]) * noise)
@@ -53,8 +52,7 @@ def test_a_form_is_exact_on_data_of_its_family(form, grid):
     for free in FREE:
         if not set(FREE[form]) <= set(FREE[free]):
             continue
-        rough = fit_bent(data, design, bent_form(data, free), once, once,
-                         starts_for(data, once[0]))  # fmt: skip
+        rough = fit_bent(data, design, bent_form(data, free), once, once, starts_for(data, once[0]))
         fit = settle(data, design, rough.form, once, rough.theta, 1.345 * rough.scale, count=once)
         _, _, _, alpha, beta, g, kappa = fit.theta[0]
         a = beta / (alpha + beta + kappa)
@@ -74,8 +72,9 @@ def test_the_derivatives_are_those_of_the_objective():
     for i in range(7):
         step = np.zeros(7)
         step[i] = 1e-6
-        up, down = (design.derivatives(theta + s * step, data.log_loss, weight, delta)
-                    for s in (1, -1))  # fmt: skip
+        up, down = (
+            design.derivatives(theta + s * step, data.log_loss, weight, delta) for s in (1, -1)
+        )
         assert (up[0] - down[0]) / 2e-6 == pytest.approx(gradient[i], rel=1e-6)
         assert (up[1] - down[1]) / 2e-6 == pytest.approx(hessian[i], rel=1e-5, abs=1e-6)
 
@@ -177,8 +176,10 @@ def test_predictions_of_the_chain_use_none_of_the_runs_that_they_predict():
     spoiled = frame.copy()
     top = spoiled["budget"] == spoiled["budget"].max()
     spoiled.loc[top, "loss"] *= 1.05
-    one, two = (fit_runs(f, bootstrap=0, sensitivity=False, exclude="none")["stack"]["tests"]["loss"]
-                for f in (frame, spoiled))  # fmt: skip
+    one, two = (
+        fit_runs(f, bootstrap=0, sensitivity=False, exclude="none")["stack"]["tests"]["loss"]
+        for f in (frame, spoiled)
+    )
     last = frame["budget"].max()
     for a, b in zip(one, two, strict=True):
         shift = -np.log(1.05) if a["flops"] == pytest.approx(last) else 0.0

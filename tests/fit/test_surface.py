@@ -106,9 +106,13 @@ def test_no_random_start_of_a_general_optimiser_does_better():
 
     def objective(theta):
         f, g, _, _ = _derivatives(
-            theta[None], data.log_loss[None], np.ones((1, len(data))), np.array([[1e-3]]),
-            data.design, False,
-        )  # fmt: skip
+            theta[None],
+            data.log_loss[None],
+            np.ones((1, len(data))),
+            np.array([[1e-3]]),
+            data.design,
+            False,
+        )
         return 1e3 * f[0], 1e3 * g[:, 0]
 
     generator = np.random.default_rng(0)
@@ -120,9 +124,11 @@ def test_no_random_start_of_a_general_optimiser_does_better():
 
 @settings(max_examples=20, deadline=None)
 @given(
-    n=st.floats(1e-9, 1e9), d=st.floats(1e-9, 1e9), unit=st.floats(1e-3, 1e3),
+    n=st.floats(1e-9, 1e9),
+    d=st.floats(1e-9, 1e9),
+    unit=st.floats(1e-3, 1e3),
     seed=st.integers(0, 1000),
-)  # fmt: skip
+)
 @pytest.mark.seconds
 def test_units_of_n_d_and_loss_change_only_what_they_should(n, d, unit, seed):
     frame = sweep(LAWS["besiroglu"], noise=0.01, seed=seed, sizes=8)
@@ -226,10 +232,12 @@ def test_the_flat_ridge_moves_a_and_b_but_not_the_answer():
     [
         (sweep(LAWS["besiroglu"], sizes=3, budgets=2, noise=0.01), "6 runs"),
         (sweep(LAWS["besiroglu"], sizes=10, budgets=1, noise=0.01), "standard error"),
-        (sweep(LAWS["besiroglu"], (1.2, 0, 0), sizes=6, budgets=3, high=1.3e18, noise=0.01),
-         "standard error"),
+        (
+            sweep(LAWS["besiroglu"], (1.2, 0, 0), sizes=6, budgets=3, high=1.3e18, noise=0.01),
+            "standard error",
+        ),
     ],
-)  # fmt: skip
+)
 def test_too_little_data_is_called_not_identifiable_in_words(frame, words):
     data = data_of(frame)
     fit = fit_surface(data)

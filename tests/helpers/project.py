@@ -87,9 +87,13 @@ SWEEP = {
 }
 TABLES = ("--until", "collect_runs")  # saves the seconds of fit, plot and report
 CELLS = {
-    "width4-D640-s0", "width8-D320-s0", "width16-D160-s0",
-    "width4-D1.25e3-s0", "width8-D640-s0", "width16-D320-s0",
-}  # fmt: skip
+    "width4-D640-s0",
+    "width8-D320-s0",
+    "width16-D160-s0",
+    "width4-D1.25e3-s0",
+    "width8-D640-s0",
+    "width16-D320-s0",
+}
 JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", re.MULTILINE)
 TOTAL = re.compile(r"^total +(\d+)$", re.MULTILINE)
 # The command line of what may be at work beside Snakemake while runs train.
@@ -150,23 +154,43 @@ class Project:
         (self.work / config).write_text(yaml.safe_dump({**SWEEP, **changes}))
 
     def command(self, *arguments: str, config: str = "sweep.yaml") -> list[str]:
-        return [sys.executable, "-m", "snakemake", *arguments, "--cores", "2",
-                "--snakefile", str(self.checkout / "Snakefile"), "--directory", str(self.work),
-                "--configfile", str(self.work / config)]  # fmt: skip
+        return [
+            sys.executable,
+            "-m",
+            "snakemake",
+            *arguments,
+            "--cores",
+            "2",
+            "--snakefile",
+            str(self.checkout / "Snakefile"),
+            "--directory",
+            str(self.work),
+            "--configfile",
+            str(self.work / config),
+        ]
 
     def environment(self, **variables: str) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(self.checkout / "src"), **variables}
 
     def run(
-        self, *arguments: str, config: str = "sweep.yaml", succeeds: bool = True,
-        cwd: Path | None = None, **variables: str,
-    ) -> Outcome:  # fmt: skip
+        self,
+        *arguments: str,
+        config: str = "sweep.yaml",
+        succeeds: bool = True,
+        cwd: Path | None = None,
+        **variables: str,
+    ) -> Outcome:
         """Run Snakemake from ``cwd`` (by default outside the user's folder) and wait for its end."""
         done = subprocess.run(
-            self.command(*arguments, config=config), cwd=cwd or self.root, text=True, timeout=900,
-            env=self.environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            self.command(*arguments, config=config),
+            cwd=cwd or self.root,
+            text=True,
+            timeout=900,
+            env=self.environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             check=False,
-        )  # fmt: skip
+        )
         assert (done.returncode == 0) == succeeds, done.stdout
         return self.outcome(done.returncode, done.stdout, dry="-n" in arguments)
 

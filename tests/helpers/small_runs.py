@@ -42,5 +42,6 @@ def run(steps: int = 10, data=None, loss=None, optimizer=sgd, folder=None, stop=
             **options,
         }
     )
-    return train("small", Net, data, loss or nn.CrossEntropyLoss(), optimizer, settings, folder,
-                 "hash", stop)  # fmt: skip
+    return train(
+        "small", Net, data, loss or nn.CrossEntropyLoss(), optimizer, settings, folder, "hash", stop
+    )

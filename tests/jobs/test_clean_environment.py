@@ -14,19 +14,47 @@ from flops_fit.jobs.environment import clean_environment, cleaned
 from flops_fit.training import checks
 
 LEFT = {
-    "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1",
-    "ROLE_RANK": "1", "MASTER_ADDR": "10.255.255.1", "MASTER_PORT": "1", "FORK_LAUNCHED": "1",
-    "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "PMI_SIZE": "4", "PMI_RANK": "3",
-    "PMIX_RANK": "3", "MV2_COMM_WORLD_SIZE": "4", "MPI_LOCALNRANKS": "4", "SLURM_PROCID": "3",
-    "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_ERROR_FILE": "/nowhere/x", "PET_NNODES": "2",
-    "PET_RDZV_ENDPOINT": "10.255.255.1:1", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
-    "ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
-    "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DYNAMO_BACKEND": "inductor",
-    "ACCELERATE_TORCH_DEVICE": "meta", "PARALLELISM_CONFIG_TP_SIZE": "2",
-}  # fmt: skip
-KEPT = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "0", "SLURM_JOB_ID": "7",
-        "NCCL_DEBUG": "INFO", "PATH": "/bin", "MASTER_KEY": "k", "RANKING": "1",
-        "MPI_HOME": "/opt/mpi", "HF_HOME": "h"}  # fmt: skip
+    "RANK": "1",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "2",
+    "GROUP_RANK": "1",
+    "ROLE_RANK": "1",
+    "MASTER_ADDR": "10.255.255.1",
+    "MASTER_PORT": "1",
+    "FORK_LAUNCHED": "1",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "PMI_SIZE": "4",
+    "PMI_RANK": "3",
+    "PMIX_RANK": "3",
+    "MV2_COMM_WORLD_SIZE": "4",
+    "MPI_LOCALNRANKS": "4",
+    "SLURM_PROCID": "3",
+    "TORCHELASTIC_RUN_ID": "x",
+    "TORCHELASTIC_ERROR_FILE": "/nowhere/x",
+    "PET_NNODES": "2",
+    "PET_RDZV_ENDPOINT": "10.255.255.1:1",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DYNAMO_BACKEND": "inductor",
+    "ACCELERATE_TORCH_DEVICE": "meta",
+    "PARALLELISM_CONFIG_TP_SIZE": "2",
+}
+KEPT = {
+    "ACCELERATE_USE_CPU": "true",
+    "CUDA_VISIBLE_DEVICES": "0",
+    "SLURM_JOB_ID": "7",
+    "NCCL_DEBUG": "INFO",
+    "PATH": "/bin",
+    "MASTER_KEY": "k",
+    "RANKING": "1",
+    "MPI_HOME": "/opt/mpi",
+    "HF_HOME": "h",
+}
 USERS_CONFIG = """\
 compute_environment: LOCAL_MACHINE
 distributed_type: FSDP
@@ -52,19 +80,35 @@ def test_a_job_trains_the_same_run_whatever_it_inherits(tmp_path, monkeypatch, p
     (tmp_path / "hub" / "accelerate").mkdir(parents=True)
     (tmp_path / "hub" / "accelerate" / "default_config.yaml").write_text(USERS_CONFIG)
     subprocess.run(
-        [sys.executable, "-m", "flops_fit", "train", "--spec", str(planned.spec), "--out",
-         str(planned.folder / "result.json"), "--results", str(tmp_path / "results"),
-         "--processes", str(processes)],
-        env={**os.environ, **LEFT, "HF_HOME": str(tmp_path / "hub")}, check=True, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "flops_fit",
+            "train",
+            "--spec",
+            str(planned.spec),
+            "--out",
+            str(planned.folder / "result.json"),
+            "--results",
+            str(tmp_path / "results"),
+            "--processes",
+            str(processes),
+        ],
+        env={**os.environ, **LEFT, "HF_HOME": str(tmp_path / "hub")},
+        check=True,
+        timeout=120,
+    )
     assert planned.record()["processes"] == processes
     assert planned.record()["final_loss"] == pytest.approx(loss, rel=0 if processes == 1 else 1e-5)
 
 
 def test_the_library_trains_the_same_run_under_stray_variables(monkeypatch):
     before = run(4)["final_loss"]
-    for name in ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_BACKEND",
-                 "ACCELERATE_MIXED_PRECISION"):  # fmt: skip
+    for name in (
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+        "ACCELERATE_DYNAMO_BACKEND",
+        "ACCELERATE_MIXED_PRECISION",
+    ):
         monkeypatch.setenv(name, LEFT[name])
     assert run(4)["final_loss"] == before
 

@@ -101,9 +101,20 @@ class Box:
         """Start a job; ``launcher`` is the line of another launcher than the stand-in."""
         line = [*(launcher or [str(self.folder / "launcher.py")]), str(self.folder / "trainer.py")]
         job = subprocess.Popen(
-            [sys.executable, str(self.folder / "job.py"), str(count), *line, name, str(seconds), str(saving)],
-            cwd=self.folder, env=self.environment(devices), stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                str(self.folder / "job.py"),
+                str(count),
+                *line,
+                name,
+                str(seconds),
+                str(saving),
+            ],
+            cwd=self.folder,
+            env=self.environment(devices),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.jobs.append(job)
         return job
 
@@ -117,8 +128,12 @@ class Box:
         """Only our locks, and of nvidia-smi only what a test has put there."""
         drop = ("SLURM_JOB_ID", "ACCELERATE_USE_CPU")
         kept = {key: value for key, value in os.environ.items() if key not in drop}
-        return {**kept, VISIBLE: devices or self.devices, "TMPDIR": str(self.folder),
-                "PATH": str(self.folder / "bin")}  # fmt: skip
+        return {
+            **kept,
+            VISIBLE: devices or self.devices,
+            "TMPDIR": str(self.folder),
+            "PATH": str(self.folder / "bin"),
+        }
 
     def events(self, kind: str) -> list[tuple[float, str, int, str]]:
         """(time, job, trainer's process, its devices) of each event of a kind, in order."""
@@ -258,20 +273,38 @@ def test_a_waiting_job_ends_at_once_when_asked_to(tmp_path):
 
 def test_the_train_command_shows_its_launcher_one_device_of_the_list(box):
     identity = {"model": {"factory": "m:Net", "size_param": "w", "size": 8}, "tokens": 9, "seed": 0}
-    spec = {"identity": identity, "hash": canonical_hash(identity),
-            "experiment_id": experiment_id(identity)}  # fmt: skip
+    spec = {
+        "identity": identity,
+        "hash": canonical_hash(identity),
+        "experiment_id": experiment_id(identity),
+    }
     path = box.folder / "results" / ".plan" / "specs" / f"{spec['experiment_id']}.json"
     write_json(path, spec)
-    line = [sys.executable, "-m", "flops_fit", "train", "--spec", str(path), "--out",
-            str(box.folder / "out"), "--results", str(box.folder / "results"), "--gpus", "1"]  # fmt: skip
+    line = [
+        sys.executable,
+        "-m",
+        "flops_fit",
+        "train",
+        "--spec",
+        str(path),
+        "--out",
+        str(box.folder / "out"),
+        "--results",
+        str(box.folder / "results"),
+        "--gpus",
+        "1",
+    ]
     job = subprocess.Popen(line, env=box.environment("6,4"), stderr=subprocess.DEVNULL)
     box.jobs.append(job)
     deadline = time.monotonic() + PATIENCE
     launchers: list[psutil.Process] = []
     while not launchers:
         assert time.monotonic() < deadline
-        launchers = [p for p in psutil.Process(job.pid).children()
-                     if "accelerate.commands.launch" in p.cmdline()]  # fmt: skip
+        launchers = [
+            p
+            for p in psutil.Process(job.pid).children()
+            if "accelerate.commands.launch" in p.cmdline()
+        ]
     assert launchers[0].environ()[VISIBLE] == "6"
     box.start("next", devices="6,4")
     box.started("next")
@@ -297,14 +330,24 @@ def test_jobs_that_call_a_device_differently_share_its_lock(box):
     times = sorted((time, event) for event in ("start", "end") for time, *_ in box.events(event))
     assert [event for _, event in times] == ["start", "end"] * 3
     assert {device for *_, device in box.events("start")} == {
-        "0", f"GPU-aaaa1111{TAIL}", "GPU-aaaa1"}  # fmt: skip
+        "0",
+        f"GPU-aaaa1111{TAIL}",
+        "GPU-aaaa1",
+    }
 
 
 @pytest.mark.parametrize(
     ("listed", "seen"),
     [
-        (None, [f"GPU-aaaa1111{TAIL}", f"MIG-bbbb1111{TAIL}", f"MIG-bbbb2222{TAIL}",
-                f"GPU-cccc1111{TAIL}"]),
+        (
+            None,
+            [
+                f"GPU-aaaa1111{TAIL}",
+                f"MIG-bbbb1111{TAIL}",
+                f"MIG-bbbb2222{TAIL}",
+                f"GPU-cccc1111{TAIL}",
+            ],
+        ),
         ("2,0", [f"GPU-cccc1111{TAIL}", f"GPU-aaaa1111{TAIL}"]),
         ("1", [f"MIG-bbbb1111{TAIL}"]),  # CUDA shows the first slice
         (f"MIG-bbbb2222{TAIL}, GPU-cccc", [f"MIG-bbbb2222{TAIL}", f"GPU-cccc1111{TAIL}"]),
@@ -314,7 +357,7 @@ def test_jobs_that_call_a_device_differently_share_its_lock(box):
         ("", []),
         ("-1", []),
     ],
-)  # fmt: skip
+)
 def test_devices_are_those_that_cuda_would_show(tmp_path, monkeypatch, listed, seen):
     nvidia_smi(tmp_path, f"echo '{SMI}'")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

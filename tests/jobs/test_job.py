@@ -34,7 +34,8 @@ def test_a_finished_job_leaves_its_record_the_copy_and_nothing_else(planned):
     assert planned.left() == {"record.json", "result.json", ".lock"}
     assert planned.record()["status"] == "completed"
     assert (planned.folder / "result.json").read_bytes() == (
-        planned.folder / "record.json").read_bytes()  # fmt: skip
+        planned.folder / "record.json"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])

@@ -19,18 +19,35 @@ from flops_fit.jobs.losses import KILLED, LOST
 )
 def test_the_last_line_says_it_and_a_retry_works(tmp_path, monkeypatch, processes, victim, reasons):
     planned = Job(tmp_path, monkeypatch)
-    line = [sys.executable, "-m", "flops_fit", "train", "--spec", str(planned.spec), "--out",
-            str(planned.folder / "result.json"), "--results", str(tmp_path / "results"),
-            "--processes", str(processes)]  # fmt: skip
+    line = [
+        sys.executable,
+        "-m",
+        "flops_fit",
+        "train",
+        "--spec",
+        str(planned.spec),
+        "--out",
+        str(planned.folder / "result.json"),
+        "--results",
+        str(tmp_path / "results"),
+        "--processes",
+        str(processes),
+    ]
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
         "import os\nif os.environ.get('RANK', os.environ['VICTIM']) != os.environ['VICTIM']:\n    os.environ['EVENT'] = ''\n"
     )
-    environment = {**os.environ, "EVENT": "SIGKILL", "STEP": "4", "VICTIM": victim,
-                   "PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}  # fmt: skip
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False,
-                          timeout=120)  # fmt: skip
+    environment = {
+        **os.environ,
+        "EVENT": "SIGKILL",
+        "STEP": "4",
+        "VICTIM": victim,
+        "PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    done = subprocess.run(
+        line, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last in [f"flops-fit: {planned.id}: {reason}" for reason in reasons]

@@ -72,11 +72,18 @@ class Merged(nn.Module):
     [  # FLOPs of an item in a batch of B, at width d
         (Encoder, info_nce, lambda B, d: 4 * FEATURES * d + 6 * B * d),
         (Encoder, pairwise, lambda B, d: 4 * FEATURES * d + 4 * B * d),
-        (CrossCovariance, cross_entropy,
-         lambda B, d: 4 * FEATURES * d + 6 * d * CLASSES + 2 * 6 * B * d),
-        (Merged, cross_entropy, lambda B, d: 4 * FEATURES * CLASSES + 6 * CLASSES * FEATURES * d / B),
+        (
+            CrossCovariance,
+            cross_entropy,
+            lambda B, d: 4 * FEATURES * d + 6 * d * CLASSES + 2 * 6 * B * d,
+        ),
+        (
+            Merged,
+            cross_entropy,
+            lambda B, d: 4 * FEATURES * CLASSES + 6 * CLASSES * FEATURES * d / B,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_cost_that_depends_on_the_batch_is_that_of_the_planned_batch(model, loss, per_item):
     costs = costs_of(model, POINTS, loss)
     for batch in (16, 64, 256):
@@ -88,8 +95,18 @@ def test_a_cost_that_depends_on_the_batch_is_that_of_the_planned_batch(model, lo
 
 def test_budgets_pay_for_the_planned_batch():
     """Counted at a batch of 2, the exponent of the cost in N would be another."""
-    plan = find_optimal(Encoder, "width", {}, (POINTS, POINTS), info_nce, [1e9], train=False,
-                        sizes=[8, 128], convention="counted", batch_size=128)  # fmt: skip
+    plan = find_optimal(
+        Encoder,
+        "width",
+        {},
+        (POINTS, POINTS),
+        info_nce,
+        [1e9],
+        train=False,
+        sizes=[8, 128],
+        convention="counted",
+        batch_size=128,
+    )
     for experiment in plan.experiments:
         width = experiment.size_param_value
         assert experiment.flops_per_token == 4 * FEATURES * width + 6 * 128 * width
@@ -172,13 +189,20 @@ def test_in_batches_of_one_item_it_is_the_mean_over_all_lengths(seed):
 @pytest.mark.parametrize(
     ("data", "per_kept"),
     [
-        (TensorDataset(torch.ones(99, 8, dtype=torch.long),
-                       torch.tensor([1, 1, -100, -100, -100, -100, -100, -100]).repeat(99, 1)), 400),
-        (DataLoader(Sentences(), collate_fn=pad),
-         100 * 32 / Sentences().lengths.double().mean().item()),
+        (
+            TensorDataset(
+                torch.ones(99, 8, dtype=torch.long),
+                torch.tensor([1, 1, -100, -100, -100, -100, -100, -100]).repeat(99, 1),
+            ),
+            400,
+        ),
+        (
+            DataLoader(Sentences(), collate_fn=pad),
+            100 * 32 / Sentences().lengths.double().mean().item(),
+        ),
     ],
     ids=["masked", "padded"],
-)  # fmt: skip
+)
 def test_a_models_own_flops_are_paid_for_ignored_targets_too(data, per_kept):
     costs = costs_of(Knows, data, cross_entropy)
     count = costs.in_batch(8, 99)
@@ -210,9 +234,14 @@ def noisy_loss(outputs, targets):
 
 @pytest.mark.parametrize(
     ("model", "loss", "draws"),
-    [(Encoder, cross_entropy, False), (Dropped, cross_entropy, False), (Noisy, cross_entropy, True),
-     (OnCPU, cross_entropy, True), (Encoder, noisy_loss, True)],
-)  # fmt: skip
+    [
+        (Encoder, cross_entropy, False),
+        (Dropped, cross_entropy, False),
+        (Noisy, cross_entropy, True),
+        (OnCPU, cross_entropy, True),
+        (Encoder, noisy_loss, True),
+    ],
+)
 def test_what_draws_at_random_when_it_is_evaluated_is_seen(model, loss, draws):
     batch = POINTS[:4]
     assert draws_when_evaluated(lambda: model(8), batch, loss, ("meta", "cpu")) is draws

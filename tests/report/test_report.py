@@ -67,11 +67,12 @@ class Page(HTMLParser):
 
     def all(self, tag=None, within=None, **attributes):
         return [
-            e for e in self.elements
+            e
+            for e in self.elements
             if (tag is None or e["tag"] == tag)
             and (within is None or within in e["within"])
             and all(e["attrs"].get(k.replace("_", "-")) == v for k, v in attributes.items())
-        ]  # fmt: skip
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +84,24 @@ def folder(tmp_path_factory):
     write_json(folder / "plan.json", measured_sweep.plan(runs))
     write_json(folder / "fit.json", fit_runs(read_runs(folder / "results.csv"), bootstrap=60))
     command("plot", folder, "--out-dir", folder / "plots", "--dpi", "50")
-    command("report", folder, "--plots", folder / "plots", "--plan", folder / "plan.json",
-            "--name", "demo", "--out", folder / "report.html", "--table", folder / "table.md",
-            "--summary", folder / "answer.txt", "--budgets", *map(str, BUDGETS))  # fmt: skip
+    command(
+        "report",
+        folder,
+        "--plots",
+        folder / "plots",
+        "--plan",
+        folder / "plan.json",
+        "--name",
+        "demo",
+        "--out",
+        folder / "report.html",
+        "--table",
+        folder / "table.md",
+        "--summary",
+        folder / "answer.txt",
+        "--budgets",
+        *map(str, BUDGETS),
+    )
     return folder
 
 
@@ -119,8 +135,12 @@ def test_the_sections_stand_in_order(page):
 
 
 def test_the_numbers_on_the_page_are_those_of_predict(page, fit):
-    writers = {"params": count_text, "tokens": count_text, "tokens_per_param": count_text,
-               "loss": loss_text}  # fmt: skip
+    writers = {
+        "params": count_text,
+        "tokens": count_text,
+        "tokens_per_param": count_text,
+        "loss": loss_text,
+    }
     cards = page.all("article")
     assert [float(c["attrs"]["data-flops"]) for c in cards] == BUDGETS
     for card in cards:
@@ -169,8 +189,11 @@ def test_the_ranges_and_the_minima_are_those_of_the_fit(page, fit):
             assert ends == predict(fit, budget)[f"range_{share}pct"]
     (minima,) = page.all("table", id="minima")
     values = [float(e["attrs"]["value"]) for e in page.all("data", within=minima)]
-    expected = [b[key] for b in fit["isoflop"]["budgets"]
-                for key in ("flops", "params_opt", "tokens_opt", "loss_opt", "curvature")]  # fmt: skip
+    expected = [
+        b[key]
+        for b in fit["isoflop"]["budgets"]
+        for key in ("flops", "params_opt", "tokens_opt", "loss_opt", "curvature")
+    ]
     assert values == expected
 
 
@@ -222,9 +245,18 @@ def test_the_waste_at_other_sizes_is_that_of_predict(page, fit):
 def test_a_run_trained_to_confirm_the_answer_stands_beside_its_prediction(folder, fit):
     runs = measured_sweep.records()
     table = prepare_runs(pd.DataFrame(run_table(runs, "counted")))
-    told = {"name": "demo-confirm", "flops": 2.43e12, "params": 1.2e5, "loss": 1.2345,
-            "difference": 0.0045, "inside_run": True, "inside_law": False, "status": "completed",
-            "reason": "", "predicted": {"loss": 1.23, "run": [1.21, 1.25]}}  # fmt: skip
+    told = {
+        "name": "demo-confirm",
+        "flops": 2.43e12,
+        "params": 1.2e5,
+        "loss": 1.2345,
+        "difference": 0.0045,
+        "inside_run": True,
+        "inside_law": False,
+        "status": "completed",
+        "reason": "",
+        "predicted": {"loss": 1.23, "run": [1.21, 1.25]},
+    }
     shown = Page(report_page(table, runs, fit, folder / "plots", BUDGETS, "demo", confirmed=[told]))
     (found,) = shown.all("table", id="confirmations")
     assert numbers(shown, found) == [1.23, 1.2345]
@@ -296,15 +328,32 @@ def test_the_page_asks_for_nothing_from_outside(page):
 
 def test_what_is_needed_to_repeat_it_is_on_the_page(page):
     (section,) = page.all("section", id="reproduce")
-    for text in ("2.13.0+cpu", "1 x cpu (25 runs)", "flops_fit.examples.gpt:GPT", "3f2a9c1b", "sha256",
-                 "flops-fit predict --fit fit.json --flops 8.1e+11 --json"):  # fmt: skip
+    for text in (
+        "2.13.0+cpu",
+        "1 x cpu (25 runs)",
+        "flops_fit.examples.gpt:GPT",
+        "3f2a9c1b",
+        "sha256",
+        "flops-fit predict --fit fit.json --flops 8.1e+11 --json",
+    ):
         assert text in section["text"], text
 
 
 def test_a_page_written_twice_is_the_same(folder):
-    command("report", folder, "--plots", folder / "plots", "--plan", folder / "plan.json",
-            "--name", "demo", "--out", folder / "again.html",
-            "--budgets", *map(str, BUDGETS))  # fmt: skip
+    command(
+        "report",
+        folder,
+        "--plots",
+        folder / "plots",
+        "--plan",
+        folder / "plan.json",
+        "--name",
+        "demo",
+        "--out",
+        folder / "again.html",
+        "--budgets",
+        *map(str, BUDGETS),
+    )
     assert (folder / "again.html").read_bytes() == (folder / "report.html").read_bytes()
 
 
@@ -312,8 +361,13 @@ def test_text_from_runs_is_escaped(folder, fit):
     runs = [*measured_sweep.records(), measured_sweep.diverged()]
     runs[-1]["reason"] = "<script>alert(1)</script>"
     table = prepare_runs(pd.DataFrame(run_table(runs, "counted")))
-    named = {**fit, "excluded": {**fit["excluded"], "runs": [
-        {"run_id": runs[-1]["experiment_id"], "row": 1, "reason": "diverged"}]}}  # fmt: skip
+    named = {
+        **fit,
+        "excluded": {
+            **fit["excluded"],
+            "runs": [{"run_id": runs[-1]["experiment_id"], "row": 1, "reason": "diverged"}],
+        },
+    }
     text = report_page(table, runs, named, folder / "plots", BUDGETS, "<b>sweep</b>")
     assert "<script" not in text
     assert "<b>sweep" not in text
@@ -327,8 +381,11 @@ def test_the_markdown_table_holds_minima_and_answers(folder, fit):
     ]
     minima, members, answers = rows[1:5], rows[6:-4], rows[-3:]
     for row, entry in zip(minima, fit["isoflop"]["budgets"], strict=True):
-        expected = [flops_text(entry["flops"]), count_text(entry["params_opt"]),
-                    count_text(entry["tokens_opt"])]  # fmt: skip
+        expected = [
+            flops_text(entry["flops"]),
+            count_text(entry["params_opt"]),
+            count_text(entry["tokens_opt"]),
+        ]
         assert row[:3] == expected
         assert row[5] == "minimum, used"
     for row, budget in zip(answers, BUDGETS, strict=True):
@@ -346,10 +403,28 @@ def test_a_bare_table_without_records_plan_or_intervals_gives_a_page(tmp_path):
     runs[["params", "tokens", "loss"]].to_csv(tmp_path / "runs.csv", index=False)
     fit = fit_runs(read_runs(tmp_path / "runs.csv"), bootstrap=0)
     write_json(tmp_path / "fit.json", fit)
-    command("plot", tmp_path, "--out-dir", tmp_path / "plots", "--dpi", "50", runs="runs.csv",
-            records=None)  # fmt: skip
-    command("report", tmp_path, "--plots", tmp_path / "plots", "--name", "mine", "--out",
-            tmp_path / "page.html", runs="runs.csv", records=None)  # fmt: skip
+    command(
+        "plot",
+        tmp_path,
+        "--out-dir",
+        tmp_path / "plots",
+        "--dpi",
+        "50",
+        runs="runs.csv",
+        records=None,
+    )
+    command(
+        "report",
+        tmp_path,
+        "--plots",
+        tmp_path / "plots",
+        "--name",
+        "mine",
+        "--out",
+        tmp_path / "page.html",
+        runs="runs.csv",
+        records=None,
+    )
     page = Page((tmp_path / "page.html").read_text())
     cards = page.all("article")
     largest = fit["data"]["largest_budget"]
@@ -364,9 +439,13 @@ def test_what_cannot_be_identified_is_headed_so(tmp_path):
     fit = fit_runs(read_runs(tmp_path / "runs.csv"), bootstrap=0)
     assert fit["status"] == "not_identifiable"
     write_json(tmp_path / "fit.json", fit)
-    for verb, more in (("plot", ["--out-dir", tmp_path / "plots"]),
-                       ("report", ["--plots", tmp_path / "plots", "--name", "few",
-                                   "--out", tmp_path / "page.html"])):  # fmt: skip
+    for verb, more in (
+        ("plot", ["--out-dir", tmp_path / "plots"]),
+        (
+            "report",
+            ["--plots", tmp_path / "plots", "--name", "few", "--out", tmp_path / "page.html"],
+        ),
+    ):
         command(verb, tmp_path, *more, runs="runs.csv", records=None)
     page = Page((tmp_path / "page.html").read_text())
     for card in page.all("article"):

@@ -48,8 +48,12 @@ from flops_fit.rounds.truth import BESIROGLU, Truth, law_of
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"
 LAW = law_of(*BESIROGLU)
 BUDGETS = (1e18, 3e18, 9e18, 2.7e19)
-WIDTHS = {1e18: (16, 24, 32, 40, 48, 56), 3e18: (24, 32, 40, 48, 56, 64),
-          9e18: (32, 40, 48, 64, 80, 96), 2.7e19: (40, 48, 64, 80, 96, 112)}  # fmt: skip
+WIDTHS = {
+    1e18: (16, 24, 32, 40, 48, 56),
+    3e18: (24, 32, 40, 48, 56, 64),
+    9e18: (32, 40, 48, 64, 80, 96),
+    2.7e19: (40, 48, 64, 80, 96, 112),
+}
 
 
 def params_of(width: int) -> float:
@@ -62,8 +66,12 @@ def count(sizes: list) -> dict:
     for size in sizes:
         if size % 8:
             raise FlopsFitError(f"width {size} does not divide into heads")
-    return {s: SimpleNamespace(params=params_of(s), num_params=params_of(s),
-                               flops_per_token=6 * params_of(s)) for s in sizes}  # fmt: skip
+    return {
+        s: SimpleNamespace(
+            params=params_of(s), num_params=params_of(s), flops_per_token=6 * params_of(s)
+        )
+        for s in sizes
+    }
 
 
 def grid(widths: dict | None = None) -> Grid:
@@ -71,9 +79,20 @@ def grid(widths: dict | None = None) -> Grid:
     for flops, sizes in (WIDTHS | (widths or {})).items():
         for size in sizes:
             n = params_of(size)
-            rows.append({"run_id": f"{flops:g}-{size}", "budget": flops, "size": size, "seed": 0,
-                         "params": n, "params_nonembedding": n, "params_total": n,
-                         "flops_per_token": 6 * n, "tokens": flops / (6 * n), "flops": flops})  # fmt: skip
+            rows.append(
+                {
+                    "run_id": f"{flops:g}-{size}",
+                    "budget": flops,
+                    "size": size,
+                    "seed": 0,
+                    "params": n,
+                    "params_nonembedding": n,
+                    "params_total": n,
+                    "flops_per_token": 6 * n,
+                    "tokens": flops / (6 * n),
+                    "flops": flops,
+                }
+            )
     return Grid(pd.DataFrame(rows), count)
 
 
@@ -251,14 +270,27 @@ def test_a_grown_config_keeps_every_old_run(tmp_path, sizes):
 
 def told_of(fit: dict, width: int = 72, flops: float = 8.1e19) -> dict:
     n = params_of(width)
-    return {"sweep": "demo", "fit": "0", "params": n, "tokens": flops / (6 * n), "blind": True,
-            **predicted_loss(fit, n, flops / (6 * n))}  # fmt: skip
+    return {
+        "sweep": "demo",
+        "fit": "0",
+        "params": n,
+        "tokens": flops / (6 * n),
+        "blind": True,
+        **predicted_loss(fit, n, flops / (6 * n)),
+    }
 
 
 def record_of(predicted: dict, loss: float | None, status: str = "completed") -> dict:
-    return {"experiment_id": "gpt-x", "status": status, "reason": "loss not finite", "final_loss": loss,
-            "final_loss_se": 0.01, "size_param_value": 72, "compute_budget": 8.1e19,
-            "num_tokens": predicted["tokens"]}  # fmt: skip
+    return {
+        "experiment_id": "gpt-x",
+        "status": status,
+        "reason": "loss not finite",
+        "final_loss": loss,
+        "final_loss_se": 0.01,
+        "size_param_value": 72,
+        "compute_budget": 8.1e19,
+        "num_tokens": predicted["tokens"],
+    }
 
 
 def test_without_noise_the_prediction_is_the_law():
@@ -363,8 +395,14 @@ def test_the_commands_write_configs_that_plan(tmp_path, capsys, monkeypatch):
     write_json(
         tmp_path / "fit.json", fit_runs(prepare_runs(design.assign(loss=smooth)), bootstrap=20)
     )
-    places = ["--fit", str(tmp_path / "fit.json"), "--config", str(SMOKE),
-              "--results", str(tmp_path)]  # fmt: skip
+    places = [
+        "--fit",
+        str(tmp_path / "fit.json"),
+        "--config",
+        str(SMOKE),
+        "--results",
+        str(tmp_path),
+    ]
     out = tmp_path / "next.yaml"
     assert main(["next", *places, "--out", str(out)]) == 2
     assert "not identifiable" in capsys.readouterr().err

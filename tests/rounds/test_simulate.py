@@ -32,9 +32,20 @@ def grid(budgets: int = BUDGETS, sizes: int = 6, shift: dict | None = None) -> p
         centre = optimum(flops) + (shift or {}).get(k, 0.0)
         for i, offset in enumerate(np.linspace(-np.log(6), np.log(6), sizes)):
             n = float(np.exp(centre + offset))
-            rows.append({"run_id": f"{k}-{i}", "budget": flops, "size": 10 * k + i, "seed": 0,
-                         "params": n, "params_nonembedding": n, "params_total": n,
-                         "flops_per_token": 6 * n, "tokens": flops / (6 * n), "flops": flops})  # fmt: skip
+            rows.append(
+                {
+                    "run_id": f"{k}-{i}",
+                    "budget": flops,
+                    "size": 10 * k + i,
+                    "seed": 0,
+                    "params": n,
+                    "params_nonembedding": n,
+                    "params_total": n,
+                    "flops_per_token": 6 * n,
+                    "tokens": flops / (6 * n),
+                    "flops": flops,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -44,18 +55,41 @@ def truth(noise: float, relative: bool = True) -> Truth:
 
 def plan_file(tmp_path, design: pd.DataFrame):
     rows = [
-        {"experiment_id": r.run_id, "compute_budget": r.budget, "size_param_value": r.size,
-         "seed": r.seed, "num_tokens": r.tokens, "num_params": r.params, "params": r.params,
-         "params_nonembedding": r.params, "params_total": r.params,
-         "flops_per_token": r.flops_per_token, "hash": "0", "batch_items": 1, "steps": 1000,
-         "tokens_per_item": 1, "learning_rate": 0.01, "activation_bytes": 1.0,
-         "flops_counted": r.flops, "flops_6nd": r.flops}
+        {
+            "experiment_id": r.run_id,
+            "compute_budget": r.budget,
+            "size_param_value": r.size,
+            "seed": r.seed,
+            "num_tokens": r.tokens,
+            "num_params": r.params,
+            "params": r.params,
+            "params_nonembedding": r.params,
+            "params_total": r.params,
+            "flops_per_token": r.flops_per_token,
+            "hash": "0",
+            "batch_items": 1,
+            "steps": 1000,
+            "tokens_per_item": 1,
+            "learning_rate": 0.01,
+            "activation_bytes": 1.0,
+            "flops_counted": r.flops,
+            "flops_6nd": r.flops,
+        }
         for r in design.itertuples()
-    ]  # fmt: skip
+    ]
     path = tmp_path / "plan.json"
-    plan = {"experiments": rows, "skipped": [], "warnings": [], "convention": "counted",
-            "fingerprint": "f" * 64, "schedule": {}, "precision": "no", "resources": {},
-            "data_dir": None, "check": "nowhere.json"}  # fmt: skip
+    plan = {
+        "experiments": rows,
+        "skipped": [],
+        "warnings": [],
+        "convention": "counted",
+        "fingerprint": "f" * 64,
+        "schedule": {},
+        "precision": "no",
+        "resources": {},
+        "data_dir": None,
+        "check": "nowhere.json",
+    }
     path.write_text(json.dumps(plan))
     return path
 
@@ -195,8 +229,25 @@ def test_the_command_prints_a_table_and_json(tmp_path, capsys):
     assert told["noise"] == {"sd": 0.005, "unit": "share of the loss", "words": "given"}
     assert told["target"]["flops"] == pytest.approx(10 * LOW * 3 ** (BUDGETS - 1))
     assert sum(told["whole_fits"]["verdicts"].values()) == pytest.approx(1)
-    assert main(["simulate", "--plan", str(path), *few, "--law", "1.8", "480", "2085", "0.35", "0.37",
-                 "--noise", "0.01"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "simulate",
+                "--plan",
+                str(path),
+                *few,
+                "--law",
+                "1.8",
+                "480",
+                "2085",
+                "0.35",
+                "0.37",
+                "--noise",
+                "0.01",
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     assert "the law given" in text
     assert "0.01 nats" in text

@@ -98,9 +98,15 @@ def configure() -> None:
 
 
 def start() -> None:
-    call("munged", "--force", f"--key-file={STATE}/munge.key", f"--socket={STATE}/munge.sock",
-         f"--pid-file={STATE}/munged.pid", f"--log-file={STATE}/munged.log",
-         f"--seed-file={STATE}/munge.seed")  # fmt: skip
+    call(
+        "munged",
+        "--force",
+        f"--key-file={STATE}/munge.key",
+        f"--socket={STATE}/munge.sock",
+        f"--pid-file={STATE}/munged.pid",
+        f"--log-file={STATE}/munged.log",
+        f"--seed-file={STATE}/munge.seed",
+    )
     call("slurmctld")
     call("slurmd")
     deadline = time.monotonic() + 60
@@ -168,8 +174,15 @@ def install() -> None:
     if all(map(shutil.which, ("slurmctld", "slurmd", "sbatch", "munged"))):
         return
     call("apt-get", "-qq", "update")
-    call("apt-get", "-qq", "install", "--yes", "--no-install-recommends", *PACKAGES,
-         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})  # fmt: skip
+    call(
+        "apt-get",
+        "-qq",
+        "install",
+        "--yes",
+        "--no-install-recommends",
+        *PACKAGES,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+    )
     for path in foreign_or_own(ETC)[0]:  # there was none: these came with the packages, just now
         path.unlink()
 

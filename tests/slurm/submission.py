@@ -41,15 +41,29 @@ class Submission:
         self.log = self.work / f"{time.monotonic_ns()}.log"
         self.before = max([job.id for jobs in train_jobs().values() for job in jobs], default=0)
         profiles = dict.fromkeys(["slurm", profile])
-        line = [sys.executable, "-m", "snakemake",
-                *(f"--profile={REPOSITORY / 'profiles' / name}" for name in profiles),
-                "--snakefile", str(project.checkout / "Snakefile"), "--directory", str(self.work),
-                "--configfile", str(self.work / config), *QUICK, *arguments]  # fmt: skip
+        line = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            *(f"--profile={REPOSITORY / 'profiles' / name}" for name in profiles),
+            "--snakefile",
+            str(project.checkout / "Snakefile"),
+            "--directory",
+            str(self.work),
+            "--configfile",
+            str(self.work / config),
+            *QUICK,
+            *arguments,
+        ]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                line, cwd=project.root, env=project.environment(ACCELERATE_USE_CPU="true"),
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                line,
+                cwd=project.root,
+                env=project.environment(ACCELERATE_USE_CPU="true"),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         self.started.append(self.process)
 
     def said(self) -> str:

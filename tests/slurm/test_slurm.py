@@ -29,10 +29,16 @@ def result_of(project, cell: str) -> str:
 def struck(planned, slurm_up):
     """A sweep of six runs at once, five of which are struck, in one way each."""
     project = fresh(planned)
-    order(project, {
-        CANCELLED: {"seconds": 1}, LIMITED: {"seconds": 0.2, "hang_at": 3},
-        WARNED: {"seconds": 2}, FAILING: {"fail_at": 2}, REQUEUED: {"seconds": 2},
-    })  # fmt: skip
+    order(
+        project,
+        {
+            CANCELLED: {"seconds": 1},
+            LIMITED: {"seconds": 0.2, "hang_at": 3},
+            WARNED: {"seconds": 2},
+            FAILING: {"fail_at": 2},
+            REQUEUED: {"seconds": 2},
+        },
+    )
     sweep = Submission(project, "--set-resources", "train_run:gpu=0", "--", TABLE)
     sweep.wait_for_steps(LIMITED, 4)
     sweep.wait_for_steps(WARNED, 2)
@@ -163,8 +169,15 @@ def test_four_runs_of_two_processes_at_once_do_not_clash(project):
     cells = (CANCELLED, LIMITED, WARNED, FAILING)
     order(project, {cell: {"seconds": 0.5} for cell in cells})
     project.configure(resources={"checkpoint_minutes": 0, "processes": 2})
-    sweep = Submission(project, "--set-resources", "train_run:gpu=0", "--retries", "0", "--",
-                       *(result_of(project, cell) for cell in cells))  # fmt: skip
+    sweep = Submission(
+        project,
+        "--set-resources",
+        "train_run:gpu=0",
+        "--retries",
+        "0",
+        "--",
+        *(result_of(project, cell) for cell in cells),
+    )
     sweep.wait(lambda: all(steps(project, c) and sweep.running(c) for c in cells), "four at once")
     order(project, {})
     sweep.finish()
@@ -178,16 +191,27 @@ def test_the_commands_of_the_readme_run_the_smoke_sweep(slurm_up, tmp_path):
     for name in ("Snakefile", "workflow", "profiles", "config", "envs", "tests/data"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         subprocess.run(["cp", "-r", REPOSITORY / name, tmp_path / name], check=True)
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true",
-                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     lines = "".join(CLUSTER.findall((REPOSITORY / "README.md").read_text())).splitlines()
     assert len(lines) == 4
     before = train_jobs()
     for line in lines:
         if "--slurm" in line:
             line += " --slurm-init-seconds-before-status-checks 2"
-        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, check=False, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        done = subprocess.run(
+            line,
+            shell=True,
+            cwd=tmp_path,
+            env=environment,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         assert done.returncode == 0, done.stdout
     runs = list((tmp_path / "results/runs").glob("*/record.json"))
     assert len(runs) == 6

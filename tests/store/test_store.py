@@ -94,9 +94,13 @@ def test_the_list_tells_status_size_and_users_of_each_run(results, own, capsys):
     with run_lock(own.parent / "at-work"):
         found = listed(results, capsys)
     assert {name: run["status"] for name, run in found.items()} == {
-        own.name: "completed", other.name: "diverged", "failed": "failed", "stopped": "unfinished",
-        "at-work": "running", "broken": "corrupt",
-    }  # fmt: skip
+        own.name: "completed",
+        other.name: "diverged",
+        "failed": "failed",
+        "stopped": "unfinished",
+        "at-work": "running",
+        "broken": "corrupt",
+    }
     assert {name for name, run in found.items() if run["sweeps"] == ["mine"]} == {own.name}
     assert found["stopped"]["bytes"] == 5000
     assert found[own.name]["bytes"] == sum(p.stat().st_size for p in own.iterdir())
@@ -264,22 +268,31 @@ REFUSED = {
     "nested too deep": (lambda r: b"[" * 100000, "not a record"),
     "half of it": (lambda r: json.dumps(r).encode()[:900], "not a record"),
     "another loss": (lambda r: edited(r, final_loss=0.1), "checksum does not match"),
-    "no checksum": (lambda r: edited({k: v for k, v in r.items() if k != "checksum"}), "not a whole"),
+    "no checksum": (
+        lambda r: edited({k: v for k, v in r.items() if k != "checksum"}),
+        "not a whole",
+    ),
     "another hash": (lambda r: resealed(r, hash="0" * 64), "hash is not that of"),
     "another id": (lambda r: resealed(r, experiment_id="mine"), "it belongs to 'mine'"),
     "another identity": (
-        lambda r: resealed(r, identity={**r["identity"], "learning_rate": 0.5}), "it belongs to",
+        lambda r: resealed(r, identity={**r["identity"], "learning_rate": 0.5}),
+        "it belongs to",
     ),
     "an id that is a path": (
-        lambda r: resealed(r, experiment_id="../../elsewhere"), "it belongs to '../../elsewhere'",
+        lambda r: resealed(r, experiment_id="../../elsewhere"),
+        "it belongs to '../../elsewhere'",
     ),
-    "a status of its own": (lambda r: resealed(r, status="failed"), "status: 'failed'; expected completed or diverged"),
+    "a status of its own": (
+        lambda r: resealed(r, status="failed"),
+        "status: 'failed'; expected completed or diverged",
+    ),
     "fewer tokens": (lambda r: resealed(r, tokens_seen=1), "trained on 1 tokens, planned"),
     "no loss": (lambda r: resealed(r, final_loss=None), "final_loss: None; expected a number"),
     "a loss that is none": (
-        lambda r: json.dumps({**r, "final_loss": float("nan")}).encode(), "not a whole JSON record",
+        lambda r: json.dumps({**r, "final_loss": float("nan")}).encode(),
+        "not a whole JSON record",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -298,7 +311,9 @@ def test_what_does_not_verify_is_refused_and_the_rest_comes_in(
     assert reason in said
     assert said.endswith("flops-fit: error: 1 imported, 0 already here, 1 refused\n")
     assert contents(tmp_path) == {
-        **before, f"target/runs/{own.name}/record.json": (own / "record.json").read_bytes()}  # fmt: skip
+        **before,
+        f"target/runs/{own.name}/record.json": (own / "record.json").read_bytes(),
+    }
 
 
 def test_no_size_leads_out_of_the_store(results, own, tmp_path):
@@ -314,8 +329,10 @@ def test_no_size_leads_out_of_the_store(results, own, tmp_path):
 def test_a_sound_record_that_is_here_stays_and_the_difference_is_told(
     results, own, tmp_path, capsys
 ):
-    theirs = put(tmp_path / "theirs", variant(own, read_json(own / "record.json")["identity"]["seed"],
-                                              final_loss=0.125))  # fmt: skip
+    theirs = put(
+        tmp_path / "theirs",
+        variant(own, read_json(own / "record.json")["identity"]["seed"], final_loss=0.125),
+    )
     before = contents(results)
     assert runs("import", tmp_path / "theirs", "--results", results) == 0
     said = capsys.readouterr().out

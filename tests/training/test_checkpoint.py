@@ -85,15 +85,32 @@ class Run:
     def __init__(self, folder: Path, dataset=None, optimizer=adamw, dropout=0.3, **options):
         self.folder, self.optimizer, self.dropout = folder, optimizer, dropout
         self.data = as_data(dataset or (points(50), points(40)))
-        self.options = TrainOptions(**{
-            "tokens": STEPS * BATCH, "batch_items": BATCH, "learning_rate": 0.01, "seed": 3,
-            "checkpoint_minutes": 1000, "evaluation_batch_items": 16, "progress": False, **options,
-        })  # fmt: skip
+        self.options = TrainOptions(
+            **{
+                "tokens": STEPS * BATCH,
+                "batch_items": BATCH,
+                "learning_rate": 0.01,
+                "seed": 3,
+                "checkpoint_minutes": 1000,
+                "evaluation_batch_items": 16,
+                "progress": False,
+                **options,
+            }
+        )
 
     def __call__(self, stop_at: int | None = None, name: str = "hash") -> dict:
         stop = None if stop_at is None else StopAt(stop_at)
-        return train("run", lambda: Net(self.dropout), self.data, nn.CrossEntropyLoss(),
-                     self.optimizer, self.options, self.folder, name, stop)  # fmt: skip
+        return train(
+            "run",
+            lambda: Net(self.dropout),
+            self.data,
+            nn.CrossEntropyLoss(),
+            self.optimizer,
+            self.options,
+            self.folder,
+            name,
+            stop,
+        )
 
     def stopped(self, at: int, **other) -> Path:
         """Train until the ``at``-th step from here on; returns the checkpoint that this leaves."""

@@ -155,13 +155,20 @@ def planned(tmp_path, monkeypatch):
     (tmp_path / "checkplugin.py").write_text(PLUGIN)
 
     def plan(model="Net", dataset="data", optimizer="sgd", budget=1e5):
-        config = complete_config({
-            "name": "check", "model": {"factory": f"checkplugin:{model}", "size_param": "width"},
-            "dataset": {"factory": f"checkplugin:{dataset}"}, "budgets": [budget],
-            "optimizer": {"factory": f"checkplugin:{optimizer}"}, "sizes": {"values": [8]},
-            "batch": {"value": 8}, "learning_rate": {"value": 0.01}, "evaluation": {"tokens": 32},
-            "limits": {"max_epochs": 20},
-        })  # fmt: skip
+        config = complete_config(
+            {
+                "name": "check",
+                "model": {"factory": f"checkplugin:{model}", "size_param": "width"},
+                "dataset": {"factory": f"checkplugin:{dataset}"},
+                "budgets": [budget],
+                "optimizer": {"factory": f"checkplugin:{optimizer}"},
+                "sizes": {"values": [8]},
+                "batch": {"value": 8},
+                "learning_rate": {"value": 0.01},
+                "evaluation": {"tokens": 32},
+                "limits": {"max_epochs": 20},
+            }
+        )
         (experiment,) = make_plan(config, tmp_path / "results", [str(tmp_path)]).experiments
         specs = tmp_path / "results" / ".plan" / "specs"
         return read_spec(specs / f"{experiment.experiment_id}.json")

@@ -40,22 +40,30 @@ class TestLoaders:
             ({"sampler": RandomSampler(range(100), replacement=True)}, "RandomSampler"),
             ({"sampler": RandomSampler(range(100), num_samples=10)}, "RandomSampler"),
             ({"batch_sampler": [[0, 1], [0, 2]]}, "list"),
-            ({"batch_sampler": BatchSampler(WeightedRandomSampler([1.0] * 100, 9), 3, False)},
-             "WeightedRandomSampler"),
+            (
+                {"batch_sampler": BatchSampler(WeightedRandomSampler([1.0] * 100, 9), 3, False)},
+                "WeightedRandomSampler",
+            ),
             ({"batch_size": None}, "batch_size=None hands over ready batches"),
         ],
-    )  # fmt: skip
+    )
     def test_one_that_decides_which_items_are_seen_is_refused(self, settings, named):
-        for made in (loader(**settings), (loader(**settings), points(40)),
-                     (points(40), loader(**settings))):  # fmt: skip
+        for made in (
+            loader(**settings),
+            (loader(**settings), points(40)),
+            (points(40), loader(**settings)),
+        ):
             with pytest.raises(FlopsFitError, match=f"mine:data: .*{named}.*; allowed: "):
                 as_data(made, "mine:data")
 
     @pytest.mark.parametrize(
         "settings",
-        [{"shuffle": True}, {"shuffle": False, "drop_last": True},
-         {"sampler": DistributedSampler(range(100), num_replicas=2, rank=0)}],
-    )  # fmt: skip
+        [
+            {"shuffle": True},
+            {"shuffle": False, "drop_last": True},
+            {"sampler": DistributedSampler(range(100), num_replicas=2, rank=0)},
+        ],
+    )
     def test_what_is_replaced_of_another_is_said(self, settings):
         made = as_data(loader(batch_size=7, **settings), "mine:data")
         (note,) = made.notes
@@ -124,8 +132,9 @@ class TestTargets:
         targets = {"a": torch.tensor([[1, -100], [-100, -100]]), "b": torch.zeros(2, 3)}
         assert count_per_item(targets, cross_entropy).tolist() == [4, 3]
 
-    @pytest.mark.parametrize("form", [lambda row: "cat", lambda row: None, lambda row: {},
-                                      lambda row: {"a": "cat"}])  # fmt: skip
+    @pytest.mark.parametrize(
+        "form", [lambda row: "cat", lambda row: None, lambda row: {}, lambda row: {"a": "cat"}]
+    )
     def test_what_is_no_tensor_is_refused_in_words(self, form):
         with pytest.raises(
             FlopsFitError, match=r"the targets of an item are .*; allowed: a tensor"

@@ -103,9 +103,15 @@ class Asked:
         self.capsys.readouterr()
         settings = {"compute_budgets": [1e5], "sizes": [4], **options}
         self.records = find_optimal(
-            model, "width", dataset=dataset or points(), loss_fn=loss or nn.CrossEntropyLoss(),
-            evaluation_tokens=64, progress=False, output_dir=self.folder, **settings,
-        ).records  # fmt: skip
+            model,
+            "width",
+            dataset=dataset or points(),
+            loss_fn=loss or nn.CrossEntropyLoss(),
+            evaluation_tokens=64,
+            progress=False,
+            output_dir=self.folder,
+            **settings,
+        ).records
         said = self.capsys.readouterr().err
         counts = re.search(r"runs: (\d+) reused from .*, (\d+) trained", said)
         return int(counts[1]), int(counts[2]), said
@@ -168,8 +174,18 @@ def test_a_global_that_the_model_names_is_part_of_it(ask_again, monkeypatch):
 
 
 def test_every_option_either_decides_a_result_or_is_a_resource():
-    resources = {"max_epochs", "processes", "gpus", "micro_batch_items", "compile", "progress",
-                 "activation_checkpointing", "checkpoint_minutes", "loader_workers", "log_with"}  # fmt: skip
+    resources = {
+        "max_epochs",
+        "processes",
+        "gpus",
+        "micro_batch_items",
+        "compile",
+        "progress",
+        "activation_checkpointing",
+        "checkpoint_minutes",
+        "loader_workers",
+        "log_with",
+    }
     options = {field.name for field in fields(TrainOptions)}
     where_ignored = {"expected_items"}  # a part of those identities alone
     assert options == resources | where_ignored | set(local_identity.DECISIVE)
@@ -246,8 +262,10 @@ class TestTrust:
         assert "loss_fn.guard is a lock" in ask(loss=Guarded())[2]
         reused, trained, said = ask(loss=Guarded())
         assert (reused, trained) == (0, 1)
-        assert 'loss_fn.guard is a lock, and cannot be compared with an earlier call: every run is ' \
-               'trained; resume="trust" takes it as unchanged' in said  # fmt: skip
+        assert (
+            "loss_fn.guard is a lock, and cannot be compared with an earlier call: every run is "
+            'trained; resume="trust" takes it as unchanged' in said
+        )
 
     def test_trust_takes_it_as_unchanged_and_compares_the_rest(self, ask):
         ask(loss=Guarded())
@@ -292,13 +310,16 @@ def test_results_of_before_are_trained_again(ask_again):
     assert "trained with an older version of flops-fit" in said
 
 
-@pytest.mark.parametrize(("other", "resumed"), [
-    ({}, True),
-    ({"model": Other}, False),
-    ({"loss": nn.CrossEntropyLoss(label_smoothing=0.3)}, False),
-    ({"dataset": points(label=1)}, False),
-    ({"loss": Guarded()}, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("other", "resumed"),
+    [
+        ({}, True),
+        ({"model": Other}, False),
+        ({"loss": nn.CrossEntropyLoss(label_smoothing=0.3)}, False),
+        ({"dataset": points(label=1)}, False),
+        ({"loss": Guarded()}, False),
+    ],
+)
 def test_a_checkpoint_of_an_interrupted_run_is_resumed_by_the_same_content_alone(
     ask, monkeypatch, other, resumed
 ):

@@ -145,11 +145,13 @@ def foreign(model, lr):
         (lambda m, lr: RateLess(m.parameters()), "RateLess has no learning rate"),
         (lambda m, lr: RateLess(m.parameters(), lr=None), "RateLess has no learning rate"),
         (foreign, "SGD holds no parameter of the model"),
-        (lambda m, lr: [sgd(m, lr), torch.optim.LBFGS([nn.Parameter(torch.ones(2))])],
-         "needs a closure"),
+        (
+            lambda m, lr: [sgd(m, lr), torch.optim.LBFGS([nn.Parameter(torch.ones(2))])],
+            "needs a closure",
+        ),
     ],
     ids=["closure", "no-rate", "rate-none", "foreign", "in-a-list"],
-)  # fmt: skip
+)
 def test_an_optimiser_that_could_not_train_is_refused_before_the_first_step(factory, words):
     with pytest.raises(FlopsFitError, match=words):
         run(optimizer=factory)

@@ -36,9 +36,13 @@ def data_of(train) -> Data:
 class TestOneThatEnds:
     @pytest.mark.parametrize(
         "train",
-        [lambda: (item for item in points(50)), lambda: iter(list(points(50))),
-         lambda: map(tuple, points(50)), lambda: zip(*points(50).tensors, strict=True)],
-    )  # fmt: skip
+        [
+            lambda: (item for item in points(50)),
+            lambda: iter(list(points(50))),
+            lambda: map(tuple, points(50)),
+            lambda: zip(*points(50).tensors, strict=True),
+        ],
+    )
     def test_a_generator_ends_the_run_and_says_how_many_came_and_are_needed(self, train):
         with pytest.raises(FlopsFitError, match=r"ended after 50 items .* the run needs 160"):
             run(10, data=data_of(train()))
@@ -63,9 +67,14 @@ class TestOneThatEnds:
             FlopsFitError, match="a generator is read once, and the sweep has 2 runs"
         ):
             TrainingRunner(tmp_path).run_sweep_from_plan(
-                SweepPlan(runs), Net, "width", {}, data_of(endless()), nn.CrossEntropyLoss(),
+                SweepPlan(runs),
+                Net,
+                "width",
+                {},
+                data_of(endless()),
+                nn.CrossEntropyLoss(),
                 optimizer=sgd,
-            )  # fmt: skip
+            )
 
 
 class TestPasses:

@@ -28,11 +28,17 @@ def outside(project: Project, snakefile: str, *arguments: str, **variables: str)
     (project.work / "Snakefile").write_text(snakefile)
     shutil.copytree(project.checkout / "profiles", project.work / "profiles", dirs_exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments], cwd=project.work,
-        env=project.environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                                **variables),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+        cwd=project.work,
+        env=project.environment(
+            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     return project.outcome(done.returncode, done.stdout, dry="-n" in arguments)
 
@@ -65,11 +71,10 @@ def test_a_module_makes_what_the_rules_of_another_workflow_ask_for(project):
     [
         (PREFIX, "", "all"),
         (PREFIX, " exclude all as flops_fit_*", "results/own/report.html"),
-        ('configfile: "sweep.yaml"',
-         'configfile: "outer.yaml"', "flops_fit_all"),
+        ('configfile: "sweep.yaml"', 'configfile: "outer.yaml"', "flops_fit_all"),
     ],
     ids=["without a prefix", "without all", "config as a part of another"],
-)  # fmt: skip
+)
 def test_as_a_module_it_finds_the_same_experiments_trained(project, old, new, everything):
     (project.work / "outer.yaml").write_text(
         "sweep:\n" + re.sub("^", "  ", (project.work / "sweep.yaml").read_text(), flags=re.M)
@@ -87,8 +92,9 @@ def test_the_gpus_that_a_profile_asks_for_under_a_prefix_are_known_to_the_pricin
     asked = ["--set-resources", "flops_fit_train_run:gpu=1"]
     done = outside(project, example(), "-n", "flops_fit_all", *asked)
     assert "gpu=1" in done.output
-    requests = [outside(project, example(), "-n", "flops_fit_all", *line).output
-                for line in (asked, [])]  # fmt: skip
+    requests = [
+        outside(project, example(), "-n", "flops_fit_all", *line).output for line in (asked, [])
+    ]
     with_gpus, without = (re.search(r"mem_mb=(\d+)", output)[1] for output in requests)
     assert int(with_gpus) > int(without)  # the host's side of driving each GPU
 
@@ -131,9 +137,12 @@ def test_runs_start_longest_first(trained):
     (plan,) = (results / ".plan/plans").iterdir()
     plan = json.loads(plan.read_text())
     resources = {"processes": 1, "threads": 1, "gpus": 0}
-    seconds = {row["experiment_id"]: price(work_of_row(row), Rate(*GUESS["cpu"], ""),
-                                           {**plan["resources"], **resources}).seconds
-               for row in plan["experiments"]}  # fmt: skip
+    seconds = {
+        row["experiment_id"]: price(
+            work_of_row(row), Rate(*GUESS["cpu"], ""), {**plan["resources"], **resources}
+        ).seconds
+        for row in plan["experiments"]
+    }
     started = [seconds[experiment] for rule, experiment in first.jobs if rule == "train_run"]
     assert len(set(started)) > 3
     both, rest = started[:2], started[2:]  # the first two start together, on two cores

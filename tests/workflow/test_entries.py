@@ -32,10 +32,15 @@ def dry_run(project, *arguments: str, cwd, **variables):
     """What is to be done where only the report is missing."""
     (project.results / "own/report.html").unlink()
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", *arguments], cwd=cwd, text=True, timeout=300,
-        env=project.environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "snakemake", "-n", *arguments],
+        cwd=cwd,
+        text=True,
+        timeout=300,
+        env=project.environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout
     return project.outcome(done.returncode, done.stdout, dry=True)
 
@@ -75,8 +80,11 @@ def test_as_a_module_that_snakemake_fetches_from_a_repository(project, tmp_path,
     (project.work / "Snakefile").write_text(MODULE.format(path=source))
     shutil.copytree(project.checkout / "profiles", project.work / "profiles")
     done = dry_run(
-        project, cwd=project.work, XDG_CACHE_HOME=str(tmp_path), GIT_CONFIG_COUNT="1",
+        project,
+        cwd=project.work,
+        XDG_CACHE_HOME=str(tmp_path),
+        GIT_CONFIG_COUNT="1",
         GIT_CONFIG_KEY_0=f"url.file://{project.checkout}.insteadOf",
         GIT_CONFIG_VALUE_0="https://github.com/someone/flops-fit",
-    )  # fmt: skip
+    )
     assert is_sound(done)

@@ -59,8 +59,11 @@ def seen(folder, *arguments: str, snakefile: str = "inner.smk") -> list[dict]:
     (folder / "outer.smk").write_text(MODULE)
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "-s", snakefile, "--cores", "1", *arguments],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in re.findall("^SEEN (.*)$", done.stdout, re.MULTILINE)]
 

@@ -51,9 +51,13 @@ def running(project: Project):
     project.configure(sizes={"per_budget": per_budget}, resources={"checkpoint_minutes": 0})
     with (project.root / "said").open("w") as said:
         snakemake = subprocess.Popen(
-            project.command("--until", "collect_runs"), cwd=project.root, stdout=said, stderr=said,
-            env=project.environment(SECONDS_PER_ITEM="0.02"), start_new_session=True,
-        )  # fmt: skip
+            project.command("--until", "collect_runs"),
+            cwd=project.root,
+            stdout=said,
+            stderr=said,
+            env=project.environment(SECONDS_PER_ITEM="0.02"),
+            start_new_session=True,
+        )
     wait_for(lambda: any(project.runs.glob("*width12*/checkpoints")))
     yield snakemake
     with contextlib.suppress(ProcessLookupError):

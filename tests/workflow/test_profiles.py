@@ -27,9 +27,13 @@ def test_the_default_profile_serves_a_snakemake_that_cannot_see_this_package(tmp
     shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
     (tmp_path / "Snakefile").write_text(PLAIN)
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_US, "--cores", "1"], cwd=tmp_path, check=False,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", WITHOUT_US, "--cores", "1"],
+        cwd=tmp_path,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "Using workflow specific profile profiles/default" in done.stderr
     assert (tmp_path / "a.txt").exists()
@@ -56,9 +60,16 @@ def test_the_second_profile_for_slurm_repeats_nothing_and_alone_trains_nothing(p
     assert set(gres) == {"executor", "set-resources"}
     assert gres["executor"] == slurm["executor"] == "slurm"
     alone = subprocess.run(
-        [*(part for part in project.command() if part not in ("--cores", "2")),
-         "--profile", str(project.checkout / "profiles/slurm-gres")],
-        cwd=project.root, env=project.environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            *(part for part in project.command() if part not in ("--cores", "2")),
+            "--profile",
+            str(project.checkout / "profiles/slurm-gres"),
+        ],
+        cwd=project.root,
+        env=project.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert alone.returncode != 0
     assert "--jobs" in alone.stderr + alone.stdout

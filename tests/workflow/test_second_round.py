@@ -15,9 +15,14 @@ from flops_fit.rounds.simulate import design_of
 
 def flops_fit(project, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "flops_fit", *arguments], cwd=project.work, capture_output=True,
-        env={**os.environ, **project.environment()}, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "flops_fit", *arguments],
+        cwd=project.work,
+        capture_output=True,
+        env={**os.environ, **project.environment()},
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -35,8 +40,9 @@ def test_a_second_round_trains_only_what_is_new(project):
     made_up_fit(project)
     before = project.ids()
     table = (project.results / "own" / "results.csv").read_bytes()
-    said = flops_fit(project, "next", "--fit", "fit.json", "--config", "sweep.yaml",
-                     "--out", "round2.yaml")  # fmt: skip
+    said = flops_fit(
+        project, "next", "--fit", "fit.json", "--config", "sweep.yaml", "--out", "round2.yaml"
+    )
     done = project.run(config="round2.yaml")
     assert f"adds {len(done.trained)} runs" in said
     assert done.trained
@@ -51,8 +57,18 @@ def test_a_second_round_trains_only_what_is_new(project):
 @pytest.mark.slow
 def test_a_confirmation_trains_one_run_and_compares_it(project):
     made_up_fit(project)
-    flops_fit(project, "confirm", "--fit", "fit.json", "--config", "sweep.yaml",
-              "--flops", "4e5", "--out", "confirm.yaml")  # fmt: skip
+    flops_fit(
+        project,
+        "confirm",
+        "--fit",
+        "fit.json",
+        "--config",
+        "sweep.yaml",
+        "--flops",
+        "4e5",
+        "--out",
+        "confirm.yaml",
+    )
     done = project.run(config="confirm.yaml")
     assert len(done.trained) == 1
     assert "compare_confirmation" in done.rules

@@ -19,11 +19,26 @@ FIGURES = ("isoflop", "optima", "loss_curves", "surface")
 
 def snakemake(work: Path, *arguments: str, config: Path, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "snakemake", *arguments, "--snakefile", str(REPOSITORY / "Snakefile"),
-         "--directory", str(work), "--configfile", str(config)],
-        cwd=work, text=True, timeout=900, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        check=False, **options,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            *arguments,
+            "--snakefile",
+            str(REPOSITORY / "Snakefile"),
+            "--directory",
+            str(work),
+            "--configfile",
+            str(config),
+        ],
+        cwd=work,
+        text=True,
+        timeout=900,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +121,9 @@ def test_the_report_of_snakemake_is_one_file_with_the_figures(smoke):
 def test_a_dry_run_of_a_planned_sweep_needs_no_torch(smoke, tmp_path):
     (smoke / "results/smoke/fit.json").rename(smoke / "fit.json")
     try:
-        done = snakemake(smoke, "-n", config=REPOSITORY / "config/smoke.yaml",
-                         env=without_torch(tmp_path))  # fmt: skip
+        done = snakemake(
+            smoke, "-n", config=REPOSITORY / "config/smoke.yaml", env=without_torch(tmp_path)
+        )
     finally:
         (smoke / "fit.json").rename(smoke / "results/smoke/fit.json")
     assert done.returncode == 0, done.stdout
@@ -126,9 +142,20 @@ def test_a_broken_plug_in_keeps_nobody_from_looking_at_the_workflow(tmp_path, ar
 
 
 CONFIRM = {
-    "sweep": "demo", "fit": "0", "params": 1e4, "tokens": 1000, "loss": 2.0, "law": None, "run": None,
-    "level": 0.9, "noise": 0.01, "noise_words": "", "method": "surface", "forecast": 2.0, "blind": True,
-}  # fmt: skip
+    "sweep": "demo",
+    "fit": "0",
+    "params": 1e4,
+    "tokens": 1000,
+    "loss": 2.0,
+    "law": None,
+    "run": None,
+    "level": 0.9,
+    "noise": 0.01,
+    "noise_words": "",
+    "method": "surface",
+    "forecast": 2.0,
+    "blind": True,
+}
 KINDS = {  # changes to the smoke sweep, and the rule that only such a sweep has
     "law": ({}, None),
     "rate": ({"learning_rate_factors": [0.5, 1, 2]}, "fit_learning_rate"),
@@ -162,8 +189,10 @@ def test_the_environment_of_the_rules_holds_every_dependency_of_the_package():
     assert {names.get(name, name) for name in found} >= wanted
 
 
-@pytest.mark.skipif(shutil.which("snakefmt", path=str(Path(sys.executable).parent)) is None,
-                    reason="snakefmt is not installed")  # fmt: skip
+@pytest.mark.skipif(
+    shutil.which("snakefmt", path=str(Path(sys.executable).parent)) is None,
+    reason="snakefmt is not installed",
+)
 def test_the_workflow_is_formatted():
     snakefmt = Path(sys.executable).with_name("snakefmt")
     subprocess.run([snakefmt, "--check", "Snakefile", "workflow"], cwd=REPOSITORY, check=True)

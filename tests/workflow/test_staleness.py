@@ -41,17 +41,23 @@ def test_nothing_runs_from_inside_the_folder_either(project):
     command = [part for part in project.command() if part not in ("--directory", str(project.work))]
     command[command.index(str(project.work / "sweep.yaml"))] = "sweep.yaml"
     done = subprocess.run(
-        command, cwd=project.work, env=project.environment(), capture_output=True, text=True,
+        command,
+        cwd=project.work,
+        env=project.environment(),
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     assert "Nothing to be done" in done.stderr
     assert "Using workflow specific profile" in done.stderr
 
 
 CONFIGS = {  # what changes in the config: (the change, what trains, which rules run)
     "a budget": (
-        {"budgets": [1e5, 2e5, 4e5], "sizes": {"per_budget": {
-            **SWEEP["sizes"]["per_budget"], "4e5": [8, 16]}}},
+        {
+            "budgets": [1e5, 2e5, 4e5],
+            "sizes": {"per_budget": {**SWEEP["sizes"]["per_budget"], "4e5": [8, 16]}},
+        },
         {"width8-D1.25e3-s0", "width16-D640-s0"},
         RETRAIN,
     ),
@@ -73,7 +79,7 @@ CONFIGS = {  # what changes in the config: (the change, what trains, which rules
     "the schedule": ({"schedule": {"kind": "linear"}}, CELLS, RECHECK),
     "a model argument": ({"model": {**SWEEP["model"], "kwargs": {"bias": True}}}, CELLS, RECHECK),
     "threads": ({"resources": {"threads": 2, "micro_batch_items": 8}}, set(), set()),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +141,19 @@ def test_other_data_retrain_all(project):
     [
         ("work/mymodel.py", "nn.ReLU()", "nn.GELU()"),
         ("work/mydata.py", "table[:, :-1]", "-table[:, :-1]"),
-        ("work/myloss.py", "F.cross_entropy(outputs, targets)",
-         "F.cross_entropy(outputs, targets, label_smoothing=0.1)"),
-        ("checkout/src/flops_fit/experiment/options.py", "TRAINER_VERSION = ", "TRAINER_VERSION = 1000 + "),
+        (
+            "work/myloss.py",
+            "F.cross_entropy(outputs, targets)",
+            "F.cross_entropy(outputs, targets, label_smoothing=0.1)",
+        ),
+        (
+            "checkout/src/flops_fit/experiment/options.py",
+            "TRAINER_VERSION = ",
+            "TRAINER_VERSION = 1000 + ",
+        ),
     ],
     ids=["model", "data", "loss", "trainer version"],
-)  # fmt: skip
+)
 def test_the_source_of_a_plug_in_and_the_trainer_version_retrain_all(project, file, old, new):
     project.edit(project.root / file, old, new)
     planned = project.dry_run()
@@ -190,8 +203,11 @@ def test_the_wording_of_shell_lines_reruns_nothing(project):
 
 
 def test_the_resources_and_threads_of_a_rule_rerun_nothing(project):
-    project.edit(project.checkout / "workflow/rules/train.smk", "    resources:\n",
-                 "    resources:\n        disk_mb=800,\n")  # fmt: skip
+    project.edit(
+        project.checkout / "workflow/rules/train.smk",
+        "    resources:\n",
+        "    resources:\n        disk_mb=800,\n",
+    )
     assert project.dry_run("--set-threads", "train_run=2").jobs == []
 
 
@@ -336,9 +352,13 @@ def test_a_failed_run_can_be_left_out_and_is_counted_and_named(project):
 def start(project, *arguments: str, **variables: str) -> subprocess.Popen:
     """Snakemake in the background."""
     return subprocess.Popen(
-        project.command(*arguments), cwd=project.root, env=project.environment(**variables),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        project.command(*arguments),
+        cwd=project.root,
+        env=project.environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:

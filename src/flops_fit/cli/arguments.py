@@ -14,9 +14,12 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 def add_places(parser: argparse.ArgumentParser) -> None:
     """Where modules, data, runs and sweeps lie."""
     parser.add_argument(
-        "--search-path", action="append", default=[], metavar="DIR",
+        "--search-path",
+        action="append",
+        default=[],
+        metavar="DIR",
         help="folder with your modules and data (the working directory is always searched)",
-    )  # fmt: skip
+    )
     add_results(parser)
 
 

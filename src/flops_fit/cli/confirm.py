@@ -53,8 +53,13 @@ def run(args: argparse.Namespace) -> None:
     flops = number(args.flops)
     name = args.name or f"{config['name']}-confirm-{flops}"
     raw = yaml.safe_load(Path(args.config).read_text())
-    new = {**raw, "name": name, "budgets": [flops], "seeds": config["seeds"][:1],
-           "sizes": {"per_budget": {flops: [number(size)]}}}  # fmt: skip
+    new = {
+        **raw,
+        "name": name,
+        "budgets": [flops],
+        "seeds": config["seeds"][:1],
+        "sizes": {"per_budget": {flops: [number(size)]}},
+    }
     (row,) = plan_config(complete_config(new), args.results, paths)["experiments"]
     if row["experiment_id"] in {known["experiment_id"] for known in plan["experiments"]}:
         raise FlopsFitError(
@@ -79,10 +84,14 @@ def run(args: argparse.Namespace) -> None:
         f"N* at {args.flops:g} FLOPs: {answer['params']:.4g} ({verdict}).",
     ]
     write_atomic(out, config_text(new, head))
-    run = "" if told["run"] is None else (
-        f", {100 * told['level']:.0f}% interval of one run {loss_text(told['run'][0])} to "
-        f"{loss_text(told['run'][1])}"
-    )  # fmt: skip
+    run = (
+        ""
+        if told["run"] is None
+        else (
+            f", {100 * told['level']:.0f}% interval of one run {loss_text(told['run'][0])} to "
+            f"{loss_text(told['run'][1])}"
+        )
+    )
     if trained:
         print("note: this run has been trained before, so its prediction is not blind")
     print(

@@ -92,8 +92,14 @@ def _snakemake() -> Iterator[Finding]:
         yield Finding("note", "Snakemake is not installed", advice)
         return
     yield Finding("good", f"snakemake {version}")
-    profile = next((p for p in ("profiles/default", "workflow/profiles/default")
-                    if Path(p, "config.yaml").exists()), None)  # fmt: skip
+    profile = next(
+        (
+            p
+            for p in ("profiles/default", "workflow/profiles/default")
+            if Path(p, "config.yaml").exists()
+        ),
+        None,
+    )
     if profile:
         yield Finding("good", f"{profile} is found here")
     elif Path("Snakefile").exists():
@@ -138,8 +144,9 @@ def _launcher() -> Iterator[Finding]:
 
     command = [*launcher(processes=1, threads=1, gpus=0), "-m", "platform"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LAUNCH_SECONDS,
-                              check=False)  # fmt: skip
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=LAUNCH_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         yield Finding("wrong", f"accelerate launch does not end within {LAUNCH_SECONDS} s")
         return

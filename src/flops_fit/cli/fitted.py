@@ -10,9 +10,14 @@ def add_fitted(parser: argparse.ArgumentParser) -> None:
     add("--runs", required=True, help="the table of runs that was fitted (CSV or JSON)")
     add("--records", help="results.json of the sweep: loss curves, health, versions")
     add("--fit", required=True, help="what flops-fit fit wrote")
-    add("--budgets", nargs="+", type=float, metavar="C",
+    add(
+        "--budgets",
+        nargs="+",
+        type=float,
+        metavar="C",
         help="compute budgets to answer for, in FLOPs (default: the largest of the data "
-        "times 1, 3 and 10)")  # fmt: skip
+        "times 1, 3 and 10)",
+    )
 
 
 def read_fitted(args: argparse.Namespace) -> tuple:

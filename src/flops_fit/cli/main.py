@@ -11,8 +11,25 @@ from flops_fit import __version__
 from flops_fit.cli.arguments import add_verb
 from flops_fit.errors import FlopsFitError
 
-VERBS = ("plan", "simulate", "prepare", "check", "train", "progress", "collect", "rate", "fit",
-         "predict", "plot", "report", "next", "confirm", "compare", "runs", "doctor")  # fmt: skip
+VERBS = (
+    "plan",
+    "simulate",
+    "prepare",
+    "check",
+    "train",
+    "progress",
+    "collect",
+    "rate",
+    "fit",
+    "predict",
+    "plot",
+    "report",
+    "next",
+    "confirm",
+    "compare",
+    "runs",
+    "doctor",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

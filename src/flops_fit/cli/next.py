@@ -19,10 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--fit", required=True, help="FIT.json of the sweep")
     add("--config", required=True, help="the sweep's config file")
-    add("--flops", type=float,
-        help="budget whose answer is to be tightened (default: 10 times the largest)")  # fmt: skip
-    add("--max-flops", type=float,
-        help="most FLOPs to spend (default, for tightening: what the sweep cost)")  # fmt: skip
+    add(
+        "--flops",
+        type=float,
+        help="budget whose answer is to be tightened (default: 10 times the largest)",
+    )
+    add(
+        "--max-flops",
+        type=float,
+        help="most FLOPs to spend (default, for tightening: what the sweep cost)",
+    )
     add("--take", type=int, metavar="K", help="take proposal K of the list instead of the best")
     add("--force", action="store_true", help="propose runs from a fit that is not identifiable too")
     add("--name", help="name of the new sweep (default: NAME-round2, -round3, ...)")
@@ -88,8 +94,11 @@ def run(args: argparse.Namespace) -> None:
         f"{_factor(before.width)} before, {_factor(chosen.width)} after; all minima bracketed in "
         f"{before.bracketed:.0%} before, {chosen.bracketed:.0%} after",
     ]
-    head = [f"Made by `flops-fit next` from {args.config} and {args.fit}.",
-            *f"Why: {chosen.action.why}".split("; "), *summary]  # fmt: skip
+    head = [
+        f"Made by `flops-fit next` from {args.config} and {args.fit}.",
+        *f"Why: {chosen.action.why}".split("; "),
+        *summary,
+    ]
     write_atomic(out, config_text(new, head))
     print("\n".join(summary))
     print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")
@@ -109,8 +118,10 @@ def _choose(grid, fit: dict, before, look, args: argparse.Namespace):
     for k, option in enumerate(options, 1):
         narrower = 100 * (1 - math.exp(-option.gain(before)))
         mark = "*" if option is best else "-" if option.flops > most else " "
-        print(f"{mark} {k:>2}  {option.flops:9.3g} {option.runs:5d} {_factor(option.width):>7} "
-              f"{narrower:8.0f}%   {option.action.words} ({option.action.why})")  # fmt: skip
+        print(
+            f"{mark} {k:>2}  {option.flops:9.3g} {option.runs:5d} {_factor(option.width):>7} "
+            f"{narrower:8.0f}%   {option.action.words} ({option.action.why})"
+        )
     print(f"(*: most per FLOP; -: above --max-flops {most:.3g})")
     if args.take is not None:
         if not 1 <= args.take <= len(options):

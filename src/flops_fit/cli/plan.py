@@ -21,10 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", default="sweep", help="name of the sweep on the page (with --plan)")
     add("--figure", help="write the grid's figure (SVG)")
     add("--summary", help="write what the sweep takes, and the warnings, as text")
-    add("--budgets", nargs="+", type=float, metavar="C",
-        help="budgets that will be answered for (default: those of the config)")  # fmt: skip
-    add("--measure", action="store_true",
-        help="time some real steps here and price by them, now and in the workflow")  # fmt: skip
+    add(
+        "--budgets",
+        nargs="+",
+        type=float,
+        metavar="C",
+        help="budgets that will be answered for (default: those of the config)",
+    )
+    add(
+        "--measure",
+        action="store_true",
+        help="time some real steps here and price by them, now and in the workflow",
+    )
     add("--device", help="price by a GPU, such as H100 or A100 (default: pricing of the config)")
     add("--flops-per-second", type=float, help="FLOP/s that one device reaches in training")
     add("--step-seconds", type=float, help="time that a step takes however small the model")

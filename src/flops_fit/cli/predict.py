@@ -34,10 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also tell what this many unique tokens allow, and how often the optimum would read them",
     )
     add("--json", action="store_true", help="print the answer as JSON")
-    add("--out", metavar="PRED.csv",
-        help="with --at: the rows with loss, its interval, beyond_data and verdict added")  # fmt: skip
-    add("--require", choices=("trust", "provisional"),
-        help="end with status 3 where the verdict is less than this")  # fmt: skip
+    add(
+        "--out",
+        metavar="PRED.csv",
+        help="with --at: the rows with loss, its interval, beyond_data and verdict added",
+    )
+    add(
+        "--require",
+        choices=("trust", "provisional"),
+        help="end with status 3 where the verdict is less than this",
+    )
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -91,8 +97,10 @@ def _points(fit: dict, args: argparse.Namespace) -> list[str]:
     for name, values in losses_at(fit, points["params"], points["tokens"]).items():
         points[name] = values
     write_atomic(args.out, without_formulas(points).to_csv(index=False))
-    span = "" if points["loss"].isna().all() else (
-        f", loss {points['loss'].min():.4f} to {points['loss'].max():.4f}"
-    )  # fmt: skip
+    span = (
+        ""
+        if points["loss"].isna().all()
+        else (f", loss {points['loss'].min():.4f} to {points['loss'].max():.4f}")
+    )
     print(f"wrote {args.out}: {len(points)} points{span}")
     return list(points["verdict"])

@@ -12,9 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "examples:\n  flops-fit progress\n  flops-fit progress demo --watch"
     parser.add_argument("name", nargs="*", help="names of sweeps (default: all)")
     parser.add_argument(
-        "--watch", action="store_true",
+        "--watch",
+        action="store_true",
         help="say it again whenever runs have ended, until all have (or Ctrl-C)",
-    )  # fmt: skip
+    )
     add_results(parser)
 
 

@@ -17,8 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fitted(parser)
     parser.add_argument("--plots", required=True, help="folder that flops-fit plot wrote")
     parser.add_argument("--plan", help="the sweep's plan file: planned against spent")
-    parser.add_argument("--confirmed", nargs="*", default=[], metavar="FILE",
-        help="confirmation.json of runs trained at this sweep's optimum")  # fmt: skip
+    parser.add_argument(
+        "--confirmed",
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="confirmation.json of runs trained at this sweep's optimum",
+    )
     parser.add_argument("--name", required=True, help="name of the sweep")
     parser.add_argument("--out", required=True, help="the page (HTML)")
     parser.add_argument("--table", help="also write the optima and answers as Markdown")

@@ -49,11 +49,15 @@ def run_list(args: argparse.Namespace) -> None:
         return
     width = max((len(run.experiment_id) for run in runs), default=0)
     for run in runs:
-        print(f"{run.experiment_id:{width}}  {run.status:10}  {size_text(run.bytes):>8}  "
-              f"{age_text(run.age_seconds):>5}  {', '.join(run.sweeps) or '-'}")  # fmt: skip
+        print(
+            f"{run.experiment_id:{width}}  {run.status:10}  {size_text(run.bytes):>8}  "
+            f"{age_text(run.age_seconds):>5}  {', '.join(run.sweeps) or '-'}"
+        )
     statuses = ", ".join(f"{count} {name}" for name, count in status.items())
-    print(f"{len(runs)} runs{' (' + statuses + ')' if runs else ''}, {size_text(size)}; "
-          f"{totals['unused']} used by no sweep")  # fmt: skip
+    print(
+        f"{len(runs)} runs{' (' + statuses + ')' if runs else ''}, {size_text(size)}; "
+        f"{totals['unused']} used by no sweep"
+    )
 
 
 def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,8 +78,11 @@ def run_prune(args: argparse.Namespace) -> None:
     sizes = {path: size_of(path) for path in paths}
     for path in found["runs"] + found["data"]:
         print(f"{path}  {size_text(sizes[path])}")
-    kinds = (f"{len(of)} {kind} ({size_text(sum(sizes[p] for p in of))})"
-             for kind, of in found.items() if of)  # fmt: skip
+    kinds = (
+        f"{len(of)} {kind} ({size_text(sum(sizes[p] for p in of))})"
+        for kind, of in found.items()
+        if of
+    )
     print(f"used by no sweep: {', '.join(kinds)}")
     if not args.yes:
         if not sys.stdin.isatty():

@@ -18,16 +18,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_sweep(parser)
     law = parser.add_mutually_exclusive_group()
-    law.add_argument("--law", nargs=5, type=float, metavar=("E", "A", "B", "ALPHA", "BETA"),
-        help="L = E + A/N^ALPHA + B/D^BETA to draw from")  # fmt: skip
+    law.add_argument(
+        "--law",
+        nargs=5,
+        type=float,
+        metavar=("E", "A", "B", "ALPHA", "BETA"),
+        help="L = E + A/N^ALPHA + B/D^BETA to draw from",
+    )
     law.add_argument("--fit", help="draw from the surface of this fit, with its residual scale")
-    add("--noise", metavar="SD", help="sd from run to run: nats, as in 0.01, or a share of the loss, "
-        "as in 0.5%%")  # fmt: skip
+    add(
+        "--noise",
+        metavar="SD",
+        help="sd from run to run: nats, as in 0.01, or a share of the loss, as in 0.5%%",
+    )
     add("--flops", type=float, help="budget to answer for (default: 10 times the largest)")
     add("--times", type=int, default=200, help="simulated sweeps (default: 200)")
     add("--resamples", type=int, default=200, help="behind each interval (default: 200)")
-    add("--fits", type=int, default=20,
-        help="plays fitted whole, for headline and verdict (default: 20)")  # fmt: skip
+    add(
+        "--fits",
+        type=int,
+        default=20,
+        help="plays fitted whole, for headline and verdict (default: 20)",
+    )
     add("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
     add("--json", action="store_true", help="print everything as JSON")
     add_places(parser)
@@ -72,11 +84,19 @@ def run(args: argparse.Namespace) -> None:
         )
     design = design_of(plan, options.get("params", "params"))
     truth = truth_for(
-        design, args.law, read_fit(args.fit) if args.fit else None,
+        design,
+        args.law,
+        read_fit(args.fit) if args.fit else None,
         _noise(args.noise) if args.noise else None,
-    )  # fmt: skip
+    )
     told = simulate(
-        design, truth, flops=args.flops, times=args.times, resamples=args.resamples,
-        fits=min(args.fits, args.times), seed=args.seed, fit_options=options,
-    )  # fmt: skip
+        design,
+        truth,
+        flops=args.flops,
+        times=args.times,
+        resamples=args.resamples,
+        fits=min(args.fits, args.times),
+        seed=args.seed,
+        fit_options=options,
+    )
     print(json.dumps(told, indent=1, allow_nan=False) if args.json else describe_simulation(told))

@@ -237,9 +237,11 @@ def _train_bpe(size: int, end: str | None, texts: Iterator[str]):
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, show_progress=False, special_tokens=[] if end is None else [end],
+        vocab_size=size,
+        show_progress=False,
+        special_tokens=[] if end is None else [end],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     made.train_from_iterator(texts, trainer)
     return made
 

@@ -96,8 +96,11 @@ def _folder_reader(folder: str) -> Callable[[str], bytes]:
 
 
 def _deb_reader(deb: str) -> Callable[[str], bytes]:
-    wanted = {f"{part}-{kind}-ubyte.gz" for part in PARTS.values()
-              for kind in ("images-idx3", "labels-idx1")}  # fmt: skip
+    wanted = {
+        f"{part}-{kind}-ubyte.gz"
+        for part in PARTS.values()
+        for kind in ("images-idx3", "labels-idx1")
+    }
     try:
         packed = lzma.decompress(_ar_member(Path(deb).read_bytes(), "data.tar.xz"))
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
@@ -154,12 +157,15 @@ def images(data_dir: str | Path) -> tuple[Images, Images]:
     meta = read_json(folder / "meta.json")
     return tuple(
         Images(
-            *(np.load(folder / f"{part}_{kind}.npy", allow_pickle=False)
-              for kind in ("images", "labels")),
-            meta["mean"], meta["std"],
+            *(
+                np.load(folder / f"{part}_{kind}.npy", allow_pickle=False)
+                for kind in ("images", "labels")
+            ),
+            meta["mean"],
+            meta["std"],
         )
         for part in PARTS
-    )  # fmt: skip
+    )
 
 
 def example_item(**_) -> tuple[Tensor, Tensor]:

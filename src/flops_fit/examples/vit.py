@@ -95,10 +95,7 @@ def optimizer(
     """
     groups = [
         {"params": [model.embedding.weight, model.positions], "lr": lr},
-        {
-            "params": [model.head.weight],
-            "lr": lr * HEAD_REFERENCE_WIDTH / model.head.in_features,
-        },
+        {"params": [model.head.weight], "lr": lr * HEAD_REFERENCE_WIDTH / model.head.in_features},
     ]
     return [
         Muon(model.blocks.parameters(), lr=lr, weight_decay=0.0),

@@ -59,8 +59,10 @@ def trim(accelerator, model, loss_fn, micro_batches: list, position: int, wanted
         left -= kept[p % world][-1]
     mine_kept = iter(kept[rank])
     model = accelerator.unwrap_model(model)
-    return [trim_micro_batch(model, loss_fn, batch, list(itertools.islice(mine_kept, len(batch[2]))))
-            for batch in micro_batches]  # fmt: skip
+    return [
+        trim_micro_batch(model, loss_fn, batch, list(itertools.islice(mine_kept, len(batch[2]))))
+        for batch in micro_batches
+    ]
 
 
 def trim_micro_batch(model, loss_fn, batch: tuple, keep: list[int]) -> tuple:

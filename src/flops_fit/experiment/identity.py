@@ -137,21 +137,25 @@ def plan_key(
         "limits",
         "resources",
     )
-    references = [config[key]["function"] for key in ("batch", "learning_rate")
-                  if "function" in config[key]]  # fmt: skip
+    references = [
+        config[key]["function"] for key in ("batch", "learning_rate") if "function" in config[key]
+    ]
     per_item = config["dataset"].get("per_item")
     if config["dataset"]["example"]:
         references.append(config["dataset"]["example"])
     files = {key: file_arguments(config[key], paths, hashes) for key in ("batch", "learning_rate")}
-    return canonical_hash({
-        "common": with_uses(common, uses),
-        "sizes": _plain(config["sizes"]),
-        "settings": {key: config[key] for key in keys} | ({"per_item": per_item} if per_item else {}),
-        "references": {r: source_fingerprint(r, paths) for r in references},
-        "files": files,
-        "search_paths": paths,
-        "planner": import_closure("flops_fit.plan.planner"),
-    })  # fmt: skip
+    return canonical_hash(
+        {
+            "common": with_uses(common, uses),
+            "sizes": _plain(config["sizes"]),
+            "settings": {key: config[key] for key in keys}
+            | ({"per_item": per_item} if per_item else {}),
+            "references": {r: source_fingerprint(r, paths) for r in references},
+            "files": files,
+            "search_paths": paths,
+            "planner": import_closure("flops_fit.plan.planner"),
+        }
+    )
 
 
 def plan_fingerprint(key: str, uses: dict) -> str:

@@ -72,12 +72,14 @@ def intervals_at(fit: dict, flops: float, laws: dict | None = None) -> tuple[dic
         sides = [log_n - half["params"], log_n + half["params"]]
         tokens = [float(cost.log_tokens(n, log_c)) for n in reversed(sides)]
         ratio = [float(cost.log_tokens(n, log_c)) - n for n in reversed(sides)]
-        ends.append({
-            "params": [float(np.exp(v)) for v in sides],
-            "tokens": [float(np.exp(v)) for v in tokens],
-            "loss": [float(loss * np.exp(s * half["loss"])) for s in (-1, 1)],
-            "tokens_per_param": [float(np.exp(v)) for v in ratio],
-        })  # fmt: skip
+        ends.append(
+            {
+                "params": [float(np.exp(v)) for v in sides],
+                "tokens": [float(np.exp(v)) for v in tokens],
+                "loss": [float(loss * np.exp(s * half["loss"])) for s in (-1, 1)],
+                "tokens_per_param": [float(np.exp(v)) for v in ratio],
+            }
+        )
     return ends[0], ends[1]
 
 
@@ -214,8 +216,21 @@ def predict(
 def _no_answer(fit: dict, flops: float, params, tokens) -> dict:
     """The answer of a fit that is not identifiable: no number that could be taken for one."""
     _asked(params, tokens)
-    empty = ("params", "tokens", "loss", "tokens_per_param", "ci", "ci_noise", "range_1pct",
-             "range_5pct", "promise", "size_value", "slope", "config", "own")  # fmt: skip
+    empty = (
+        "params",
+        "tokens",
+        "loss",
+        "tokens_per_param",
+        "ci",
+        "ci_noise",
+        "range_1pct",
+        "range_5pct",
+        "promise",
+        "size_value",
+        "slope",
+        "config",
+        "own",
+    )
     _, reasons = judge(fit, flops, {}, None)
     return dict.fromkeys(empty) | {
         "flops": flops,
@@ -305,8 +320,13 @@ def losses_at(fit: dict, params: np.ndarray, tokens: np.ndarray) -> dict[str, np
     cost, laws = Cost.from_dict(fit["cost"]), laws_of(fit)
     beyond = np.exp(log_d + cost.log_flops_per_token(log_n)) / fit["data"]["largest_budget"]
     empty = np.full(len(log_n), np.nan)
-    told = {"loss": empty, "loss_low": empty, "loss_high": empty, "beyond_data": beyond,
-            "verdict": np.full(len(log_n), "not identifiable")}  # fmt: skip
+    told = {
+        "loss": empty,
+        "loss_low": empty,
+        "loss_high": empty,
+        "beyond_data": beyond,
+        "verdict": np.full(len(log_n), "not identifiable"),
+    }
     if fit["status"] == "not_identifiable":
         return told
     method = fit["headline"]["method"]
@@ -327,10 +347,14 @@ def losses_at(fit: dict, params: np.ndarray, tokens: np.ndarray) -> dict[str, np
         sd = float(np.hypot(spread(np.log(draws.loss(n, d))), scatter))
         away = float(np.log(max(beyond[i], 1.0)))
         half[i] = form.half_width(sd, away, level) if form else z * sd
-    verdicts = [judge(fit, b * fit["data"]["largest_budget"], {"params": [1, 1]}, 1.0)[0]
-                for b in beyond]  # fmt: skip
-    return told | {"loss_low": loss * np.exp(-half), "loss_high": loss * np.exp(half),
-                   "verdict": np.array(verdicts)}  # fmt: skip
+    verdicts = [
+        judge(fit, b * fit["data"]["largest_budget"], {"params": [1, 1]}, 1.0)[0] for b in beyond
+    ]
+    return told | {
+        "loss_low": loss * np.exp(-half),
+        "loss_high": loss * np.exp(half),
+        "verdict": np.array(verdicts),
+    }
 
 
 def loss_at(fit: dict, params: np.ndarray, tokens: np.ndarray):

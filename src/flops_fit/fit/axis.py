@@ -114,8 +114,13 @@ def axis_at(fit: dict, flops: float) -> dict | None:
     if not axis:
         return None
     told = {key: axis[key] for key in ("x", "E", "A", "alpha")}
-    told |= {"at": None, "loss": None, "ci": None, "verdict": "not identifiable",
-             "missing": axis["missing"]}  # fmt: skip
+    told |= {
+        "at": None,
+        "loss": None,
+        "ci": None,
+        "verdict": "not identifiable",
+        "missing": axis["missing"],
+    }
     if axis["E"] is None:
         return told
     rate = fit["data"]["flops"][1] / (fit["data"]["params"][1] * fit["data"]["tokens"][1])
@@ -129,5 +134,4 @@ def axis_at(fit: dict, flops: float) -> dict | None:
         drawn = draws[:, 0] + np.exp(draws[:, 1] - draws[:, 2] * log_x)
         low, high = np.quantile(drawn, tails)
         ends = [float(min(low, loss)), float(max(high, loss))]
-    return told | {"at": float(np.exp(log_x)), "loss": loss, "ci": ends,
-                   "verdict": "provisional"}  # fmt: skip
+    return told | {"at": float(np.exp(log_x)), "loss": loss, "ci": ends, "verdict": "provisional"}

@@ -69,16 +69,18 @@ def tests_of(stack: Stack, name: str) -> list[dict]:
         for t in range(at + 1, nodes):
             error, used = chain.error[name][:, j, t], weight > 0
             if np.isfinite(error[used]).all():
-                tests.append({
-                    "trained_up_to": float(np.exp(chain.log_c[at])),
-                    "flops": float(np.exp(chain.log_c[t])),
-                    "error": float(weight[used] @ error[used]),
-                    "sd": float(weight[used] @ chain.sd[name][used, j, t]),
-                    "se": float(chain.se[name][t]),
-                    "ahead": int(t - at),
-                    "distance": float(chain.log_c[t] - chain.log_c[at]),
-                    "age": int(nodes - 1 - t),
-                })  # fmt: skip
+                tests.append(
+                    {
+                        "trained_up_to": float(np.exp(chain.log_c[at])),
+                        "flops": float(np.exp(chain.log_c[t])),
+                        "error": float(weight[used] @ error[used]),
+                        "sd": float(weight[used] @ chain.sd[name][used, j, t]),
+                        "se": float(chain.se[name][t]),
+                        "ahead": int(t - at),
+                        "distance": float(chain.log_c[t] - chain.log_c[at]),
+                        "age": int(nodes - 1 - t),
+                    }
+                )
     return tests
 
 

@@ -48,10 +48,14 @@ def chain_of(
     """Every prefix of every member asked for the nodes ahead of it."""
     shape = (len(MEMBERS) + len(lines), len(masks), len(nodes))
     target = np.log([c for c, _ in nodes]) if nodes else np.zeros(0)
-    measured = {"params": np.array([m.log_n if m else np.nan for m in minima]),
-                "loss": np.array([m.log_loss if m else np.nan for m in minima])}  # fmt: skip
-    se = {"params": np.array([m.se_n if m else np.nan for m in minima]),
-          "loss": np.array([m.se_loss if m else np.nan for m in minima])}  # fmt: skip
+    measured = {
+        "params": np.array([m.log_n if m else np.nan for m in minima]),
+        "loss": np.array([m.log_loss if m else np.nan for m in minima]),
+    }
+    se = {
+        "params": np.array([m.se_n if m else np.nan for m in minima]),
+        "loss": np.array([m.se_loss if m else np.nan for m in minima]),
+    }
     error, sd = ({name: np.full(shape, np.nan) for name in measured} for _ in range(2))
     reference = {name: np.zeros(shape[:2]) for name in measured}
     squared = np.full(shape, np.nan)
@@ -101,9 +105,12 @@ def _asked(theta, spread, log_c, data: Data, cost: Cost):
     price = cost.slope(log_n)
     both = np.maximum(kappa + beta * price, 1e-3)
     zero = np.zeros_like(x)
-    steps = np.stack(
-        [zero, zero + 1, zero - 1, 1 / alpha - x, y - price / both, zero, -x - 1 / both], axis=1
-    ) / (alpha + both)[:, None]  # fmt: skip
+    steps = (
+        np.stack(
+            [zero, zero + 1, zero - 1, 1 / alpha - x, y - price / both, zero, -x - 1 / both], axis=1
+        )
+        / (alpha + both)[:, None]
+    )
     rise = _at_points(full, x, y)
     cov = np.repeat(spread, many, axis=0)
     found = {"params": log_n, "loss": np.log(loss)}

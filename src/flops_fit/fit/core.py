@@ -24,13 +24,7 @@ from flops_fit.fit.entries import (
     table_entry,
 )
 from flops_fit.fit.envelope import estimate_envelope
-from flops_fit.fit.estimators import (
-    USABLE,
-    Estimate,
-    Runs,
-    estimate_isoflop,
-    estimate_surface,
-)
+from flops_fit.fit.estimators import USABLE, Estimate, Runs, estimate_isoflop, estimate_surface
 from flops_fit.fit.heldout import fallback, hold_out
 from flops_fit.fit.identify import too_little
 from flops_fit.fit.options import FitOptions, needs
@@ -70,9 +64,13 @@ def fit_runs(
     level = options.level if options.bootstrap else None
     method = fitted.headline["method"]
     how = Choices(
-        method if method in estimates else "surface", options.delta, fitted.exclude,
-        options.fixed_e, options.curve, options.window,
-    )  # fmt: skip
+        method if method in estimates else "surface",
+        options.delta,
+        fitted.exclude,
+        options.fixed_e,
+        options.curve,
+        options.window,
+    )
     parameters = intervals(estimates, level)
     if level and stack is not None and stack.draws is not None:
         parameters["stack.a"] = interval(stack.draws.exponent(), level)
@@ -199,8 +197,11 @@ class _Fitting:
         else:
             estimate = self.estimates[chosen]
             law, status, reason = estimate.law, estimate.status, estimate.reason
-        candidates = [n for n in ("surface", "isoflop", "envelope", chosen)
-                      if n in self.estimates and self.estimates[n].status in USABLE]  # fmt: skip
+        candidates = [
+            n
+            for n in ("surface", "isoflop", "envelope", chosen)
+            if n in self.estimates and self.estimates[n].status in USABLE
+        ]
         log_c = float(np.log(self.runs.column("flops").max()))
         if self.axis or status not in USABLE:
             status = "not_identifiable"
@@ -266,11 +267,11 @@ def _stack_entry(stack: Stack | None, level: float | None) -> dict | None:
             for i, name in enumerate(stack.names)
         ],
         "tests": {name: tests_of(stack, name) for name in QUANTITIES},
-        "form_error": {
-            name: vars(form_error(stack, name)).copy() for name in QUANTITIES
-        } if level else None,
+        "form_error": {name: vars(form_error(stack, name)).copy() for name in QUANTITIES}
+        if level
+        else None,
         "noise": stack.noise,
-    }  # fmt: skip
+    }
 
 
 def _envelope_entry(estimates: dict[str, Estimate]) -> dict:

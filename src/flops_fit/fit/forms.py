@@ -158,10 +158,19 @@ class Fits:
 def bent_form(data: Data, name: str) -> Form:
     """One of `FREE`: the classic five unknowns, and gamma or kappa beside them."""
     low, high = data.log_loss.min(), data.log_loss.max()
-    lower = np.array([low + np.log(1e-6), low - 60, low - 60, *[EXPONENTS[0]] * 2,
-                      -np.log(LARGEST_GAMMA), -LARGEST_KAPPA])  # fmt: skip
-    upper = np.array([high, high + 60, high + 60, *[EXPONENTS[1]] * 2,
-                      np.log(LARGEST_GAMMA), LARGEST_KAPPA])  # fmt: skip
+    lower = np.array(
+        [
+            low + np.log(1e-6),
+            low - 60,
+            low - 60,
+            *[EXPONENTS[0]] * 2,
+            -np.log(LARGEST_GAMMA),
+            -LARGEST_KAPPA,
+        ]
+    )
+    upper = np.array(
+        [high, high + 60, high + 60, *[EXPONENTS[1]] * 2, np.log(LARGEST_GAMMA), LARGEST_KAPPA]
+    )
     basis = np.eye(7)[:, [*range(5), *FREE[name]]]
     return Form(name, basis, np.zeros(7), lower, upper)
 
@@ -188,8 +197,17 @@ def starts_for(data: Data, weight: np.ndarray, gammas=START_GAMMA) -> np.ndarray
             gain = np.where((ca > 0) & (cb > 0), ca * ra[:, None] + cb * rb, -np.inf)
             i, j = np.unravel_index(np.argmax(gain), gain.shape)
             if np.isfinite(gain[i, j]):
-                starts.append([np.log(e), np.log(ca[i, j]), np.log(cb[i, j]), GRID[i], GRID[j],
-                               np.log(gamma), 0.0])  # fmt: skip
+                starts.append(
+                    [
+                        np.log(e),
+                        np.log(ca[i, j]),
+                        np.log(cb[i, j]),
+                        GRID[i],
+                        GRID[j],
+                        np.log(gamma),
+                        0.0,
+                    ]
+                )
     return np.array(starts).reshape(-1, 7)
 
 
@@ -293,8 +311,9 @@ def covariance(data: Data, design: BentDesign, fits: Fits, weight: np.ndarray) -
     delta = EFFICIENCY * fits.scale[:, None]
     r = data.log_loss - design.log_surface(fits.theta)
     u = np.clip(r, -delta, delta)
-    bread = np.einsum("rn,rni,rnj->rij", weight * (np.abs(r) <= delta), jacobian, jacobian,
-                      optimize=True)  # fmt: skip
+    bread = np.einsum(
+        "rn,rni,rnj->rij", weight * (np.abs(r) <= delta), jacobian, jacobian, optimize=True
+    )
     meat = np.einsum("rn,rni,rnj->rij", (weight * u) ** 2, jacobian, jacobian, optimize=True)
     prior = (1 / PRIOR_SD**2) @ fits.form.basis
     bread = bread + fits.scale[:, None, None] ** 2 * np.diag(prior)

@@ -84,16 +84,18 @@ def hold_out(runs: Runs, fit_all) -> dict:
             continue
         estimates = {n: e for n, e in fit_all(training).items() if e.status in USABLE}
         scores.append({n: float(score(e.law, runs, references)[0]) for n, e in estimates.items()})
-        levels.append({
-            "left_out": out,
-            "trained_up_to": float(runs.groups[-out - 1][0]),
-            "n_runs": len(training),
-            "predictions": [
-                _prediction(name, estimate.law, reference, runs)
-                for name, estimate in estimates.items()
-                for reference in references
-            ],
-        })  # fmt: skip
+        levels.append(
+            {
+                "left_out": out,
+                "trained_up_to": float(runs.groups[-out - 1][0]),
+                "n_runs": len(training),
+                "predictions": [
+                    _prediction(name, estimate.law, reference, runs)
+                    for name, estimate in estimates.items()
+                    for reference in references
+                ],
+            }
+        )
     names = set(scores[0]) if scores else set()
     # Too little is left at some level for an estimator: compare where all of them can be.
     shared = [level for level in scores if names <= set(level)]
@@ -123,9 +125,10 @@ def _prediction(name: str, law, reference: Reference, runs: Runs) -> dict:
 def fallback(estimates: dict[str, Estimate], heldout: dict, why: str) -> tuple[str, str]:
     """The headline where there is no stack, and why: the best of what is usable on budgets left out."""
     usable = [
-        n for n in ("surface", "isoflop", "envelope")
+        n
+        for n in ("surface", "isoflop", "envelope")
         if n in estimates and estimates[n].status in USABLE
-    ]  # fmt: skip
+    ]
     if not usable:
         return "surface", "no estimator is identified by these runs"
     best = min(usable, key=lambda n: heldout["score"].get(n, np.inf))

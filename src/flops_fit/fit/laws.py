@@ -239,8 +239,10 @@ class StackLaw:
 
     def loss(self, log_n: np.ndarray, log_d: np.ndarray) -> np.ndarray:
         """L of any run at ln N, ln D."""
-        used = [law.loss(log_n, log_d) if w > 0 else 1.0
-                for law, w in zip(self.laws, self.weights["runs"], strict=True)]  # fmt: skip
+        used = [
+            law.loss(log_n, log_d) if w > 0 else 1.0
+            for law, w in zip(self.laws, self.weights["runs"], strict=True)
+        ]
         return np.exp(self._mean("runs", [np.log(v) for v in used]))
 
     def exponent(self) -> np.ndarray:
@@ -276,9 +278,11 @@ class StackLaw:
     def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
         """L of (R,) where C is spent on a model of ln N: every member as far from its own N*."""
         return np.exp(
-            sum(w * np.log(law.off_optimum(n, log_c, cost))
-                for law, w, n in self._off(log_n, log_c, cost))
-        )  # fmt: skip
+            sum(
+                w * np.log(law.off_optimum(n, log_c, cost))
+                for law, w, n in self._off(log_n, log_c, cost)
+            )
+        )
 
     def waste(self, log_n: float | np.ndarray, log_c: float, cost: Cost) -> np.ndarray:
         """Extra compute, as a share of C, with which ln N reaches L*(C): inf if most members say so."""

@@ -75,8 +75,11 @@ def _cell(group: pd.DataFrame) -> Cell:
     """Minimum of one cell; repeated seeds are averaged, diverged rates only bound the range."""
     done = group[(group["status"] == "completed") & group["loss"].notna()]
     means = done.groupby("learning_rate")["loss"].mean().sort_index()
-    head = (float(group["size"].iloc[0]), float(group["params"].iloc[0]),
-            float(group["tokens"].iloc[0]))  # fmt: skip
+    head = (
+        float(group["size"].iloc[0]),
+        float(group["params"].iloc[0]),
+        float(group["tokens"].iloc[0]),
+    )
     if len(means) < 3:
         rate, loss = (means.idxmin(), means.min()) if len(means) else (0.0, 0.0)
         return Cell(*head, float(rate), float(loss), 0.0, TOO_FEW)
@@ -116,8 +119,10 @@ def _regress(logs: np.ndarray) -> tuple[dict, list[str], float]:
     solution, *_ = np.linalg.lstsq(design, logs[:, 2], rcond=None)
     residual = logs[:, 2] - design @ solution
     scatter = float(np.sqrt(np.mean(residual**2)))
-    powers = {name: {"reference": reference, "power": float(power)}
-              for (name, reference), power in zip(names, solution[1:], strict=True)}  # fmt: skip
+    powers = {
+        name: {"reference": reference, "power": float(power)}
+        for (name, reference), power in zip(names, solution[1:], strict=True)
+    }
     return {"value": float(np.exp(solution[0])), **powers}, notes, scatter
 
 

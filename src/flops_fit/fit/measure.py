@@ -147,8 +147,9 @@ def _vertex(c, low, high) -> float | None:
     roots = np.roots(np.polynomial.polynomial.polyder(c)[::-1])
     roots = np.real(roots[np.abs(np.imag(roots)) < 1e-9])
     second = np.polynomial.polynomial.polyder(c, 2)
-    inside = [r for r in roots
-              if low < r < high and np.polynomial.polynomial.polyval(r, second) > 1e-9]  # fmt: skip
+    inside = [
+        r for r in roots if low < r < high and np.polynomial.polynomial.polyval(r, second) > 1e-9
+    ]
     if not inside:
         return None
     return float(min(inside, key=lambda r: np.polynomial.polynomial.polyval(r, c)))
@@ -170,7 +171,15 @@ def measure(log_n, log_loss, log_c, groups, weight) -> list[Minimum | None]:
             float(np.sqrt(variance * (g @ curve.inverse @ g)))
             for g in (curve.grad_n, curve.grad_loss)
         )
-        return Minimum(curve.flops, curve.log_n, curve.log_loss, se_n, se_loss, curve.coefficients,
-                       curve.centre, curve.span)  # fmt: skip
+        return Minimum(
+            curve.flops,
+            curve.log_n,
+            curve.log_loss,
+            se_n,
+            se_loss,
+            curve.coefficients,
+            curve.centre,
+            curve.span,
+        )
 
     return [None if curve is None else told(curve) for curve in curves]

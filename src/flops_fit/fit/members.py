@@ -54,8 +54,15 @@ def fit_members(data, design, log_c, masks) -> dict[str, Fits]:
         weight, held = weights_of(masks, log_c, form), np.tile(masks, (len(kappas), 1))
         fit = fit_bent(data, design, bent_form(data, form), weight, held, starts)
         ends = ends_of(form, len(masks))
-        fine = settle(data, design, fit.form, weight[ends], fit.theta[ends],
-                      EFFICIENCY * fit.scale[ends], count=held[ends])  # fmt: skip
+        fine = settle(
+            data,
+            design,
+            fit.form,
+            weight[ends],
+            fit.theta[ends],
+            EFFICIENCY * fit.scale[ends],
+            count=held[ends],
+        )
         fit.theta[ends], fit.scale[ends] = fine.theta, fine.scale
         fits[form] = fit
     return fits
@@ -99,7 +106,18 @@ def resample_members(data, design, log_c, weight, fits, draws: Draws, draw_weigh
                 inflate = np.sqrt((weight > 0).sum() / free)
                 log_loss = smooth + draws.sign * (data.log_loss - smooth) * inflate
             delta = np.full(count, EFFICIENCY * f.scale[end])
-            again = settle(data, design, f.form, tilt(held, log_c, kappa), theta, delta, 1, log_loss,
-                           count=held, close=ROUGH, most=FEW)  # fmt: skip
+            again = settle(
+                data,
+                design,
+                f.form,
+                tilt(held, log_c, kappa),
+                theta,
+                delta,
+                1,
+                log_loss,
+                count=held,
+                close=ROUGH,
+                most=FEW,
+            )
             laws.append(law_of(again.theta, data))
     return tuple(laws)

@@ -269,10 +269,7 @@ def minimise(
         return values if len(values) == 1 else values[rows]
 
     blocks = []
-    with (
-        _threads().limit(limits=1, user_api="blas"),
-        np.errstate(over="ignore", invalid="ignore"),
-    ):
+    with _threads().limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, count, block):
             rows = slice(start, start + block)
             blocks.append(

@@ -92,9 +92,8 @@ def refit(
     near = near or {}
     if how.method in SURFACES:
         return estimate_surface(
-            runs, None, how.delta, how.exclude, how.method, how.fixed_e,
-            start=near.get(how.method),
-        )  # fmt: skip
+            runs, None, how.delta, how.exclude, how.method, how.fixed_e, start=near.get(how.method)
+        )
     weight = None
     if how.exclude == "auto":
         start = near.get("surface")
@@ -380,11 +379,17 @@ def sensitivity_at(fit: dict, flops: float) -> list[dict]:
         log_n, loss = (float(v[0]) for v in law.optimum(log_c, cost))
         own, tokens = float(np.exp(log_n)), float(np.exp(cost.log_tokens(log_n, log_c)))
         params = in_own_count(fit, row["count"], own)
-        rows.append({
-            **{key: value for key, value in row.items() if key not in ("law", "cost")},
-            "params": params, "tokens": tokens, "tokens_per_param": tokens / params,
-            "loss": loss, "own_params": own, "own_tokens_per_param": tokens / own,
-        })  # fmt: skip
+        rows.append(
+            {
+                **{key: value for key, value in row.items() if key not in ("law", "cost")},
+                "params": params,
+                "tokens": tokens,
+                "tokens_per_param": tokens / params,
+                "loss": loss,
+                "own_params": own,
+                "own_tokens_per_param": tokens / own,
+            }
+        )
     return rows
 
 

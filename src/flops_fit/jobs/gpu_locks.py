@@ -36,8 +36,12 @@ def take_devices(count: int, environment: Mapping[str, str]) -> dict[str, str]:
     ``count``, on the CPU by choice (``ACCELERATE_USE_CPU``), within a SLURM job, which was given its
     own, and on other systems than Linux. Raises `FlopsFitError` for more GPUs than there are.
     """
-    if (not count or cpu_by_choice(environment) or "SLURM_JOB_ID" in environment
-            or sys.platform != "linux"):  # fmt: skip
+    if (
+        not count
+        or cpu_by_choice(environment)
+        or "SLURM_JOB_ID" in environment
+        or sys.platform != "linux"
+    ):
         return {}
     devices = visible_devices(environment.get(VISIBLE))
     if count > len(devices):
@@ -77,8 +81,12 @@ def _wait(descriptor: int, devices: Mapping[str, str], count: int) -> list[str]:
     while True:
         my_turn = my_turn or _lock(descriptor, _TURN)
         for token, name in devices.items():
-            if (_lock(descriptor, _place(f"next {name}")) and len(taken) < count
-                    and token not in taken and _lock(descriptor, _place(name))):  # fmt: skip
+            if (
+                _lock(descriptor, _place(f"next {name}"))
+                and len(taken) < count
+                and token not in taken
+                and _lock(descriptor, _place(name))
+            ):
                 taken.append(token)
         done = len(taken) == count
         if done or not my_turn:

@@ -102,10 +102,24 @@ def launcher(processes: int, threads: int, gpus: int) -> list[str]:
     ``--cpu --num_processes 2`` silently runs one process: several need ``--multi_gpu``, also on CPUs.
     ``--quiet`` leaves the trainer's own message the last one in the log.
     """
-    line = [sys.executable, "-m", "accelerate.commands.launch",
-            "--config_file", accelerate_config(), "--num_processes", str(processes),
-            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-            "--num_cpu_threads_per_process", str(threads), "--quiet"]  # fmt: skip
+    line = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        accelerate_config(),
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_cpu_threads_per_process",
+        str(threads),
+        "--quiet",
+    ]
     if processes > 1:
         line += ["--multi_gpu", "--main_process_port", "0"]
     elif gpus == 0:

@@ -123,8 +123,10 @@ def _seconds_left(done: list[dict], left: list[dict], at_work: int, plan: dict, 
         return (run_folder(results, row["experiment_id"]) / RESULT).stat().st_mtime
 
     latest = sorted(done, key=ended)[-LATEST:]
-    walls = [read_json(run_folder(results, row["experiment_id"]) / RESULT)["wall_seconds"]
-             for row in latest]  # fmt: skip
+    walls = [
+        read_json(run_folder(results, row["experiment_id"]) / RESULT)["wall_seconds"]
+        for row in latest
+    ]
     span = ended(latest[-1]) - min(ended(r) - wall for r, wall in zip(latest, walls, strict=True))
     side_by_side = max(at_work, sum(walls) / max(span, 1e-9))
     import statistics  # brings fractions and decimals, which no start of the workflow needs

@@ -84,9 +84,11 @@ class Costs:
         small = self._known[size, 0].params_total <= CPU_PARAMS
         batch = self._collate([self.example] * ITEMS)
         return draws_when_evaluated(
-            lambda: create_model(self.model_cls, self.size_param, size, self.kwargs), batch,
-            self.loss_fn, ("meta", "cpu") if small else ("meta",),
-        )  # fmt: skip
+            lambda: create_model(self.model_cls, self.size_param, size, self.kwargs),
+            batch,
+            self.loss_fn,
+            ("meta", "cpu") if small else ("meta",),
+        )
 
     def warnings(self) -> list[str]:
         """What was assumed of the items, and of a loss that compares them."""
@@ -125,9 +127,16 @@ class Costs:
     def _count_example(self, sizes: Sequence, batch_items: int) -> dict[Any, ModelCount]:
         """Counts on copies of the example, per kept target."""
         counts = count_sizes(
-            self.model_cls, self.size_param, sizes, self.kwargs, self.example, self.loss_fn,
-            self.items.tokens, self._collate, batch_items,
-        )  # fmt: skip
+            self.model_cls,
+            self.size_param,
+            sizes,
+            self.kwargs,
+            self.example,
+            self.loss_fn,
+            self.items.tokens,
+            self._collate,
+            batch_items,
+        )
         if self.items.ordinary:
             return counts
         full = target_elements(self.example[1], self.loss_fn) / self.items.tokens
@@ -154,9 +163,16 @@ class Costs:
         counted = typical_batches(data, batch_items, [p for p, _ in found])
         for inputs, targets, items in counted:
             counts = count_sizes(
-                self.model_cls, self.size_param, sizes, self.kwargs, (inputs, targets),
-                self.loss_fn, 1.0, operator.itemgetter(0), items,
-            )  # fmt: skip
+                self.model_cls,
+                self.size_param,
+                sizes,
+                self.kwargs,
+                (inputs, targets),
+                self.loss_fn,
+                1.0,
+                operator.itemgetter(0),
+                items,
+            )
             own = batch_elements(targets, self.loss_fn)
             for size, count in counts.items():
                 batch_flops[size] += count.flops_per_token * (

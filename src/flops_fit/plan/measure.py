@@ -45,9 +45,12 @@ def measure_rate(config: dict, specs: list[dict]) -> Rate:
     if per_flop == 0:  # the sizes do not differ in time: all of it belongs to the step
         per_flop = float(np.min(seconds / flops)) * 1e-3
     share = threads if device.type == "cpu" else 1
-    return Rate(float(1 / per_flop / share), float(step),
-                f"measured here on {device_name(device)}"
-                + (f" with {threads} threads" if share > 1 else ""))  # fmt: skip
+    return Rate(
+        float(1 / per_flop / share),
+        float(step),
+        f"measured here on {device_name(device)}"
+        + (f" with {threads} threads" if share > 1 else ""),
+    )
 
 
 def _device(gpus: int) -> torch.device:

@@ -23,23 +23,11 @@ from flops_fit.experiment.identity import (
     with_uses,
 )
 from flops_fit.experiment.places import check_file, hashes_file, plan_file, spec_file
-from flops_fit.experiment.used import (
-    changed_late,
-    named_uses,
-    seen_uses,
-    users_files,
-    write_seen,
-)
+from flops_fit.experiment.used import changed_late, named_uses, seen_uses, users_files, write_seen
 from flops_fit.files import FORMAT, canonical_hash, write_json
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.counting import ratio_warnings
-from flops_fit.plan.items import (
-    Items,
-    kept_sample,
-    known_amount,
-    measure_items,
-    stated_items,
-)
+from flops_fit.plan.items import Items, kept_sample, known_amount, measure_items, stated_items
 from flops_fit.plan.one_pass import ModelCount
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plan.rules import make_rule
@@ -110,9 +98,12 @@ def _count(config: dict) -> tuple[dict[float, list], dict[Any, ModelCount], Cost
     costs = model_costs(config)
     optimizer = config["optimizer"]
     check_arguments(
-        resolve(optimizer["factory"]), optimizer["factory"], optimizer["kwargs"],
-        "optimizer.kwargs", positional=2,
-    )  # fmt: skip
+        resolve(optimizer["factory"]),
+        optimizer["factory"],
+        optimizer["kwargs"],
+        "optimizer.kwargs",
+        positional=2,
+    )
     _check_prepare(config["dataset"])
     _check_tracker(config["resources"]["log_with"])
     grid = sizes_by_budget(config, costs.of)
@@ -163,9 +154,12 @@ def plan_data(dataset: dict) -> Data | None:
 def _check_prepare(dataset: dict) -> None:
     if dataset["prepare"] is not None:
         check_arguments(
-            resolve(dataset["prepare"]), dataset["prepare"], dataset["prepare_kwargs"],
-            "dataset.prepare_kwargs", supplied=("directory", "sources"),
-        )  # fmt: skip
+            resolve(dataset["prepare"]),
+            dataset["prepare"],
+            dataset["prepare_kwargs"],
+            "dataset.prepare_kwargs",
+            supplied=("directory", "sources"),
+        )
 
 
 def _check_tracker(name: str | None) -> None:
@@ -202,9 +196,17 @@ def _write(plan, config, common, fingerprint, uses, search_paths, results, items
             "identity": identity,
             "counts": {
                 key: fields[key]
-                for key in ("num_params", "params", "params_nonembedding", "params_total",
-                            "flops_per_token", "count_method", "tokens_per_item",
-                            "activation_bytes", "flops_per_position")
+                for key in (
+                    "num_params",
+                    "params",
+                    "params_nonembedding",
+                    "params_total",
+                    "flops_per_token",
+                    "count_method",
+                    "tokens_per_item",
+                    "activation_bytes",
+                    "flops_per_position",
+                )
                 if key in fields
             },
             "max_epochs": config["limits"]["max_epochs"],
@@ -213,10 +215,16 @@ def _write(plan, config, common, fingerprint, uses, search_paths, results, items
             "check": check,
             "uses": uses.to_dict(),
             "search_paths": search_paths,
-        }  # fmt: skip
+        }
         write_json(spec_file(results, experiment.experiment_id), spec)
-        rows.append({**fields, "hash": spec["hash"], "flops_6nd": experiment.flops_6nd,
-                     "flops_counted": experiment.flops_counted})  # fmt: skip
+        rows.append(
+            {
+                **fields,
+                "hash": spec["hash"],
+                "flops_6nd": experiment.flops_6nd,
+                "flops_counted": experiment.flops_counted,
+            }
+        )
     value = {
         "format": FORMAT,
         "fingerprint": fingerprint,

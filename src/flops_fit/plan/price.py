@@ -68,16 +68,27 @@ class Price:
 
 def work_of_row(row: Mapping[str, Any]) -> Work:
     """The work of a plan's row."""
-    return Work(row["flops_counted"], row["steps"], row["batch_items"], row["tokens_per_item"],
-                row["params_total"], row["activation_bytes"])  # fmt: skip
+    return Work(
+        row["flops_counted"],
+        row["steps"],
+        row["batch_items"],
+        row["tokens_per_item"],
+        row["params_total"],
+        row["activation_bytes"],
+    )
 
 
 def work_of_spec(spec: Mapping[str, Any]) -> Work:
     """The work of an experiment's spec: the same as that of its row."""
     counts, identity = spec["counts"], spec["identity"]
-    return Work(counts["flops_per_token"] * identity["tokens"], identity["steps"],
-                identity["batch_items"], counts["tokens_per_item"], counts["params_total"],
-                counts["activation_bytes"])  # fmt: skip
+    return Work(
+        counts["flops_per_token"] * identity["tokens"],
+        identity["steps"],
+        identity["batch_items"],
+        counts["tokens_per_item"],
+        counts["params_total"],
+        counts["activation_bytes"],
+    )
 
 
 def device_kind(gpus: int) -> str:
@@ -133,8 +144,11 @@ def _measured(path: Path) -> Rate:
 def _peak(device: str, number_format: str) -> float:
     peak = known_peak(device, number_format)
     if peak is None:
-        names = ", ".join(name.strip("$").replace("G?", "").replace("[23]", "2")
-                          for name, peaks in PEAK_TFLOPS.items() if number_format in peaks)  # fmt: skip
+        names = ", ".join(
+            name.strip("$").replace("G?", "").replace("[23]", "2")
+            for name, peaks in PEAK_TFLOPS.items()
+            if number_format in peaks
+        )
         raise FlopsFitError(
             f"pricing.device: {device!r} is not known with {number_format}; allowed: {names}; or "
             f"state pricing.flops_per_second; {PLAN_HINT}"
@@ -152,8 +166,12 @@ def price(work: Work, rate: Rate, resources: Mapping, per_hour: float | None = N
     computing = work.flops / (rate.flops_per_second * devices)
     seconds = START_UP + work.steps * rate.step_seconds + computing
     hours = seconds * devices / 3600
-    return Price(seconds, hours, process_bytes(work, resources),
-                 None if per_hour is None else hours * per_hour)  # fmt: skip
+    return Price(
+        seconds,
+        hours,
+        process_bytes(work, resources),
+        None if per_hour is None else hours * per_hour,
+    )
 
 
 def process_bytes(work: Work, resources: Mapping) -> float:

@@ -12,12 +12,32 @@ from flops_fit.plan.price import DEVICES, Rate, device_kind, price, work_of_row
 from flops_fit.plan.schedule import phases
 
 COLUMNS = (
-    "experiment_id", "compute_budget", "size_param_value", "seed", "params", "params_nonembedding",
-    "params_total", "num_tokens", "tokens_per_param", "epochs", "steps", "warmup_steps",
-    "plateau_steps", "decay_steps", "batch_items", "batch_tokens", "learning_rate", "flops_counted",
-    "flops_6nd", "counted_over_6nd", "count_method", "memory_bytes", "seconds", "device_hours",
+    "experiment_id",
+    "compute_budget",
+    "size_param_value",
+    "seed",
+    "params",
+    "params_nonembedding",
+    "params_total",
+    "num_tokens",
+    "tokens_per_param",
+    "epochs",
+    "steps",
+    "warmup_steps",
+    "plateau_steps",
+    "decay_steps",
+    "batch_items",
+    "batch_tokens",
+    "learning_rate",
+    "flops_counted",
+    "flops_6nd",
+    "counted_over_6nd",
+    "count_method",
+    "memory_bytes",
+    "seconds",
+    "device_hours",
     "money",
-)  # fmt: skip
+)
 
 
 def plan_rows(plan: dict, rate: Rate, per_hour: float | None, unique_tokens: int | None) -> list:
@@ -84,9 +104,11 @@ def format_plan(
     plan: dict, rows: list[dict], warnings: list[str], rate: Rate, currency: str
 ) -> str:
     """The plan for a terminal: a line per experiment, skipped cells, warnings, and what it takes."""
-    lines = [f"{'budget':>8} {'size':>6} {'seed':>4} {'N':>8} {'D':>8} {'D/N':>6} {'epochs':>6} "
-             f"{'steps (up+flat+down)':>22} {'batch':>8} {'rate':>8} {'FLOPs':>8} {'/6ND':>5} "
-             f"{'memory':>7} {'time':>8}"]  # fmt: skip
+    lines = [
+        f"{'budget':>8} {'size':>6} {'seed':>4} {'N':>8} {'D':>8} {'D/N':>6} {'epochs':>6} "
+        f"{'steps (up+flat+down)':>22} {'batch':>8} {'rate':>8} {'FLOPs':>8} {'/6ND':>5} "
+        f"{'memory':>7} {'time':>8}"
+    ]
     lines += [_line(row) for row in rows]
     lines += [
         f"skipped: budget {s['compute_budget']:g}, size {s['size_param_value']}: {s['reason']}"

@@ -82,8 +82,11 @@ def _few_sizes(plan: dict, rows: list[dict]) -> list[str]:
 def _lopsided(plan: dict, rows: list[dict]) -> list[str]:
     found = []
     for budget, own in _by_budget(rows).items():
-        skipped = [cell["size_param_value"] for cell in plan["skipped"]
-                   if cell["compute_budget"] == budget and "floor" in cell["reason"]]  # fmt: skip
+        skipped = [
+            cell["size_param_value"]
+            for cell in plan["skipped"]
+            if cell["compute_budget"] == budget and "floor" in cell["reason"]
+        ]
         kept = [row["size_param_value"] for row in own]
         if len(skipped) > 1 and min(skipped) > max(kept):
             found.append(
@@ -135,8 +138,10 @@ def _repeated(plan: dict, rows: list[dict]) -> list[str]:
     often = sum(e > 1 for e in epochs)
     text = f"{often} of {len(rows)} runs repeat data, up to {max(epochs):.2g} passes: "
     if max(epochs) > MOST_EPOCHS:
-        return [text + f"beyond {MOST_EPOCHS} repeated tokens are worth clearly less than fresh "
-                "ones, and the law will mix both"]  # fmt: skip
+        return [
+            text + f"beyond {MOST_EPOCHS} repeated tokens are worth clearly less than fresh "
+            "ones, and the law will mix both"
+        ]
     return [text + f"up to {MOST_EPOCHS} they are worth nearly as much as fresh ones"]
 
 

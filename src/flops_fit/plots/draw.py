@@ -20,11 +20,7 @@ from flops_fit.plots.loss_curves import (
 from flops_fit.plots.optima import QUANTITIES, draw_optima, optima_numbers
 from flops_fit.plots.regret import draw_regret, regret_numbers
 from flops_fit.plots.residuals import PANELS, draw_fitted, draw_residuals, residual_numbers
-from flops_fit.plots.sensitivity import (
-    draw_sensitivity,
-    sensitivity_height,
-    sensitivity_numbers,
-)
+from flops_fit.plots.sensitivity import draw_sensitivity, sensitivity_height, sensitivity_numbers
 from flops_fit.plots.style import STYLE, BudgetColours, message, save
 from flops_fit.plots.surface import draw_surface, surface_numbers
 from flops_fit.plots.throughput import draw_throughput, throughput_numbers

@@ -44,12 +44,18 @@ def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
     budget = frame["flops"].astype(float).copy()
     for flops, rows in groups:
         budget.iloc[rows] = flops
-    runs = pd.DataFrame({
-        "kind": "run", "budget": budget, "params": frame["params"], "tokens": frame["tokens"],
-        "loss": frame["loss"], "seed": frame.get("seed", 0),
-        "status": ["excluded" if r in excluded else "used" for r in frame["run_id"]],
-        "run_id": frame["run_id"],
-    })  # fmt: skip
+    runs = pd.DataFrame(
+        {
+            "kind": "run",
+            "budget": budget,
+            "params": frame["params"],
+            "tokens": frame["tokens"],
+            "loss": frame["loss"],
+            "seed": frame.get("seed", 0),
+            "status": ["excluded" if r in excluded else "used" for r in frame["run_id"]],
+            "run_id": frame["run_id"],
+        }
+    )
     parts = [runs]
     if fit["isoflop"]["budgets"]:
         for entry in fit["isoflop"]["budgets"]:
@@ -59,10 +65,17 @@ def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
     if fit["status"] != "not_identifiable":
         grid = np.geomspace(budget.min(), budget.max(), LAW_POINTS)
         answers = [optimum_at(fit, c) for c in grid]
-        parts.append(pd.DataFrame({
-            "kind": "law", "budget": grid, "params": [a["params"] for a in answers],
-            "tokens": [a["tokens"] for a in answers], "loss": [a["loss"] for a in answers],
-        }))  # fmt: skip
+        parts.append(
+            pd.DataFrame(
+                {
+                    "kind": "law",
+                    "budget": grid,
+                    "params": [a["params"] for a in answers],
+                    "tokens": [a["tokens"] for a in answers],
+                    "loss": [a["loss"] for a in answers],
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
@@ -70,9 +83,13 @@ def _budget(entry: dict, runs: pd.DataFrame, fit: dict) -> list[pd.DataFrame]:
     """Curve, near-optimal part and minimum of one budget."""
     status = entry["status"]
     minimum = {
-        "kind": "minimum", "budget": entry["flops"], "params": entry["params_opt"],
-        "tokens": entry["tokens_opt"], "loss": entry["loss_opt"], "status": status,
-    }  # fmt: skip
+        "kind": "minimum",
+        "budget": entry["flops"],
+        "params": entry["params_opt"],
+        "tokens": entry["tokens_opt"],
+        "loss": entry["loss_opt"],
+        "status": status,
+    }
     parts = [pd.DataFrame([minimum])]
     if status == "too_few_points" or runs.empty:
         return parts
@@ -85,8 +102,17 @@ def _budget(entry: dict, runs: pd.DataFrame, fit: dict) -> list[pd.DataFrame]:
         params = np.geomspace(start, end, CURVE_POINTS)
         z = np.log(params) - entry["centre"]
         loss = np.polynomial.polynomial.polyval(z, entry["coefficients"])
-        parts.append(pd.DataFrame({"kind": kind, "budget": entry["flops"], "params": params,
-                                   "loss": loss, "status": status}))  # fmt: skip
+        parts.append(
+            pd.DataFrame(
+                {
+                    "kind": kind,
+                    "budget": entry["flops"],
+                    "params": params,
+                    "loss": loss,
+                    "status": status,
+                }
+            )
+        )
     return parts
 
 
@@ -102,8 +128,11 @@ def _slices(fit: dict, runs: pd.DataFrame) -> list[pd.DataFrame]:
         params = np.geomspace(near["params"].min(), near["params"].max(), CURVE_POINTS)
         tokens = np.exp(cost.log_tokens(np.log(params), np.log(flops)))
         loss = loss_at(fit, params, tokens)
-        parts.append(pd.DataFrame({"kind": "slice", "budget": flops, "params": params,
-                                   "tokens": tokens, "loss": loss}))  # fmt: skip
+        parts.append(
+            pd.DataFrame(
+                {"kind": "slice", "budget": flops, "params": params, "tokens": tokens, "loss": loss}
+            )
+        )
     return parts
 
 
@@ -115,17 +144,28 @@ def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     _draw_lines(ax, parts, colours)
     seeds = sorted(runs["seed"].unique())
     for (seed, status), group in runs.groupby(["seed", "status"]):
-        style: dict[str, Any] = {"s": 17, "linewidths": 0.6, "edgecolors": "white",
-                 "marker": MARKERS[seeds.index(seed) % len(MARKERS)]}  # fmt: skip
+        style: dict[str, Any] = {
+            "s": 17,
+            "linewidths": 0.6,
+            "edgecolors": "white",
+            "marker": MARKERS[seeds.index(seed) % len(MARKERS)],
+        }
         if status == "excluded":
             style = {"s": 24, "linewidths": 1.2, "marker": "x"}
         ax.scatter(group["params"], group["loss"], c=colours(group["budget"]), zorder=4, **style)
     for _, row in parts["minimum"].iterrows() if shared else ():
         used = row["status"] == "bracketed"
         colour = colours(row["budget"])
-        ax.scatter(row["params"], row["loss"], s=110, marker="*", zorder=6, linewidths=0.9,
-                   facecolors=[colour] if used else "white",
-                   edgecolors=[INK if used else colour])  # fmt: skip
+        ax.scatter(
+            row["params"],
+            row["loss"],
+            s=110,
+            marker="*",
+            zorder=6,
+            linewidths=0.9,
+            facecolors=[colour] if used else "white",
+            edgecolors=[INK if used else colour],
+        )
     ax.set(xlabel="parameters N", ylabel=f"held-out loss ({unit})")
     ax.set_xlim(runs["params"].min() / 1.25, runs["params"].max() * 1.25)
     budgets = sorted(runs["budget"].unique())
@@ -151,12 +191,18 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
     for kind, style in styles.items():
         for flops, line in parts[kind].groupby("budget") if kind in parts else ():
             dashed = kind == "curve" and line["status"].iloc[0] != "bracketed"
-            ax.plot(line["params"], line["loss"], color=colours(flops),
-                    linestyle=(0, (4, 2)) if dashed else "-", **style)  # fmt: skip
+            ax.plot(
+                line["params"],
+                line["loss"],
+                color=colours(flops),
+                linestyle=(0, (4, 2)) if dashed else "-",
+                **style,
+            )
     if "law" in parts:
         law = parts["law"]
-        ax.plot(law["params"], law["loss"], color=INK, linewidth=1.1, linestyle=(0, (1, 1.6)),
-                zorder=5)  # fmt: skip
+        ax.plot(
+            law["params"], law["loss"], color=INK, linewidth=1.1, linestyle=(0, (1, 1.6)), zorder=5
+        )
 
 
 def _label_ends(ax: Axes, runs: pd.DataFrame, colours: BudgetColours) -> None:
@@ -167,9 +213,16 @@ def _label_ends(ax: Axes, runs: pd.DataFrame, colours: BudgetColours) -> None:
     top = ends["loss"].idxmax()
     for (index, row), height in zip(ends.iterrows(), heights, strict=True):
         text = flops_text(row["budget"]) + (" FLOPs" if index == top else "")
-        ax.annotate(text, (row["params"], height), xytext=(7, 0), textcoords="offset points",
-                    color=colours.text(row["budget"]), va="center", fontsize=9,
-                    fontweight="bold")  # fmt: skip
+        ax.annotate(
+            text,
+            (row["params"], height),
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=colours.text(row["budget"]),
+            va="center",
+            fontsize=9,
+            fontweight="bold",
+        )
 
 
 def _key(ax: Axes, parts: dict, seeds: list) -> None:
@@ -196,6 +249,7 @@ def _key(ax: Axes, parts: dict, seeds: list) -> None:
     if "slice" in parts:
         handles.append(Line2D([], [], color=MUTED, label="fitted surface"))
     if "law" in parts:
-        handles.append(Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, (1, 1.6)),
-                              label="fitted N*(C)"))  # fmt: skip
+        handles.append(
+            Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, (1, 1.6)), label="fitted N*(C)")
+        )
     key(ax, handles)

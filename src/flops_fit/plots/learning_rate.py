@@ -43,11 +43,26 @@ def draw_cell(ax: Axes, runs: pd.DataFrame, cell: dict, rule: Callable, colours)
         x = np.linspace(near.min(), near.max(), 60)
         curve = cell["loss"] + cell["curvature"] * x**2
         ax.plot(cell["best_rate"] * np.exp(x), curve, linewidth=1, color=colour)
-        ax.plot(cell["best_rate"], cell["loss"], "*", markersize=10, color=colour,
-                markeredgecolor=INK, markeredgewidth=0.6, zorder=4)  # fmt: skip
+        ax.plot(
+            cell["best_rate"],
+            cell["loss"],
+            "*",
+            markersize=10,
+            color=colour,
+            markeredgecolor=INK,
+            markeredgewidth=0.6,
+            zorder=4,
+        )
     elif len(own):
-        ax.plot(cell["best_rate"], cell["loss"], "s", markersize=7, markerfacecolor="white",
-                color=colour, zorder=4)  # fmt: skip
+        ax.plot(
+            cell["best_rate"],
+            cell["loss"],
+            "s",
+            markersize=7,
+            markerfacecolor="white",
+            color=colour,
+            zorder=4,
+        )
     factors = {"params": cell["params"], "tokens": cell["tokens"], "size": cell["size"]}
     ax.axvline(rule(**factors), color=MUTED, linestyle=":", linewidth=1)
     ax.set_title(f"size {cell['size']:g}, D {tick_count(cell['tokens'])}", fontsize=8)

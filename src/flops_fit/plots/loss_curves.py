@@ -16,8 +16,17 @@ from flops_fit.plots.style import (
     tick_loss,
 )
 
-COLUMNS = ["run_id", "budget", "params", "seed", "status", "tokens", "flops", "loss",
-           "learning_rate"]  # fmt: skip
+COLUMNS = [
+    "run_id",
+    "budget",
+    "params",
+    "seed",
+    "status",
+    "tokens",
+    "flops",
+    "loss",
+    "learning_rate",
+]
 
 
 MOST_CURVES = 200  # of a figure: more lie on top of each other and make a file of many megabytes
@@ -41,33 +50,45 @@ def drawn_records(records: list[dict]) -> list[dict]:
 def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
     """One row per recorded point of every run that trained."""
     parts = [
-        pd.DataFrame({
-            "run_id": record["experiment_id"], "budget": record["compute_budget"],
-            "params": record["params"], "seed": record["seed"], "status": record["status"],
-            **{key: record["loss_curve"][key] for key in ("tokens", "loss", "learning_rate")},
-            "flops": [record["flops_per_token"] * d for d in record["loss_curve"]["tokens"]],
-        })
+        pd.DataFrame(
+            {
+                "run_id": record["experiment_id"],
+                "budget": record["compute_budget"],
+                "params": record["params"],
+                "seed": record["seed"],
+                "status": record["status"],
+                **{key: record["loss_curve"][key] for key in ("tokens", "loss", "learning_rate")},
+                "flops": [record["flops_per_token"] * d for d in record["loss_curve"]["tokens"]],
+            }
+        )
         for record in records
         if record.get("loss_curve", {}).get("tokens")
-    ]  # fmt: skip
+    ]
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
 def heldout_numbers(records: list[dict]) -> pd.DataFrame:
     """``budget, tokens, flops, loss``: where each completed run ended on the held-out data."""
     rows = [
-        {"budget": r["compute_budget"], "tokens": r["tokens_seen"],
-         "flops": r["flops_per_token"] * r["tokens_seen"], "loss": r["final_loss"]}
+        {
+            "budget": r["compute_budget"],
+            "tokens": r["tokens_seen"],
+            "flops": r["flops_per_token"] * r["tokens_seen"],
+            "loss": r["final_loss"],
+        }
         for r in records
         if r["status"] == "completed" and r.get("final_loss") is not None
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=["budget", "tokens", "flops", "loss"])
 
 
 def draw_losses(
-    ax: Axes, numbers: pd.DataFrame, ends: pd.DataFrame, colours: BudgetColours,
+    ax: Axes,
+    numbers: pd.DataFrame,
+    ends: pd.DataFrame,
+    colours: BudgetColours,
     against: str = "tokens",
-) -> Axes:  # fmt: skip
+) -> Axes:
     """Training loss ``against`` tokens or flops; held-out ends as dots, diverged runs crossed.
 
     The axis covers the completed runs; the cross of a run that left it stands at its top.
@@ -76,8 +97,15 @@ def draw_losses(
     top = 1.04 * float((good if len(good) else numbers["loss"]).max())
     for _, run in numbers.groupby("run_id", sort=False):
         _draw_run(ax, run, run["loss"].clip(upper=top), colours, against)
-    ax.scatter(ends[against], ends["loss"], c=colours(ends["budget"]), s=18,
-               edgecolors="white", linewidths=0.6, zorder=4)  # fmt: skip
+    ax.scatter(
+        ends[against],
+        ends["loss"],
+        c=colours(ends["budget"]),
+        s=18,
+        edgecolors="white",
+        linewidths=0.6,
+        zorder=4,
+    )
     low = min(float(numbers["loss"].min()), float(ends["loss"].min()) if len(ends) else top)
     ax.set_ylim(low / 1.04, top)
     log_axis(ax.yaxis, tick_loss)
@@ -100,11 +128,26 @@ def _draw_run(
     ax: Axes, run: pd.DataFrame, values: pd.Series, colours: BudgetColours, against: str = "tokens"
 ) -> None:
     colour, diverged = colours(run["budget"].iloc[0]), run["status"].iloc[0] == "diverged"
-    ax.plot(run[against], values, color=colour, linewidth=1.0, alpha=0.85,
-            linestyle=(0, (2, 1.5)) if diverged else "-", zorder=3)  # fmt: skip
+    ax.plot(
+        run[against],
+        values,
+        color=colour,
+        linewidth=1.0,
+        alpha=0.85,
+        linestyle=(0, (2, 1.5)) if diverged else "-",
+        zorder=3,
+    )
     if diverged:
-        ax.scatter(run[against].iloc[-1], values.iloc[-1], marker="x", s=45, linewidths=2,
-                   color=colour, zorder=5, clip_on=False)  # fmt: skip
+        ax.scatter(
+            run[against].iloc[-1],
+            values.iloc[-1],
+            marker="x",
+            s=45,
+            linewidths=2,
+            color=colour,
+            zorder=5,
+            clip_on=False,
+        )
 
 
 def _key(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> None:

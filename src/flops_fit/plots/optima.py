@@ -10,15 +10,7 @@ from flops_fit.fit.answer import optimum_at
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.saved import laws_of
 from flops_fit.notation import flops_text, unit_text
-from flops_fit.plots.style import (
-    BAND,
-    INK,
-    MUTED,
-    BudgetColours,
-    log_axis,
-    tick_count,
-    tick_loss,
-)
+from flops_fit.plots.style import BAND, INK, MUTED, BudgetColours, log_axis, tick_count, tick_loss
 
 GRID_POINTS = 25
 QUANTITIES = {
@@ -31,8 +23,13 @@ REFERENCE_SLOPE = 0.5  # N* and D* of Hoffmann et al. 2022 both grow about as C^
 LEAST_RATIO_SPAN = 3.0
 REFERENCE_RATIO = 20.0  # tokens per parameter, Hoffmann et al. 2022
 ENDS = ("", "_low", "_high", "_noise_low", "_noise_high")
-COLUMNS = ["kind", "flops", *(f"{q}{end}" for q in QUANTITIES for end in ENDS), "beyond_data",
-           "status"]  # fmt: skip
+COLUMNS = [
+    "kind",
+    "flops",
+    *(f"{q}{end}" for q in QUANTITIES for end in ENDS),
+    "beyond_data",
+    "status",
+]
 LEAST_WEIGHT = 0.02  # of a member of the stack that is drawn
 
 
@@ -44,11 +41,17 @@ def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
     data. Rows of ``kind`` member are the laws and paths of a stack, each named by its ``status``.
     """
     rows = [
-        {"kind": "minimum", "flops": b["flops"], "params": b["params_opt"],
-         "tokens": b["tokens_opt"], "loss": b["loss_opt"],
-         "tokens_per_param": b["tokens_opt"] / b["params_opt"], "status": b["status"]}
+        {
+            "kind": "minimum",
+            "flops": b["flops"],
+            "params": b["params_opt"],
+            "tokens": b["tokens_opt"],
+            "loss": b["loss_opt"],
+            "tokens_per_param": b["tokens_opt"] / b["params_opt"],
+            "status": b["status"],
+        }
         for b in fit["isoflop"]["budgets"]
-    ]  # fmt: skip
+    ]
     if fit["status"] != "not_identifiable":
         data = fit["data"]
         first, last = min(data["budgets"] or [data["flops"][0]]), data["largest_budget"]
@@ -73,8 +76,15 @@ def _members(fit: dict, grid: list[float]) -> list[dict]:
         found = stack.members(float(np.log(flops)), cost)
         for member, (log_n, loss), said in zip(fit["stack"]["members"], found, heard, strict=True):
             if said:
-                rows.append({"kind": "member", "flops": flops, "params": float(np.exp(log_n[0])),
-                             "loss": float(loss[0]), "status": member["name"]})  # fmt: skip
+                rows.append(
+                    {
+                        "kind": "member",
+                        "flops": flops,
+                        "params": float(np.exp(log_n[0])),
+                        "loss": float(loss[0]),
+                        "status": member["name"],
+                    }
+                )
     return rows
 
 
@@ -83,8 +93,13 @@ def _row(kind: str, answer: dict) -> dict:
     for quantity in QUANTITIES:
         low, high = answer["ci"].get(quantity, (None, None))
         least, most = answer["ci_noise"].get(quantity, (None, None))
-        row |= {quantity: answer[quantity], f"{quantity}_low": low, f"{quantity}_high": high,
-                f"{quantity}_noise_low": least, f"{quantity}_noise_high": most}  # fmt: skip
+        row |= {
+            quantity: answer[quantity],
+            f"{quantity}_low": low,
+            f"{quantity}_high": high,
+            f"{quantity}_noise_low": least,
+            f"{quantity}_noise_high": most,
+        }
     return row
 
 
@@ -96,8 +111,9 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
         for ends in ("", "_noise"):  # the inner band holds noise alone
             low, high = f"{quantity}{ends}_low", f"{quantity}{ends}_high"
             if part[low].notna().any():
-                ax.fill_between(part["flops"], part[low], part[high], color=BAND, alpha=alpha,
-                                linewidth=0)  # fmt: skip
+                ax.fill_between(
+                    part["flops"], part[low], part[high], color=BAND, alpha=alpha, linewidth=0
+                )
         ax.plot(part["flops"], part[quantity], color=INK, linestyle=dashes, zorder=3)
     if len(beyond) > 1:
         ax.axvline(beyond["flops"].iloc[0], color=MUTED, linewidth=0.7, linestyle=":", zorder=1)
@@ -107,14 +123,29 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
                 member["flops"], member[quantity], color=MUTED, linewidth=0.5, alpha=0.6, zorder=2
             )
     answers = numbers[numbers["kind"] == "answer"]
-    ax.scatter(answers["flops"], answers[quantity], s=22, marker="o", facecolors="white",
-               edgecolors=INK, linewidths=1.1, zorder=4)  # fmt: skip
+    ax.scatter(
+        answers["flops"],
+        answers[quantity],
+        s=22,
+        marker="o",
+        facecolors="white",
+        edgecolors=INK,
+        linewidths=1.1,
+        zorder=4,
+    )
     for _, row in numbers[numbers["kind"] == "minimum"].iterrows():
         used = row["status"] == "bracketed"
         colour = colours(row["flops"])
-        ax.scatter(row["flops"], row[quantity], s=75, marker="*", zorder=5, linewidths=0.8,
-                   facecolors=[colour] if used else "white",
-                   edgecolors=[INK if used else colour])  # fmt: skip
+        ax.scatter(
+            row["flops"],
+            row[quantity],
+            s=75,
+            marker="*",
+            zorder=5,
+            linewidths=0.8,
+            facecolors=[colour] if used else "white",
+            edgecolors=[INK if used else colour],
+        )
     ax.set_title(QUANTITIES[quantity])
     log_axis(ax.xaxis, flops_text)
     if quantity == "loss":
@@ -149,15 +180,29 @@ def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
     if quantity == "tokens_per_param":
         ax.axhline(REFERENCE_RATIO, **style)
         below = law[quantity].iloc[0] < REFERENCE_RATIO  # then there is room above the line
-        ax.annotate("20 (Hoffmann et al. 2022)", (c[0], REFERENCE_RATIO),
-                    xytext=(0, 3 if below else -3), textcoords="offset points",
-                    va="bottom" if below else "top", color=MUTED, fontsize=8)  # fmt: skip
+        ax.annotate(
+            "20 (Hoffmann et al. 2022)",
+            (c[0], REFERENCE_RATIO),
+            xytext=(0, 3 if below else -3),
+            textcoords="offset points",
+            va="bottom" if below else "top",
+            color=MUTED,
+            fontsize=8,
+        )
         return
     middle = len(c) // 2
     line = law[quantity].iloc[middle] * (c / c[middle]) ** REFERENCE_SLOPE
     ax.plot(c, line, **style)
-    ax.annotate("$C^{\\,0.5}$", (c[-1], line[-1]), xytext=(5, 0), textcoords="offset points",
-                va="center", color=MUTED, fontsize=9, annotation_clip=False)  # fmt: skip
+    ax.annotate(
+        "$C^{\\,0.5}$",
+        (c[-1], line[-1]),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        color=MUTED,
+        fontsize=9,
+        annotation_clip=False,
+    )
 
 
 def draw_optima(axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetColours, fit: dict):
@@ -165,8 +210,14 @@ def draw_optima(axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetCol
     for quantity, ax in axes.items():
         draw_optimum(ax, numbers, quantity, colours)
     if fit["status"] == "not_identifiable":
-        axes["params"].text(0.5, 0.5, "no law: not identifiable", color=MUTED, ha="center",
-                            transform=axes["params"].transAxes)  # fmt: skip
+        axes["params"].text(
+            0.5,
+            0.5,
+            "no law: not identifiable",
+            color=MUTED,
+            ha="center",
+            transform=axes["params"].transAxes,
+        )
     else:
         growth = f"∝ $C^{{\\,{fit['headline']['slope']:.2f}}}$"
         axes["params"].set_title(f"{QUANTITIES['params']} {growth}")
@@ -184,6 +235,14 @@ def _name_parts(ax: Axes, numbers: pd.DataFrame) -> None:
         return
     last = law.loc[law["beyond_data"] >= 1, "flops"].iloc[0]
     for text, offset, side in (("data", -5, "right"), ("extrapolated", 5, "left")):
-        ax.annotate(text, (last, 0.02), xycoords=("data", "axes fraction"), xytext=(offset, 0),
-                    textcoords="offset points", ha=side, va="bottom", color=MUTED,
-                    fontsize=8.5)  # fmt: skip
+        ax.annotate(
+            text,
+            (last, 0.02),
+            xycoords=("data", "axes fraction"),
+            xytext=(offset, 0),
+            textcoords="offset points",
+            ha=side,
+            va="bottom",
+            color=MUTED,
+            fontsize=8.5,
+        )

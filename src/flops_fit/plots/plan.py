@@ -31,9 +31,16 @@ def draw_plan(ax: Axes, rows: list[dict]) -> Axes:
         params = [row["params"] for row in own]
         tokens = [row["num_tokens"] for row in own]
         ax.plot(params, tokens, "o-", color=colours(budget), markersize=4.5, linewidth=1)
-        ax.annotate(flops_text(budget), (params[0], tokens[0]), xytext=(-7, 0), ha="right",
-                    va="center", textcoords="offset points", fontsize=8.5,
-                    color=colours.text(budget))  # fmt: skip
+        ax.annotate(
+            flops_text(budget),
+            (params[0], tokens[0]),
+            xytext=(-7, 0),
+            ha="right",
+            va="center",
+            textcoords="offset points",
+            fontsize=8.5,
+            color=colours.text(budget),
+        )
     _reference(ax, rows)
     ax.set(xlabel="parameters N", ylabel="tokens D")
     ax.margins(0.12, 0.08)
@@ -53,6 +60,12 @@ def _reference(ax: Axes, rows: list[dict]) -> None:
     if low < high:
         ends = np.array([low, high])
         ax.plot(ends, PUBLISHED_RATIO * ends, "--", color=MUTED, linewidth=1, zorder=1)
-        ax.annotate(f"{PUBLISHED_RATIO} tokens per parameter", (high, PUBLISHED_RATIO * high),
-                    xytext=(0, 5), textcoords="offset points", ha="right", fontsize=8,
-                    color=MUTED)  # fmt: skip
+        ax.annotate(
+            f"{PUBLISHED_RATIO} tokens per parameter",
+            (high, PUBLISHED_RATIO * high),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=MUTED,
+        )

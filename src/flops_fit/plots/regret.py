@@ -7,14 +7,7 @@ from matplotlib.axes import Axes
 from flops_fit.fit.answer import FACTORS, predict
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.saved import laws_of
-from flops_fit.plots.style import (
-    FAINT,
-    MUTED,
-    BudgetColours,
-    budget_handles,
-    key,
-    log_axis,
-)
+from flops_fit.plots.style import FAINT, MUTED, BudgetColours, budget_handles, key, log_axis
 
 FACTOR_GRID = np.geomspace(1 / 8, 8, 97)
 HIGHEST = 1.0  # share of C drawn
@@ -48,12 +41,21 @@ def draw_regret(ax: Axes, numbers: pd.DataFrame) -> Axes:
         part = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "curve")]
         ax.plot(part["factor"], 100 * part["waste"].astype(float), color=colours(flops), zorder=3)
         told = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "told")]
-        ax.scatter(told["factor"], 100 * told["waste"].astype(float), s=16, color=colours(flops),
-                   zorder=4)  # fmt: skip
+        ax.scatter(
+            told["factor"], 100 * told["waste"].astype(float), s=16, color=colours(flops), zorder=4
+        )
     for share in (1, 5):
         ax.axhline(share, color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
-        ax.annotate(f"{share}%", (1, share), xycoords=("axes fraction", "data"), xytext=(3, 0),
-                    textcoords="offset points", va="center", color=MUTED, fontsize=8)  # fmt: skip
+        ax.annotate(
+            f"{share}%",
+            (1, share),
+            xycoords=("axes fraction", "data"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            color=MUTED,
+            fontsize=8,
+        )
     ax.axvline(1, color=FAINT, linewidth=1, zorder=0)
     log_axis(ax.xaxis, lambda v: f"{v:g}")
     ticks = sorted({1.0, *FACTORS, 1 / 8, 1 / 4, 8.0})

@@ -27,12 +27,14 @@ def residual_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
     frame = table.frame
     left_out = {run["run_id"] for run in fit["excluded"]["runs"]}
     fitted = loss_at(fit, frame["params"], frame["tokens"])
-    return pd.DataFrame({
-        **{name: frame[name] for name in ("run_id", "flops", "params", "tokens", "loss")},
-        "status": np.where(frame["run_id"].isin(left_out), "excluded", "used"),
-        "fitted": fitted,
-        "residual": np.log(frame["loss"] / fitted),
-    })[COLUMNS]  # fmt: skip
+    return pd.DataFrame(
+        {
+            **{name: frame[name] for name in ("run_id", "flops", "params", "tokens", "loss")},
+            "status": np.where(frame["run_id"].isin(left_out), "excluded", "used"),
+            "fitted": fitted,
+            "residual": np.log(frame["loss"] / fitted),
+        }
+    )[COLUMNS]
 
 
 def draw_fitted(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: str) -> Axes:
@@ -59,8 +61,13 @@ def draw_residuals(
     _scatter(ax, numbers, numbers[name], percent, colours)
     used = numbers[numbers["status"] == "used"].sort_values(name)
     medians = [used.iloc[part][[name, "residual"]].median() for part in _parts(used[name])]
-    ax.plot([m[name] for m in medians], [100 * m["residual"] for m in medians], color=INK,
-            linewidth=1.2, zorder=5)  # fmt: skip
+    ax.plot(
+        [m[name] for m in medians],
+        [100 * m["residual"] for m in medians],
+        color=INK,
+        linewidth=1.2,
+        zorder=5,
+    )
     log_axis(ax.xaxis, flops_text if name == "flops" else tick_count)
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.set(xlabel=PANELS[name], ylabel="measured / fitted − 1 (%)")
@@ -79,7 +86,15 @@ def _parts(values: pd.Series) -> list[np.ndarray]:
 def _scatter(ax: Axes, numbers: pd.DataFrame, x, y, colours: BudgetColours) -> None:
     for status, marker, size in (("used", "o", 15), ("excluded", "x", 24)):
         rows = numbers["status"] == status
-        ax.scatter(x[rows], y[rows], c=colours(numbers.loc[rows, "flops"]), s=size, marker=marker,
-                   zorder=4, rasterized=len(numbers) > MANY,
-                   **({"edgecolors": "white", "linewidths": 0.5} if marker == "o"
-                      else {"linewidths": 1.2}))  # fmt: skip
+        ax.scatter(
+            x[rows],
+            y[rows],
+            c=colours(numbers.loc[rows, "flops"]),
+            s=size,
+            marker=marker,
+            zorder=4,
+            rasterized=len(numbers) > MANY,
+            **(
+                {"edgecolors": "white", "linewidths": 0.5} if marker == "o" else {"linewidths": 1.2}
+            ),
+        )

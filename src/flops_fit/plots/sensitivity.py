@@ -15,9 +15,25 @@ from flops_fit.fit.sensitivity import GROUPS, USABLE, sensitivity_at
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import BAND, INK, MUTED, log_axis, tick_count
 
-COLUMNS = ["kind", "flops", "group", "label", "headline", "status", "n_runs", "a", "params", "tokens",
-           "tokens_per_param", "loss", "count", "own_params", "own_tokens_per_param", "low",
-           "high"]  # fmt: skip
+COLUMNS = [
+    "kind",
+    "flops",
+    "group",
+    "label",
+    "headline",
+    "status",
+    "n_runs",
+    "a",
+    "params",
+    "tokens",
+    "tokens_per_param",
+    "loss",
+    "count",
+    "own_params",
+    "own_tokens_per_param",
+    "low",
+    "high",
+]
 ROW_HEIGHT = 0.2  # inches
 LABEL_WIDTH = 40  # characters
 PALE = "#c3cad5"
@@ -33,8 +49,9 @@ def sensitivity_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
     for flops in budgets:
         answer = predict(fit, flops)
         low, high = answer["ci"].get("params", (None, None))
-        rows.append({"kind": "answer", "flops": flops, "params": answer["params"], "low": low,
-                     "high": high})  # fmt: skip
+        rows.append(
+            {"kind": "answer", "flops": flops, "params": answer["params"], "low": low, "high": high}
+        )
         rows += [
             {"kind": "refit", "flops": flops, **row}
             for row in sensitivity_at(fit, flops)
@@ -102,20 +119,43 @@ def _mark(ax: Axes, x: float, y: float, headline: bool, usable: bool) -> None:
     if not usable:
         style = {"marker": "x", "s": 22, "facecolors": MUTED}
     ax.axhline(y, color=PALE, linewidth=0.5, zorder=1)
-    ax.scatter(x, y, edgecolors=None if not usable else INK, linewidths=1.1, zorder=4,
-               clip_on=False, **style)  # fmt: skip
+    ax.scatter(
+        x,
+        y,
+        edgecolors=None if not usable else INK,
+        linewidths=1.1,
+        zorder=4,
+        clip_on=False,
+        **style,
+    )
 
 
 def _key(ax: Axes, answer: pd.Series, some_failed: bool) -> None:
     def mark(marker: str, face: str, label: str) -> Line2D:
-        return Line2D([], [], linestyle="none", marker=marker, markersize=5, color=INK,
-                      markerfacecolor=face, label=label)  # fmt: skip
+        return Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=marker,
+            markersize=5,
+            color=INK,
+            markerfacecolor=face,
+            label=label,
+        )
 
     handles: list[Artist] = [mark("o", INK, "as fitted"), mark("o", "white", "another choice")]
     if some_failed:
         handles.append(mark("x", INK, "no law could be fitted"))
     if pd.notna(answer["low"]):
         handles.append(Patch(color=BAND, alpha=0.35, label="interval of the answer"))
-    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles) // 3 + 2,
-              borderaxespad=0.2, handletextpad=0.4, columnspacing=1.2, handlelength=1.4,
-              labelcolor=MUTED)  # fmt: skip
+    ax.legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(handles) // 3 + 2,
+        borderaxespad=0.2,
+        handletextpad=0.4,
+        columnspacing=1.2,
+        handlelength=1.4,
+        labelcolor=MUTED,
+    )

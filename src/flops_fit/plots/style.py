@@ -138,9 +138,17 @@ def key(ax: Axes, handles: list) -> None:
     for rows in range(1, len(handles) + 1):
         if sum(max(widths[i : i + rows]) for i in range(0, len(widths), rows)) <= room:
             break
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=-(-len(handles) // rows),
-              borderaxespad=0.2, handletextpad=0.5, columnspacing=1.4, handlelength=1.6,
-              labelcolor=MUTED)  # fmt: skip
+    ax.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=-(-len(handles) // rows),
+        borderaxespad=0.2,
+        handletextpad=0.5,
+        columnspacing=1.4,
+        handlelength=1.6,
+        labelcolor=MUTED,
+    )
 
 
 def spread(positions: np.ndarray, gap: float) -> np.ndarray:
@@ -164,9 +172,18 @@ def message(ax: Axes, text: str) -> Axes:
     import textwrap
 
     ax.set_axis_off()
-    ax.text(0.5, 0.5, textwrap.fill(text, 60), ha="center", va="center", color=MUTED,
-            transform=ax.transAxes, fontsize=10, linespacing=1.5,
-            in_layout=False)  # fmt: skip
+    ax.text(
+        0.5,
+        0.5,
+        textwrap.fill(text, 60),
+        ha="center",
+        va="center",
+        color=MUTED,
+        transform=ax.transAxes,
+        fontsize=10,
+        linespacing=1.5,
+        in_layout=False,
+    )
     return ax
 
 

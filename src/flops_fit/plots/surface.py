@@ -42,25 +42,44 @@ def surface_numbers(table: RunTable, fit: dict, budgets: list[float]) -> pd.Data
     """
     frame, data = table.frame, fit["data"]
     last = data["largest_budget"]
-    runs = pd.DataFrame({"kind": "run", "flops": frame["flops"], "params": frame["params"],
-                         "tokens": frame["tokens"], "loss": frame["loss"]})  # fmt: skip
+    runs = pd.DataFrame(
+        {
+            "kind": "run",
+            "flops": frame["flops"],
+            "params": frame["params"],
+            "tokens": frame["tokens"],
+            "loss": frame["loss"],
+        }
+    )
     if fit["parametric"]["status"] == "not_identifiable":
         return runs.reindex(columns=COLUMNS)
     cost, law = Cost.from_dict(fit["cost"]), laws_of(fit)["surface"][0]
     reach = np.geomspace(data["flops"][0], max([last, *budgets]), GRID_POINTS)
     best = np.array([law.optimum(np.log(c), cost) for c in reach])[:, :, 0]
-    frontier = pd.DataFrame({
-        "kind": "frontier", "flops": reach, "params": np.exp(best[:, 0]),
-        "tokens": np.exp(cost.log_tokens(best[:, 0], np.log(reach))), "loss": best[:, 1],
-        "beyond_data": reach / last,
-    })  # fmt: skip
+    frontier = pd.DataFrame(
+        {
+            "kind": "frontier",
+            "flops": reach,
+            "params": np.exp(best[:, 0]),
+            "tokens": np.exp(cost.log_tokens(best[:, 0], np.log(reach))),
+            "loss": best[:, 1],
+            "beyond_data": reach / last,
+        }
+    )
     known = pd.concat([runs, frontier])
     spans = [(known[c].min() / MARGIN, known[c].max() * MARGIN) for c in ("params", "tokens")]
     n, d = np.meshgrid(*(np.geomspace(low, high, GRID_POINTS) for low, high in spans))
     flops = np.exp(cost.log_flops_per_token(np.log(n))) * d
-    grid = pd.DataFrame({"kind": "grid", "flops": flops.ravel(), "params": n.ravel(),
-                         "tokens": d.ravel(), "loss": loss_at(fit, n, d).ravel(),
-                         "beyond_data": flops.ravel() / last})  # fmt: skip
+    grid = pd.DataFrame(
+        {
+            "kind": "grid",
+            "flops": flops.ravel(),
+            "params": n.ravel(),
+            "tokens": d.ravel(),
+            "loss": loss_at(fit, n, d).ravel(),
+            "beyond_data": flops.ravel() / last,
+        }
+    )
     lines = [_line(c, cost, spans) for c in _line_budgets(data)]
     return pd.concat([runs, grid, *lines, frontier], ignore_index=True).reindex(columns=COLUMNS)
 
@@ -78,8 +97,9 @@ def _line(flops: float, cost: Cost, spans: list) -> pd.DataFrame:
     params = np.geomspace(low, high, GRID_POINTS)
     tokens = np.exp(cost.log_tokens(np.log(params), np.log(flops)))
     inside = (tokens >= spans[1][0]) & (tokens <= spans[1][1])
-    return pd.DataFrame({"kind": "line", "flops": flops, "params": params[inside],
-                         "tokens": tokens[inside]})  # fmt: skip
+    return pd.DataFrame(
+        {"kind": "line", "flops": flops, "params": params[inside], "tokens": tokens[inside]}
+    )
 
 
 def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: str) -> Axes:
@@ -87,15 +107,24 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     parts = dict(list(numbers.groupby("kind")))
     grid = parts["grid"]
     shape = (GRID_POINTS, GRID_POINTS)
-    n, d, loss, beyond = (grid[c].to_numpy(dtype=float).reshape(shape)
-                          for c in ("params", "tokens", "loss", "beyond_data"))  # fmt: skip
+    n, d, loss, beyond = (
+        grid[c].to_numpy(dtype=float).reshape(shape)
+        for c in ("params", "tokens", "loss", "beyond_data")
+    )
     ax.set(xscale="log", yscale="log", xlim=(n.min(), n.max()), ylim=(d.min(), d.max()))
     measured = parts["run"]["loss"]
     low = float(min(measured.min(), parts["frontier"]["loss"].min()))
     levels = contour_levels(low, float(measured.max()))
     drawn: dict[str, Any] = {"levels": levels, "zorder": 0}
-    ax.contourf(n, d, loss, cmap=NEUTRAL.reversed(), norm=LogNorm(levels[0], levels[-1]),
-                extend="both", **drawn)  # fmt: skip
+    ax.contourf(
+        n,
+        d,
+        loss,
+        cmap=NEUTRAL.reversed(),
+        norm=LogNorm(levels[0], levels[-1]),
+        extend="both",
+        **drawn,
+    )
     lines = ax.contour(n, d, loss, colors=CONTOUR, linewidths=0.6, **drawn)
     two_decimals = np.allclose(levels, np.round(levels, 2), rtol=0, atol=1e-12)
     write = "{:.2f}" if two_decimals else "{:.3g}"
@@ -103,11 +132,20 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     ax.contourf(n, d, beyond, levels=[1, np.inf], colors="white", alpha=0.55, zorder=1)
     _draw_lines(ax, parts, colours)
     runs = parts["run"]
-    ax.scatter(runs["params"], runs["tokens"], c=colours(runs["flops"]), s=15, zorder=4,
-               edgecolors="white", linewidths=0.5)  # fmt: skip
+    ax.scatter(
+        runs["params"],
+        runs["tokens"],
+        c=colours(runs["flops"]),
+        s=15,
+        zorder=4,
+        edgecolors="white",
+        linewidths=0.5,
+    )
     frontier = parts["frontier"]
-    for part, dashes in ((frontier[frontier["beyond_data"] <= 1], "-"),
-                         (frontier[frontier["beyond_data"] >= 1], (0, (3, 1.6)))):  # fmt: skip
+    for part, dashes in (
+        (frontier[frontier["beyond_data"] <= 1], "-"),
+        (frontier[frontier["beyond_data"] >= 1], (0, (3, 1.6))),
+    ):
         ax.plot(part["params"], part["tokens"], color=INK, linewidth=2, linestyle=dashes, zorder=5)
     handles: list[Artist] = [
         Line2D([], [], color=INK, linewidth=2, label="best N and D of the surface"),
@@ -141,7 +179,15 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
         ax.plot(line["params"], line["tokens"], color=colours(flops), linewidth=0.9, zorder=2)
         end = line.iloc[-1]
         at_right = end["params"] >= right / 1.3  # else the label would cross the frame
-        ax.annotate(flops_text(flops), (right if at_right else end["params"], end["tokens"]),
-                    xytext=(5, 0) if at_right else (4, 2), textcoords="offset points",
-                    va="center" if at_right else "bottom", color=colours.text(flops),
-                    fontsize=8.5, fontweight="bold", annotation_clip=False, zorder=6)  # fmt: skip
+        ax.annotate(
+            flops_text(flops),
+            (right if at_right else end["params"], end["tokens"]),
+            xytext=(5, 0) if at_right else (4, 2),
+            textcoords="offset points",
+            va="center" if at_right else "bottom",
+            color=colours.text(flops),
+            fontsize=8.5,
+            fontweight="bold",
+            annotation_clip=False,
+            zorder=6,
+        )

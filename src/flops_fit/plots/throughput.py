@@ -6,26 +6,46 @@ from matplotlib.axes import Axes
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import BudgetColours, log_axis, tick_count
 
-COLUMNS = ["run_id", "budget", "params", "host", "device", "processes", "wall_seconds",
-           "flops_per_second", "peak_share", "data_share"]  # fmt: skip
+COLUMNS = [
+    "run_id",
+    "budget",
+    "params",
+    "host",
+    "device",
+    "processes",
+    "wall_seconds",
+    "flops_per_second",
+    "peak_share",
+    "data_share",
+]
 
 
 def throughput_numbers(records: list[dict]) -> pd.DataFrame:
     """One row a run that recorded its time: counted FLOPs over the time of the whole run."""
     rows = [
-        {**{key: record.get(key) for key in COLUMNS}, "run_id": record["experiment_id"],
-         "budget": record["compute_budget"],
-         "flops_per_second": record["flops_counted"] / record["wall_seconds"]}
+        {
+            **{key: record.get(key) for key in COLUMNS},
+            "run_id": record["experiment_id"],
+            "budget": record["compute_budget"],
+            "flops_per_second": record["flops_counted"] / record["wall_seconds"],
+        }
         for record in records
         if record.get("wall_seconds") and record.get("flops_counted")
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def draw_throughput(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
     """FLOP/s of each run against its N."""
-    ax.scatter(numbers["params"], numbers["flops_per_second"], c=colours(numbers["budget"]), s=22,
-               edgecolors="white", linewidths=0.6, zorder=3)  # fmt: skip
+    ax.scatter(
+        numbers["params"],
+        numbers["flops_per_second"],
+        c=colours(numbers["budget"]),
+        s=22,
+        edgecolors="white",
+        linewidths=0.6,
+        zorder=3,
+    )
     log_axis(ax.xaxis, tick_count)
     log_axis(ax.yaxis, flops_text)
     ax.set(xlabel="parameters N", ylabel="FLOP/s of a run")

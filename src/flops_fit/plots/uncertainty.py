@@ -40,8 +40,15 @@ def draw_uncertainty(figure: Figure, numbers: pd.DataFrame) -> None:
                 ax.axvline(estimate[column], color=INK, linewidth=1)
                 ax.set_yticks([])
             else:
-                ax.scatter(draws[column], draws[row], s=3, color=MUTED, alpha=0.5, linewidths=0,
-                           rasterized=True)  # fmt: skip
+                ax.scatter(
+                    draws[column],
+                    draws[row],
+                    s=3,
+                    color=MUTED,
+                    alpha=0.5,
+                    linewidths=0,
+                    rasterized=True,
+                )
                 ax.plot(estimate[column], estimate[row], "+", color=INK, markersize=8)
             _dress(ax, i, j)
 

@@ -33,8 +33,11 @@ def _tensor(torch: Any, value: Any, hashes: FileHashes) -> Part | None:
         value = value.coalesce()
         return Part(label, [("", value.indices()), ("", value.values())])
     if value.layout != torch.strided:
-        ways = (("crow_indices", "col_indices") if value.layout == torch.sparse_csr
-                else ("ccol_indices", "row_indices"))  # fmt: skip
+        ways = (
+            ("crow_indices", "col_indices")
+            if value.layout == torch.sparse_csr
+            else ("ccol_indices", "row_indices")
+        )
         return Part(label, [("", getattr(value, way)()) for way in (*ways, "values")])
     if value.is_quantized:
         return Part(f"{label} {value!r}", [("", value.int_repr())])
@@ -98,11 +101,14 @@ def _hugging_face(datasets: Any, value: Any, hashes: FileHashes) -> Part | None:
         return None
     indices = value._indices
     names = ("_format_type", "_format_kwargs", "_format_columns", "_output_all_columns")
-    return Part(f"{type(value).__name__} {value.features}", [
-        ("", value.data.table),
-        ("", None if indices is None else indices.table),
-        *((f".{name}", getattr(value, name)) for name in names),
-    ])  # fmt: skip
+    return Part(
+        f"{type(value).__name__} {value.features}",
+        [
+            ("", value.data.table),
+            ("", None if indices is None else indices.table),
+            *((f".{name}", getattr(value, name)) for name in names),
+        ],
+    )
 
 
 DESCRIPTIONS = {"torch": _tensor, "numpy": _array, "pyarrow": _table, "datasets": _hugging_face}

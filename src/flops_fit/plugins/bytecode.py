@@ -72,10 +72,13 @@ def read_code(code: CodeType) -> Code:
             names |= nested.names
             imports |= nested.imports
     handlers = [
-        [*(bisect_left(offsets, place) for place in (entry.start, entry.end, entry.target)),
-         entry.depth, entry.lasti]
+        [
+            *(bisect_left(offsets, place) for place in (entry.start, entry.end, entry.target)),
+            entry.depth,
+            entry.lasti,
+        ]
         for entry in vars(dis.Bytecode(code))["exception_entries"]
-    ]  # fmt: skip
+    ]
     text = "\n".join([_signature(code), *spelled, repr(handlers)])
     return Code(text, tuple(constants), frozenset(names), frozenset(imports))
 
@@ -83,8 +86,15 @@ def read_code(code: CodeType) -> Code:
 def _signature(code: CodeType) -> str:
     count = code.co_argcount + code.co_kwonlyargcount
     count += bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
-    return repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount,
-                 code.co_varnames[:count], code.co_flags & KINDS))  # fmt: skip
+    return repr(
+        (
+            code.co_argcount,
+            code.co_posonlyargcount,
+            code.co_kwonlyargcount,
+            code.co_varnames[:count],
+            code.co_flags & KINDS,
+        )
+    )
 
 
 def _without_notes(instructions: list[dis.Instruction]) -> list[dis.Instruction]:

@@ -25,20 +25,40 @@ from flops_fit.plugins.origin import is_library
 from flops_fit.plugins.parts import ATOMS, Part, atom, mapping_part
 from flops_fit.plugins.randomness import generator_part
 
-NO_MEMBERS = {"__doc__", "__module__", "__qualname__", "__dict__", "__weakref__", "_abc_impl",
-              "_autograd_function_id", "_backward_cls"}  # fmt: skip
+NO_MEMBERS = {
+    "__doc__",
+    "__module__",
+    "__qualname__",
+    "__dict__",
+    "__weakref__",
+    "_abc_impl",
+    "_autograd_function_id",
+    "_backward_cls",
+}
 MEANT = {"__slots__", "__dataclass_fields__"}  # special members that decide, beside functions
 FUNCTIONS = (types.FunctionType, classmethod, staticmethod, property)
-C_MEMBERS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
-             types.ClassMethodDescriptorType, types.GetSetDescriptorType,
-             types.MemberDescriptorType)  # fmt: skip
+C_MEMBERS = (
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodWrapperType,
+    types.ClassMethodDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+)
 CACHES = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is no fixed part of a C library
 UNVERSIONED = {"torch", "numpy"}  # another build is the same experiment, as in the workflow
-NAMES = {"lock": "a lock", "RLock": "a lock", "generator": "a generator", "socket": "a socket",
-         "TextIOWrapper": "an open file", "BufferedReader": "an open file",
-         "BufferedWriter": "an open file", "BufferedRandom": "an open file",
-         "FileIO": "an open file"}  # fmt: skip
+NAMES = {
+    "lock": "a lock",
+    "RLock": "a lock",
+    "generator": "a generator",
+    "socket": "a socket",
+    "TextIOWrapper": "an open file",
+    "BufferedReader": "an open file",
+    "BufferedWriter": "an open file",
+    "BufferedRandom": "an open file",
+    "FileIO": "an open file",
+}
 NEW_OBJECT = object().__reduce_ex__(4)[0]  # how pickle makes one without arguments
 MOST_FILES = 10_000  # texts of one collection that are looked up as names of files
 LONGEST_NAME = 1024
@@ -241,11 +261,14 @@ def _class(value: type) -> Part:
             name: member for name, member in members.items() if isinstance(member, FUNCTIONS)
         }
         members |= {name: getattr(value, name).value for name in value.__members__}
-    return Part(f"class {value.__name__}", [
-        ("", type(value)),
-        ("", Part("bases", [("", base) for base in value.__bases__])),
-        ("", mapping_part(members.items(), ".{}".format)),
-    ])  # fmt: skip
+    return Part(
+        f"class {value.__name__}",
+        [
+            ("", type(value)),
+            ("", Part("bases", [("", base) for base in value.__bases__])),
+            ("", mapping_part(members.items(), ".{}".format)),
+        ],
+    )
 
 
 def _builtin(value: types.BuiltinFunctionType) -> Part:

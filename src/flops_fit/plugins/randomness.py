@@ -31,8 +31,9 @@ def generator_part(value: Any) -> Part | None:
         if not isinstance(seeds, np.random.SeedSequence):
             return Part(f"generator {kind}", [("", value.state)])
         by_system = isinstance(seeds.entropy, int) and seeds.entropy >= SEEDED_BY_HAND
-        return Part(f"generator {kind}",
-                    [("", None if by_system else seeds.entropy), ("", seeds.spawn_key)])  # fmt: skip
+        return Part(
+            f"generator {kind}", [("", None if by_system else seeds.entropy), ("", seeds.spawn_key)]
+        )
     if isinstance(value, np.random.Generator):
         return Part("generator", [("", value.bit_generator)])
     if isinstance(value, np.random.RandomState):

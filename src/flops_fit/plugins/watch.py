@@ -33,9 +33,17 @@ CACHES = (
     "XDG_CACHE_HOME",
 )
 C_READERS = (
-    "duckdb", "h5py", "lmdb", "polars", "pyarrow", "sentencepiece", "sqlite3", "tiktoken",
-    "tokenizers", "zarr",
-)  # fmt: skip
+    "duckdb",
+    "h5py",
+    "lmdb",
+    "polars",
+    "pyarrow",
+    "sentencepiece",
+    "sqlite3",
+    "tiktoken",
+    "tokenizers",
+    "zarr",
+)
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

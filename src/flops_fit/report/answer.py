@@ -47,30 +47,42 @@ def answers_of(fit: dict, budgets: list[float], records: Sequence[dict] = ()) ->
     for flops in budgets:
         answer = predict(fit, flops)
         rows = [
-            {"name": name, "label": label, **written(answer[name], write),
-             "interval": interval((answer["ci"] or {}).get(name), write),
-             "noise": interval((answer["ci_noise"] or {}).get(name), write)}
+            {
+                "name": name,
+                "label": label,
+                **written(answer[name], write),
+                "interval": interval((answer["ci"] or {}).get(name), write),
+                "noise": interval((answer["ci_noise"] or {}).get(name), write),
+            }
             for name, label, write in QUANTITIES
-        ]  # fmt: skip
+        ]
         moved = choices(fit, flops)
-        answers.append({
-            **answer,
-            "rows": rows,
-            "record": record_words(answer["verdict"], answer["beyond_data"]) if fit["stack"] else "",
-            "promised": None if answer["promise"] is None else f"{answer['promise']:.0%}",
-            "ranges": {s: interval(answer[f"range_{s}pct"], count_text) for s in ("1", "5")},
-            "choices": moved,
-            "moved_beyond": _moved_beyond(moved, (answer["ci"] or {}).get("params")),
-            "budget": flops_text(flops),
-            "beyond": _beyond(answer["beyond_data"]),
-            "regret": [
-                {**r, "factor_text": factor_text(r["factor"]), "params_text": count_text(r["params"]),
-                 "text": waste_text(r["waste"])}
-                for r in answer["regret"]
-            ],
-            "config": _config(answer, records),
-            **_effort(answer, records),
-        })  # fmt: skip
+        answers.append(
+            {
+                **answer,
+                "rows": rows,
+                "record": record_words(answer["verdict"], answer["beyond_data"])
+                if fit["stack"]
+                else "",
+                "promised": None if answer["promise"] is None else f"{answer['promise']:.0%}",
+                "ranges": {s: interval(answer[f"range_{s}pct"], count_text) for s in ("1", "5")},
+                "choices": moved,
+                "moved_beyond": _moved_beyond(moved, (answer["ci"] or {}).get("params")),
+                "budget": flops_text(flops),
+                "beyond": _beyond(answer["beyond_data"]),
+                "regret": [
+                    {
+                        **r,
+                        "factor_text": factor_text(r["factor"]),
+                        "params_text": count_text(r["params"]),
+                        "text": waste_text(r["waste"]),
+                    }
+                    for r in answer["regret"]
+                ],
+                "config": _config(answer, records),
+                **_effort(answer, records),
+            }
+        )
     return answers
 
 

@@ -30,14 +30,20 @@ STATUSES = {
 def minima_of(fit: dict) -> list[dict]:
     """The measured minimum of each budget: status in words, curvature, how far off its grid's centre."""
     return [
-        {**b, "budget": flops_text(b["flops"]), "params": count_text(b["params_opt"]),
-         "tokens": count_text(b["tokens_opt"]), "loss": loss_text(b["loss_opt"]),
-         "ratio": count_text(b["tokens_opt"] / b["params_opt"]), "words": _words(b),
-         "sizes": " – ".join(map(count_text, b["params_range"])),
-         "off_centre": factor_text(b["params_opt"] / float(np.sqrt(np.prod(b["params_range"])))),
-         "curvature_text": f"{b['curvature']:.3g}"}
+        {
+            **b,
+            "budget": flops_text(b["flops"]),
+            "params": count_text(b["params_opt"]),
+            "tokens": count_text(b["tokens_opt"]),
+            "loss": loss_text(b["loss_opt"]),
+            "ratio": count_text(b["tokens_opt"] / b["params_opt"]),
+            "words": _words(b),
+            "sizes": " – ".join(map(count_text, b["params_range"])),
+            "off_centre": factor_text(b["params_opt"] / float(np.sqrt(np.prod(b["params_range"])))),
+            "curvature_text": f"{b['curvature']:.3g}",
+        }
         for b in fit["isoflop"]["budgets"]
-    ]  # fmt: skip
+    ]
 
 
 def _words(budget: dict) -> str:
@@ -62,13 +68,20 @@ def estimators_of(fit: dict, budgets: list[float]) -> list[dict]:
         ]
         ci = fit["ci"].get("a" if name == "surface" else f"{name}.a")
         fixed = name == "tied"
-        rows.append({
-            "name": name, "label": ESTIMATORS.get(name, name), "status": entry["status"],
-            "reason": entry["reason"], "headline": name == fit["headline"]["method"],
-            "a": f"{entry['a']:.3f}" + (" (fixed)" if fixed else "") if known else "–",
-            "a_interval": None if fixed or not ci or not known else f"{ci[0]:.3f} – {ci[1]:.3f}",
-            "params": [written(n, count_text) for n in optimum],
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "label": ESTIMATORS.get(name, name),
+                "status": entry["status"],
+                "reason": entry["reason"],
+                "headline": name == fit["headline"]["method"],
+                "a": f"{entry['a']:.3f}" + (" (fixed)" if fixed else "") if known else "–",
+                "a_interval": None
+                if fixed or not ci or not known
+                else f"{ci[0]:.3f} – {ci[1]:.3f}",
+                "params": [written(n, count_text) for n in optimum],
+            }
+        )
     return rows
 
 
@@ -99,37 +112,49 @@ def tests_of(fit: dict) -> list[dict]:
         return []
     losses = {(t["trained_up_to"], t["flops"]): t for t in fit["stack"]["tests"]["loss"]}
     return [
-        {"up_to": flops_text(t["trained_up_to"]), "budget": flops_text(t["flops"]),
-         "params": f"{100 * np.expm1(t['error']):+.1f}% ± {100 * t['se']:.1f}%",
-         "loss": f"{100 * np.expm1(losses[at]['error']):+.2f}% ± {100 * losses[at]['se']:.2f}%"}
+        {
+            "up_to": flops_text(t["trained_up_to"]),
+            "budget": flops_text(t["flops"]),
+            "params": f"{100 * np.expm1(t['error']):+.1f}% ± {100 * t['se']:.1f}%",
+            "loss": f"{100 * np.expm1(losses[at]['error']):+.2f}% ± {100 * losses[at]['se']:.2f}%",
+        }
         for t in fit["stack"]["tests"]["params"]
         if (at := (t["trained_up_to"], t["flops"])) in losses
-    ]  # fmt: skip
+    ]
 
 
 def heldout_of(fit: dict) -> list[dict]:
     """Predicted against measured optimum of each budget left out, a row per estimator."""
     return [
-        {"left_out": level["left_out"], "budget": flops_text(p["flops"]),
-         "up_to": flops_text(level["trained_up_to"]), "estimator": p["estimator"],
-         "headline": p["estimator"] == fit["headline"]["method"],
-         "params": written(p["params"], count_text),
-         "params_measured": written(p["params_measured"], count_text),
-         "loss": written(p["loss"], loss_text),
-         "loss_measured": written(p["loss_measured"], loss_text),
-         "excess": share_text(p["excess"]), "loss_error": f"{100 * p['loss_error']:+.2f}%"}
+        {
+            "left_out": level["left_out"],
+            "budget": flops_text(p["flops"]),
+            "up_to": flops_text(level["trained_up_to"]),
+            "estimator": p["estimator"],
+            "headline": p["estimator"] == fit["headline"]["method"],
+            "params": written(p["params"], count_text),
+            "params_measured": written(p["params_measured"], count_text),
+            "loss": written(p["loss"], loss_text),
+            "loss_measured": written(p["loss_measured"], loss_text),
+            "excess": share_text(p["excess"]),
+            "loss_error": f"{100 * p['loss_error']:+.2f}%",
+        }
         for level in fit["heldout"]["levels"]
         for p in level["predictions"]
-    ]  # fmt: skip
+    ]
 
 
 def confirmations_of(told: Sequence[dict]) -> list[dict]:
     """Finished confirmation runs: what was predicted before each, and what it measured."""
     return [
-        {"name": c["name"], "budget": flops_text(c["flops"]), "params": count_text(c["params"]),
-         "predicted": written(c["predicted"]["loss"], loss_text),
-         "run": " – ".join(map(loss_text, c["predicted"]["run"] or [])),
-         "measured": None if c["loss"] is None else written(c["loss"], loss_text),
-         "words": outcome_words(c)}
+        {
+            "name": c["name"],
+            "budget": flops_text(c["flops"]),
+            "params": count_text(c["params"]),
+            "predicted": written(c["predicted"]["loss"], loss_text),
+            "run": " – ".join(map(loss_text, c["predicted"]["run"] or [])),
+            "measured": None if c["loss"] is None else written(c["loss"], loss_text),
+            "words": outcome_words(c),
+        }
         for c in told
-    ]  # fmt: skip
+    ]

@@ -50,6 +50,9 @@ def figures_of(folder: str | Path) -> dict[str, dict]:
     for name, title in FIGURES.items():
         numbers = Path(folder, f"{name}.csv")
         data = base64.b64encode(numbers.read_bytes()).decode() if numbers.exists() else ""
-        figures[name] = {"name": name, "svg": inline_svg(Path(folder, f"{name}.svg"), name, title),
-                         "csv": f"data:text/csv;base64,{data}" if data else ""}  # fmt: skip
+        figures[name] = {
+            "name": name,
+            "svg": inline_svg(Path(folder, f"{name}.svg"), name, title),
+            "csv": f"data:text/csv;base64,{data}" if data else "",
+        }
     return figures

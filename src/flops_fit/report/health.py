@@ -13,15 +13,21 @@ def health_of(table: RunTable, records: list[dict], fit: dict, plan: dict | None
     reasons = {r["experiment_id"]: r.get("reason", "") for r in records}
     budgets = {r["experiment_id"]: flops_text(r["compute_budget"]) for r in records}
     left_out = [
-        {"run": run["run_id"], "budget": budgets.get(run["run_id"], ""),
-         "why": ": ".join(filter(None, [run["reason"], reasons.get(run["run_id"], "")]))}
+        {
+            "run": run["run_id"],
+            "budget": budgets.get(run["run_id"], ""),
+            "why": ": ".join(filter(None, [run["reason"], reasons.get(run["run_id"], "")])),
+        }
         for run in fit["excluded"]["runs"]
-    ]  # fmt: skip
+    ]
     skipped = [
-        {"budget": flops_text(cell["compute_budget"]), "size": cell["size_param_value"],
-         "why": cell["reason"]}
+        {
+            "budget": flops_text(cell["compute_budget"]),
+            "size": cell["size_param_value"],
+            "why": cell["reason"],
+        }
         for cell in (plan or {}).get("skipped", [])
-    ]  # fmt: skip
+    ]
     return {
         "left_out": left_out[:MOST_ROWS],
         "skipped": skipped[:MOST_ROWS],
@@ -42,8 +48,10 @@ def _spent(records: list[dict], plan: dict | None) -> list[tuple[str, str, str]]
     counts = Counter(r["status"] for r in records)
     done = ", ".join(f"{n} {status}" for status, n in counts.items())
     rows = [("Runs", str(len(planned) or ""), done)]
-    for label, name, seen, write in (("Training FLOPs", key, key, flops_text),
-                                     ("Tokens", "num_tokens", "tokens_seen", count_text)):  # fmt: skip
+    for label, name, seen, write in (
+        ("Training FLOPs", key, key, flops_text),
+        ("Tokens", "num_tokens", "tokens_seen", count_text),
+    ):
         total = sum(e[name] for e in planned)
         rows.append((label, write(total) if total else "", write(sum(r[seen] for r in trained))))
     seconds = [r["wall_seconds"] for r in trained if r.get("wall_seconds")]
@@ -79,13 +87,20 @@ def _runs(table: RunTable, records: list[dict]) -> list[dict]:
     for run in table.frame.sort_values(["flops", "params"])[:MOST_ROWS].to_dict("records"):
         record = known.get(run["run_id"], {})
         rate = record.get("identity", {}).get("learning_rate")
-        rows.append({
-            "run": run["run_id"], "flops": flops_text(run["flops"]),
-            "params": count_text(run["params"]), "tokens": count_text(run["tokens"]),
-            "loss": loss_text(run["loss"]), "rate": "" if rate is None else f"{rate:.3g}",
-            "batch": record.get("identity", {}).get("batch_items", ""),
-            "steps": record.get("steps_done", ""),
-            "speed": count_text(record["tokens_per_second"]) if record.get("tokens_per_second") else "",
-            "time": time_text(record["wall_seconds"]) if record.get("wall_seconds") else "",
-        })  # fmt: skip
+        rows.append(
+            {
+                "run": run["run_id"],
+                "flops": flops_text(run["flops"]),
+                "params": count_text(run["params"]),
+                "tokens": count_text(run["tokens"]),
+                "loss": loss_text(run["loss"]),
+                "rate": "" if rate is None else f"{rate:.3g}",
+                "batch": record.get("identity", {}).get("batch_items", ""),
+                "steps": record.get("steps_done", ""),
+                "speed": count_text(record["tokens_per_second"])
+                if record.get("tokens_per_second")
+                else "",
+                "time": time_text(record["wall_seconds"]) if record.get("wall_seconds") else "",
+            }
+        )
     return rows

@@ -96,8 +96,13 @@ def checklist(
     path) are hashed.
     """
     trained = [record for record in records if record.get("identity")]
-    return [*_law_rows(fit), *_run_rows(fit, plan, bool(trained)), *_recipe_rows(trained),
-            *_trust_rows(fit), *_origin_rows(trained, plan, files or {})]  # fmt: skip
+    return [
+        *_law_rows(fit),
+        *_run_rows(fit, plan, bool(trained)),
+        *_recipe_rows(trained),
+        *_trust_rows(fit),
+        *_origin_rows(trained, plan, files or {}),
+    ]
 
 
 def _law_rows(fit: dict) -> list[tuple[str, str]]:
@@ -117,8 +122,11 @@ def _law_rows(fit: dict) -> list[tuple[str, str]]:
 def _run_rows(fit: dict, plan: dict | None, ours: bool) -> list[tuple[str, str]]:
     """``ours``: the runs were trained here, so that what their numbers mean is known."""
     data, left_out = fit["data"], fit["excluded"]
-    counted = {None: fit["cost"]["words"], "counted": "counted forward and backward FLOPs",
-               "6nd": "6 N D"}[(plan or {}).get("convention")]  # fmt: skip
+    counted = {
+        None: fit["cost"]["words"],
+        "counted": "counted forward and backward FLOPs",
+        "6nd": "6 N D",
+    }[(plan or {}).get("convention")]
     column = data.get("params_column", "params")
     n_words = PARAMS[column] if ours else f"as counted in the table, its column {column}"
     d_words = "target elements trained on, exactly" if ours else "as counted in the table"
@@ -132,14 +140,26 @@ def _run_rows(fit: dict, plan: dict | None, ours: bool) -> list[tuple[str, str]]
         ("Runs", f"{runs} ({why})" if why else runs),
         ("Budgets", ", ".join(map(flops_text, data["budgets"])) or "no shared budgets"),
         ("Seeds", str(data["seeds"])),
-        ("Loss", f"{loss_words}{', ' if ours else ' '}{unit_text(data['loss_unit'])}; "
-                 f"{_span(data['loss'], '{:.4g}'.format)}"),
-    ]  # fmt: skip
+        (
+            "Loss",
+            f"{loss_words}{', ' if ours else ' '}{unit_text(data['loss_unit'])}; "
+            f"{_span(data['loss'], '{:.4g}'.format)}",
+        ),
+    ]
 
 
 def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
-    topics = ("Model and shape rule", "Data and tokenizer", "Repeats", "Optimiser", "Learning rate",
-              "Schedule", "Batch", "Precision", "Evaluation")  # fmt: skip
+    topics = (
+        "Model and shape rule",
+        "Data and tokenizer",
+        "Repeats",
+        "Optimiser",
+        "Learning rate",
+        "Schedule",
+        "Batch",
+        "Precision",
+        "Evaluation",
+    )
     if not trained:
         return [(topic, UNKNOWN) for topic in topics]
     identity = trained[0]["identity"]
@@ -151,20 +171,28 @@ def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
     heldout = evaluation.get("tokens", identity.get("evaluation_tokens"))
     data = dataset.get("factory") or f"a dataset with hash {identity['content']['train'][:16]}"
     return [
-        (topics[0], f"{_named(model)}; only {model['size_param']} "
-                    "changes between sizes"),
-        (topics[1], f"{data}{_arguments(dataset.get('kwargs', {}))}"
-                    + (f" over {sources}" if sources else "")),
+        (topics[0], f"{_named(model)}; only {model['size_param']} changes between sizes"),
+        (
+            topics[1],
+            f"{data}{_arguments(dataset.get('kwargs', {}))}"
+            + (f" over {sources}" if sources else ""),
+        ),
         (topics[2], f"at most {max(epochs):.2g} passes over the data" if epochs else "not known"),
-        (topics[3], f"{_named(optimizer)}, gradient norm "
-                    + (f"clipped at {clip:g}" if clip else "not clipped")),
+        (
+            topics[3],
+            f"{_named(optimizer)}, gradient norm "
+            + (f"clipped at {clip:g}" if clip else "not clipped"),
+        ),
         (topics[4], _varied(trained, "learning_rate")),
-        (topics[5], f"{schedule['kind']}, warm-up over {100 * schedule['warmup']:g}% of D, ending at "
-                    f"{schedule['final']:g} of the peak at each run's own D"),
+        (
+            topics[5],
+            f"{schedule['kind']}, warm-up over {100 * schedule['warmup']:g}% of D, ending at "
+            f"{schedule['final']:g} of the peak at each run's own D",
+        ),
         (topics[6], f"{_varied(trained, 'batch_items')} items"),
         (topics[7], {"no": "fp32"}.get(identity["precision"], identity["precision"])),
         (topics[8], f"{heldout:,} held-out tokens, the same for every run, at its end"),
-    ]  # fmt: skip
+    ]
 
 
 def _trust_rows(fit: dict) -> list[tuple[str, str]]:
@@ -219,8 +247,11 @@ def methods_paragraph(fit: dict, rows: Iterable[tuple[str, str]]) -> str:
     said, method, data = dict(rows), fit["headline"]["method"], fit["data"]
     budgets = len(data["budgets"])
     cited = "; ".join(CITED[method])
-    grid = f"{budgets} compute budgets from {_span(data['budgets'], flops_text)} FLOPs" if budgets else \
-        f"{_span(data['flops'], flops_text)} FLOPs"  # fmt: skip
+    grid = (
+        f"{budgets} compute budgets from {_span(data['budgets'], flops_text)} FLOPs"
+        if budgets
+        else f"{_span(data['flops'], flops_text)} FLOPs"
+    )
     known = said["Model and shape rule"] != UNKNOWN
     sentences = [
         f"We {'trained' if known else 'used'} {data['n_runs']} models at {grid}, with N from "
@@ -253,16 +284,24 @@ def bibliography(fit: dict, records: list[dict]) -> str:
 
 def _entry(key: str) -> str:
     fields = dict(REFERENCES[key])
-    lines = [f"  {name} = {{{{{value}}}}}" if name == "title" else f"  {name} = {{{value}}}"
-             for name, value in fields.items() if name != "kind"]  # fmt: skip
+    lines = [
+        f"  {name} = {{{{{value}}}}}" if name == "title" else f"  {name} = {{{value}}}"
+        for name, value in fields.items()
+        if name != "kind"
+    ]
     return f"@{fields['kind']}{{{key},\n" + ",\n".join(lines) + "\n}"
 
 
 def working_commit() -> str:
     """The commit of the working directory's git checkout, marked where files differ; else ''."""
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-                              capture_output=True, text=True, timeout=20, check=True)  # fmt: skip
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

@@ -23,10 +23,13 @@ def sensitivity_of(fit: dict, budgets: list[float]) -> dict | None:
     rows = [r for r in sensitivity_at(fit, flops) if r["group"] in GROUPS]
     spread = spread_of(rows)
     groups = [
-        {"title": GROUPS[name], "rows": [_row(row) for row in part],
-         "span": _span(spread[name]) if name in spread else ""}
+        {
+            "title": GROUPS[name],
+            "rows": [_row(row) for row in part],
+            "span": _span(spread[name]) if name in spread else "",
+        }
         for name, part in groupby(rows, key=lambda row: row["group"])
-    ]  # fmt: skip
+    ]
     return {
         "budget": flops_text(flops),
         "groups": groups,
@@ -67,9 +70,13 @@ def _words(spread: dict[str, list[float]], ci: list[float] | None) -> str:
     if ci:
         words += f"; the answer's interval spans a factor of {ci[1] / ci[0]:.2f}"
     outside = ci and (low < ci[0] or high > ci[1])
-    verdict = "." if ci is None else (
-        ", and some choices move the answer beyond it." if outside else ", and holds them all."
-    )  # fmt: skip
+    verdict = (
+        "."
+        if ci is None
+        else (
+            ", and some choices move the answer beyond it." if outside else ", and holds them all."
+        )
+    )
     a, b = spread[widest]
     title = GROUPS[widest][:1].lower() + GROUPS[widest][1:]
     return f"{words}{verdict} What moves it most: {title} (a factor of {b / a:.2f})."

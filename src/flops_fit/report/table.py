@@ -20,21 +20,27 @@ def markdown_table(fit: dict, budgets: list[float]) -> str:
     minima = minima_of(fit)
     if minima:
         lines += [
-            "## Measured optima", "",
+            "## Measured optima",
+            "",
             f"| C (FLOPs) | N* | D* | D*/N* | loss ({unit}) | status |",
             "|---:|---:|---:|---:|---:|:---|",
-            *(f"| {m['budget']} | {m['params']} | {m['tokens']} | {m['ratio']} | {m['loss']} "
-              f"| {plain(m['words'])} |" for m in minima),
+            *(
+                f"| {m['budget']} | {m['params']} | {m['tokens']} | {m['ratio']} | {m['loss']} "
+                f"| {plain(m['words'])} |"
+                for m in minima
+            ),
             "",
-        ]  # fmt: skip
+        ]
     members = members_of(fit)
     if members:
         lines += [
-            "## Members of the stack", "",
+            "## Members of the stack",
+            "",
             "| member | weight for N* | weight for L* | weight for the loss of a run |",
             "|:---|---:|---:|---:|",
-            *(f"| {m['name']} | {m['params']} | {m['loss']} | {m['runs']} |" for m in members), "",
-        ]  # fmt: skip
+            *(f"| {m['name']} | {m['params']} | {m['loss']} | {m['runs']} |" for m in members),
+            "",
+        ]
     return "\n".join([*lines, "## Answers", "", answer_table(fit, budgets)])
 
 
@@ -44,10 +50,11 @@ def answer_table(fit: dict, budgets: list[float]) -> str:
     level = f"{100 * fit['bootstrap']['level']:g}%"
     lines = [
         f"In brackets: {level} interval{_holds(fit)}. Good sizes reach the same loss with at most 1% "
-        f"more compute. Headline estimator: {fit['headline']['method']}.", "",
+        f"more compute. Headline estimator: {fit['headline']['method']}.",
+        "",
         f"| C (FLOPs) | N* | D* | D*/N* | loss ({unit}) | good sizes | size | verdict |",
         "|---:|---:|---:|---:|---:|---:|---:|:---|",
-    ]  # fmt: skip
+    ]
     for answer in answers_of(fit, budgets):
         cells = [answer["budget"], *_numbers(answer)]
         cells.append(plain("; ".join([answer["verdict"], *answer["reasons"]])))

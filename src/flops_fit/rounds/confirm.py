@@ -150,8 +150,15 @@ def confirmation_table(told: dict) -> str:
         f"| {level} interval for one run | {ends(predicted['run'])} |",
     ]
     if told["loss"] is None:
-        return "\n".join([*lines, f"| measured | none: {told['status']} |", "",
-                          f"The run {told['status']}: {told['reason']}", ""])  # fmt: skip
+        return "\n".join(
+            [
+                *lines,
+                f"| measured | none: {told['status']} |",
+                "",
+                f"The run {told['status']}: {told['reason']}",
+                "",
+            ]
+        )
     error = "" if told["loss_se"] is None else f" (standard error {told['loss_se']:.4f})"
     lines.append(f"| measured | {loss_text(told['loss'])}{error} |")
     lines += ["", outcome_words(told)]

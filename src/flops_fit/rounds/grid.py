@@ -27,8 +27,13 @@ class Grid:
     ``count(sizes) -> {size: ModelCount}`` builds a model; ``params`` names the count that is N.
     """
 
-    def __init__(self, design: pd.DataFrame, count: Callable, params: str = "params",
-                 convention: str = "counted"):  # fmt: skip
+    def __init__(
+        self,
+        design: pd.DataFrame,
+        count: Callable,
+        params: str = "params",
+        convention: str = "counted",
+    ):
         self.design, self.count, self.params, self.convention = design, count, params, convention
         self.known = {
             row.size: (float(row.params), float(row.flops_per_token))
@@ -60,8 +65,9 @@ class Grid:
         A size used elsewhere in the sweep is preferred where it lies within a third of
         ``tolerance``; else whole multiples of what this budget's sizes share are tried, then finer.
         """
-        near = [s for s in self.known if s not in taken
-                and abs(self.log_n(s) - log_n) <= tolerance / 3]  # fmt: skip
+        near = [
+            s for s in self.known if s not in taken and abs(self.log_n(s) - log_n) <= tolerance / 3
+        ]
         if near:
             return min(near, key=lambda s: abs(self.log_n(s) - log_n))
         guess = self._interpolate(log_n)
@@ -93,8 +99,12 @@ class Grid:
     def with_runs(self, action: Action) -> pd.DataFrame:
         """The design with an action's runs added."""
         seeds = sorted(self.design["seed"].unique())
-        rows = [self.row(b, s, seed) for b, sizes in action.sizes.items() for s in sizes
-                for seed in seeds]  # fmt: skip
+        rows = [
+            self.row(b, s, seed)
+            for b, sizes in action.sizes.items()
+            for s in sizes
+            for seed in seeds
+        ]
         parts = [self.design, pd.DataFrame(rows, columns=self.design.columns)]
         once = self.design[self.design["seed"] == seeds[0]]
         parts += [once.assign(seed=seed) for seed in action.seeds]
@@ -105,9 +115,16 @@ class Grid:
         params, per_token = self._look(size)
         tokens = budget / per_token
         counts = dict.fromkeys(("params", "params_nonembedding", "params_total"), params)
-        return {"run_id": f"{budget:g}-{size}-s{seed}", "budget": budget, "size": size, "seed": seed,
-                **counts, "flops_per_token": per_token, "tokens": tokens,
-                "flops": budget}  # fmt: skip
+        return {
+            "run_id": f"{budget:g}-{size}-s{seed}",
+            "budget": budget,
+            "size": size,
+            "seed": seed,
+            **counts,
+            "flops_per_token": per_token,
+            "tokens": tokens,
+            "flops": budget,
+        }
 
     def _interpolate(self, log_n: float) -> float:
         """The size value at ln N, straight in ln size against ln N, beyond the ends too."""

@@ -10,8 +10,17 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_atomic
 
 LEDGER = "confirmations.jsonl"
-KEPT = ("sweep", "name", "experiment_id", "status", "flops", "loss", "difference", "inside_law",
-        "inside_run")  # fmt: skip
+KEPT = (
+    "sweep",
+    "name",
+    "experiment_id",
+    "status",
+    "flops",
+    "loss",
+    "difference",
+    "inside_law",
+    "inside_run",
+)
 
 
 def entries(results: str | Path) -> list[dict]:

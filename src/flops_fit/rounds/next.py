@@ -132,8 +132,13 @@ def tightenings(fit: dict, grid: Grid) -> list[Action]:
                 sizes += [size] if size is not None else []
             if len(sizes) == ENOUGH_SIZES:
                 told = ", ".join(map(str, sizes))
-                found.append(Action(f"budget {further:g} FLOPs with sizes {told}",
-                                    "nearer to the answer", {further: sizes}))  # fmt: skip
+                found.append(
+                    Action(
+                        f"budget {further:g} FLOPs with sizes {told}",
+                        "nearer to the answer",
+                        {further: sizes},
+                    )
+                )
     return found
 
 
@@ -175,12 +180,25 @@ class Outlook:
         return math.log(before.width / self.width)
 
 
-def outlook(grid: Grid, action: Action | None, truth: Truth, method: str, flops: float,
-            fit_options: dict | None = None) -> Outlook:  # fmt: skip
+def outlook(
+    grid: Grid,
+    action: Action | None,
+    truth: Truth,
+    method: str,
+    flops: float,
+    fit_options: dict | None = None,
+) -> Outlook:
     """Simulate the sweep with an action's runs added (None: as it is)."""
     design = grid.design if action is None else grid.with_runs(action)
-    told = simulate(design, truth, flops=flops, times=TIMES, resamples=RESAMPLES, fits=0,
-                    fit_options=fit_options)  # fmt: skip
+    told = simulate(
+        design,
+        truth,
+        flops=flops,
+        times=TIMES,
+        resamples=RESAMPLES,
+        fits=0,
+        fit_options=fit_options,
+    )
     found = told["estimators"].get(method, told["estimators"]["surface"])
     width = found["params"]["width"] if "params" in found else None
     cost = float(design["flops"].sum() - grid.design["flops"].sum())
@@ -216,13 +234,17 @@ def grown(raw: dict, config: dict, grid: Grid, action: Action, name: str) -> dic
     """
     budgets = sorted({*grid.budgets, *action.sizes})
     sizes = {
-        number(b): [number(s) for s in sorted(
-            [*grid.sizes(b), *action.sizes.get(b, [])], key=grid.log_n
-        )]
+        number(b): [
+            number(s) for s in sorted([*grid.sizes(b), *action.sizes.get(b, [])], key=grid.log_n)
+        ]
         for b in budgets
-    }  # fmt: skip
-    new = {**raw, "name": name, "budgets": [number(b) for b in budgets],
-           "sizes": {"per_budget": sizes}}  # fmt: skip
+    }
+    new = {
+        **raw,
+        "name": name,
+        "budgets": [number(b) for b in budgets],
+        "sizes": {"per_budget": sizes},
+    }
     if action.seeds:
         new["seeds"] = [*config["seeds"], *action.seeds]
     return new

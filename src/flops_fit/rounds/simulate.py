@@ -55,12 +55,13 @@ def losses_of(design: pd.DataFrame, truth: Truth, times: int, seed: int = 0) -> 
     keys = zip(design["budget"], design["params"], design["seed"], strict=True)
     luck = np.stack(
         [
-            np.random.default_rng([seed, zlib.crc32(repr(tuple(map(float, key))).encode())])
-            .standard_normal(times)
+            np.random.default_rng(
+                [seed, zlib.crc32(repr(tuple(map(float, key))).encode())]
+            ).standard_normal(times)
             for key in keys
         ],
         axis=1,
-    )  # fmt: skip
+    )
     if truth.relative:
         return smooth * np.exp(truth.noise * luck)
     return np.maximum(smooth + truth.noise * luck, 1e-9 * smooth)
@@ -180,9 +181,16 @@ class PlayedMinima:
 
 
 def _plays(
-    table: RunTable, groups, cost: Cost, truth: Truth, losses: np.ndarray, resamples: int,
-    options: dict, target: float, level: float,
-) -> tuple[dict[str, list[Play]], PlayedMinima]:  # fmt: skip
+    table: RunTable,
+    groups,
+    cost: Cost,
+    truth: Truth,
+    losses: np.ndarray,
+    resamples: int,
+    options: dict,
+    target: float,
+    level: float,
+) -> tuple[dict[str, list[Play]], PlayedMinima]:
     """Both estimators on every row of ``losses``: estimator -> its plays, and the minima."""
     generator = np.random.default_rng(0)
     draws = draw(table.frame, default_unit(table.frame), resamples, generator, groups)
@@ -191,9 +199,12 @@ def _plays(
     for loss in losses:
         runs = Runs(table.frame.assign(loss=loss), groups, cost)
         surface = estimate_surface(
-            runs, draws, options.get("delta", "auto"), options.get("exclude") or "auto",
+            runs,
+            draws,
+            options.get("delta", "auto"),
+            options.get("exclude") or "auto",
             start=truth.law.values[0],
-        )  # fmt: skip
+        )
         plays["surface"].append(_play(surface, cost, target, level))
         if groups:
             path = estimate_isoflop(runs, draws, surface.weight, surface.draw_weight)
@@ -264,16 +275,17 @@ def _whole_fits(
     answers = []
     for loss in losses:
         part = RunTable(table.frame.assign(loss=loss), "plan", sizes=table.sizes)
-        answers.append(predict(
-            fit_runs(part, bootstrap=resamples, level=level, sensitivity=False, **options), flops
-        ))  # fmt: skip
+        answers.append(
+            predict(
+                fit_runs(part, bootstrap=resamples, level=level, sensitivity=False, **options),
+                flops,
+            )
+        )
     known = [a["ci"] for a in answers if a["ci"]]
     log_ends = np.array([np.log(ci["params"]) for ci in known]).reshape(-1, 2)
     ends = np.array([ci["loss"] for ci in known]).reshape(-1, 2)
     _, log_n, loss = true["surface"]
-    reasons = Counter(
-        kind for a in answers for kind in {_kind(reason) for reason in a["reasons"]}
-    )  # fmt: skip
+    reasons = Counter(kind for a in answers for kind in {_kind(reason) for reason in a["reasons"]})
 
     def shares(counts: Counter) -> dict[str, float]:
         return {name: count / len(answers) for name, count in counts.most_common()}
@@ -306,9 +318,11 @@ def _kind(reason: str) -> str:
 def describe_simulation(told: dict) -> str:
     """`simulate`'s outcome for a terminal."""
     design, law, noise, target = (told[key] for key in ("design", "law", "noise", "target"))
-    sd = f"{100 * noise['sd']:.2g}% of the loss" if noise["unit"] != "nats" else (
-        f"{noise['sd']:.3g} nats"
-    )  # fmt: skip
+    sd = (
+        f"{100 * noise['sd']:.2g}% of the loss"
+        if noise["unit"] != "nats"
+        else (f"{noise['sd']:.3g} nats")
+    )
     level = f"{100 * told['level']:.0f}%"
     lines = [
         f"{design['runs']} runs at {len(design['budgets'])} budgets, {design['flops']:.3g} FLOPs, "
@@ -331,8 +345,10 @@ def describe_simulation(told: dict) -> str:
             bias, width, spread = (
                 _wide(q[part], key, part) for part in ("bias", "width", "spread")
             )
-            lines.append(f"{name if key == 'a' else '':<11}{label:<6}{bias:>9}{width:>14}"
-                         f"{q['coverage']:>14.0%}{spread:>13}")  # fmt: skip
+            lines.append(
+                f"{name if key == 'a' else '':<11}{label:<6}{bias:>9}{width:>14}"
+                f"{q['coverage']:>14.0%}{spread:>13}"
+            )
         if found["usable"] < 1:
             lines.append(f"{'':<11}identified in {found['usable']:.0%} of the plays; of those")
     lines.append("(intervals and spread: width of a and loss, high / low of N*)")

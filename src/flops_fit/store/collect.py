@@ -13,8 +13,14 @@ from flops_fit.store.records import RESULT, read_failure, read_record
 from flops_fit.store.verified import Verified, state_of
 from flops_fit.sweep import SIX_ND, n_key, spent_flops
 
-COUNTS = ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token",
-          "flops_per_position")  # fmt: skip
+COUNTS = (
+    "num_params",
+    "params",
+    "params_nonembedding",
+    "params_total",
+    "flops_per_token",
+    "flops_per_position",
+)
 FAILED = "failed"
 
 
@@ -37,12 +43,22 @@ def collect(plan: dict, results: str | Path, failed: Iterable[str] = ()) -> list
 def _record(row: dict, results: str | Path, failed: bool, verified: Verified) -> dict:
     folder = run_folder(results, row["experiment_id"])
     counts = {key: row[key] for key in COUNTS if key in row}
-    planned = {"compute_budget": row["compute_budget"], "size_param_value": row["size_param_value"],
-               "seed": row["seed"], "num_tokens": row["num_tokens"]}  # fmt: skip
+    planned = {
+        "compute_budget": row["compute_budget"],
+        "size_param_value": row["size_param_value"],
+        "seed": row["seed"],
+        "num_tokens": row["num_tokens"],
+    }
     if failed:
         reason = read_failure(folder, row["hash"]) or "no record and no failure file"
-        return {"experiment_id": row["experiment_id"], "hash": row["hash"], **planned, **counts,
-                "status": FAILED, "reason": reason}  # fmt: skip
+        return {
+            "experiment_id": row["experiment_id"],
+            "hash": row["hash"],
+            **planned,
+            **counts,
+            "status": FAILED,
+            "reason": reason,
+        }
     state = state_of(folder / RESULT, row["hash"])
     record = read_record(folder / RESULT, row["experiment_id"], row["hash"])
     verified.note(folder / RESULT, state)

@@ -5,27 +5,42 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.places import (
-    check_plan_file,
-    data_plan_file,
-    plan_file,
-    sweep_plan_file,
-)
+from flops_fit.experiment.places import check_plan_file, data_plan_file, plan_file, sweep_plan_file
 from flops_fit.files import check_format, read_json, write_atomic
 
 TEXT, NUMBER = (str,), (int, float)
 PLAN: Mapping[str, tuple] = {
-    "fingerprint": TEXT, "convention": TEXT, "schedule": (dict,), "precision": TEXT,
-    "resources": (dict,), "data_dir": (str, type(None)), "check": TEXT, "experiments": (list,),
-    "skipped": (list,), "warnings": (list,),
-}  # fmt: skip
+    "fingerprint": TEXT,
+    "convention": TEXT,
+    "schedule": (dict,),
+    "precision": TEXT,
+    "resources": (dict,),
+    "data_dir": (str, type(None)),
+    "check": TEXT,
+    "experiments": (list,),
+    "skipped": (list,),
+    "warnings": (list,),
+}
 ROW: Mapping[str, tuple] = {
-    "experiment_id": TEXT, "hash": TEXT, "compute_budget": NUMBER, "size_param_value": NUMBER,
-    "seed": NUMBER, "num_params": NUMBER, "params": NUMBER, "params_nonembedding": NUMBER,
-    "params_total": NUMBER, "num_tokens": NUMBER, "batch_items": NUMBER, "steps": NUMBER,
-    "tokens_per_item": NUMBER, "learning_rate": NUMBER, "flops_per_token": NUMBER,
-    "flops_counted": NUMBER, "flops_6nd": NUMBER, "activation_bytes": NUMBER,
-}  # fmt: skip
+    "experiment_id": TEXT,
+    "hash": TEXT,
+    "compute_budget": NUMBER,
+    "size_param_value": NUMBER,
+    "seed": NUMBER,
+    "num_params": NUMBER,
+    "params": NUMBER,
+    "params_nonembedding": NUMBER,
+    "params_total": NUMBER,
+    "num_tokens": NUMBER,
+    "batch_items": NUMBER,
+    "steps": NUMBER,
+    "tokens_per_item": NUMBER,
+    "learning_rate": NUMBER,
+    "flops_per_token": NUMBER,
+    "flops_counted": NUMBER,
+    "flops_6nd": NUMBER,
+    "activation_bytes": NUMBER,
+}
 
 
 def read_plan(path: str | Path, needed: Collection[str] = (*PLAN, *ROW)) -> dict:

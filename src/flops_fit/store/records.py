@@ -16,11 +16,21 @@ from flops_fit.files import canonical_hash, check_format, read_json, write_atomi
 RECORD, RESULT, FAILURE = "record.json", "result.json", "failure.json"
 CHECKPOINTS = "checkpoints"
 COMPLETED, DIVERGED = "completed", "diverged"
-KINDS = {"a number": (int, float), "a number or null": (int, float, type(None)),
-         "text": str, "a mapping": dict}  # fmt: skip
-FIELDS = {"identity": "a mapping", "loss_curve": "a mapping", "epochs": "a number or null",
-          "final_loss_se": "a number or null", "steps_done": "a number",
-          "wall_seconds": "a number", "tokens_per_second": "a number"}  # fmt: skip
+KINDS = {
+    "a number": (int, float),
+    "a number or null": (int, float, type(None)),
+    "text": str,
+    "a mapping": dict,
+}
+FIELDS = {
+    "identity": "a mapping",
+    "loss_curve": "a mapping",
+    "epochs": "a number or null",
+    "final_loss_se": "a number or null",
+    "steps_done": "a number",
+    "wall_seconds": "a number",
+    "tokens_per_second": "a number",
+}
 
 
 def seal(record: dict) -> dict:

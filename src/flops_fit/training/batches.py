@@ -39,9 +39,13 @@ class BatchView(Dataset):
     """
 
     def __init__(
-        self, dataset: Dataset, collate: Callable, loss_fn: Callable,
-        wanted: int = 0, max_epochs: float | None = None,
-    ):  # fmt: skip
+        self,
+        dataset: Dataset,
+        collate: Callable,
+        loss_fn: Callable,
+        wanted: int = 0,
+        max_epochs: float | None = None,
+    ):
         self.loss_fn, self.wanted = loss_fn, wanted
         self.items = None if isinstance(dataset, IterableDataset) else len(dataset)
         self.fetch = (
@@ -269,10 +273,13 @@ def training_loader(
     model's dropout in a run that was resumed.
     """
     return DataLoader(
-        view, batch_sampler=batches, collate_fn=_unchanged, num_workers=workers,
+        view,
+        batch_sampler=batches,
+        collate_fn=_unchanged,
+        num_workers=workers,
         pin_memory=pinned,
         generator=torch.Generator().manual_seed(torch.initial_seed()),
-    )  # fmt: skip
+    )
 
 
 def read_ahead(batches: Iterable[tuple]) -> Iterator[tuple]:

@@ -86,8 +86,12 @@ class Checkpoints:
                     file, "sha256"
                 ).hexdigest()
                 os.fsync(file.fileno())
-        manifest = {"hash": self.experiment_hash, "counters": counters, "files": hashes,
-                    "processes": self.accelerator.num_processes}  # fmt: skip
+        manifest = {
+            "hash": self.experiment_hash,
+            "counters": counters,
+            "files": hashes,
+            "processes": self.accelerator.num_processes,
+        }
         write_json(folder / MANIFEST, seal(manifest))
         _flush_folder(folder)
 

@@ -15,12 +15,7 @@ from flops_fit.data import Data, as_targets, bytes_per_token
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
 from flops_fit.experiment.options import TrainOptions, options_of
-from flops_fit.loss import (
-    adds_up,
-    count_per_item,
-    ignore_index_of,
-    masks_targets,
-)
+from flops_fit.loss import adds_up, count_per_item, ignore_index_of, masks_targets
 from flops_fit.model_factory import call_model
 from flops_fit.optimizer import as_one_optimizer, check_optimizer
 from flops_fit.plan.items import Items, check_items, known_amount, leading_items
@@ -143,8 +138,10 @@ def check_inputs(spec: dict, train: Callable[..., dict]) -> dict:
     notes = [*data.notes, *check_mean(model, reread(data, spec), loss_fn)]
     take_two_steps(spec, reread(data, spec), loss_fn, items.tokens, train)
     if data.read_once:
-        notes.append(f"{reference}: is a generator, which can be read once; a run that needs more items "
-                     "than it has will end in an error")  # fmt: skip
+        notes.append(
+            f"{reference}: is a generator, which can be read once; a run that needs more items "
+            "than it has will end in an error"
+        )
     return {
         "notes": notes,
         "read_once": data.read_once,
@@ -179,16 +176,27 @@ def take_two_steps(
     few = math.ceil(STEP_ITEMS / min(per_item, 1))  # enough to keep a target in each step
     items = min(options.batch_items, few, data.unique_items or few)
     options = replace(
-        options, tokens=math.ceil(2 * items * per_item), batch_items=items, max_epochs=None,
-        expected_items=None if options.expected_items is None else 2 * items, progress=False,
-        evaluation_batch_items=items, evaluation_tokens=math.ceil(items * per_item), compile=False,
-        log_with=None, precision="bf16" if options.precision == "bf16" else "no",
-    )  # fmt: skip
+        options,
+        tokens=math.ceil(2 * items * per_item),
+        batch_items=items,
+        max_epochs=None,
+        expected_items=None if options.expected_items is None else 2 * items,
+        progress=False,
+        evaluation_batch_items=items,
+        evaluation_tokens=math.ceil(items * per_item),
+        compile=False,
+        log_with=None,
+        precision="bf16" if options.precision == "bf16" else "no",
+    )
     try:
         train(
-            "check", lambda: make_model(spec), data, loss_fn,
-            lambda model, rate: make_optimizer(spec, model, rate), options,
-        )  # fmt: skip
+            "check",
+            lambda: make_model(spec),
+            data,
+            loss_fn,
+            lambda model, rate: make_optimizer(spec, model, rate),
+            options,
+        )
     except FlopsFitError:
         raise
     except Exception as error:
@@ -201,9 +209,11 @@ def check_mean(model: nn.Module, data: Data, loss_fn: Callable) -> list[str]:
     Raises `FlopsFitError` for a sum, over items or over the targets of an item. Returns a note where
     it is neither sum nor mean, as with losses that compare the items of a batch with each other.
     """
-    items = list(itertools.islice(iter(data.train), COMPARED)) if data.is_stream else [
-        data.train[i] for i in range(min(COMPARED, len(data.train)))
-    ]  # fmt: skip
+    items = (
+        list(itertools.islice(iter(data.train), COMPARED))
+        if data.is_stream
+        else [data.train[i] for i in range(min(COMPARED, len(data.train)))]
+    )
     half = len(items) // 2
     if half < 1:
         return []

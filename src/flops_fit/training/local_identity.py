@@ -26,11 +26,29 @@ COPIED_BYTES = 2**28  # of a stream's state, up to which its items are read from
 SETTLING_SECONDS = 2.0  # what took longer to hash is not hashed again after training
 LONGEST_TEXT, MOST_CLAUSES = 200, 3
 TRUST = "trust"  # the value of resume that takes what cannot be compared as unchanged
-PARTS = {"model": "model", "model_kwargs": "model_kwargs", "train": "dataset",
-         "train_items": "dataset", "heldout": "dataset", "heldout_items": "dataset",
-         "collate": "collate function", "loss": "loss_fn", "optimizer": "optimizer"}  # fmt: skip
-DECISIVE = ("tokens", "batch_items", "learning_rate", "seed", "schedule", "clip_norm", "precision",
-            "deterministic", "evaluation_tokens", "evaluation_batch_items")  # fmt: skip
+PARTS = {
+    "model": "model",
+    "model_kwargs": "model_kwargs",
+    "train": "dataset",
+    "train_items": "dataset",
+    "heldout": "dataset",
+    "heldout_items": "dataset",
+    "collate": "collate function",
+    "loss": "loss_fn",
+    "optimizer": "optimizer",
+}
+DECISIVE = (
+    "tokens",
+    "batch_items",
+    "learning_rate",
+    "seed",
+    "schedule",
+    "clip_norm",
+    "precision",
+    "deterministic",
+    "evaluation_tokens",
+    "evaluation_batch_items",
+)
 
 # What the objects of a call were when it ended -> when it began, as far as it changed them itself:
 # reading fills caches and advances generators. Only this process meets them in that state.
@@ -59,16 +77,25 @@ class LocalIdentity:
     ) -> "LocalIdentity":
         """Hash the objects; the hashes of files are remembered in ``folder``."""
         started, kwargs = time.monotonic(), model_kwargs or {}
-        objects = {"model": model_cls, "model_kwargs": kwargs, "train": data.train,
-                   "heldout": data.heldout, "collate": data.collate, "loss": loss_fn,
-                   "optimizer": optimizer}  # fmt: skip
+        objects = {
+            "model": model_cls,
+            "model_kwargs": kwargs,
+            "train": data.train,
+            "heldout": data.heldout,
+            "collate": data.collate,
+            "loss": loss_fn,
+            "optimizer": optimizer,
+        }
         readable = {
-            "model": {"reference": reference(model_cls), "size_param": size_param,
-                      "kwargs": {name: as_text(value) for name, value in kwargs.items()}},
+            "model": {
+                "reference": reference(model_cls),
+                "size_param": size_param,
+                "kwargs": {name: as_text(value) for name, value in kwargs.items()},
+            },
             "dataset": {"reference": reference(data.train)},
             "loss": {"reference": reference(loss_fn), "text": as_text(loss_fn)},
             "optimizer": {"reference": reference(optimizer), "text": as_text(optimizer)},
-        }  # fmt: skip
+        }
         contents = Contents(FileHashes(folder / "hashes.json"), say)
         content: dict[str, str] = {}
         refused: list[str] = []
@@ -96,8 +123,11 @@ class LocalIdentity:
 
     def settings(self, options: TrainOptions) -> dict:
         """What decides a result beside the content of the objects."""
-        return {"size_param": self.readable["model"]["size_param"],
-                "trainer_version": TRAINER_VERSION, **options_identity(options)}  # fmt: skip
+        return {
+            "size_param": self.readable["model"]["size_param"],
+            "trainer_version": TRAINER_VERSION,
+            **options_identity(options),
+        }
 
     def hash(self, size: Any, options: TrainOptions) -> str:
         """The hash of one experiment."""
@@ -110,9 +140,14 @@ class LocalIdentity:
 
     def record(self, options: TrainOptions) -> dict:
         """What a record keeps of it: references for people, and the digests beside them."""
-        return {**self.readable, "content": self.content, "not_hashed": self.refused,
-                "python": PYTHON, "trainer_version": TRAINER_VERSION,
-                **options_identity(options)}  # fmt: skip
+        return {
+            **self.readable,
+            "content": self.content,
+            "not_hashed": self.refused,
+            "python": PYTHON,
+            "trainer_version": TRAINER_VERSION,
+            **options_identity(options),
+        }
 
     def difference(self, stored: dict, size: Any, options: TrainOptions, trust: bool) -> str:
         """How a stored record was trained otherwise, to be said after "with"; empty if it was not.
@@ -132,8 +167,11 @@ class LocalIdentity:
         ):
             return "other settings"
         differing = {part for part in PARTS if then.get(part) != self.content[part]}
-        compiled = {part for part in differing
-                    if _by_another_python(str(then.get(part)), self.content[part])}  # fmt: skip
+        compiled = {
+            part
+            for part in differing
+            if _by_another_python(str(then.get(part)), self.content[part])
+        }
         if differing - compiled:
             names = dict.fromkeys(PARTS[part] for part in PARTS if part in differing - compiled)
             return f"another {' and '.join(names)}"
@@ -149,9 +187,11 @@ def check_resume(resume: bool | str) -> None:
 
 
 def reusable_records(
-    planned: list[tuple[Experiment, TrainOptions]], records: dict[str, dict],
-    identity: LocalIdentity, resume: bool | str,
-) -> dict[str, dict]:  # fmt: skip
+    planned: list[tuple[Experiment, TrainOptions]],
+    records: dict[str, dict],
+    identity: LocalIdentity,
+    resume: bool | str,
+) -> dict[str, dict]:
     """The stored records that answer for what is planned, by id; says why others do not."""
     if not resume:
         return {}
@@ -171,9 +211,14 @@ def reusable_records(
         several = f" and {len(names) - 1} more were" if len(names) > 1 else " was"
         say(f"{names[0]}{several} trained with {difference}; training again")
     if identity.refused:
-        say(f"{_listed(identity.refused)}, and cannot be compared with an earlier call: "
-            + ("trusted to be unchanged" if trust else
-               "every run is trained; resume=\"trust\" takes it as unchanged"))  # fmt: skip
+        say(
+            f"{_listed(identity.refused)}, and cannot be compared with an earlier call: "
+            + (
+                "trusted to be unchanged"
+                if trust
+                else 'every run is trained; resume="trust" takes it as unchanged'
+            )
+        )
     return reusable
 
 

@@ -16,13 +16,24 @@ def status_of(
     """
     if scores is not None and math.isfinite(scores["loss"]):
         bits = scores["loss"] / math.log(2) / bytes_per_token if bytes_per_token else None
-        return {"status": COMPLETED, "reason": "", "final_loss": scores["loss"],
-                "final_loss_se": scores["loss_se"], "heldout_tokens": scores["tokens"],
-                "bits_per_byte": bits}  # fmt: skip
+        return {
+            "status": COMPLETED,
+            "reason": "",
+            "final_loss": scores["loss"],
+            "final_loss_se": scores["loss_se"],
+            "heldout_tokens": scores["tokens"],
+            "bits_per_byte": bits,
+        }
     if bad_step is None:
         reason = "the held-out loss is not finite"
     else:
         last = f"{curve.loss[bad_step - 1]:.4g}" if bad_step else "none"
         reason = f"the loss of step {bad_step + 1} is not finite; last good loss: {last}"
-    return {"status": DIVERGED, "reason": reason, "final_loss": None, "final_loss_se": None,
-            "heldout_tokens": 0, "bits_per_byte": None}  # fmt: skip
+    return {
+        "status": DIVERGED,
+        "reason": reason,
+        "final_loss": None,
+        "final_loss_se": None,
+        "heldout_tokens": 0,
+        "bits_per_byte": None,
+    }

@@ -28,8 +28,11 @@ def prepare_data(plan: dict, results: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder)
     with unfinished_folder(folder.parent) as temporary:
-        arguments = {"directory": str(temporary), "sources": located_sources(spec),
-                     **dataset["prepare_kwargs"]}  # fmt: skip
+        arguments = {
+            "directory": str(temporary),
+            "sources": located_sources(spec),
+            **dataset["prepare_kwargs"],
+        }
         call(resolve(dataset["prepare"]), dataset["prepare"], arguments)
         made = sorted(temporary.iterdir())
         if not made:

@@ -63,9 +63,14 @@ def new_accelerator(
 def progress_bar(name: str, options: TrainOptions, seen: int, accelerator: Accelerator) -> tqdm:
     """A bar over tokens, on the main process only."""
     return tqdm(
-        total=options.tokens, initial=seen, desc=name, unit="tok", unit_scale=True, mininterval=2.0,
+        total=options.tokens,
+        initial=seen,
+        desc=name,
+        unit="tok",
+        unit_scale=True,
+        mininterval=2.0,
         disable=not (options.progress and accelerator.is_main_process),
-    )  # fmt: skip
+    )
 
 
 def run_line(

@@ -22,8 +22,11 @@ class Trackers:
         if not self.on:
             return
         for step in range(self.logged, len(curve.loss)):
-            values = {"loss": curve.loss[step], "tokens": curve.tokens[step],
-                      "learning_rate": curve.learning_rate[step]}  # fmt: skip
+            values = {
+                "loss": curve.loss[step],
+                "tokens": curve.tokens[step],
+                "learning_rate": curve.learning_rate[step],
+            }
             self.accelerator.log(values, step=step + 1)
         self.logged = len(curve.loss)
 
