@@ -60,6 +60,17 @@ def test_a_form_is_exact_on_data_of_its_family(form, grid):
         assert np.exp(g) == pytest.approx(law[5], abs=1e-8)
 
 
+def test_one_wild_run_leaves_every_problem_a_start():
+    """A loss six orders below the others decides every linear problem on its own."""
+    frame = bent_sweep("classic", grid=GRIDS["wide"], noise=0.01)
+    frame.loc[frame.index[4], "loss"] = 1e-6 * frame["loss"].min()
+    data = Data.of(*(frame[c].to_numpy() for c in ("params", "tokens", "loss")))
+    starts = starts_for(data, np.ones(len(frame)))
+    assert len(starts)
+    assert np.isfinite(starts).all()
+    assert np.isfinite(predict(fit_runs(frame, bootstrap=0), frame["flops"].max())["params"])
+
+
 def test_the_derivatives_are_those_of_the_objective():
     frame = sweep(LAWS["besiroglu"], noise=0.005, sizes=7, budgets=3)
     data = Data.of(*(frame[c].to_numpy() for c in ("params", "tokens", "loss")))

@@ -31,6 +31,7 @@ from flops_fit.plots.style import INK, save, spread, tick_count
 from flops_fit.plots.surface import contour_levels, draw_surface, surface_numbers
 from flops_fit.plots.throughput import throughput_numbers
 from flops_fit.plots.uncertainty import uncertainty_numbers
+from flops_fit.report.page import report_page
 from flops_fit.store.collect import run_table
 
 pytestmark = pytest.mark.seconds
@@ -244,6 +245,23 @@ def test_what_cannot_be_identified_is_said_instead_of_drawn(tmp_path):
     assert not (optima_numbers(fit, [1e20])["kind"] == "law").any()
     draw_all(table, [], fit, [1e20], tmp_path, dpi=50)
     assert len(list(tmp_path.iterdir())) == 3 * len(FIGURES)
+
+
+def test_a_budget_without_an_answer_is_left_out_and_the_others_are_drawn(tmp_path):
+    """Runs of one budget have an optimum there, and say nothing of others."""
+    table = prepare_runs(chinchilla_runs([1e18], sizes=9, noise=0.001))
+    fit, budgets = fit_runs(table, bootstrap=50), [1e18, 1e19]
+    assert predict(fit, 1e18)["params"] is not None
+    assert predict(fit, 1e19)["params"] is None
+    for numbers in (regret_numbers(fit, budgets), sensitivity_numbers(fit, budgets)):
+        assert set(numbers["flops"]) == {1e18}
+    optima = optima_numbers(fit, budgets)
+    assert set(optima[optima["kind"] == "answer"]["flops"]) == {1e18}
+    draw_all(table, [], fit, budgets, tmp_path, dpi=50)
+    page = report_page(table, [], fit, tmp_path, budgets, "one budget")
+    section = page[page.index('<section id="range">') :]
+    assert section[: section.index("</section>")].count(f"<td>{flops_text(1e18)}</td>") == 2
+    assert "not identifiable" in page
 
 
 def test_a_handful_of_scattered_runs_is_drawn_without_a_law(tmp_path):

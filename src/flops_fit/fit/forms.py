@@ -175,6 +175,7 @@ def bent_form(data: Data, name: str) -> Form:
     return Form(name, basis, np.zeros(7), lower, upper)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of a wild run; what is not finite is not taken
 def starts_for(data: Data, weight: np.ndarray, gammas=START_GAMMA) -> np.ndarray:
     """One start (7,) for each E and gamma of a grid: the best pair of exponents, A and B >= 0.
 
@@ -197,17 +198,11 @@ def starts_for(data: Data, weight: np.ndarray, gammas=START_GAMMA) -> np.ndarray
             gain = np.where((ca > 0) & (cb > 0), ca * ra[:, None] + cb * rb, -np.inf)
             i, j = np.unravel_index(np.argmax(gain), gain.shape)
             if np.isfinite(gain[i, j]):
-                starts.append(
-                    [
-                        np.log(e),
-                        np.log(ca[i, j]),
-                        np.log(cb[i, j]),
-                        GRID[i],
-                        GRID[j],
-                        np.log(gamma),
-                        0.0,
-                    ]
-                )
+                terms = [np.log(ca[i, j]), np.log(cb[i, j])]
+            else:  # one wild run decides the weights: any finite start, with equal terms
+                i = j = len(GRID) // 2
+                terms = [float(np.median(room)) / gamma - np.log(2)] * 2
+            starts.append([np.log(e), *terms, GRID[i], GRID[j], np.log(gamma), 0.0])
     return np.array(starts).reshape(-1, 7)
 
 

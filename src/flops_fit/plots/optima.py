@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flops_fit.fit.answer import optimum_at
+from flops_fit.fit.answer import optimum_at, predict
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.saved import laws_of
 from flops_fit.notation import flops_text, unit_text
@@ -58,7 +58,8 @@ def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
         grid = np.geomspace(first, max([last, *budgets]), GRID_POINTS)
         steps = sorted({*grid, last})
         rows += [_row("law", optimum_at(fit, c)) for c in steps]
-        rows += [_row("answer", optimum_at(fit, c)) for c in budgets]
+        identified = [c for c in budgets if predict(fit, c)["params"] is not None]
+        rows += [_row("answer", optimum_at(fit, c)) for c in identified]
         rows += _members(fit, steps)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 

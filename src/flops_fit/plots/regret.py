@@ -25,6 +25,8 @@ def regret_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
     rows = []
     for flops in budgets:
         answer = predict(fit, flops)
+        if answer["params"] is None:  # not identifiable at this budget
+            continue
         sizes = answer["params"] * FACTOR_GRID
         wastes = law.waste(np.log(sizes), np.log(flops), cost)
         finite = [w if np.isfinite(w) else None for w in wastes.tolist()]

@@ -48,6 +48,8 @@ def sensitivity_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
     rows = []
     for flops in budgets:
         answer = predict(fit, flops)
+        if answer["params"] is None:  # not identifiable at this budget
+            continue
         low, high = answer["ci"].get("params", (None, None))
         rows.append(
             {"kind": "answer", "flops": flops, "params": answer["params"], "low": low, "high": high}

@@ -56,7 +56,7 @@ def answers_of(fit: dict, budgets: list[float], records: Sequence[dict] = ()) ->
             }
             for name, label, write in QUANTITIES
         ]
-        moved = choices(fit, flops)
+        moved = choices(fit, flops) if answer["params"] is not None else None
         answers.append(
             {
                 **answer,
@@ -150,10 +150,10 @@ def _effort(answer: dict, records: Sequence[dict]) -> dict:
 def range_bars(answers: list[dict]) -> list[dict]:
     """Where each range of good sizes lies on one axis of ln N, in per cent of its width.
 
-    ``wide`` and ``near`` are [left, width] of the 5% and the 1% range, ``best`` is N*. Empty where
-    the runs do not identify a law.
+    ``answers``: those with numbers. ``wide`` and ``near`` are [left, width] of the 5% and the 1%
+    range, ``best`` is N*.
     """
-    if any(answer["params"] is None for answer in answers):
+    if not answers:
         return []
     low = min(answer["range_5pct"][0] for answer in answers)
     high = max(answer["range_5pct"][1] for answer in answers)

@@ -42,6 +42,8 @@ def report_page(
     sweeps, in a sentence.
     """
     answers = answers_of(fit, budgets, records)
+    answered = [answer for answer in answers if answer["params"] is not None]
+    identified = [answer["flops"] for answer in answered]
     topics = checklist(fit, records, plan, files)
     return fill(
         TEMPLATE,
@@ -55,15 +57,16 @@ def report_page(
         unit=unit_text(fit["data"]["loss_unit"]),
         level=f"{100 * fit['bootstrap']['level']:g}%",
         answers=answers,
-        bars=range_bars(answers),
+        answered=answered,
+        bars=range_bars(answered),
         minima=minima_of(fit),
-        estimators=estimators_of(fit, budgets),
+        estimators=estimators_of(fit, identified),
         heldout=heldout_of(fit),
         members=members_of(fit),
         tests=tests_of(fit),
         confirmations=confirmations_of(confirmed),
         ledger=ledger,
-        sensitivity=sensitivity_of(fit, budgets),
+        sensitivity=sensitivity_of(fit, identified),
         health=health_of(table, records, fit, plan),
         model=model_of(records),
         checklist=topics,

@@ -16,8 +16,11 @@ COUNTS = {
 
 
 def sensitivity_of(fit: dict, budgets: list[float]) -> dict | None:
-    """``groups`` (title, rows, span) at the last budget, ``words`` and ``notes``; None without."""
-    if not fit["sensitivity"] or fit["status"] == "not_identifiable":
+    """``groups`` (title, rows, span) at the last budget, ``words`` and ``notes``; None without.
+
+    ``budgets``: those at which the fit has an answer.
+    """
+    if not fit["sensitivity"] or not budgets:
         return None
     flops = budgets[-1]
     rows = [r for r in sensitivity_at(fit, flops) if r["group"] in GROUPS]
