@@ -1,7 +1,7 @@
-"""flops-fit: how big a model, and how much data, for a compute budget.
+"""flops-fit: how large a model to train, and on how much data, for a compute budget.
 
-``find_optimal`` runs the whole path for a model, a dataset and a loss; the workflow runs the same
-core from a config. Names are imported on first use: torch takes a second.
+``find_optimal`` runs all steps for a model, a dataset and a loss; the workflow runs the same code
+from a config file. Names are imported on first use, because importing torch takes a second.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""How numbers are written for people: the same on figures, pages and tables."""
+"""How numbers are written for people, the same in figures, on pages and in tables."""
 
 import math
 
@@ -7,7 +7,7 @@ SUFFIXES = ("", "k", "M", "B", "T")
 
 
 def count_text(value: float, digits: int = 3) -> str:
-    """Parameters, tokens or a ratio to ``digits`` significant digits: 81.5k, 2.92M, 73.0B."""
+    """``value``, a count or a ratio, with ``digits`` significant digits: 81.5k, 2.92M, 73.0B."""
     if value == 0:
         return "0"
     value = float(f"{value:.{digits - 1}e}")
@@ -20,7 +20,7 @@ def count_text(value: float, digits: int = 3) -> str:
 
 
 def flops_text(value: float, digits: int = 3) -> str:
-    """A count of FLOPs as a power of ten: 8.1×10¹¹, 10¹⁸."""
+    """``value`` FLOPs as a power of ten with up to ``digits`` digits: 8.1×10¹¹, 10¹⁸."""
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     power = "10" + str(int(exponent)).translate(SUPERSCRIPTS)
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
@@ -28,22 +28,22 @@ def flops_text(value: float, digits: int = 3) -> str:
 
 
 def loss_text(value: float) -> str:
-    """A loss: four decimals, or four significant digits below 0.1."""
+    """A loss ``value`` with four decimals, or with four significant digits below 0.1."""
     return f"{value:.4f}" if abs(value) >= 0.1 else f"{value:.4g}"
 
 
 def factor_text(value: float) -> str:
-    """A multiple: ×1, ×3, ×0.5, ×7.72."""
+    """``value`` as a multiple: ×1, ×3, ×0.5, ×7.72."""
     return f"×{value:.3g}"
 
 
 def share_text(value: float) -> str:
-    """A fraction as a percentage: 1.57%."""
+    """The fraction ``value`` as a percentage: 1.57%."""
     return f"{100 * value:.2f}%"
 
 
 def time_text(seconds: float) -> str:
-    """A duration in the largest unit that keeps it readable: 48 s, 5.2 min, 3.1 h."""
+    """A duration of ``seconds`` in a readable unit: 48 s, 5.2 min, 3.1 h."""
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (math.inf, 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.3g} {name}"
@@ -51,5 +51,5 @@ def time_text(seconds: float) -> str:
 
 
 def unit_text(unit: str) -> str:
-    """The unit of a loss as FIT.json names it, in words."""
+    """The name of a loss ``unit`` on pages and axes; FIT.json writes "nats" for nats per token."""
     return "nats per token" if unit == "nats" else unit

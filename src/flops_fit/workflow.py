@@ -1,7 +1,8 @@
-"""The bridge between Snakemake and the library: the plan, lazily, and what each rule asks of it.
+"""The bridge between Snakemake and the library: the plan, made on demand, and what rules ask of it.
 
-A dry run lists exactly the experiments that will run, without torch: the plan is read from a file
-keyed by everything that determines it. Only when there is none does a process of its own plan.
+A dry run lists exactly the experiments that will run, without importing torch: the plan is read
+from a file whose name is a hash of everything that determines it. Only where there is no such file,
+a subprocess makes the plan.
 """
 
 import functools
@@ -48,20 +49,23 @@ from flops_fit.store.records import RECORD, RESULT, read_failure, read_record, s
 from flops_fit.store.verified import Verified, state_of
 
 RESULTS = "results"
-# Rooms whose code makes no step stale: what they do to a run is known by its id and the trainer's
-# version. Merging the records is a step of its own.
+# Packages whose code makes no step stale: a run's id and the trainer's version cover what they do.
+# The module that merges the records has a rule of its own, and makes that rule stale.
 LEFT_TO_IDS = ("flops_fit.training.", "flops_fit.jobs.", "flops_fit.store.")
 MERGING = "flops_fit.store.collect"
 NO_PROFILE = (
-    "flops-fit: the rerun triggers of profiles/default are not in force: another wording of a rule "
-    "starts every run again (to be restored from its record). Start Snakemake where "
-    "profiles/default lies, or beside its Snakefile, or give --rerun-triggers mtime params input"
+    "flops-fit: the rerun triggers of profiles/default are not in use: any edit of a rule's text "
+    "starts every run again (each is then restored from its record). Start Snakemake in the folder "
+    "that holds profiles/default, or give --rerun-triggers mtime params input"
 )
-EDITED = "edited since it was collected (to fit a table of your own, name it under runs)"
+EDITED = "edited after it was collected (to fit your own table, name it in the config under runs)"
 
 
 class Sweep:
-    """The configured sweep as the rules see it. Nothing is planned before a rule asks."""
+    """The sweep of ``config`` as the rules see it; nothing is planned before a rule asks.
+
+    ``checkout`` is the folder of the workflow, searched for modules and data.
+    """
 
     def __init__(self, config: dict, checkout: str):
         self.config = complete_config(config)
@@ -70,37 +74,37 @@ class Sweep:
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything to train; a table of existing runs is only fitted."""
+        """Whether the sweep trains runs; a table of existing runs is only fitted."""
         return self.config["runs"] is None
 
     @property
     def tunes_rate(self) -> bool:
-        """Whether the sweep looks for the learning rate instead of the law."""
+        """Whether the sweep looks for the best learning rate instead of a scaling law."""
         return len(self.config["learning_rate_factors"]) > 1
 
     @property
     def confirms(self) -> bool:
-        """Whether the sweep is one run, to be compared with what was predicted for it."""
+        """Whether the sweep is a single run that tests a prediction."""
         return self.config["confirm"] is not None
 
     def predicted(self) -> str:
-        """What was predicted for that run, as JSON."""
+        """The prediction for that single run, as JSON."""
         return json.dumps(self.config["confirm"])
 
     @property
     def runs_file(self) -> str:
-        """The table of existing runs that the config names."""
+        """The table of existing runs that the config names; raises `FlopsFitError` if it is missing."""
         path = find_path(self.config["runs"], self.paths)
         if path is None:
             raise FlopsFitError(f"runs: {self.config['runs']!r} does not exist")
         return str(path)
 
     def make_plan(self) -> "PlannedSweep":
-        """Plan the sweep, or read its plan where nothing that determines it has changed."""
+        """Plan the sweep, or read its plan if nothing that determines it has changed."""
         return PlannedSweep(self.config, plan_config(self.config, RESULTS, self.paths))
 
     def request(self, experiment: str, gpus: int) -> tuple[int, int]:
-        """Minutes and megabytes to ask a cluster for, at the first attempt, with that many GPUs."""
+        """Minutes and megabytes of a first attempt at ``experiment`` (an id) on ``gpus`` GPUs."""
         resources = {**self.config["resources"], "gpus": gpus}
         if not cpu_by_choice(os.environ):
             check_devices(resources["processes"], gpus)
@@ -110,19 +114,19 @@ class Sweep:
 
     @functools.cache  # noqa: B019 - Snakemake asks several times for every run
     def price(self, experiment: str, gpus: int) -> Price:
-        """What one experiment is expected to take, with that many GPUs."""
+        """The expected time and cost of one ``experiment`` (an id) on ``gpus`` GPUs."""
         resources = {**self.config["resources"], "gpus": gpus}
         return price(work_of_spec(read_spec(experiment)), self.rate(gpus), resources)
 
     @functools.cache  # noqa: B019 - one sweep lives as long as the process
     def rate(self, gpus: int) -> Rate:
-        """How fast one device trains this sweep: without GPUs, whichever is named, a CPU thread."""
+        """How fast one device trains this sweep: a GPU, or a CPU thread where ``gpus`` is 0."""
         pricing = self.config["pricing"]
         pricing = pricing if gpus else {**pricing, "device": None}
         return rate_for(pricing, gpus, self.config["precision"], RESULTS)
 
     def summary(self) -> str:
-        """The answer and where the rest lies, to be printed when everything is done."""
+        """The answer and the paths of its report and figures, printed at the end."""
         figures = sweep_folder(RESULTS, self.name) / "plots"
         if self.tunes_rate:
             return f"{self._read('learning_rate.txt')}\nfigure: {figures}/learning_rate.svg"
@@ -132,7 +136,7 @@ class Sweep:
         return f"{self._read('answer.txt')}\n\nreport: {page}\nfigures: {figures}/"
 
     def plan_summary(self) -> str:
-        """What the plan takes and what may go wrong, to be printed when only the plan was made."""
+        """The cost of the plan and its warnings, printed where only the plan was asked for."""
         return f"{self._read('plan.txt')}\npage: {sweep_folder(RESULTS, self.name)}/plan.html"
 
     def _read(self, name: str) -> str:
@@ -141,8 +145,8 @@ class Sweep:
     def fit_options(self) -> str:
         """The fit settings as options of ``flops-fit fit``.
 
-        Loss curves are handed over only where the envelope is asked for: the curves of decaying
-        learning rates lie too high before their end, and would speak against the other estimators.
+        Loss curves are passed on only for the envelope: while the learning rate is still high they
+        lie above the loss that a finished run of that length would reach.
         """
         settings = options(self.config["fit"])
         if self.trains and self.config["fit"]["method"] == "envelope":
@@ -154,35 +158,35 @@ class Sweep:
         return options(self.config["plot"])
 
     def pricing_options(self) -> str:
-        """The pricing as options of ``flops-fit plan``, GPUs as the config has them."""
+        """The pricing of the config as options of ``flops-fit plan``."""
         return options(self.config["pricing"])
 
     def budget_options(self) -> str:
-        """The budgets to answer for, as an option of ``flops-fit report``."""
+        """The budgets that the report answers for, as an option of ``flops-fit report``."""
         budgets = self.config["answer"]["budgets"]
         return " ".join(["--budgets", *(f"{budget:g}" for budget in budgets)]) if budgets else ""
 
 
 @dataclass(frozen=True)
 class PlannedSweep:
-    """A sweep with its plan. `keep` and `set_broken_aside` write, everything else only reads."""
+    """A sweep (``config``) with its ``plan``; only `keep` and `set_broken_aside` write files."""
 
     config: dict
     plan: dict
 
     @property
     def kept(self) -> tuple[str, str]:
-        """Where `keep` leaves the plan for those who know the sweep by its name, and the results."""
+        """The plan file that `keep` writes under the sweep's name, and the folder of results."""
         return str(sweep_plan_file(RESULTS, self.config["name"])), RESULTS
 
     def keep(self) -> None:
-        """Write the plan where jobs look for it."""
+        """Write the plan to the places where jobs read it."""
         keep_plan(self.plan, self.config["name"], RESULTS)
 
     def set_broken_aside(self) -> None:
-        """Move broken results and records aside, before Snakemake, which never looks into them."""
+        """Move broken results and records aside; Snakemake itself never checks their content."""
         for path in edited_tables(RESULTS, self.config["name"]):
-            say(f"{path}: {EDITED}; moved to {path.name}.edited, and made again")
+            say(f"{path}: {EDITED}; moved to {path.name}.edited and made again")
             set_aside(path, "edited")
         verified = Verified(RESULTS)
         for path, error in self._broken(verified, watch=True):
@@ -195,19 +199,18 @@ class PlannedSweep:
     def name_broken(self) -> None:
         """Name the files that `set_broken_aside` would move."""
         for path in edited_tables(RESULTS, self.config["name"]):
-            say(f"{path}: {EDITED}; to be moved aside, and made again")
+            say(f"{path}: {EDITED}; a real run will move it aside and make it again")
         for _, error in self._broken(Verified(RESULTS)):
-            say(f"{error}; to be moved aside")
+            say(f"{error}; a real run will move it aside")
 
     def _broken(
         self, verified: Verified, watch: bool = False
     ) -> Iterator[tuple[Path, FlopsFitError]]:
-        """Results and records that are not sound, one after another; the sound ones are noted.
+        """Yield every result and record that is not valid, with the error, and note the valid ones.
 
-        With ``watch``, what only the jobs of sound ones saw is watched from now on.
-
-        What was verified before is not read again, and a result with the bytes of its sound record
-        is sound.
+        A file that was verified before is not read again, and a result that equals its valid record
+        byte for byte is valid. With ``watch``, files that a plug-in read only during a job count as
+        its inputs from now on.
         """
         for row in self.plan["experiments"]:
             folder = run_folder(RESULTS, row["experiment_id"])
@@ -227,14 +230,14 @@ class PlannedSweep:
                 verified.note(path, state)
 
     def check_amount(self) -> None:
-        """Refuse a sweep for which there are too few data, once their check has counted them."""
+        """Refuse a sweep with too little data, once `check_inputs` has counted them."""
         if Path(self.plan["check"]).exists():
             data, limits = read_json(self.plan["check"]), self.config["limits"]
             check_amount(data, self.plan["experiments"], limits["max_epochs"])
 
     @functools.cached_property
     def failed(self) -> list[str]:
-        """Experiments that failed and are to be left out (only with ``accept_failures``)."""
+        """Ids of failed experiments to leave out; empty without ``accept_failures``."""
         if not self.config["accept_failures"]:
             return []
         return [
@@ -252,35 +255,35 @@ class PlannedSweep:
 
     @functools.cached_property
     def content(self) -> str:
-        """Hash of what the tables of this sweep are made from."""
+        """Hash of the parts of the plan that the tables of this sweep are made from."""
         keys = ("experiments", "skipped", "convention")
         return canonical_hash({key: self.plan[key] for key in keys})[:16]
 
     def progress(self) -> str:
-        """How far the sweep is, as a line."""
+        """The progress of the sweep in one line."""
         return f"{self.config['name']}: {Progress.of(self.plan, RESULTS).line()}"
 
 
 @functools.cache
 def read_spec(experiment: str) -> dict:
-    """An experiment's spec: what a job may look at, whatever the config has become."""
+    """The spec of ``experiment`` (an id), which stays as planned even if the config changes."""
     return read_json(spec_file(RESULTS, experiment))
 
 
 def spec_value(experiment: str, key: str):
-    """A value of an experiment's spec."""
+    """The value of ``key`` in the spec of ``experiment`` (an id)."""
     return read_spec(experiment)[key]
 
 
 def code(verb: str) -> str:
-    """Fingerprint of what runs under a verb of the command line, so that its step reruns with it."""
+    """Fingerprint of all code that a ``verb`` of the command line runs; its rule reruns on a change."""
     with remembered_sources(plan_folder(RESULTS) / SOURCES):
         modules = code_of_verb(verb)
     return canonical_hash([modules, data_files_of(modules)])[:16]
 
 
 def code_of_verb(verb: str) -> dict[str, str]:
-    """Module -> digest of its source, of all that a verb imports, from its own file in ``cli`` on."""
+    """Module -> digest of its source, for all modules that a ``verb`` of the command line imports."""
 
     def left_to_ids(module: str) -> bool:
         return module.startswith(LEFT_TO_IDS) and not (module == MERGING and verb == "collect")
@@ -289,7 +292,7 @@ def code_of_verb(verb: str) -> dict[str, str]:
 
 
 def data_files_of(modules: Iterable[str]) -> dict[str, str]:
-    """Name -> SHA-256 of the templates, style sheets and tables of the rooms that modules lie in."""
+    """File -> SHA-256 of the templates, style sheets and tables in the packages of ``modules``."""
     rooms = {name.split(".")[1] for name in modules if name.count(".") > 1}
     return {
         f"{room}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
@@ -300,32 +303,33 @@ def data_files_of(modules: Iterable[str]) -> dict[str, str]:
 
 
 def lead_jobs_here() -> None:
-    """Let `python -m flops_fit` be these two in every job, whatever environment is activated."""
+    """Make `python -m flops_fit` in every job use this Python and these sources."""
     prepend("PATH", os.path.dirname(sys.executable))
     if not set(INSTALLED) & set(OWN_FOLDER.parts):
         prepend("PYTHONPATH", str(OWN_FOLDER.parent))
 
 
 def say(message: str) -> None:
+    """Print ``message`` on standard error."""
     print(f"flops-fit: {message}", file=sys.stderr)
 
 
 def prepend(variable: str, folder: str) -> None:
-    """Put ``folder`` first in a search path of the environment."""
+    """Put ``folder`` first in the search path that the environment ``variable`` holds."""
     os.environ[variable] = os.pathsep.join(filter(None, [folder, os.environ.get(variable)]))
 
 
 def options(settings: dict) -> str:
-    """Settings as options of a command, safe in a shell line.
+    """``settings`` (name -> value) as options of a command, quoted for a shell.
 
-    What is null or false is left out, true is the option alone, a list the option once for each.
+    None and False are left out, True gives the option alone, and a list repeats the option.
     """
-    words = []
+    parts = []
     for name, value in settings.items():
         option = f"--{name.replace('_', '-')}"
         if value is True:
-            words.append(option)
+            parts.append(option)
         elif value is not None and value is not False:
             values = value if isinstance(value, list) else [value]
-            words += [f"{option}={shlex.quote(str(v))}" for v in values]  # = for values like -x
-    return " ".join(words)
+            parts += [f"{option}={shlex.quote(str(v))}" for v in values]  # = for values like -x
+    return " ".join(parts)

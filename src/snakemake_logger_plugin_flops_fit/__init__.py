@@ -1,9 +1,8 @@
-"""A logger plugin of Snakemake that says how far a sweep is, whenever runs of it have ended.
+"""A logger plugin of Snakemake that reports the progress of a sweep whenever runs have ended.
 
-Snakemake finds it by this package's name; `logger: flops-fit` in profiles/default switches it on. It
-starts nothing: Snakemake hands it every message of its log in a thread of its own, and it adds a
-message to the same log, so that its line is in the terminal, the log file and whatever other plugin
-is on.
+Snakemake finds it by the name of this package; `logger: flops-fit` in profiles/default switches it
+on. The plugin receives every message of Snakemake's log in a separate thread and adds its line to
+the same log, so the line appears in the terminal, in the log file and in other plugins.
 """
 
 from __future__ import annotations
@@ -17,18 +16,20 @@ from snakemake_interface_logger_plugins.common import LogEvent
 if TYPE_CHECKING:
     from flops_fit.jobs.progress import Reporter
 
-# Of messages by which the workflow names the sweep that it has planned: the file of the plan, the
-# folder of the results.
+# Attribute of the log message in which the workflow names the sweep that it has planned:
+# (plan file, folder of results).
 SWEEP = "flops_fit_sweep"
 ENDS = (LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR)
 
 
 class LogHandler(LogHandlerBase):
-    """Answers the end of a job by a line, where it was the end of a run."""
+    """Logs one line on the sweep whenever a job that ended was a run."""
 
     writes_to_stream = False
     writes_to_file = False
-    has_filter = True  # none: the ends of jobs come also where the terminal is quiet about them
+    has_filter = (
+        True  # we filter nothing, so the ends of jobs arrive even if the terminal hides them
+    )
     has_formatter = True
     needs_rulegraph = False
 
@@ -36,12 +37,13 @@ class LogHandler(LogHandlerBase):
         self.reporter: Reporter | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Handle one log ``record``: remember the sweep it names, or report progress."""
         try:
             if sweep := getattr(record, SWEEP, None):
                 from flops_fit.jobs.progress import Reporter
 
                 self.reporter = Reporter(*sweep)
-                self.reporter.news()  # which that message was
+                self.reporter.news()  # that message already reported the progress
             elif (
                 self.reporter
                 and getattr(record, "event", None) in ENDS

@@ -939,7 +939,7 @@ HANDED = [
     (
         "figures of other runs",
         "plot --runs runs.csv --fit {fit} --out-dir results/done/plots",
-        "runs.csv: not the runs behind ",
+        "runs.csv: not the runs of ",
         {},
     ),
     (
@@ -965,7 +965,7 @@ HANDED = [
     (
         "a prediction that is none",
         "compare --records {records} --predicted x --name c --out results/c.json --table results/c.md",
-        "results.json: 9 runs; a confirmation is one run",
+        "results.json: 9 runs; allowed: exactly one run",
         {},
     ),
     (
@@ -1088,7 +1088,7 @@ OPTIONS = [
     (
         "a noise that is none",
         "simulate --plan {plan} --noise loud",
-        "--noise: 'loud'; allowed: nats such as 0.01, or a share such as 0.5%",
+        "--noise: 'loud'; allowed: nats such as 0.01, or a percentage of the loss such as 0.5%",
     ),
     (
         "a confirmation without a budget",

@@ -28,7 +28,7 @@ def test_this_machine_passes(tmp_path, capsys, monkeypatch):
         "Python 3.",
         "torch ",
         "snakemake ",
-        "profiles/default is found",
+        "profiles/default is in use here",
         "accelerate launch starts a process",
         "can be written and locked",
     ):
@@ -41,7 +41,7 @@ def test_gpus_that_torch_does_not_see_are_wrong(tmp_path, monkeypatch):
     if doctor.sys.modules["torch"].cuda.is_available():
         pytest.skip("torch sees a GPU here")
     (finding,) = [f for f in doctor._devices() if f.state == "wrong"]
-    assert finding.text == "1 GPUs, but torch sees none"
+    assert finding.text == "1 GPUs, but torch finds none"
 
 
 def test_slurm_without_accounts_is_noted_with_what_to_do(tmp_path, monkeypatch):
@@ -64,5 +64,5 @@ def test_results_that_cannot_be_written_are_wrong_and_the_command_fails(capsys, 
     status = main(["doctor", "--results", "/proc/results"])
     captured = capsys.readouterr()
     assert status == 2
-    assert "WRONG  /proc: no file can be written and locked" in captured.out
+    assert "WRONG  /proc: files cannot be written and locked" in captured.out
     assert "doctor: 1 thing is wrong" in captured.err

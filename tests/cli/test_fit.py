@@ -204,5 +204,5 @@ def test_predict_tells_of_a_size_or_an_amount_of_data_of_ones_own(fitted, capsys
 
 
 def test_a_size_of_ones_own_needs_a_budget(fitted):
-    with pytest.raises(FlopsFitError, match="go with --flops"):
+    with pytest.raises(FlopsFitError, match="allowed: with --flops"):
         run("predict", "--fit", fitted / "fit.json", "--at", "p.csv", "--params", 1e9)

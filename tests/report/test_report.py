@@ -478,9 +478,7 @@ def test_runs_that_are_not_behind_the_fit_are_refused(folder, tmp_path):
     (tmp_path / "results.csv").write_text("\n".join(lines[:-6]) + "\n")
     for name in ("results.json", "fit.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    with pytest.raises(
-        FlopsFitError, match=r"results\.csv: not the runs behind .*fit\.json.*24 runs"
-    ):
+    with pytest.raises(FlopsFitError, match=r"results\.csv: not the runs of .*fit\.json.*24 runs"):
         command("plot", tmp_path, "--out-dir", tmp_path / "plots")
     assert not (tmp_path / "plots").exists()
 

@@ -23,12 +23,12 @@ from flops_fit.rounds.confirm import (
     compare,
     confirmation_table,
     confirmations_of,
-    outcome_words,
+    outcome_text,
     predicted_loss,
     run_noise,
 )
 from flops_fit.rounds.grid import Grid, check_matches
-from flops_fit.rounds.ledger import enter, entries, ledger_words
+from flops_fit.rounds.ledger import enter, entries, ledger_text
 from flops_fit.rounds.next import (
     Action,
     Outlook,
@@ -168,7 +168,7 @@ def test_a_one_sided_window_is_evened_out_on_its_thin_side():
     (action,) = repairs(fit, found)
     (size,) = action.sizes[9e18]
     assert size < 48
-    assert "has 1 smaller size" in action.why
+    assert "has only 1 smaller size" in action.why
     assert repairs(fit_of(extended(found, [action])), extended(found, [action])) == []
 
 
@@ -224,7 +224,7 @@ def test_a_fit_of_another_sweep_is_refused(noisy):
     with pytest.raises(FlopsFitError, match=r"budget 1e\+18 is not in the config"):
         check_matches(noisy, other)
     total = Grid(grid().design, count, "params_total")
-    with pytest.raises(FlopsFitError, match="counts N as params_total, the fit as params"):
+    with pytest.raises(FlopsFitError, match="counts N as params_total, but the fit as params"):
         check_matches(noisy, total)
 
 
@@ -321,7 +321,7 @@ def test_without_resamples_there_is_a_prediction_but_no_interval():
     assert told["run"] is None
     found = compare(record_of(told, told["loss"]), told, "demo-confirm")
     assert found["inside_run"] is None
-    assert "no interval" in outcome_words(found)
+    assert "no interval" in outcome_text(found)
 
 
 @pytest.mark.slow
@@ -430,17 +430,17 @@ def test_a_config_without_a_grid_is_refused(tmp_path, capsys, noisy, name, key):
     fit = ["--fit", str(tmp_path / "fit.json")]
     for verb in (["simulate"], ["next", *fit], ["confirm", *fit, "--flops", "1e12"]):
         assert main([*verb, "--config", config, "--results", str(tmp_path)]) == 2
-        assert f"{key}: this is no sweep" in capsys.readouterr().err
+        assert f"{key}: not used here" in capsys.readouterr().err
 
 
 def test_the_ledger_keeps_each_confirmation_once_and_counts_those_that_held(tmp_path, noisy):
     told = told_of(noisy)
-    assert ledger_words(tmp_path) == ""
+    assert ledger_text(tmp_path) == ""
     for name, off in (("a", 1.0), ("b", 1.2), ("a", 1.0)):
         enter(tmp_path, compare(record_of(told, told["loss"] * off), told, name))
     assert [e["name"] for e in entries(tmp_path)] == ["b", "a"]
-    assert "Of 2 confirmation runs" in ledger_words(tmp_path)
-    assert "1 fell inside" in ledger_words(tmp_path)
+    assert "Of 2 confirmation runs" in ledger_text(tmp_path)
+    assert "1 fell inside" in ledger_text(tmp_path)
     (tmp_path / "confirmations.jsonl").write_text("no json")
     with pytest.raises(FlopsFitError, match="not a ledger"):
         entries(tmp_path)

@@ -163,7 +163,7 @@ def test_too_small_a_grid_is_told_before_it_is_paid_for():
 def test_the_default_law_suits_the_scale_of_the_plan():
     large = truth_for(grid())
     assert large.law.values[0] == pytest.approx(law_of(*BESIROGLU).values[0])
-    assert "Besiroglu" in large.words
+    assert "Besiroglu" in large.source
     small = grid()
     shrunk = {
         "params": 1e-4,
@@ -179,7 +179,7 @@ def test_the_default_law_suits_the_scale_of_the_plan():
     log_n, loss = (v[0] for v in found.law.optimum(np.log(middle), Cost()))
     assert middle / 6 / np.exp(2 * log_n) == pytest.approx(20, rel=0.02)
     assert loss == pytest.approx(2, rel=1e-3)  # half of it above E = 1
-    assert "taken as best" in found.words
+    assert "tokens per parameter are best" in found.source
 
 
 def test_a_fit_lends_its_surface_and_its_scatter():
@@ -226,7 +226,7 @@ def test_the_command_prints_a_table_and_json(tmp_path, capsys):
     few = ["--times", "3", "--resamples", "20", "--fits", "1"]
     assert main(["simulate", "--plan", str(path), *few, "--noise", "0.5%", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["noise"] == {"sd": 0.005, "unit": "share of the loss", "words": "given"}
+    assert told["noise"] == {"sd": 0.005, "unit": "share of the loss", "source": "given"}
     assert told["target"]["flops"] == pytest.approx(10 * LOW * 3 ** (BUDGETS - 1))
     assert sum(told["whole_fits"]["verdicts"].values()) == pytest.approx(1)
     assert (
@@ -249,9 +249,9 @@ def test_the_command_prints_a_table_and_json(tmp_path, capsys):
         == 0
     )
     text = capsys.readouterr().out
-    assert "the law given" in text
+    assert "the given law" in text
     assert "0.01 nats" in text
-    assert "verdict expected" in text
+    assert "expected verdict" in text
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_removed(results, own, cap
     assert runs("prune", "--results", results) == 2
     said = capsys.readouterr()
     assert str(other) in said.out
-    assert "no terminal to ask on; give --yes" in said.err
+    assert "this needs a terminal to ask, or --yes" in said.err
     assert contents(results) == before
 
 

@@ -235,7 +235,10 @@ def test_a_corrupt_result_is_named_moved_aside_and_restored(project, garbage):
         garbage = json.dumps({**json.loads(record), "final_loss": 0.1}).encode()
     result.write_bytes(garbage)
     if garbage.endswith(b"0.1"):  # a dry run names the file and leaves it alone
-        assert "result.json: not a whole JSON record; to be moved aside" in project.dry_run().output
+        assert (
+            "result.json: not a whole JSON record; a real run will move it aside"
+            in project.dry_run().output
+        )
         assert result.read_bytes() == garbage
     done = project.run(*TABLES)
     assert (done.trained, done.restored) == (set(), {"width8-D640-s0"})
@@ -257,7 +260,7 @@ def test_a_table_edited_by_hand_is_named_kept_aside_and_made_again(project):
     table = project.results / "own/results.csv"
     collected = table.read_text()
     table.write_text(collected.replace("completed", "diverged", 1))
-    assert "results.csv: edited since it was collected" in project.dry_run().output
+    assert "results.csv: edited after it was collected" in project.dry_run().output
     done = project.run()
     assert done.rules >= {"collect_runs", "fit_law"}
     assert not done.trained

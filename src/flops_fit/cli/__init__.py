@@ -1,1 +1,1 @@
-"""The command line, a file for each verb; nothing heavy is imported before a verb runs."""
+"""The command line, one file per verb; nothing heavy is imported before a verb runs."""

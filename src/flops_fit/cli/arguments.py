@@ -1,18 +1,18 @@
-"""Arguments that several commands share."""
+"""Arguments that several verbs share."""
 
 import argparse
 from collections.abc import Callable
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
-    """Where runs and sweeps lie."""
+    """Add to ``parser`` the option for the folder of results."""
     parser.add_argument(
         "--results", default="results", help="folder of runs and sweeps (default: results)"
     )
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
-    """Where modules, data, runs and sweeps lie."""
+    """Add to ``parser`` the options for the folders of modules, data and results."""
     parser.add_argument(
         "--search-path",
         action="append",
@@ -24,13 +24,14 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
-    """Which sweep: its config, or a plan that was made of it."""
+    """Add to ``parser`` the options that name a sweep: its config, or a plan made from it."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", help="the sweep's config file")
-    source.add_argument("--plan", help="a plan file made before, such as the workflow keeps")
+    source.add_argument("--plan", help="a plan file, such as results/.plan/sweeps/NAME.json")
 
 
 def add_plan_file(parser: argparse.ArgumentParser) -> None:
+    """Add to ``parser`` the options for a plan file and the folder of results."""
     parser.add_argument(
         "--plan", required=True, help="the sweep's plan file, results/.plan/sweeps/NAME.json"
     )
@@ -38,24 +39,28 @@ def add_plan_file(parser: argparse.ArgumentParser) -> None:
 
 
 def add_verb(verbs, name: str, add_arguments: Callable, run: Callable | None) -> None:
-    """Add a verb; the sentence that describes it also stands in the list of its parent's help."""
+    """Add the verb ``name`` to the subparsers ``verbs``.
+
+    ``add_arguments`` describes it; its description is also its line in the parent's help. ``run``
+    executes it, or is None for a verb that has verbs below it.
+    """
     probe = argparse.ArgumentParser(add_help=False)
     add_arguments(probe)
     parser = verbs.add_parser(
         name, help=probe.description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser)
-    if run is not None:  # else it has verbs of its own
+    if run is not None:  # else the verbs below it set theirs
         parser.set_defaults(run=run)
 
 
 def insist(fit: dict, args: argparse.Namespace) -> None:
-    """Refuse to go on from a fit that is not identifiable, unless ``--force`` says so."""
+    """Refuse a ``fit`` that is not identifiable, unless ``args`` hold ``--force``."""
     from flops_fit.errors import FlopsFitError
 
     if fit["status"] == "not_identifiable" and not args.force:
         reason = fit["headline"]["reason"].removeprefix("not identifiable: ")
         raise FlopsFitError(
-            f"{args.fit}: not identifiable: {reason}; no N* to go by. Allowed: a fit that is "
-            "provisional or better, or --force"
+            f"{args.fit}: not identifiable: {reason}; so there is no N* to use. Allowed: a fit "
+            "that is provisional or better, or --force"
         )

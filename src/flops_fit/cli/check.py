@@ -1,4 +1,4 @@
-"""``flops-fit check``: try one real batch, and the amount of data, before any training."""
+"""``flops-fit check``: test one real batch and the amount of data before any training."""
 
 import argparse
 import sys
@@ -7,12 +7,14 @@ from flops_fit.cli.arguments import add_plan_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Try one real batch, and the amount of data, before any training."
+    """Describe ``check`` to argparse."""
+    parser.description = "Test one real batch and the amount of data before any training."
     parser.epilog = "example:\n  flops-fit check --plan results/.plan/sweeps/demo.json"
     add_plan_file(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check the data with the smallest model, and write what was measured."""
     from pathlib import Path
 
     from flops_fit.experiment.identity import read_spec
@@ -35,4 +37,4 @@ def run(args: argparse.Namespace) -> None:
     check_amount(data, plan["experiments"], 1.0 if data["read_once"] else spec["max_epochs"])
     checked = check_file(args.results, Path(plan["check"]).stem)
     write_json(checked, data)
-    print(f"wrote {checked}: real batches pass model, loss, optimiser and trainer")
+    print(f"wrote {checked}: model, loss, optimiser and trainer accept real batches")

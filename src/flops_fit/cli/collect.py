@@ -6,20 +6,22 @@ from flops_fit.cli.arguments import add_plan_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe ``collect`` to argparse."""
     parser.description = "Merge the records of a sweep's experiments into two tables."
     parser.epilog = (
         "example:\n  flops-fit collect --plan results/.plan/sweeps/demo.json "
         "--json results/demo/results.json --csv results/demo/results.csv"
     )
     add_plan_file(parser)
-    parser.add_argument("--json", required=True, help="every record whole")
-    parser.add_argument("--csv", required=True, help="the table that `flops-fit fit` reads")
+    parser.add_argument("--json", required=True, help="output: the complete records")
+    parser.add_argument("--csv", required=True, help="output: the table that flops-fit fit reads")
     parser.add_argument(
-        "--failed", nargs="*", default=[], metavar="ID", help="experiments allowed to be missing"
+        "--failed", nargs="*", default=[], metavar="ID", help="experiments that may be missing"
     )
 
 
 def run(args: argparse.Namespace) -> None:
+    """Merge the records, write both tables, print how many runs there are of each status."""
     from pathlib import Path
 
     from flops_fit.store.collect import collect, note_tables, write_results

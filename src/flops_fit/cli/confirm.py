@@ -1,4 +1,4 @@
-"""``flops-fit confirm``: freeze a prediction, and write the config of the run that tests it."""
+"""``flops-fit confirm``: write down a prediction and the config of the run that tests it."""
 
 import argparse
 
@@ -7,23 +7,25 @@ from flops_fit.cli.arguments import add_places
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``confirm`` to argparse."""
-    parser.description = "Predict the loss of one run at the optimum, and write its config."
+    parser.description = (
+        "Predict the loss of one run at the optimum and write the config that trains it."
+    )
     parser.epilog = (
         "example:\n  flops-fit confirm --fit results/demo/fit.json --config config/config.yaml "
         "--flops 2.43e12"
     )
     add = parser.add_argument
-    add("--fit", required=True, help="FIT.json of the sweep")
+    add("--fit", required=True, help="the fit of the sweep, as written by flops-fit fit")
     add("--config", required=True, help="the sweep's config file")
-    add("--flops", type=float, required=True, help="budget of the run")
-    add("--force", action="store_true", help="predict from a fit that is not identifiable too")
-    add("--name", help="name of its sweep (default: NAME-confirm-FLOPS)")
-    add("--out", help="where to write its config (default: config/NAME.yaml)")
+    add("--flops", type=float, required=True, help="compute budget of the run, in FLOPs")
+    add("--force", action="store_true", help="predict even if the fit is not identifiable")
+    add("--name", help="name of the new sweep (default: NAME-confirm-FLOPS)")
+    add("--out", help="output: its config (default: config/NAME.yaml)")
     add_places(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Predict, write the config of the run, print what is expected of it."""
+    """Predict the loss, write the config of the run, print both."""
     from pathlib import Path
 
     import yaml
@@ -63,39 +65,39 @@ def run(args: argparse.Namespace) -> None:
     (row,) = plan_config(complete_config(new), args.results, paths)["experiments"]
     if row["experiment_id"] in {known["experiment_id"] for known in plan["experiments"]}:
         raise FlopsFitError(
-            f"--flops: {args.flops:g}; its run {row['experiment_id']} is one of those fitted; allowed: "
-            "a budget that the sweep does not hold"
+            f"--flops: {args.flops:g}; the fit already contains its run {row['experiment_id']}; "
+            "allowed: a budget that is not in the sweep"
         )
     params = row[n_key(config["convention"], config["fit"]["params"])]
-    told = predicted_loss(fit, params, row["num_tokens"])
+    predicted = predicted_loss(fit, params, row["num_tokens"])
     trained = (run_folder(args.results, row["experiment_id"]) / RECORD).exists()
     new["confirm"] = {
         "sweep": config["name"],
         "fit": canonical_hash(fit)[:16],
         "params": params,
         "tokens": row["num_tokens"],
-        **told,
+        **predicted,
         "blind": not trained,
     }
     complete_config(new)
     out = Path(args.out or f"config/{name}.yaml")
     head = [
-        f"Made by `flops-fit confirm` from {args.config} and {args.fit}: the prediction is frozen here.",
+        f"Made by `flops-fit confirm` from {args.config} and {args.fit}. Do not edit the prediction.",
         f"N* at {args.flops:g} FLOPs: {answer['params']:.4g} ({verdict}).",
     ]
     write_atomic(out, config_text(new, head))
     run = (
         ""
-        if told["run"] is None
+        if predicted["run"] is None
         else (
-            f", {100 * told['level']:.0f}% interval of one run {loss_text(told['run'][0])} to "
-            f"{loss_text(told['run'][1])}"
+            f", {100 * predicted['level']:.0f}% interval for one run "
+            f"{loss_text(predicted['run'][0])} to {loss_text(predicted['run'][1])}"
         )
     )
     if trained:
-        print("note: this run has been trained before, so its prediction is not blind")
+        print("note: this run was already trained, so the prediction is not blind")
     print(
         f"size {size}: N {count_text(row['params'])} (N* {count_text(answer['params'])}), "
-        f"D {count_text(row['num_tokens'])}; predicted loss {loss_text(told['loss'])}{run}"
+        f"D {count_text(row['num_tokens'])}; predicted loss {loss_text(predicted['loss'])}{run}"
     )
     print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")

@@ -1,4 +1,4 @@
-"""``flops-fit doctor``: what of this machine a sweep would use, what is wrong, and what to do."""
+"""``flops-fit doctor``: what a sweep would use on this machine, what is wrong, and how to fix it."""
 
 import argparse
 import fcntl
@@ -16,14 +16,14 @@ from flops_fit.errors import FlopsFitError
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("torch", "accelerate", "numpy", "scipy", "pandas", "matplotlib")
-ROOM_WANTED = 5e9  # bytes: some checkpoints and prepared data
+LEAST_FREE = 5e9  # bytes: some checkpoints and prepared data
 LAUNCH_SECONDS = 120
 SIGNS = {"good": "ok     ", "note": "note   ", "wrong": "WRONG  "}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: ``state`` good, note or wrong; ``advice`` where something is to be done."""
+    """The result of one check: ``state`` (good, note or wrong), ``text``, and ``advice`` or ""."""
 
     state: str
     text: str
@@ -35,13 +35,13 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``doctor`` to argparse."""
-    parser.description = "Look at this machine: versions, devices, launcher, profile, disk."
+    parser.description = "Check this machine: versions, devices, launcher, profile, disk."
     parser.epilog = "example:\n  flops-fit doctor"
     add_results(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print every finding as it is made; raises `FlopsFitError` if something is wrong."""
+    """Print every finding at once; raises `FlopsFitError` at the end if something is wrong."""
     wrong = 0
     for finding in examine(Path(args.results)):
         print(finding, flush=True)
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def examine(results: Path) -> Iterator[Finding]:
-    """All findings, the quick ones first."""
+    """Yield the findings of all checks, the quick ones first; ``results`` is the folder of results."""
     checks: list[Callable] = [_python, _packages, _snakemake, _devices, _launcher, _slurm]
     for check in checks:
         yield from check()
@@ -67,7 +67,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _version(package: str) -> str | None:
-    from importlib import metadata  # slow enough to be felt in every other verb
+    from importlib import metadata  # slow to import, and no other verb needs it
 
     try:
         return metadata.version(package)
@@ -76,10 +76,10 @@ def _version(package: str) -> str | None:
 
 
 def _packages() -> Iterator[Finding]:
-    found = {name: _version(name) for name in ("flops-fit", *PACKAGES)}
-    there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    versions = {name: _version(name) for name in ("flops-fit", *PACKAGES)}
+    there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     yield Finding("good", there)
-    for name, version in found.items():
+    for name, version in versions.items():
         if version is None:
             advice = "pip install -r requirements.lock, then pip install --no-deps -e ."
             yield Finding("wrong", f"{name} is not installed", advice)
@@ -88,7 +88,7 @@ def _packages() -> Iterator[Finding]:
 def _snakemake() -> Iterator[Finding]:
     version = _version("snakemake")
     if version is None:
-        advice = "pip install 'flops-fit[workflow]'; the Python API works without"
+        advice = "pip install 'flops-fit[workflow]'; the Python API works without it"
         yield Finding("note", "Snakemake is not installed", advice)
         return
     yield Finding("good", f"snakemake {version}")
@@ -101,17 +101,17 @@ def _snakemake() -> Iterator[Finding]:
         None,
     )
     if profile:
-        yield Finding("good", f"{profile} is found here")
+        yield Finding("good", f"{profile} is in use here")
     elif Path("Snakefile").exists():
-        advice = (
-            "restore it from the repository: without it a comment in a rule retrains everything"
-        )
+        advice = "restore it from the repository: without it any edit of a rule retrains everything"
         yield Finding("wrong", "no profiles/default beside the Snakefile", advice)
 
 
 def _devices() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("good", f"{cores} CPU cores: as many experiments at a time with --cores all")
+    yield Finding(
+        "good", f"{cores} CPU cores: --cores all trains up to as many experiments at a time"
+    )
     if _version("torch") is None:
         return
     from flops_fit.jobs.gpu_locks import installed_gpus
@@ -126,18 +126,20 @@ def _devices() -> Iterator[Finding]:
         device = torch.accelerator.current_accelerator()
         assert device is not None  # one was seen
         name = device_name(device)
-        known = "" if known_peak(name, "bf16") else "; its peak is not known and will be measured"
+        known = (
+            "" if known_peak(name, "bf16") else "; its peak FLOP/s is unknown and will be measured"
+        )
         yield Finding("good", f"{seen} x {name}{known}")
-        yield Finding("note", "a run takes a GPU only if asked", "set resources: {gpus: 1}")
+        yield Finding("note", "a run uses a GPU only on request", "set resources: {gpus: 1}")
     elif installed:
-        advice = "install a build of torch for this driver, and look at CUDA_VISIBLE_DEVICES"
-        yield Finding("wrong", f"{len(installed)} GPUs, but torch sees none", advice)
+        advice = "install a build of torch for this driver and check CUDA_VISIBLE_DEVICES"
+        yield Finding("wrong", f"{len(installed)} GPUs, but torch finds none", advice)
     else:
         yield Finding("good", "no GPU: runs train on the CPU, one thread each")
 
 
 def _launcher() -> Iterator[Finding]:
-    """Whether ``accelerate launch`` starts a process, as the train rule starts it."""
+    """Start a process with ``accelerate launch``, as the train rule does."""
     if _version("accelerate") is None or _version("torch") is None:
         return
     from flops_fit.jobs.launch import launcher
@@ -162,7 +164,7 @@ def _slurm() -> Iterator[Finding]:
         return
     if _version("snakemake-executor-plugin-slurm") is None:
         advice = "pip install snakemake-executor-plugin-slurm"
-        yield Finding("wrong", "SLURM is here, Snakemake's plugin for it is not", advice)
+        yield Finding("wrong", "SLURM is installed, but Snakemake's plugin for it is not", advice)
     else:
         yield Finding("good", "SLURM: snakemake --profile profiles/slurm")
     accounts = (
@@ -170,26 +172,28 @@ def _slurm() -> Iterator[Finding]:
         and not subprocess.run(["sacct", "-n", "-X"], capture_output=True, check=False).returncode
     )
     if not accounts:
-        advice = "set slurm-status-command: squeue in the profile, else Snakemake waits for ever"
-        yield Finding("note", "SLURM keeps no accounts (sacct fails)", advice)
+        advice = "set slurm-status-command: squeue in the profile, else Snakemake waits forever"
+        yield Finding("note", "SLURM has no accounting (sacct fails)", advice)
 
 
 def _folder(results: Path) -> Iterator[Finding]:
-    """Room, the right to write, and locks below the results."""
+    """Check free space, write permission and file locks in the folder of results."""
     there = next(p for p in (results, *results.resolve().parents) if p.exists())
     free = shutil.disk_usage(there).free
     text = f"{free / 1e9:.1f} GB free for {results}"
-    if free < ROOM_WANTED:
-        yield Finding("note", text, "checkpoints and prepared data need room; move the results")
+    if free < LEAST_FREE:
+        yield Finding(
+            "note", text, "checkpoints and prepared data need space; use --results on a larger disk"
+        )
     else:
         yield Finding("good", text)
     try:
         with tempfile.NamedTemporaryFile(dir=there) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        advice = "use another folder: two trainers of one run must exclude each other"
+        advice = "use another folder: locks keep two trainers from working on the same run"
         yield Finding(
-            "wrong", f"{there}: no file can be written and locked ({error.strerror})", advice
+            "wrong", f"{there}: files cannot be written and locked ({error.strerror})", advice
         )
     else:
         yield Finding("good", f"files below {there} can be written and locked")

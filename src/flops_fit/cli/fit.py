@@ -1,4 +1,4 @@
-"""The commands ``fit`` and ``predict``; heavy imports wait until one of them runs."""
+"""``flops-fit fit``: fit a scaling law to a table of runs."""
 
 import argparse
 import os
@@ -15,24 +15,28 @@ def _delta(text: str) -> float | str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``fit`` to argparse."""
-    parser.description = "Fit a scaling law, with intervals, to a table of finished runs."
+    parser.description = "Fit a scaling law with intervals to a table of finished runs."
     parser.epilog = FIT_EXAMPLE
     add = parser.add_argument
     add(
         "--runs",
         required=True,
-        help="params, tokens and loss of each run, under these or other projects' names: CSV, JSON, "
-        "JSON Lines, Parquet, or a folder with a file for each run",
+        help="table with params, tokens and loss of each run (common other column names are known): "
+        "CSV, JSON, JSON Lines, Parquet, or a folder with one file per run",
     )
-    add("--out", required=True, help="where to write the fit (JSON)")
+    add("--out", required=True, help="output: the fit (JSON)")
     add(
         "--params",
         default="params",
         choices=("params", "params_nonembedding", "params_total"),
-        help="which count is N: matmul parameters with the head, without embeddings and head, all",
+        help="which parameters count as N: those in matrix products with the output head (default), "
+        "without embeddings and head, or all",
     )
     _add_reading(parser)
-    add("--curves", help="loss curves (CSV run_id,tokens,flops,loss, or results.json): envelope")
+    add(
+        "--curves",
+        help="loss curves for the envelope: CSV with run_id,tokens,flops,loss, or results.json",
+    )
     add(
         "--delta",
         type=_delta,
@@ -46,19 +50,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="auto",
         choices=("auto", "surface", "tied", "fixed_e", "isoflop", "envelope"),
-        help="headline estimator; auto: by the held-out test",
+        help="headline estimator; auto: chosen by the held-out test",
     )
     add(
         "--exclude",
         choices=("auto", "none"),
-        help="auto leaves out runs beyond 6 robust scales (at most 10%%), none fits all; default "
-        "auto, but none where the table marks its own outliers or --delta is a number",
+        help="auto leaves out runs beyond 6 robust scales (at most 10%%), none fits all runs; the "
+        "default is auto, or none if the table marks outliers or --delta is a number",
     )
-    add("--resample", choices=("runs", "groups", "wild"), help="unit of the resampling")
-    add("--level", type=float, default=0.90, help="of the intervals")
-    add("--fixed-e", type=float, metavar="LOSS", help="also fit with E held at this loss")
-    add("--loss-unit", metavar="UNIT", help="written beside every loss; default: nats per token")
-    add("--curve", choices=("parabola", "akima"), default="parabola", help="of IsoFLOP minima")
+    add("--resample", choices=("runs", "groups", "wild"), help="what is resampled")
+    add("--level", type=float, default=0.90, help="level of the intervals (default: 0.90)")
+    add(
+        "--fixed-e",
+        type=float,
+        metavar="LOSS",
+        help="also fit the surface with E fixed at this loss",
+    )
+    add(
+        "--loss-unit",
+        metavar="UNIT",
+        help="unit written beside every loss (default: nats per token)",
+    )
+    add(
+        "--curve",
+        choices=("parabola", "akima"),
+        default="parabola",
+        help="curve through the runs of a budget",
+    )
     add(
         "--window",
         type=float,
@@ -68,45 +86,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    """The options on how the table is read, named as the fields of `flops_fit.fit.Reading`."""
+    """Options on how the table is read, with the names of the fields of `flops_fit.fit.Reading`."""
     add = parser.add_argument_group("reading the table").add_argument
     add(
         "--loss",
         "--loss-column",
         dest="loss_column",
         metavar="COLUMN",
-        help="the column that is the loss; default: a held-out loss rather than a training loss",
+        help="column of the loss (default: a held-out loss, else a training loss)",
     )
     add(
         "--where",
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="fit only the rows with this value; repeat it for other values or columns",
+        help="fit only rows with this value; may be repeated for more values or columns",
     )
     add(
         "--last-per",
         metavar="COLUMNS",
-        help="of the rows that share these columns (run_id) only the one of the most tokens is a run",
+        help="among rows that share these columns (such as run_id) keep only the one with most "
+        "tokens",
     )
     add(
         "--best-per",
         metavar="COLUMNS",
-        help="of the rows that share these columns (params,tokens) only the lowest loss is a run",
+        help="among rows that share these columns (such as params,tokens) keep only the lowest loss",
     )
     add(
         "--max-epochs",
         type=float,
         metavar="E",
-        help="leave out runs that read their data more often",
+        help="leave out runs with more passes over their data",
     )
     add(
-        "--cost-as-given", action="store_true", help="believe FLOPs however far from 6 N D they are"
+        "--cost-as-given",
+        action="store_true",
+        help="accept the FLOPs of the table even if they are far from 6 N D",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read runs, fit, write FIT.json, print one line."""
+    """Read the runs, fit, write the fit, print one line."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from dataclasses import fields
 
@@ -118,9 +139,9 @@ def run(args: argparse.Namespace) -> None:
 
     reading = Reading(**{field.name: getattr(args, field.name) for field in fields(Reading)})
     table = read_runs(args.runs, args.params, reading)
-    # Curves of decaying rates lie too high before their end: a table's own are used if asked for.
-    own = args.runs if args.method == "envelope" and str(args.runs).endswith(".json") else None
-    source = args.curves or own
+    # Loss curves in the table are used only on request: before a run's end they lie too high.
+    curves = args.runs if args.method == "envelope" and str(args.runs).endswith(".json") else None
+    source = args.curves or curves
     fit = fit_runs(
         table,
         read_curves(source) if source else None,

@@ -1,4 +1,4 @@
-"""What ``plot`` and ``report`` share: a fit, the runs behind it, and the budgets to answer for."""
+"""The input that ``plot`` and ``report`` share: a fit, its runs and the budgets to answer for."""
 
 import argparse
 
@@ -6,22 +6,23 @@ from flops_fit.constants import ANSWER_FACTORS
 
 
 def add_fitted(parser: argparse.ArgumentParser) -> None:
+    """Add to ``parser`` the options for a fit, its runs and the budgets to answer for."""
     add = parser.add_argument
     add("--runs", required=True, help="the table of runs that was fitted (CSV or JSON)")
-    add("--records", help="results.json of the sweep: loss curves, health, versions")
-    add("--fit", required=True, help="what flops-fit fit wrote")
+    add("--records", help="results.json of the sweep, for loss curves, run times and versions")
+    add("--fit", required=True, help="the fit, as written by flops-fit fit")
     add(
         "--budgets",
         nargs="+",
         type=float,
         metavar="C",
-        help="compute budgets to answer for, in FLOPs (default: the largest of the data "
-        "times 1, 3 and 10)",
+        help="compute budgets to answer for, in FLOPs (default: 1, 3 and 10 times the largest "
+        "budget of the data)",
     )
 
 
 def read_fitted(args: argparse.Namespace) -> tuple:
-    """The run table, the records ([] without them), the fit and the budgets to answer for."""
+    """Read what ``args`` name: the run table, the records ([] without them), the fit, the budgets."""
     from flops_fit.fit.saved import check_flops, read_fit
     from flops_fit.store.collect import read_results
 
@@ -33,7 +34,7 @@ def read_fitted(args: argparse.Namespace) -> tuple:
 
 
 def _fitted_runs(path: str, fit_path: str, fit: dict):
-    """The runs behind ``fit``, with N counted as it was there."""
+    """The runs of ``fit``, with N counted as in the fit."""
     from flops_fit.errors import FlopsFitError
     from flops_fit.fit.rows import Reading
     from flops_fit.fit.runs import read_runs
@@ -45,6 +46,6 @@ def _fitted_runs(path: str, fit_path: str, fit: dict):
     if len(table.frame) == fit["data"]["n_runs"] and span == fit["data"]["params"]:
         return table
     raise FlopsFitError(
-        f"{path}: not the runs behind {fit_path}, which has {fit['data']['n_runs']} runs of "
+        f"{path}: not the runs of {fit_path}, which has {fit['data']['n_runs']} runs of "
         f"{fit['data']['params'][0]:.4g} to {fit['data']['params'][1]:.4g} parameters; fit again"
     )

@@ -1,6 +1,6 @@
-"""``flops-fit VERB``: the steps of the path, each what a rule of the workflow calls.
+"""``flops-fit VERB``: every step of the workflow as a command, in the order of the work.
 
-Nothing heavy is imported before a verb runs, so ``--help`` is instant.
+Nothing heavy is imported before a verb runs, so ``--help`` is fast.
 """
 
 import argparse
@@ -33,14 +33,17 @@ VERBS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; bad input ends with one message on standard error and status 2."""
+    """Run one verb and return the exit status; ``arguments`` default to those of the process.
+
+    Bad input prints one message on standard error and returns 2.
+    """
     parsed = make_parser().parse_args(arguments)
     try:
         return parsed.run(parsed) or 0
     except FlopsFitError as error:
         print(f"flops-fit: error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+    except BrokenPipeError:  # the reader of our output, such as head, has ended
         sys.stderr.close()
     except OSError as error:  # a file or folder that an option names
         name, reason = error.filename2 or error.filename or "a file", error.strerror or error
@@ -50,10 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
     parser = argparse.ArgumentParser(
         prog="flops-fit",
         description="From a compute budget to the right model size and amount of data.",
-        epilog="The verbs in the order of the path; `flops-fit VERB --help` shows an example.",
+        epilog="Verbs are listed in the order of the work; `flops-fit VERB --help` shows an example.",
     )
     parser.add_argument("--version", action="version", version=f"flops-fit {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)

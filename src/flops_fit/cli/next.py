@@ -1,4 +1,4 @@
-"""``flops-fit next``: the further runs that a fit needs most, as a config."""
+"""``flops-fit next``: a config with the additional runs that improve a fit most."""
 
 import argparse
 
@@ -8,36 +8,34 @@ from flops_fit.cli.arguments import add_places
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``next`` to argparse."""
     parser.description = (
-        "Propose the further runs that a fit needs most, as a config; old runs stay as they are."
+        "Propose the additional runs that improve a fit most, as a config that keeps the old runs."
     )
     parser.epilog = (
         "example:\n  flops-fit next --fit results/demo/fit.json --config config/config.yaml\n\n"
-        "Minima that are not bracketed, and windows with one size on a side, come first. Where there "
-        "are none,\nways to tighten the answer are compared by simulation, and the one that narrows "
-        "it most per FLOP\nwithin --max-flops is taken."
+        "Minima that are not bracketed, and budgets with a single size on one side of the minimum, "
+        "come first.\nOtherwise ways to narrow the answer's interval are compared by simulation, and "
+        "the one that\nnarrows it most per FLOP within --max-flops is chosen."
     )
     add = parser.add_argument
-    add("--fit", required=True, help="FIT.json of the sweep")
+    add("--fit", required=True, help="the fit of the sweep, as written by flops-fit fit")
     add("--config", required=True, help="the sweep's config file")
     add(
-        "--flops",
-        type=float,
-        help="budget whose answer is to be tightened (default: 10 times the largest)",
+        "--flops", type=float, help="budget whose answer to improve (default: 10 times the largest)"
     )
     add(
         "--max-flops",
         type=float,
-        help="most FLOPs to spend (default, for tightening: what the sweep cost)",
+        help="most FLOPs to spend (default, for narrowing: as many as the sweep has cost)",
     )
-    add("--take", type=int, metavar="K", help="take proposal K of the list instead of the best")
-    add("--force", action="store_true", help="propose runs from a fit that is not identifiable too")
+    add("--take", type=int, metavar="K", help="choose proposal K of the list instead of the best")
+    add("--force", action="store_true", help="propose runs even if the fit is not identifiable")
     add("--name", help="name of the new sweep (default: NAME-round2, -round3, ...)")
-    add("--out", help="where to write its config (default: config/NAME.yaml)")
+    add("--out", help="output: its config (default: config/NAME.yaml)")
     add_places(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Propose, simulate, write a config, print what it adds and why."""
+    """Propose runs, simulate them, write a config, print what it adds and why."""
     import os
     from pathlib import Path
 
@@ -67,16 +65,18 @@ def run(args: argparse.Namespace) -> None:
     before, fixes = look(None), repairs(fit, grid)
     if fixes:
         if args.take is not None:
-            raise FlopsFitError(f"--take: {args.take}; nothing to choose from: {fixes[0].why}")
+            raise FlopsFitError(
+                f"--take: {args.take}; there is no list to choose from: {fixes[0].why}"
+            )
         for action in fixes:
-            print(f"{action.why}:\n  add {action.words}")
+            print(f"{action.why}:\n  add {action.text}")
         chosen = look(merged(fixes))
         if args.max_flops and chosen.flops > args.max_flops:
             raise FlopsFitError(
-                f"--max-flops: {args.max_flops:g}; these runs take {chosen.flops:.3g} FLOPs"
+                f"--max-flops: {args.max_flops:g}; these runs cost {chosen.flops:.3g} FLOPs"
             )
     else:
-        print("every minimum is bracketed with sizes on both sides; ways to tighten the answer:")
+        print("every minimum is bracketed, with sizes on both sides; ways to narrow the interval:")
         chosen = _choose(grid, fit, before, look, args)
     name = args.name or next_name(config["name"])
     out = Path(args.out or f"config/{name}.yaml")
@@ -86,13 +86,13 @@ def run(args: argparse.Namespace) -> None:
     old_ids = {row["experiment_id"] for row in plan["experiments"]}
     added = [row for row in planned["experiments"] if row["experiment_id"] not in old_ids]
     if len(added) + len(old_ids) != len(planned["experiments"]) or not added:
-        raise FlopsFitError(f"{args.config}: its runs do not stay the same when the grid grows")
+        raise FlopsFitError(f"{args.config}: a larger grid would change its existing runs")
     flops = sum(row["flops_counted"] for row in added)
     summary = [
         f"adds {len(added)} runs, {flops:.3g} FLOPs, to the {len(old_ids)} of {config['name']}",
-        f"expected, by simulation on {truth.words}: interval of N* at {target:.3g} FLOPs "
+        f"expected, simulated with {truth.source}: interval of N* at {target:.3g} FLOPs "
         f"{_factor(before.width)} before, {_factor(chosen.width)} after; all minima bracketed in "
-        f"{before.bracketed:.0%} before, {chosen.bracketed:.0%} after",
+        f"{before.bracketed:.0%} of the simulations before, {chosen.bracketed:.0%} after",
     ]
     head = [
         f"Made by `flops-fit next` from {args.config} and {args.fit}.",
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _choose(grid, fit: dict, before, look, args: argparse.Namespace):
-    """The outlook to take among the ways to tighten, all of which are printed."""
+    """Print all ways to narrow the interval and return the outlook of the chosen one."""
     import math
 
     from flops_fit.errors import FlopsFitError
@@ -120,17 +120,17 @@ def _choose(grid, fit: dict, before, look, args: argparse.Namespace):
         mark = "*" if option is best else "-" if option.flops > most else " "
         print(
             f"{mark} {k:>2}  {option.flops:9.3g} {option.runs:5d} {_factor(option.width):>7} "
-            f"{narrower:8.0f}%   {option.action.words} ({option.action.why})"
+            f"{narrower:8.0f}%   {option.action.text} ({option.action.why})"
         )
-    print(f"(*: most per FLOP; -: above --max-flops {most:.3g})")
+    print(f"(*: narrows most per FLOP; -: above --max-flops {most:.3g})")
     if args.take is not None:
         if not 1 <= args.take <= len(options):
             raise FlopsFitError(f"--take: {args.take}; allowed: 1 to {len(options)}")
         return options[args.take - 1]
     if best is None:
         raise FlopsFitError(
-            f"--max-flops: nothing within {most:.3g} FLOPs narrows the interval by 5%; allow more, or "
-            "take one of the list with --take"
+            f"--max-flops: no proposal within {most:.3g} FLOPs narrows the interval by 5%; allow more, "
+            "or choose one of the list with --take"
         )
     return best
 
@@ -142,7 +142,7 @@ def _factor(width: float | None) -> str:
 
 
 def _truth_near(fit: dict, design):
-    """The fit's surface to draw from; the default law where none is identified."""
+    """The surface of the fit to simulate with; the default law if none is identified."""
     from flops_fit.errors import FlopsFitError
     from flops_fit.rounds.truth import truth_for
 

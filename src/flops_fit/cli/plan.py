@@ -1,4 +1,4 @@
-"""The command ``plan``: every experiment counted, checked and priced, before anything trains."""
+"""``flops-fit plan``: every experiment counted, checked and priced before any training."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from flops_fit.cli.arguments import add_places, add_sweep
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``plan`` to argparse."""
     parser.description = (
-        "List every experiment of a sweep, counted, checked and priced; train nothing."
+        "List every experiment of a sweep with its size, data and cost; train nothing."
     )
     parser.epilog = (
         "example:\n  flops-fit plan --config config/config.yaml\n"
@@ -16,33 +16,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_sweep(parser)
     add = parser.add_argument
-    add("--out", help="write the table as CSV")
-    add("--page", help="write a page (HTML) with the grid drawn")
+    add("--out", help="output: the table as CSV")
+    add("--page", help="output: a page (HTML) with a figure of the grid")
     add("--name", default="sweep", help="name of the sweep on the page (with --plan)")
-    add("--figure", help="write the grid's figure (SVG)")
-    add("--summary", help="write what the sweep takes, and the warnings, as text")
+    add("--figure", help="output: the figure of the grid (SVG)")
+    add("--summary", help="output: cost of the sweep and warnings as text")
     add(
         "--budgets",
         nargs="+",
         type=float,
         metavar="C",
-        help="budgets that will be answered for (default: those of the config)",
+        help="budgets that the report will answer for (default: those of the config)",
     )
     add(
         "--measure",
         action="store_true",
-        help="time some real steps here and price by them, now and in the workflow",
+        help="time some real steps on this machine; this plan and the workflow then use these times",
     )
-    add("--device", help="price by a GPU, such as H100 or A100 (default: pricing of the config)")
+    add("--device", help="GPU to price for, such as H100 or A100 (default: pricing of the config)")
     add("--flops-per-second", type=float, help="FLOP/s that one device reaches in training")
-    add("--step-seconds", type=float, help="time that a step takes however small the model")
-    add("--per-hour", type=float, help="money that one device costs an hour")
-    add("--currency", help="what the money is called (default: $)")
+    add("--step-seconds", type=float, help="least time of a step, even with a very small model")
+    add("--per-hour", type=float, help="price of one device per hour")
+    add("--currency", help="currency sign (default: $)")
     add_places(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Plan, price, warn; write what is asked for."""
+    """Plan the sweep, price it, print warnings, and write the requested files."""
     from flops_fit.config.complete import check_section
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         config = load_config(args.config)
         if config["runs"] is not None:
             raise FlopsFitError(
-                f"{args.config}: runs: there is nothing to plan where runs are given"
+                f"{args.config}: runs: there is nothing to plan, because the runs are given"
             )
         plan = plan_config(config, args.results, search_paths(args.search_path))
         budgets = args.budgets or config["answer"]["budgets"]
@@ -94,11 +94,11 @@ def run(args: argparse.Namespace) -> None:
     for path in filter(None, (args.out, args.page, args.figure, args.summary)):
         print(f"wrote {path}")
     if kept:
-        print(f"wrote {kept}, for --plan of prepare, check and collect")
+        print(f"wrote {kept} (the --plan of prepare, check and collect)")
 
 
 def _pricing(args: argparse.Namespace, config: dict | None) -> dict:
-    """The config's section ``pricing`` (its defaults without a config), overruled by options."""
+    """The section ``pricing`` of the config, or its defaults; options override it."""
     from flops_fit.config.complete import check_section
     from flops_fit.config.schema import schema
 

@@ -7,20 +7,26 @@ from flops_fit.cli.fitted import add_fitted, read_fitted
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``plot`` to argparse."""
-    parser.description = "Draw the figures of a fit as SVG, PNG and the CSV behind each."
+    parser.description = (
+        "Draw the figures of a fit as SVG and PNG, and write the numbers in each as CSV."
+    )
     parser.epilog = (
         "example:\n  flops-fit plot --runs results/demo/results.csv "
         "--records results/demo/results.json \\\n    --fit results/demo/fit.json "
         "--out-dir results/demo/plots"
     )
     add_fitted(parser)
-    parser.add_argument("--out-dir", required=True, help="folder of the figures")
-    parser.add_argument("--dpi", type=int, default=150, help="of the PNG files (default: 150)")
-    parser.add_argument("--width", type=float, default=6.4, help="in inches (default: 6.4)")
+    parser.add_argument("--out-dir", required=True, help="output: folder of the figures")
+    parser.add_argument(
+        "--dpi", type=int, default=150, help="resolution of the PNG files (default: 150)"
+    )
+    parser.add_argument(
+        "--width", type=float, default=6.4, help="width of a figure in inches (default: 6.4)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read a fit and its runs, draw, print one line."""
+    """Read a fit and its runs, draw the figures, print one line."""
     from flops_fit.errors import FlopsFitError
     from flops_fit.plots import FIGURES
     from flops_fit.plots.draw import draw_all

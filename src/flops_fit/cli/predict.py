@@ -8,41 +8,46 @@ PREDICT_EXAMPLE = """examples:
   flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10
   flops-fit predict --fit fit.json --flops 1e21 --require trust
   flops-fit predict --fit fit.json --at points.csv --out predicted.csv"""
-NOT_ENOUGH = 3  # exit status where the verdict is less than --require
+NOT_ENOUGH = 3  # exit status if the verdict is below --require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``predict`` to argparse."""
-    parser.description = "Answer from a fit: the best N and D for a budget, or the loss at points."
+    parser.description = (
+        "Predict from a fit: the best N and D for a budget, or the loss at given points."
+    )
     parser.epilog = PREDICT_EXAMPLE
     add = parser.add_argument
-    add("--fit", required=True, help="FIT.json as written by flops-fit fit")
+    add("--fit", required=True, help="the fit, as written by flops-fit fit")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--flops", type=float, help="compute budget C in FLOPs")
-    what.add_argument("--at", metavar="POINTS.csv", help="rows of params, tokens to predict")
-    own = parser.add_mutually_exclusive_group()
-    own.add_argument(
+    what.add_argument(
+        "--at", metavar="POINTS.csv", help="table with params and tokens of the points to predict"
+    )
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
         "--params",
         type=float,
         metavar="N",
-        help="also tell D, the loss and the compute wasted with a model of this size",
+        help="also show D, the loss and the wasted compute for a model of this size",
     )
-    own.add_argument(
+    given.add_argument(
         "--tokens",
         type=float,
         metavar="D",
-        help="also tell what this many unique tokens allow, and how often the optimum would read them",
+        help="also show the best model for this many unique tokens, and how often the optimum would "
+        "read them",
     )
     add("--json", action="store_true", help="print the answer as JSON")
     add(
         "--out",
         metavar="PRED.csv",
-        help="with --at: the rows with loss, its interval, beyond_data and verdict added",
+        help="with --at, output: the table with loss, its interval, beyond_data and verdict added",
     )
     add(
         "--require",
         choices=("trust", "provisional"),
-        help="end with status 3 where the verdict is less than this",
+        help="exit with status 3 if the verdict is below this",
     )
 
 
@@ -53,18 +58,18 @@ def run(args: argparse.Namespace) -> int | None:
 
     fit = read_fit(args.fit)
     if args.at is not None and (args.params or args.tokens):
-        raise FlopsFitError("--params and --tokens: go with --flops, not with --at")
+        raise FlopsFitError("--params, --tokens: allowed: with --flops, not with --at")
     if args.at is None:
         verdicts = [_answer(fit, args)]
     elif args.out is None:
-        raise FlopsFitError("--at: needs --out PRED.csv, where to write the predictions")
+        raise FlopsFitError("--at: needs --out PRED.csv, the file for the predictions")
     else:
         verdicts = _points(fit, args)
     return _required(verdicts, args.require)
 
 
 def _required(verdicts: list[str], least: str | None) -> int | None:
-    """Status 3 where a verdict is less than ``least``."""
+    """Exit status 3 if a verdict is below ``least``."""
     import sys
 
     from flops_fit.fit.verdict import RANKS

@@ -1,4 +1,4 @@
-"""``flops-fit prepare``: make the data's files, once, before any training."""
+"""``flops-fit prepare``: make the files of the data once, before any training."""
 
 import argparse
 
@@ -6,12 +6,14 @@ from flops_fit.cli.arguments import add_plan_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Make the data's files, once, before any training."
+    """Describe ``prepare`` to argparse."""
+    parser.description = "Make the files of the data once, before any training."
     parser.epilog = "example:\n  flops-fit prepare --plan results/.plan/sweeps/demo.json"
     add_plan_file(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Prepare the data of a plan and print where they are."""
     from flops_fit.store.plan_file import read_plan
     from flops_fit.training.prepare import prepare_data
 

@@ -1,4 +1,4 @@
-"""``flops-fit progress``: how far each sweep is."""
+"""``flops-fit progress``: the progress of every sweep."""
 
 import argparse
 
@@ -8,19 +8,19 @@ from flops_fit.errors import FlopsFitError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``progress`` to argparse."""
-    parser.description = "Say how far each sweep is: runs, FLOPs, time left."
+    parser.description = "Show the progress of every sweep: runs, FLOPs, time left."
     parser.epilog = "examples:\n  flops-fit progress\n  flops-fit progress demo --watch"
     parser.add_argument("name", nargs="*", help="names of sweeps (default: all)")
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="say it again whenever runs have ended, until all have (or Ctrl-C)",
+        help="print a new line whenever runs have ended, until all have (stop with Ctrl-C)",
     )
     add_results(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line for each sweep, with ``--watch`` again and again."""
+    """Print one line per sweep, with ``--watch`` again whenever runs have ended."""
     import contextlib
 
     from flops_fit.experiment.places import sweep_plan_file, sweep_plans_folder
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
             raise FlopsFitError(f"{name}: no such sweep; allowed: {', '.join(known) or 'none yet'}")
     files = [sweep_plan_file(args.results, name) for name in names]
     if args.watch:
-        with contextlib.suppress(KeyboardInterrupt):  # how a watch is left
+        with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop watching
             watch([Reporter(file, args.results) for file in files])
         return
     for name, file in zip(names, files, strict=True):

@@ -1,23 +1,31 @@
-"""``flops-fit rate``: fit the best learning rate as a rule, and draw it."""
+"""``flops-fit rate``: fit a rule for the best learning rate, and draw it."""
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Fit the best learning rate as a rule of N and D, and draw it."
+    """Describe ``rate`` to argparse."""
+    parser.description = "Fit the best learning rate as a function of N and D, and draw it."
     parser.epilog = (
         "example:\n  flops-fit rate --runs results/lr/results.csv "
         "--out results/lr/learning_rate.json"
     )
     parser.add_argument("--runs", required=True, help="results.csv of a learning-rate sweep")
-    parser.add_argument("--out", required=True, help="the rule file that a config can name")
-    parser.add_argument("--summary", help="also write the rule as a line of text")
-    parser.add_argument("--out-dir", help="folder for the figure")
-    parser.add_argument("--dpi", type=int, default=150, help="of the PNG file (default: 150)")
-    parser.add_argument("--width", type=float, default=6.4, help="in inches (default: 6.4)")
+    parser.add_argument(
+        "--out", required=True, help="output: the rule, a file that a config can name"
+    )
+    parser.add_argument("--summary", help="output: the rule as text")
+    parser.add_argument("--out-dir", help="output: folder of the figure")
+    parser.add_argument(
+        "--dpi", type=int, default=150, help="resolution of the PNG file (default: 150)"
+    )
+    parser.add_argument(
+        "--width", type=float, default=6.4, help="width of the figure in inches (default: 6.4)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
+    """Fit the rule, draw it, write it and print it."""
     from flops_fit.files import write_atomic, write_json
     from flops_fit.fit.learning_rate import fit_learning_rate, read_rates
 

@@ -1,4 +1,4 @@
-"""``flops-fit report``: the answer as a page and a table."""
+"""``flops-fit report``: the answer as a page and as a table."""
 
 import argparse
 
@@ -15,8 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "    --out report.html --table table.md"
     )
     add_fitted(parser)
-    parser.add_argument("--plots", required=True, help="folder that flops-fit plot wrote")
-    parser.add_argument("--plan", help="the sweep's plan file: planned against spent")
+    parser.add_argument(
+        "--plots", required=True, help="folder of the figures, as written by flops-fit plot"
+    )
+    parser.add_argument(
+        "--plan", help="the sweep's plan file, to compare the planned cost with the real one"
+    )
     parser.add_argument(
         "--confirmed",
         nargs="*",
@@ -25,13 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="confirmation.json of runs trained at this sweep's optimum",
     )
     parser.add_argument("--name", required=True, help="name of the sweep")
-    parser.add_argument("--out", required=True, help="the page (HTML)")
-    parser.add_argument("--table", help="also write the optima and answers as Markdown")
-    parser.add_argument("--summary", help="also write the answers alone, as the workflow ends with")
+    parser.add_argument("--out", required=True, help="output: the page (HTML)")
+    parser.add_argument("--table", help="output: the optima and answers as Markdown")
+    parser.add_argument(
+        "--summary", help="output: the answers alone, as the workflow prints them at its end"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the page and the table, print the headline."""
+    """Write the page and the tables, print the answer at the first budget."""
     from pathlib import Path
 
     from flops_fit.files import read_json, write_atomic
@@ -39,17 +45,17 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.notation import count_text, flops_text, loss_text
     from flops_fit.report.page import report_page
     from flops_fit.report.table import answer_table, markdown_table
-    from flops_fit.rounds.ledger import ledger_words
+    from flops_fit.rounds.ledger import ledger_text
     from flops_fit.store.plan_file import read_plan
 
     table, records, fit, budgets = read_fitted(args)
     plan = read_plan(args.plan) if args.plan else None
     named = {"runs": args.runs, "records": args.records, "fit": args.fit}
     files = {name: path for name, path in named.items() if path}
-    told = [read_json(path) for path in args.confirmed]
-    ledger = ledger_words(Path(args.out).parent.parent)
+    confirmed = [read_json(path) for path in args.confirmed]
+    ledger = ledger_text(Path(args.out).parent.parent)
     page = report_page(
-        table, records, fit, args.plots, budgets, args.name, plan, files, told, ledger
+        table, records, fit, args.plots, budgets, args.name, plan, files, confirmed, ledger
     )
     write_atomic(args.out, page)
     if args.table:

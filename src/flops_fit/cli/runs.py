@@ -1,4 +1,4 @@
-"""``flops-fit runs``: the run store on the command line, with the verbs list, prune and import."""
+"""``flops-fit runs``: list, remove and import stored runs, with one verb for each."""
 
 import argparse
 import json
@@ -13,8 +13,8 @@ from flops_fit.errors import FlopsFitError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe ``runs``, whose verbs are its own, to argparse."""
-    parser.description = "List, remove or import the runs of the store."
+    """Describe ``runs`` and its verbs to argparse."""
+    parser.description = "List, remove or import stored runs."
     parser.epilog = (
         "example:\n  flops-fit runs list\n  flops-fit runs prune\n"
         "  flops-fit runs import OTHER/results"
@@ -26,13 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "List every run: its status, size, age, and the sweeps that use it."
+    """Describe ``runs list`` to argparse."""
+    parser.description = (
+        "List every run with its status, size on disk, age, and the sweeps that use it."
+    )
     parser.epilog = "example:\n  flops-fit runs list"
     add_results(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_list(args: argparse.Namespace) -> None:
+    """Print one line per stored run, and the totals."""
     from flops_fit.store.runs import stored_runs
 
     runs = stored_runs(args.results)
@@ -61,32 +65,36 @@ def run_list(args: argparse.Namespace) -> None:
 
 
 def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Remove the runs, data and plan files that no sweep uses, once confirmed."
+    """Describe ``runs prune`` to argparse."""
+    parser.description = (
+        "Remove the runs, data and plan files that no sweep uses, after a question."
+    )
     parser.epilog = "example:\n  flops-fit runs prune"
     add_results(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def run_prune(args: argparse.Namespace) -> None:
+    """List what no sweep uses, ask, and remove it."""
     from flops_fit.store.runs import remove, size_of, unused
 
-    found = unused(args.results)
-    paths = [path for kind in found.values() for path in kind]
+    leftovers = unused(args.results)
+    paths = [path for kind in leftovers.values() for path in kind]
     if not paths:
-        print("nothing to remove: every run is used by a sweep or at work")
+        print("nothing to remove: every run is in use by a sweep or still training")
         return
     sizes = {path: size_of(path) for path in paths}
-    for path in found["runs"] + found["data"]:
+    for path in leftovers["runs"] + leftovers["data"]:
         print(f"{path}  {size_text(sizes[path])}")
     kinds = (
         f"{len(of)} {kind} ({size_text(sum(sizes[p] for p in of))})"
-        for kind, of in found.items()
+        for kind, of in leftovers.items()
         if of
     )
     print(f"used by no sweep: {', '.join(kinds)}")
     if not args.yes:
         if not sys.stdin.isatty():
-            raise FlopsFitError("nothing was removed: there is no terminal to ask on; give --yes")
+            raise FlopsFitError("nothing was removed: this needs a terminal to ask, or --yes")
         if input("Remove them? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was removed")
             return
@@ -95,7 +103,8 @@ def run_prune(args: argparse.Namespace) -> None:
 
 
 def add_import_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Bring in records from another machine's results, each verified."
+    """Describe ``runs import`` to argparse."""
+    parser.description = "Import records from another folder of results, after verifying each."
     parser.epilog = "example:\n  flops-fit runs import /mnt/cluster/sweep/results"
     parser.add_argument(
         "sources", nargs="+", metavar="FOLDER", help="a results folder, its runs, or one run"
@@ -104,14 +113,15 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_import(args: argparse.Namespace) -> None:
+    """Import records and print the counts."""
     print(import_all(args.sources, args.results))
 
 
 def import_all(sources: Iterable[str], results: str | Path) -> str:
-    """Import every record below ``sources`` and return the counts.
+    """Import every record below ``sources`` into the folder ``results``; return the counts as text.
 
-    Raises `FlopsFitError` for a source without any record, before anything is imported, and after
-    the others are imported when some were refused.
+    Raises `FlopsFitError` before anything is imported if a source has no record, and at the end if
+    some records were refused.
     """
     from flops_fit.store.runs import found_records, import_record
 
@@ -132,13 +142,14 @@ def import_all(sources: Iterable[str], results: str | Path) -> str:
             raise FlopsFitError(
                 f"{error.filename}: cannot be written ({error.strerror}); {counts['imported']} imported"
             ) from None
-    words = ", ".join(f"{count} {what}" for what, count in counts.items())
+    summary = ", ".join(f"{count} {what}" for what, count in counts.items())
     if counts["refused"]:
-        raise FlopsFitError(words)
-    return words
+        raise FlopsFitError(summary)
+    return summary
 
 
 def size_text(size: float) -> str:
+    """``size`` in bytes with a readable unit: 12 B, 3.4 MB."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while size >= 1000 and len(units) > 1:
         size /= 1000
@@ -147,6 +158,7 @@ def size_text(size: float) -> str:
 
 
 def age_text(seconds: float) -> str:
+    """An age of ``seconds`` in a readable unit: 40s, 12min, 3h, 5d."""
     for limit, unit, length in ((60, "s", 1), (3600, "min", 60), (86400, "h", 3600)):
         if seconds < limit:
             return f"{seconds / length:.0f}{unit}"

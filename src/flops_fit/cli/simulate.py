@@ -1,4 +1,4 @@
-"""``flops-fit simulate``: a planned sweep played on a stated law, before paying."""
+"""``flops-fit simulate``: what intervals a planned sweep will give, before it is paid for."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from flops_fit.cli.arguments import add_places, add_sweep
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``simulate`` to argparse."""
     parser.description = (
-        "Play a planned sweep on a stated law: the intervals to expect, before paying."
+        "Simulate a planned sweep with a given law, to see which intervals to expect."
     )
     parser.epilog = (
         "examples:\n  flops-fit simulate --config config/config.yaml\n"
@@ -23,30 +23,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=5,
         type=float,
         metavar=("E", "A", "B", "ALPHA", "BETA"),
-        help="L = E + A/N^ALPHA + B/D^BETA to draw from",
+        help="simulate with L = E + A/N^ALPHA + B/D^BETA",
     )
-    law.add_argument("--fit", help="draw from the surface of this fit, with its residual scale")
+    law.add_argument("--fit", help="simulate with the surface and residual scale of this fit")
     add(
         "--noise",
         metavar="SD",
-        help="sd from run to run: nats, as in 0.01, or a share of the loss, as in 0.5%%",
+        help="standard deviation between runs, in nats (0.01) or relative to the loss (0.5%%)",
     )
-    add("--flops", type=float, help="budget to answer for (default: 10 times the largest)")
-    add("--times", type=int, default=200, help="simulated sweeps (default: 200)")
-    add("--resamples", type=int, default=200, help="behind each interval (default: 200)")
+    add(
+        "--flops", type=float, help="budget to answer for, in FLOPs (default: 10 times the largest)"
+    )
+    add("--times", type=int, default=200, help="number of simulated sweeps (default: 200)")
+    add("--resamples", type=int, default=200, help="resamples for each interval (default: 200)")
     add(
         "--fits",
         type=int,
         default=20,
-        help="plays fitted whole, for headline and verdict (default: 20)",
+        help="simulated sweeps that get a complete fit with headline and verdict (default: 20)",
     )
-    add("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
-    add("--json", action="store_true", help="print everything as JSON")
+    add("--seed", type=int, default=0, help="seed of the simulated noise (default: 0)")
+    add("--json", action="store_true", help="print the outcome as JSON")
     add_places(parser)
 
 
 def _noise(text: str) -> tuple[float, bool]:
-    """An sd as typed: (value, whether it is a share of the loss)."""
+    """A standard deviation as typed: (value, whether it is relative to the loss)."""
     from flops_fit.errors import FlopsFitError
 
     try:
@@ -55,13 +57,13 @@ def _noise(text: str) -> tuple[float, bool]:
         value = float("nan")
     if not 0 <= value < float("inf"):
         raise FlopsFitError(
-            f"--noise: {text!r}; allowed: nats such as 0.01, or a share such as 0.5%"
+            f"--noise: {text!r}; allowed: nats such as 0.01, or a percentage of the loss such as 0.5%"
         )
     return (value / 100, True) if text.endswith("%") else (value, False)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Plan, play, print."""
+    """Plan the sweep, simulate it, print the outcome."""
     import json
     import os
 
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         read_fit(args.fit) if args.fit else None,
         _noise(args.noise) if args.noise else None,
     )
-    told = simulate(
+    outcome = simulate(
         design,
         truth,
         flops=args.flops,
@@ -99,4 +101,8 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         fit_options=options,
     )
-    print(json.dumps(told, indent=1, allow_nan=False) if args.json else describe_simulation(told))
+    print(
+        json.dumps(outcome, indent=1, allow_nan=False)
+        if args.json
+        else describe_simulation(outcome)
+    )

@@ -6,20 +6,26 @@ from flops_fit.cli.arguments import add_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Train one experiment through accelerate launch, or restore its record."
+    """Describe ``train`` to argparse."""
+    parser.description = (
+        "Train one experiment with accelerate launch, or restore its result from its record."
+    )
     parser.epilog = (
         "example:\n  flops-fit train --spec results/.plan/specs/ID.json "
         "--out results/runs/ID/result.json"
     )
     parser.add_argument("--spec", required=True, help="the experiment's spec file")
-    parser.add_argument("--out", required=True, help="where its result goes")
+    parser.add_argument("--out", required=True, help="output: its result")
     parser.add_argument("--processes", type=int, default=1, help="processes (default: 1)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads each (default: 1)")
-    parser.add_argument("--gpus", type=int, default=0, help="GPUs the job was given (default: 0)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads per process (default: 1)"
+    )
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs of this job (default: 0)")
     add_results(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Train the experiment of a spec in its own job."""
     from flops_fit.jobs.launch import launch
 
     launch(args.spec, args.out, args.results, args.processes, args.threads, args.gpus)

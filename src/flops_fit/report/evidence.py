@@ -9,7 +9,7 @@ from flops_fit.fit.estimators import USABLE
 from flops_fit.fit.saved import laws_of
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, share_text
 from flops_fit.report.answer import written
-from flops_fit.rounds.confirm import outcome_words
+from flops_fit.rounds.confirm import outcome_text
 
 ESTIMATORS = {
     "stack": "the stack of laws and paths",
@@ -154,7 +154,7 @@ def confirmations_of(told: Sequence[dict]) -> list[dict]:
             "predicted": written(c["predicted"]["loss"], loss_text),
             "run": " – ".join(map(loss_text, c["predicted"]["run"] or [])),
             "measured": None if c["loss"] is None else written(c["loss"], loss_text),
-            "words": outcome_words(c),
+            "words": outcome_text(c),
         }
         for c in told
     ]

@@ -1,1 +1,1 @@
-"""Around a sweep: simulated before it, extended and confirmed after it."""
+"""Steps around a sweep: simulate it beforehand, extend and confirm it afterwards."""

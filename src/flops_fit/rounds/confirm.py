@@ -1,6 +1,6 @@
-"""One run at the predicted optimum: what was predicted before it, against what it then measured.
+"""Confirm a fit: train one run at the predicted optimum and compare its loss with the prediction.
 
-The prediction is frozen in the config that `flops-fit confirm` writes, so no later fit can touch it.
+The prediction is stored in the config that `flops-fit confirm` writes, so no later fit changes it.
 """
 
 from pathlib import Path
@@ -17,14 +17,14 @@ from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.store.records import COMPLETED
 
 CONFIRMATION = "confirmation.json"
-FEWEST_SEED_PAIRS = 3  # degrees of freedom that a measured seed noise needs
+FEWEST_SEED_PAIRS = 3  # least degrees of freedom of a measured seed noise
 
 
 def run_noise(fit: dict) -> tuple[float, str]:
-    """Sd of ln L of one run around the law, and where it is from.
+    """Standard deviation of ln L of one run around the law of ``fit``, and its source as text.
 
-    The larger of the seeds' spread (where it was measured) and the residual scale of the best law,
-    corrected for the unknowns: misfit is as much a part of a run's distance as its seed.
+    It is the larger of the measured spread between seeds and the residual scale of the best law
+    (corrected for its number of parameters), because misfit moves a run as much as its seed does.
     """
     entry, seeds = fit["parametric"], fit["bootstrap"]["seed_noise"]
     scale = fit["stack"]["noise"] if fit["stack"] else entry["scale"]
@@ -35,29 +35,30 @@ def run_noise(fit: dict) -> tuple[float, str]:
 
 
 def predicted_loss(fit: dict, params: float, tokens: float) -> dict:
-    """The loss of a run of N ``params`` and D ``tokens`` by the headline of ``fit``, with intervals.
+    """Predict the loss of a run with N = ``params`` and D = ``tokens`` by the headline of ``fit``.
 
-    ``loss``; ``law``: [low, high] of the law there (noise and form); ``run``: [low, high] for one
-    measured run, which adds its ``noise`` (sd of ln L). The intervals are None without resamples.
+    Returns ``loss``; ``law``, the interval [low, high] of the law there (noise and form); ``run``,
+    the interval of one measured run, which adds the ``noise`` of a run (standard deviation of ln L).
+    Both intervals are None without resamples.
     """
     laws, cost = laws_of(fit), Cost.from_dict(fit["cost"])
     method, level = fit["headline"]["method"], fit["bootstrap"]["level"]
     log_n = float(np.log(params))
     log_c = float(np.log(tokens) + cost.log_flops_per_token(log_n))
     law, draws = laws[method]
-    noise, words = run_noise(fit)
+    noise, source = run_noise(fit)
     loss = float(law.off_optimum(log_n, log_c, cost)[0])
-    told = {
+    prediction = {
         "loss": loss,
         "law": None,
         "run": None,
         "level": level,
         "noise": noise,
-        "noise_words": words,
+        "noise_words": source,
         "method": method,
     }
     if draws is None:
-        return told
+        return prediction
     z = norm.ppf((1 + level) / 2)
     drawn = interval(np.log(draws.off_optimum(log_n, log_c, cost)), level)
     sd = (drawn[1] - drawn[0]) / (2 * z)
@@ -67,21 +68,21 @@ def predicted_loss(fit: dict, params: float, tokens: float) -> dict:
             half = form_errors(fit)["loss"].half_width(
                 wide, log_distance(fit, float(np.exp(log_c))), level
             )
-        told[key] = [float(loss * np.exp(-half)), float(loss * np.exp(half))]
-    return told
+        prediction[key] = [float(loss * np.exp(-half)), float(loss * np.exp(half))]
+    return prediction
 
 
 def compare(record: dict, predicted: dict, name: str) -> dict:
-    """Predicted against measured, as ``confirmation.json`` keeps it.
+    """Compare prediction and measurement; the result is the content of ``confirmation.json``.
 
-    ``record``: the run's, of results.json. ``predicted``: the config's ``confirm``. ``name``: of
-    the confirming sweep. A run that
-    diverged has ``loss`` None. ``difference`` is measured less predicted; ``inside_law`` and
-    ``inside_run`` say whether the measured loss lies in either interval.
+    ``record`` is that of the run, ``predicted`` the section ``confirm`` of its config, ``name`` the
+    name of the confirmation sweep. ``loss`` is None if the run diverged, ``difference`` is measured
+    minus predicted, ``inside_law`` and ``inside_run`` say whether the measured loss lies in either
+    interval. Raises `FlopsFitError` if the run has another D than the prediction.
     """
     completed = record["status"] == COMPLETED
     loss = record["final_loss"] if completed else None
-    told = {
+    outcome = {
         "sweep": predicted["sweep"],
         "name": name,
         "experiment_id": record["experiment_id"],
@@ -99,17 +100,17 @@ def compare(record: dict, predicted: dict, name: str) -> dict:
         "inside_run": None,
     }
     if not completed:
-        return told
+        return outcome
     if record["num_tokens"] != predicted["tokens"]:
         raise FlopsFitError(
-            f"confirm.tokens: {predicted['tokens']} predicted for, {record['num_tokens']} trained; "
-            "the config was changed since: run flops-fit confirm again"
+            f"confirm.tokens: the prediction is for {predicted['tokens']} tokens, but the run had "
+            f"{record['num_tokens']}; the config was changed: run flops-fit confirm again"
         )
 
     def inside(ends) -> bool | None:
         return None if ends is None else bool(ends[0] <= loss <= ends[1])
 
-    return told | {
+    return outcome | {
         "difference": loss - predicted["loss"],
         "inside_law": inside(predicted["law"]),
         "inside_run": inside(predicted["run"]),
@@ -117,31 +118,31 @@ def compare(record: dict, predicted: dict, name: str) -> dict:
 
 
 def confirmation_files(results: str | Path, sweep: str) -> list[str]:
-    """Where the finished confirmations of a sweep's predictions lie, the cheapest first."""
-    found = {str(path): read_json(path) for path in Path(results).glob(f"*/{CONFIRMATION}")}
-    own = [path for path, told in found.items() if told.get("sweep") == sweep]
-    return sorted(own, key=lambda path: (found[path]["flops"], path))
+    """Paths in ``results`` of the finished confirmations of ``sweep``, the cheapest first."""
+    files = {str(path): read_json(path) for path in Path(results).glob(f"*/{CONFIRMATION}")}
+    matching = [path for path, outcome in files.items() if outcome.get("sweep") == sweep]
+    return sorted(matching, key=lambda path: (files[path]["flops"], path))
 
 
 def confirmations_of(results: str | Path, sweep: str) -> list[dict]:
-    """Every finished confirmation of a sweep's predictions, the cheapest first (see `compare`)."""
+    """The finished confirmations of ``sweep`` in ``results``, the cheapest first (see `compare`)."""
     return [read_json(path) for path in confirmation_files(results, sweep)]
 
 
-def confirmation_table(told: dict) -> str:
-    """A confirmation as Markdown."""
-    predicted = told["predicted"]
+def confirmation_table(outcome: dict) -> str:
+    """The ``outcome`` of a confirmation (see `compare`) as Markdown."""
+    predicted = outcome["predicted"]
     level = f"{100 * predicted['level']:.0f}%"
 
     def ends(pair) -> str:
         return "none" if pair is None else f"{loss_text(pair[0])} – {loss_text(pair[1])}"
 
     lines = [
-        f"# One run at the optimum that {told['sweep']} predicts for "
-        f"{flops_text(told['flops'])} FLOPs",
+        f"# One run at the optimum that {outcome['sweep']} predicts for "
+        f"{flops_text(outcome['flops'])} FLOPs",
         "",
-        f"{told['experiment_id']}: size {told['size']}, N {count_text(told['params'])}, "
-        f"D {count_text(told['tokens'])}.",
+        f"{outcome['experiment_id']}: size {outcome['size']}, N {count_text(outcome['params'])}, "
+        f"D {count_text(outcome['tokens'])}.",
         "",
         "| | loss |",
         "|---|---|",
@@ -149,31 +150,32 @@ def confirmation_table(told: dict) -> str:
         f"| {level} interval of the law | {ends(predicted['law'])} |",
         f"| {level} interval for one run | {ends(predicted['run'])} |",
     ]
-    if told["loss"] is None:
+    if outcome["loss"] is None:
         return "\n".join(
             [
                 *lines,
-                f"| measured | none: {told['status']} |",
+                f"| measured | none: {outcome['status']} |",
                 "",
-                f"The run {told['status']}: {told['reason']}",
+                f"The run {outcome['status']}: {outcome['reason']}",
                 "",
             ]
         )
-    error = "" if told["loss_se"] is None else f" (standard error {told['loss_se']:.4f})"
-    lines.append(f"| measured | {loss_text(told['loss'])}{error} |")
-    lines += ["", outcome_words(told)]
+    error = "" if outcome["loss_se"] is None else f" (standard error {outcome['loss_se']:.4f})"
+    lines.append(f"| measured | {loss_text(outcome['loss'])}{error} |")
+    lines += ["", outcome_text(outcome)]
     if not predicted["blind"]:
-        lines.append("The run had been trained before it was predicted, though not fitted.")
+        lines.append("The run was trained before the prediction, but the fit did not contain it.")
     return "\n".join([*lines, ""])
 
 
-def outcome_words(told: dict) -> str:
-    """Whether the prediction held, in a sentence."""
-    if told["loss"] is None:
-        return f"the run {told['status']}: {told['reason']}"
-    off = f"measured {told['difference']:+.4f} ({told['difference'] / told['predicted']['loss']:+.2%})"
-    if told["inside_run"] is None:
+def outcome_text(outcome: dict) -> str:
+    """One sentence on whether the prediction of ``outcome`` (see `compare`) was right."""
+    if outcome["loss"] is None:
+        return f"the run {outcome['status']}: {outcome['reason']}"
+    difference = outcome["difference"]
+    off = f"measured {difference:+.4f} ({difference / outcome['predicted']['loss']:+.2%})"
+    if outcome["inside_run"] is None:
         return f"{off} from the prediction, which has no interval."
-    where = "inside" if told["inside_run"] else "outside"
-    law = " and inside that of the law itself" if told["inside_law"] else ""
+    where = "inside" if outcome["inside_run"] else "outside"
+    law = " and inside that of the law itself" if outcome["inside_law"] else ""
     return f"{off} from the prediction: {where} the interval for one run{law}."

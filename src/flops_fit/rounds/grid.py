@@ -1,4 +1,4 @@
-"""The grid of a planned sweep: its runs, and what a run that is not planned yet would be."""
+"""The grid of a planned sweep: its runs, and the runs that could be added to it."""
 
 import math
 from collections.abc import Callable
@@ -13,18 +13,23 @@ from flops_fit.sweep import n_key
 
 @dataclass(frozen=True)
 class Action:
-    """Runs to add: ``sizes`` by budget (new sizes only), ``seeds`` beyond the old; and why."""
+    """Runs to add: new ``sizes`` for each budget, new ``seeds`` for every run.
 
-    words: str
+    ``text`` names the runs, ``why`` gives the reason.
+    """
+
+    text: str
     why: str
     sizes: dict[float, list]
     seeds: tuple[int, ...] = ()
 
 
 class Grid:
-    """The runs of a plan and what a new one would be.
+    """The runs of a plan, and what a new run would be.
 
-    ``count(sizes) -> {size: ModelCount}`` builds a model; ``params`` names the count that is N.
+    ``design`` is a table with one row per run (see `flops_fit.rounds.simulate.design_of`);
+    ``count(sizes) -> {size: ModelCount}`` counts models; ``params`` names the count that is N, and
+    ``convention`` says what a budget means.
     """
 
     def __init__(
@@ -42,28 +47,31 @@ class Grid:
 
     @property
     def budgets(self) -> list[float]:
+        """The compute budgets in ascending order, in FLOPs."""
         return sorted(self.design["budget"].unique())
 
     def sizes(self, budget: float) -> list:
-        """Size values at a budget, in order of N."""
-        found = set(self.design.loc[self.design["budget"] == budget, "size"])
-        return sorted(found, key=lambda size: self.known[size][0])
+        """Size values at a ``budget``, in ascending order of N."""
+        sizes = set(self.design.loc[self.design["budget"] == budget, "size"])
+        return sorted(sizes, key=lambda size: self.known[size][0])
 
     def log_n(self, size) -> float:
+        """ln N of a ``size`` value."""
         return math.log(self._look(size)[0])
 
     def spacing(self, budget: float | None = None) -> float:
-        """Typical step in ln N between neighbours, of one budget or of all."""
+        """Median step in ln N between neighbouring sizes, at one ``budget`` or (None) at all."""
         chosen = self.budgets if budget is None else [budget]
         steps = [np.diff([self.log_n(s) for s in self.sizes(b)]) for b in chosen]
         flat = np.concatenate(steps)
         return float(np.median(flat)) if len(flat) else self.spacing() if budget else 0.5
 
     def size_at(self, log_n: float, budget: float, taken: set, tolerance: float):
-        """A size that can be built, with ln N near ``log_n`` and not in ``taken``; None if none is.
+        """A size that can be built, not in ``taken``, with ln N near ``log_n``; None without one.
 
-        A size used elsewhere in the sweep is preferred where it lies within a third of
-        ``tolerance``; else whole multiples of what this budget's sizes share are tried, then finer.
+        A size used elsewhere in the sweep is preferred if it lies within a third of ``tolerance``
+        (in ln N). Otherwise multiples of the common divisor of the sizes at ``budget`` are tried,
+        then multiples of smaller steps.
         """
         near = [
             s for s in self.known if s not in taken and abs(self.log_n(s) - log_n) <= tolerance / 3
@@ -71,11 +79,11 @@ class Grid:
         if near:
             return min(near, key=lambda s: abs(self.log_n(s) - log_n))
         guess = self._interpolate(log_n)
-        own = self.sizes(budget) or sorted(self.known)
-        if not all(isinstance(s, int) or float(s).is_integer() for s in own):
+        used = self.sizes(budget) or sorted(self.known)
+        if not all(isinstance(s, int) or float(s).is_integer() for s in used):
             size = float(f"{guess:.3g}")
             return size if size not in taken and self._builds(size) else None
-        step = math.gcd(*(int(s) for s in own))
+        step = math.gcd(*(int(s) for s in used))
         while step:
             around = round(guess / step)
             for k in sorted(range(around - 2, around + 3), key=lambda k: abs(k * step - guess)):
@@ -88,16 +96,16 @@ class Grid:
         return None
 
     def nearest(self, params: float):
-        """The size that can be built whose N is nearest to ``params``."""
+        """The size value that can be built and has N nearest to ``params``."""
         target, step = math.log(params), self.spacing()
-        found = [
+        near = [
             self.size_at(target, self.budgets[-1], set(), s) for s in (step / 8, step, 8 * step)
         ]
-        sizes = [size for size in (*found, *self.known) if size is not None]
+        sizes = [size for size in (*near, *self.known) if size is not None]
         return min(sizes, key=lambda size: abs(self.log_n(size) - target))
 
     def with_runs(self, action: Action) -> pd.DataFrame:
-        """The design with an action's runs added."""
+        """The design, one row per run, with the runs of ``action`` added."""
         seeds = sorted(self.design["seed"].unique())
         rows = [
             self.row(b, s, seed)
@@ -111,7 +119,7 @@ class Grid:
         return pd.concat([p for p in parts if len(p)], ignore_index=True)
 
     def row(self, budget: float, size, seed: int) -> dict:
-        """A run that is not planned yet: D is what the budget pays for."""
+        """The row of a new run at ``budget`` with ``size`` and ``seed``; D follows from the budget."""
         params, per_token = self._look(size)
         tokens = budget / per_token
         counts = dict.fromkeys(("params", "params_nonembedding", "params_total"), params)
@@ -127,7 +135,7 @@ class Grid:
         }
 
     def _interpolate(self, log_n: float) -> float:
-        """The size value at ln N, straight in ln size against ln N, beyond the ends too."""
+        """The size value at ln N: linear in ln size against ln N, also beyond the known sizes."""
         pairs = sorted((math.log(n), math.log(s)) for s, (n, _) in self.known.items())
         if len(pairs) == 1:
             return math.exp(pairs[0][1] + (log_n - pairs[0][0]) / 2)
@@ -157,26 +165,30 @@ class Grid:
 
 
 def check_matches(fit: dict, grid: Grid) -> None:
-    """Refuse a fit of another sweep than the config's."""
+    """Refuse a ``fit`` that does not belong to the sweep of ``grid``, with a `FlopsFitError`."""
     counted = fit["data"].get("params_column", grid.params)
     if counted != grid.params:
         raise FlopsFitError(
-            f"fit.params: the config counts N as {grid.params}, the fit as "
+            f"fit.params: the config counts N as {grid.params}, but the fit as "
             f"{counted}; fit again with --params {grid.params}"
         )
     if not fit["isoflop"]["shared"]:
-        raise FlopsFitError("fit: its runs share no budgets, so there is no grid to extend")
+        raise FlopsFitError("fit: its runs share no budgets, so there is no grid to add runs to")
     fitted = [b["flops"] for b in fit["isoflop"]["budgets"]]
     unknown = [c for c in fitted if not any(math.isclose(c, b) for b in grid.budgets)]
     if unknown:
-        told = ", ".join(f"{b:g}" for b in grid.budgets)
+        allowed = ", ".join(f"{b:g}" for b in grid.budgets)
         raise FlopsFitError(
-            f"fit: budget {unknown[0]:g} is not in the config (budgets {told}); is it of this sweep?"
+            f"fit: budget {unknown[0]:g} is not in the config; allowed: a fit of this sweep, with "
+            f"budgets {allowed}"
         )
 
 
 def grid_config(path: str) -> dict:
-    """A config that trains a grid of sizes and budgets, complete; others are refused."""
+    """Read the config file ``path`` and fill in its defaults.
+
+    Raises `FlopsFitError` if it is no sweep over a grid of sizes and budgets.
+    """
     from flops_fit.config.load import load_config
     from flops_fit.errors import FlopsFitError
 
@@ -187,12 +199,17 @@ def grid_config(path: str) -> dict:
         ("confirm", config["confirm"] is not None),
     ):
         if given:
-            raise FlopsFitError(f"{path}: {key}: this is no sweep over a grid of sizes and budgets")
+            raise FlopsFitError(
+                f"{path}: {key}: not used here; allowed: a sweep over a grid of sizes and budgets"
+            )
     return config
 
 
 def planned_grid(config: dict, fit: dict, results: str, paths: list[str]) -> tuple:
-    """The sweep's plan and its grid, of which ``fit`` must be the fit."""
+    """The plan and the `Grid` of the sweep of ``config``, after checking that ``fit`` is its fit.
+
+    ``results`` is the folder of results, ``paths`` are searched for modules and data.
+    """
     from flops_fit.plan.cache import plan_config
     from flops_fit.plan.planner import model_costs
     from flops_fit.plugins.resolve import add_search_paths

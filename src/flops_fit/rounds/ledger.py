@@ -1,6 +1,7 @@
-"""Every confirmation that was ever run from a folder of results, beside the store.
+"""The list of all confirmation runs of a folder of results.
 
-One JSON object a line in ``confirmations.jsonl``: it stays when the folder of a sweep is deleted.
+It has one JSON object per line in ``confirmations.jsonl``, and stays when the folder of a sweep is
+deleted.
 """
 
 import json
@@ -24,7 +25,10 @@ KEPT = (
 
 
 def entries(results: str | Path) -> list[dict]:
-    """The ledger of a folder of results, oldest first; empty where none was kept."""
+    """The entries in the folder ``results``, oldest first; empty without a ledger.
+
+    Raises `FlopsFitError` if the file is not valid.
+    """
     path = Path(results) / LEDGER
     if not path.exists():
         return []
@@ -32,22 +36,27 @@ def entries(results: str | Path) -> list[dict]:
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     except ValueError:
         raise FlopsFitError(
-            f"{path}: not a ledger of confirmations; allowed: one JSON object a line"
+            f"{path}: not a ledger of confirmations; allowed: one JSON object per line"
         ) from None
 
 
-def enter(results: str | Path, told: dict) -> None:
-    """Add a finished confirmation (`confirm.compare`), in the place of an earlier one of its name."""
-    entry = {key: told[key] for key in KEPT}
+def enter(results: str | Path, outcome: dict) -> None:
+    """Add the ``outcome`` of a confirmation (`confirm.compare`) to the ledger in ``results``.
+
+    It replaces an earlier entry of the same sweep and name.
+    """
+    entry = {key: outcome[key] for key in KEPT}
     others = [
-        e for e in entries(results) if (e["sweep"], e["name"]) != (told["sweep"], told["name"])
+        e
+        for e in entries(results)
+        if (e["sweep"], e["name"]) != (outcome["sweep"], outcome["name"])
     ]
     lines = "".join(json.dumps(e, sort_keys=True) + "\n" for e in [*others, entry])
     write_atomic(Path(results) / LEDGER, lines)
 
 
-def ledger_words(results: str | Path) -> str:
-    """How many confirmations held, in a sentence; empty where none has an interval to be in."""
+def ledger_text(results: str | Path) -> str:
+    """One sentence on how many predictions in ``results`` were right; empty if none has an interval."""
     judged = [e for e in entries(results) if e["inside_run"] is not None]
     if not judged:
         return ""

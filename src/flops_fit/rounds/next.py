@@ -1,8 +1,8 @@
-"""The second round: which further runs make the answer better, as a config that shares the old runs.
+"""The second round: which additional runs improve the answer most, as a config with the old runs.
 
-First come the runs without which a minimum is not known: sizes beyond an edge, sizes on a side that
-has only one. Where every minimum is bracketed, ways to tighten the answer are compared by the same
-simulation that `flops-fit simulate` shows: how much narrower the interval of N* gets per FLOP.
+Runs that a minimum needs come first: sizes beyond an edge, and sizes on a side that has only one.
+If every minimum is bracketed, ways to narrow the answer's interval are compared by the simulation
+of `flops-fit simulate`: how much narrower the interval of N* becomes per FLOP.
 """
 
 import math
@@ -18,16 +18,18 @@ from flops_fit.rounds.grid import Action, Grid
 from flops_fit.rounds.simulate import simulate
 from flops_fit.rounds.truth import Truth
 
-ENOUGH_SIZES = 5  # of a curve: three unknowns of a parabola and two to test them
-MOST_PER_SIDE = 4  # further sizes on one side of one budget, before measuring again
-BEYOND_OPTIMUM = 0.75  # steps of a window: half brackets the optimum, the rest is for noise
-BESIDE = 2  # sizes that each side of a minimum should have
-WORTH = 0.05  # an interval narrower by less than this is no reason to pay
-TIMES, RESAMPLES = 60, 100  # of each simulation here: designs share their luck, so fewer do
+ENOUGH_SIZES = 5  # per budget: a parabola has three parameters, and two more sizes test it
+MOST_PER_SIDE = 4  # new sizes on one side of one budget, before the next measurement
+BEYOND_OPTIMUM = (
+    0.75  # steps of the grid: half a step brackets the optimum, the rest allows for noise
+)
+BESIDE = 2  # sizes on each side of a minimum
+WORTH = 0.05  # least narrowing of the interval that justifies new runs
+TIMES, RESAMPLES = 60, 100  # per simulation: all designs share their noise, so few are enough
 
 
 def log_optimum(fit: dict, flops: float) -> float | None:
-    """ln N* of the headline at a budget; None where the law is not identified."""
+    """ln N* of the headline of ``fit`` at a budget of ``flops``; None if it is not identifiable."""
     if fit["status"] == "not_identifiable":
         return None
     law = laws_of(fit)[fit["headline"]["method"]][0]
@@ -35,90 +37,98 @@ def log_optimum(fit: dict, flops: float) -> float | None:
 
 
 def repairs(fit: dict, grid: Grid) -> list[Action]:
-    """The fewest runs that bracket what is not bracketed, and even out one-sided windows."""
-    found = []
+    """The fewest runs to add to ``grid`` so that every minimum of ``fit`` is bracketed.
+
+    Budgets with a single size on one side of the minimum get another one there.
+    """
+    actions = []
     for entry in fit["isoflop"]["budgets"]:
         budget = min(grid.budgets, key=lambda b: abs(math.log(b / entry["flops"])))
         step = grid.spacing(budget)
-        wanted, why = _wanted(entry, grid, budget, step, log_optimum(fit, budget))
+        targets, why = _missing(entry, grid, budget, step, log_optimum(fit, budget))
         sizes: list = []
         taken = set(grid.sizes(budget))
-        for target in wanted:
+        for target in targets:
             size = grid.size_at(target, budget, taken, step)
             if size is not None:
                 sizes.append(size)
                 taken.add(size)
         if sizes:
             sizes.sort(key=grid.log_n)
-            told = ", ".join(map(str, sizes))
-            found.append(Action(f"sizes {told} at {budget:g} FLOPs", why, {budget: sizes}))
-    return found
+            names = ", ".join(map(str, sizes))
+            actions.append(Action(f"sizes {names} at {budget:g} FLOPs", why, {budget: sizes}))
+    return actions
 
 
-def _wanted(
+def _missing(
     entry: dict, grid: Grid, budget: float, step: float, best: float | None
 ) -> tuple[list[float], str]:
-    """ln N of the sizes that a budget lacks, and why."""
+    """ln N of the sizes that a budget needs in addition, and the reason."""
     low, high = np.log(entry["params_range"])
-    own = [v for v in map(grid.log_n, grid.sizes(budget)) if low - 1e-9 <= v <= high + 1e-9]
+    tried = [v for v in map(grid.log_n, grid.sizes(budget)) if low - 1e-9 <= v <= high + 1e-9]
     measured = math.log(entry["params_opt"])
     if entry["status"] == "at_edge":
-        side = _side(entry, own)
+        side = _side(entry, tried)
         edge = low if side < 0 else high
-        # The size nearest N* must not be the last one, with some room for noise.
+        # A size beyond N* must exist, with a margin for noise.
         short = 0.0 if best is None else side * (best - edge) / step
         count = math.ceil(short + BEYOND_OPTIMUM)
         count = min(max(count, 1), MOST_PER_SIDE)
         name = "smallest" if side < 0 else "largest"
         return [edge + side * step * (k + 1) for k in range(count)], (
-            f"the lowest loss at {budget:g} FLOPs lies at the {name} size tried: the minimum is not "
-            "bracketed"
+            f"the lowest loss at {budget:g} FLOPs is that of the {name} size tried, so the minimum is "
+            "not bracketed"
         )
     if entry["status"] == "no_minimum":
         return [low - step, high + step], f"the curve at {budget:g} FLOPs shows no minimum"
     if entry["status"] == "too_few_points":
         side = -1 if (best if best is not None else measured) < (low + high) / 2 else 1
-        ends, wanted = {-1: low, 1: high}, []
-        for _ in range(max(ENOUGH_SIZES - len(own), 0)):
+        ends, targets = {-1: low, 1: high}, []
+        for _ in range(max(ENOUGH_SIZES - len(tried), 0)):
             ends[side] += side * step
-            wanted.append(ends[side])
+            targets.append(ends[side])
             side = -side
-        return wanted, f"{len(own)} sizes at {budget:g} FLOPs are too few for a minimum"
-    for side, beyond in ((-1, sum(v < measured for v in own)), (1, sum(v > measured for v in own))):
+        return targets, f"{len(tried)} sizes at {budget:g} FLOPs are too few for a minimum"
+    for side, beyond in (
+        (-1, sum(v < measured for v in tried)),
+        (1, sum(v > measured for v in tried)),
+    ):
         if beyond < BESIDE:
             edge = low if side < 0 else high
             where = "smaller" if side < 0 else "larger"
             return [edge + side * step], (
-                f"the minimum at {budget:g} FLOPs has {beyond} {where} size: the window is "
+                f"the minimum at {budget:g} FLOPs has only {beyond} {where} size, so the sizes are "
                 "off-centre"
             )
     return [], ""
 
 
-def _side(entry: dict, own: list[float]) -> int:
-    """Where a minimum at the edge lies: -1 below the sizes tried, 1 above."""
+def _side(entry: dict, tried: list[float]) -> int:
+    """The side of a minimum at the edge: -1 below the sizes tried, 1 above them."""
     measured = math.log(entry["params_opt"])
-    if math.isclose(measured, min(own), abs_tol=1e-6):
+    if math.isclose(measured, min(tried), abs_tol=1e-6):
         return -1
-    if math.isclose(measured, max(own), abs_tol=1e-6):
+    if math.isclose(measured, max(tried), abs_tol=1e-6):
         return 1
-    _, slope, curvature = entry["coefficients"]  # the lowest run is inside, the vertex is not
+    _, slope, curvature = entry[
+        "coefficients"
+    ]  # the lowest run lies inside, but the vertex of the parabola does not
     return -1 if entry["centre"] - slope / (2 * curvature) < measured else 1
 
 
 def tightenings(fit: dict, grid: Grid) -> list[Action]:
-    """Ways to narrow an answer whose minima are all bracketed."""
+    """Ways to narrow the interval of ``fit`` by adding runs to ``grid``, all minima being bracketed."""
     between = {b: _between(fit, grid, b) for b in grid.budgets}
     between = {b: sizes for b, sizes in between.items() if sizes}
-    found = [
+    actions = [
         Action(f"sizes {', '.join(map(str, sizes))} at {b:g} FLOPs", "beside N*", {b: sizes})
         for b, sizes in between.items()
     ]
     if len(between) > 1:
-        found.append(Action("all of these", "beside every N*", between))
+        actions.append(Action("all of these", "beside every N*", between))
     seed = int(grid.design["seed"].max()) + 1
-    found.append(
-        Action(f"seed {seed} for every run", "less noise, and a measure of it", {}, (seed,))
+    actions.append(
+        Action(f"seed {seed} for every run", "less noise, and a measured noise", {}, (seed,))
     )
     budgets = grid.budgets
     if len(budgets) > 1:
@@ -131,27 +141,27 @@ def tightenings(fit: dict, grid: Grid) -> list[Action]:
                 size = grid.size_at(best + k * step, budgets[-1], set(sizes), step)
                 sizes += [size] if size is not None else []
             if len(sizes) == ENOUGH_SIZES:
-                told = ", ".join(map(str, sizes))
-                found.append(
+                names = ", ".join(map(str, sizes))
+                actions.append(
                     Action(
-                        f"budget {further:g} FLOPs with sizes {told}",
-                        "nearer to the answer",
+                        f"budget {further:g} FLOPs with sizes {names}",
+                        "closer to the budget asked for",
                         {further: sizes},
                     )
                 )
-    return found
+    return actions
 
 
 def _between(fit: dict, grid: Grid, budget: float) -> list:
     """New sizes in the gaps on both sides of the size nearest N*."""
     best = log_optimum(fit, budget)
     sizes = grid.sizes(budget)
-    own = [grid.log_n(s) for s in sizes]
-    if best is None or len(own) < 3:
+    tried = [grid.log_n(s) for s in sizes]
+    if best is None or len(tried) < 3:
         return []
-    at = int(np.clip(np.argmin(np.abs(np.array(own) - best)), 1, len(own) - 2))
+    at = int(np.clip(np.argmin(np.abs(np.array(tried) - best)), 1, len(tried) - 2))
     new, taken = [], set(sizes)
-    for low, high in ((own[at - 1], own[at]), (own[at], own[at + 1])):
+    for low, high in ((tried[at - 1], tried[at]), (tried[at], tried[at + 1])):
         size = grid.size_at((low + high) / 2, budget, taken, (high - low) / 2)
         if size is not None:
             new.append(size)
@@ -161,10 +171,10 @@ def _between(fit: dict, grid: Grid, budget: float) -> list:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What an action costs (FLOPs) and brings, by simulation.
+    """Cost and effect of an ``action`` (None: no new runs), by simulation.
 
-    ``width``: expected ln(high / low) of N* at the target; ``bracketed``: share of plays in which
-    every minimum is bracketed.
+    ``flops`` and ``runs`` are what it adds; ``width`` is the expected ln(high / low) of N* at the
+    target, ``bracketed`` the share of simulations in which every minimum is bracketed.
     """
 
     action: Action | None
@@ -174,7 +184,7 @@ class Outlook:
     bracketed: float
 
     def gain(self, before: "Outlook") -> float:
-        """How much narrower than before, in ln of the width."""
+        """How much narrower the interval is than ``before``: ln of the ratio of the widths."""
         if not self.width or not before.width:
             return 0.0
         return math.log(before.width / self.width)
@@ -188,9 +198,13 @@ def outlook(
     flops: float,
     fit_options: dict | None = None,
 ) -> Outlook:
-    """Simulate the sweep with an action's runs added (None: as it is)."""
+    """Simulate the sweep of ``grid`` with the runs of ``action`` added (None: as it is).
+
+    Runs are drawn from ``truth``; ``method`` is the estimator whose interval at ``flops`` counts,
+    and ``fit_options`` are those of the sweep's fit.
+    """
     design = grid.design if action is None else grid.with_runs(action)
-    told = simulate(
+    outcome = simulate(
         design,
         truth,
         flops=flops,
@@ -199,38 +213,41 @@ def outlook(
         fits=0,
         fit_options=fit_options,
     )
-    found = told["estimators"].get(method, told["estimators"]["surface"])
-    width = found["params"]["width"] if "params" in found else None
+    estimator = outcome["estimators"].get(method, outcome["estimators"]["surface"])
+    width = estimator["params"]["width"] if "params" in estimator else None
     cost = float(design["flops"].sum() - grid.design["flops"].sum())
-    return Outlook(action, cost, len(design) - len(grid.design), width, told["all_bracketed"])
+    return Outlook(action, cost, len(design) - len(grid.design), width, outcome["all_bracketed"])
 
 
 def best_action(options: list[Outlook], before: Outlook, most: float) -> Outlook | None:
-    """The affordable option that narrows the interval most per FLOP; None where none is worth it."""
+    """Of ``options``, the one that narrows the interval of ``before`` most per FLOP.
+
+    Only those of at most ``most`` FLOPs count; None if none narrows it by `WORTH`.
+    """
     worth = [o for o in options if o.flops <= most and 1 - math.exp(-o.gain(before)) >= WORTH]
     return max(worth, key=lambda o: o.gain(before) / o.flops, default=None)
 
 
 def merged(actions: list[Action]) -> Action:
-    """Several actions as one."""
+    """All ``actions`` as a single one."""
     sizes = {budget: new for action in actions for budget, new in action.sizes.items()}
     seeds = tuple(sorted({seed for action in actions for seed in action.seeds}))
     return Action(
-        "; ".join(a.words for a in actions), "; ".join(a.why for a in actions), sizes, seeds
+        "; ".join(a.text for a in actions), "; ".join(a.why for a in actions), sizes, seeds
     )
 
 
 def next_name(name: str) -> str:
-    """demo -> demo-round2 -> demo-round3: a new folder of tables, while runs are shared by id."""
-    found = re.fullmatch(r"(.*)-round(\d+)", name)
-    return f"{found[1]}-round{int(found[2]) + 1}" if found else f"{name}-round2"
+    """The name of the round after ``name``: demo, demo-round2, demo-round3."""
+    match = re.fullmatch(r"(.*)-round(\d+)", name)
+    return f"{match[1]}-round{int(match[2]) + 1}" if match else f"{name}-round2"
 
 
 def grown(raw: dict, config: dict, grid: Grid, action: Action, name: str) -> dict:
-    """The config ``raw`` (complete: ``config``) with an action's runs added, under a new name.
+    """The config ``raw`` with the runs of ``action`` added to ``grid``, under the new ``name``.
 
-    Sizes become those that the plan really used, listed by budget, whatever named them before; all
-    else stays as it is, and with it the id of every old run.
+    ``config`` is ``raw`` with all defaults. The sizes are listed by budget, as the plan used them;
+    everything else stays as it is, so every old run keeps its id.
     """
     budgets = sorted({*grid.budgets, *action.sizes})
     sizes = {
@@ -251,7 +268,7 @@ def grown(raw: dict, config: dict, grid: Grid, action: Action, name: str) -> dic
 
 
 def number(value: float) -> int | str | float:
-    """A number as a config would write it: 8.1e11 instead of 810000000000.0."""
+    """``value`` as a config would write it: 8.1e11 instead of 810000000000.0."""
     if float(value).is_integer() and abs(value) < 1e6:
         return int(value)
     mantissa, exponent = f"{value:.14e}".split("e")
@@ -260,6 +277,6 @@ def number(value: float) -> int | str | float:
 
 
 def config_text(config: dict, head: list[str]) -> str:
-    """A config as YAML below comment lines."""
+    """``config`` as YAML below the comment lines of ``head``."""
     body = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100)
     return "".join(f"# {line}\n" for line in head) + body

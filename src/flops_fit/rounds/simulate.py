@@ -1,8 +1,8 @@
-"""Play a planned sweep on a stated law, many times: can its grid answer, before anything is paid?
+"""Simulate a planned sweep many times with a given law: will its grid give an answer?
 
-Each play draws every run's loss from the law at the run's real N and D plus seed noise, and refits
-with the project's own estimators and resamples. What the intervals will be, how far off the answer
-lies and how often a minimum is bracketed then follow by counting.
+Each simulation computes the loss of every run from the law at the run's real N and D, adds seed
+noise, and fits the result with the usual estimators and resamples. Counting over the simulations
+gives the width of the intervals, the error of the answer and how often a minimum is bracketed.
 """
 
 import re
@@ -29,13 +29,14 @@ from flops_fit.rounds.truth import Truth
 from flops_fit.store.collect import run_table
 
 TIMES, RESAMPLES, FITS = 200, 200, 20
-BEYOND = 10.0  # times the largest budget: where the answer is asked for by default
+BEYOND = 10.0  # default budget to answer for, as a multiple of the largest
 
 
 def design_of(plan: dict, params: str = "params") -> pd.DataFrame:
     """The runs of ``plan`` (the content of a plan file) as the fit will read them, without losses.
 
-    ``params`` names the column that is N.
+    Returns one row per run, with N in the column ``params``; the argument ``params`` names the count
+    that is N.
     """
     records = [{**row, "status": "completed", "reason": ""} for row in plan["experiments"]]
     frame = pd.DataFrame(run_table(records, plan["convention"]))
@@ -45,15 +46,15 @@ def design_of(plan: dict, params: str = "params") -> pd.DataFrame:
 
 
 def losses_of(design: pd.DataFrame, truth: Truth, times: int, seed: int = 0) -> np.ndarray:
-    """Simulated losses (times, n).
+    """Losses simulated with ``truth``, shape (times, n), for the n rows of ``design``.
 
-    A run's luck depends on its budget, N and seed only, so that two designs share the luck of the
-    runs that they share, and differ by their design alone.
+    The noise of a run depends on ``seed`` and on its budget, N and seed only, so two designs have
+    the same noise in the runs that they share. ``times`` is the number of simulations.
     """
     log_n, log_d = (np.log(design[name].to_numpy(dtype=float)) for name in ("params", "tokens"))
     smooth = truth.law.loss(log_n[:, None], log_d[:, None])[:, 0]
     keys = zip(design["budget"], design["params"], design["seed"], strict=True)
-    luck = np.stack(
+    noise = np.stack(
         [
             np.random.default_rng(
                 [seed, zlib.crc32(repr(tuple(map(float, key))).encode())]
@@ -63,15 +64,16 @@ def losses_of(design: pd.DataFrame, truth: Truth, times: int, seed: int = 0) -> 
         axis=1,
     )
     if truth.relative:
-        return smooth * np.exp(truth.noise * luck)
-    return np.maximum(smooth + truth.noise * luck, 1e-9 * smooth)
+        return smooth * np.exp(truth.noise * noise)
+    return np.maximum(smooth + truth.noise * noise, 1e-9 * smooth)
 
 
 @dataclass(frozen=True)
-class Play:
+class SimulatedFit:
     """One estimator on one simulated sweep: values and interval ends of a, ln N* and L*.
 
-    ``usable``: whether its status lets it answer; ``value`` (3,), ``ends`` (3, 2) or None.
+    ``usable``: whether its status allows an answer; ``value``: shape (3,); ``ends``: shape (3, 2),
+    or None without an interval.
     """
 
     usable: bool
@@ -91,17 +93,18 @@ def simulate(
     level: float = 0.90,
     fit_options: dict | None = None,
 ) -> dict:
-    """Play the sweep ``times`` times; plain data, with a, ln N* and L* at ``flops``.
+    """Simulate the sweep ``times`` times and summarise a, ln N* and L* at ``flops`` as plain data.
 
-    ``design``: as `design_of` gives it. ``flops``: default 10 times the largest budget.
-    ``resamples``: behind each simulated interval. ``fits``: how many of the plays are also fitted
-    whole, with the held-out choice of the headline and the verdict, as ``flops-fit fit`` does.
-    ``fit_options``: delta, exclude and method of the sweep's own fit. ``truth``: the law and the
-    noise (`truth_for`). ``seed``: of the noise. ``level``: of the intervals.
+    ``design``: one row per run (`design_of`). ``truth``: the law and the noise (`truth_for`).
+    ``flops``: 10 times the largest budget by default. ``resamples``: number behind each simulated
+    interval. ``fits``: how many simulations also get a complete fit with headline and verdict, as
+    ``flops-fit fit`` does it. ``seed``: of the noise. ``level``: of the intervals.
+    ``fit_options``: delta, exclude and method of the sweep's fit.
 
-    For every estimator and quantity: ``true``, ``bias`` (mean error), ``spread`` (width of the
-    central 90% of the estimates), ``width`` (mean width of the stated intervals) and ``coverage``
-    (how often they hold the truth). Those of ``params`` are in ln N.
+    For every estimator and quantity it returns ``true``, ``bias`` (mean error), ``spread`` (width
+    of the central 90% of the estimates), ``width`` (mean width of the intervals) and ``coverage``
+    (how often they contain the truth). Those of ``params`` are in ln N. Raises `FlopsFitError` for
+    options that cannot be simulated.
     """
     options = _checked(design, times, resamples, fits, seed, fit_options or {})
     losses = losses_of(design, truth, times, seed)
@@ -109,7 +112,9 @@ def simulate(
     groups, _ = budget_groups(table.frame)
     cost, _ = cost_of(table.frame, table.sizes)
     target = check_flops(BEYOND * design["budget"].max() if flops is None else flops)
-    plays, minima = _plays(table, groups, cost, truth, losses, resamples, options, target, level)
+    simulated, minima = _simulate_fits(
+        table, groups, cost, truth, losses, resamples, options, target, level
+    )
     log_n, loss = (float(v[0]) for v in truth.law.optimum(np.log(target), cost))
     true = {"surface": [float(truth.law.exponent()[0]), log_n, loss]}
     true["isoflop"] = [_path_exponent(truth, cost, groups), log_n, loss]
@@ -120,11 +125,11 @@ def simulate(
             "flops": float(design["flops"].sum()),
         },
         "law": dict(zip(("E", "A", "B", "alpha", "beta"), _coefficients(truth.law), strict=True))
-        | {"words": truth.words},
+        | {"source": truth.source},
         "noise": {
             "sd": truth.noise,
             "unit": "share of the loss" if truth.relative else "nats",
-            "words": truth.noise_words,
+            "source": truth.noise_source,
         },
         "times": times,
         "resamples": resamples,
@@ -136,8 +141,10 @@ def simulate(
             "tokens": float(np.exp(cost.log_tokens(log_n, np.log(target)))),
             "loss": loss,
         },
-        "estimators": {name: _tell(found, true[name], level) for name, found in plays.items()},
-        "minima": minima.told(truth, cost, groups),
+        "estimators": {
+            name: _summary(fitted, true[name], level) for name, fitted in simulated.items()
+        },
+        "minima": minima.by_budget(truth, cost, groups),
         "all_bracketed": float(minima.bracketed.all(axis=1).mean()) if groups else None,
         "whole_fits": _whole_fits(table, losses[:fits], resamples, options, level, true, target),
     }
@@ -146,7 +153,7 @@ def simulate(
 def _checked(
     design: pd.DataFrame, times: int, resamples: int, fits: int, seed: int, fit_options: dict
 ) -> dict:
-    """The options of the fit that a play knows; `FlopsFitError` for what cannot be simulated."""
+    """Check the options and return those of the fit; raises `FlopsFitError` for a bad one."""
     if len(design) < FEWEST_RUNS:
         raise FlopsFitError(f"plan: {len(design)} runs; at least {FEWEST_RUNS} can be fitted")
     for name, value, least in (("times", times, 2), ("resamples", resamples, 2), ("fits", fits, 0)):
@@ -160,14 +167,17 @@ def _checked(
 
 
 @dataclass(frozen=True)
-class PlayedMinima:
-    """Minima of all plays, (times, budgets): whether each is ``bracketed``, and its ln N."""
+class SimulatedMinima:
+    """The minima of all simulations: ``bracketed`` and ``log_n``, each of shape (times, budgets)."""
 
     bracketed: np.ndarray
     log_n: np.ndarray
 
-    def told(self, truth: Truth, cost: Cost, groups) -> list[dict]:
-        """For each budget: how often bracketed, the true optimum, the mean error of ln N*."""
+    def by_budget(self, truth: Truth, cost: Cost, groups) -> list[dict]:
+        """For each of ``groups``: share bracketed, optimum of ``truth``, mean error of ln N*.
+
+        ``groups`` are pairs (FLOPs, row indices); ``cost`` converts N and D to FLOPs.
+        """
         best = [float(truth.law.optimum(np.log(c), cost)[0][0]) for c, _ in groups]
         return [
             {
@@ -180,7 +190,7 @@ class PlayedMinima:
         ]
 
 
-def _plays(
+def _simulate_fits(
     table: RunTable,
     groups,
     cost: Cost,
@@ -190,11 +200,14 @@ def _plays(
     options: dict,
     target: float,
     level: float,
-) -> tuple[dict[str, list[Play]], PlayedMinima]:
-    """Both estimators on every row of ``losses``: estimator -> its plays, and the minima."""
+) -> tuple[dict[str, list[SimulatedFit]], SimulatedMinima]:
+    """Apply both estimators to every row of ``losses``: estimator -> its fits, and the minima."""
     generator = np.random.default_rng(0)
     draws = draw(table.frame, default_unit(table.frame), resamples, generator, groups)
-    plays: dict[str, list[Play]] = {"surface": [], **({"isoflop": []} if groups else {})}
+    simulated: dict[str, list[SimulatedFit]] = {
+        "surface": [],
+        **({"isoflop": []} if groups else {}),
+    }
     brackets, vertices = [], []
     for loss in losses:
         runs = Runs(table.frame.assign(loss=loss), groups, cost)
@@ -205,15 +218,15 @@ def _plays(
             options.get("exclude") or "auto",
             start=truth.law.values[0],
         )
-        plays["surface"].append(_play(surface, cost, target, level))
+        simulated["surface"].append(_simulated_fit(surface, cost, target, level))
         if groups:
             path = estimate_isoflop(runs, draws, surface.weight, surface.draw_weight)
-            plays["isoflop"].append(_play(path, cost, target, level))
+            simulated["isoflop"].append(_simulated_fit(path, cost, target, level))
             minima: list[Minima] = path.minima.minima
             brackets.append([int(m.status[0]) == 0 for m in minima])
             vertices.append([float(m.log_n[0]) for m in minima])
     shape = (len(losses), len(groups))
-    return plays, PlayedMinima(
+    return simulated, SimulatedMinima(
         np.array(brackets, dtype=bool).reshape(shape), np.array(vertices).reshape(shape)
     )
 
@@ -231,7 +244,7 @@ def _path_exponent(truth: Truth, cost: Cost, groups) -> float:
     return float(np.polyfit(log_c, [truth.law.optimum(c, cost)[0][0] for c in log_c], 1)[0])
 
 
-def _play(estimate: Estimate, cost: Cost, flops: float, level: float) -> Play:
+def _simulated_fit(estimate: Estimate, cost: Cost, flops: float, level: float) -> SimulatedFit:
     def values(law) -> np.ndarray:
         return np.stack([law.exponent(), *law.optimum(np.log(flops), cost)])
 
@@ -239,37 +252,37 @@ def _play(estimate: Estimate, cost: Cost, flops: float, level: float) -> Play:
     ends = None
     if estimate.draws is not None and len(estimate.draws.values):
         ends = np.array([interval(v, level) for v in values(estimate.draws)])
-    return Play(usable, values(estimate.law)[:, 0], ends)
+    return SimulatedFit(usable, values(estimate.law)[:, 0], ends)
 
 
 def _mean_error(values: np.ndarray, true: float) -> float | None:
     return float(values.mean() - true) if len(values) else None
 
 
-def _tell(plays: list[Play], true: list[float], level: float) -> dict:
-    """What the usable plays of one estimator come to."""
-    usable = [play for play in plays if play.usable and play.ends is not None]
-    told: dict = {"usable": len(usable) / len(plays)}
+def _summary(simulated: list[SimulatedFit], true: list[float], level: float) -> dict:
+    """Bias, spread, width and coverage of the usable fits of one estimator."""
+    usable = [fit for fit in simulated if fit.usable and fit.ends is not None]
+    summary: dict = {"usable": len(usable) / len(simulated)}
     if not usable:
-        return told
+        return summary
     value, ends = np.array([p.value for p in usable]), np.array([p.ends for p in usable])
     for i, name in enumerate(("a", "params", "loss")):
         low, high = interval(value[:, i], level)
         inside = (ends[:, i, 0] <= true[i]) & (true[i] <= ends[:, i, 1])
-        told[name] = {
+        summary[name] = {
             "true": true[i],
             "bias": float(value[:, i].mean() - true[i]),
             "spread": high - low,
             "width": float((ends[:, i, 1] - ends[:, i, 0]).mean()),
             "coverage": float(inside.mean()),
         }
-    return told
+    return summary
 
 
 def _whole_fits(
     table: RunTable, losses: np.ndarray, resamples: int, options: dict, level: float, true, flops
 ) -> dict | None:
-    """Verdicts, headlines and intervals of the plays fitted as ``flops-fit fit`` fits."""
+    """Verdicts, headlines and intervals of the simulations that get a complete fit."""
     if not len(losses):
         return None
     answers = []
@@ -301,7 +314,7 @@ def _whole_fits(
 
 
 def _held(ends: np.ndarray, true: float) -> dict:
-    """Mean width of intervals (k, 2) and how often they hold the truth; None where there are none."""
+    """Mean width of the intervals (k, 2) and how often they contain the truth; None without any."""
     if not len(ends):
         return {"width": None, "coverage": None}
     return {
@@ -315,33 +328,33 @@ def _kind(reason: str) -> str:
     return re.sub(r"[^\s\w]*\d[\w.+-]*%?", "…", reason.split(":")[0].split(" (")[0])
 
 
-def describe_simulation(told: dict) -> str:
-    """`simulate`'s outcome for a terminal."""
-    design, law, noise, target = (told[key] for key in ("design", "law", "noise", "target"))
+def describe_simulation(outcome: dict) -> str:
+    """The ``outcome`` of `simulate` as text for a terminal."""
+    design, law, noise, target = (outcome[key] for key in ("design", "law", "noise", "target"))
     sd = (
         f"{100 * noise['sd']:.2g}% of the loss"
         if noise["unit"] != "nats"
         else (f"{noise['sd']:.3g} nats")
     )
-    level = f"{100 * told['level']:.0f}%"
+    level = f"{100 * outcome['level']:.0f}%"
     lines = [
         f"{design['runs']} runs at {len(design['budgets'])} budgets, {design['flops']:.3g} FLOPs, "
-        f"played {told['times']} times",
+        f"simulated {outcome['times']} times",
         f"law:   L = {law['E']:.4g} + {law['A']:.4g} / N^{law['alpha']:.3f} + {law['B']:.4g} / "
-        f"D^{law['beta']:.3f}, {law['words']}",
-        f"noise: sd {sd} from run to run ({noise['words']})",
-        f"asked: {target['flops']:.3g} FLOPs, where the truth is N* {count_text(target['params'])}, "
+        f"D^{law['beta']:.3f}, {law['source']}",
+        f"noise: sd {sd} between runs ({noise['source']})",
+        f"asked: {target['flops']:.3g} FLOPs; the true values are N* {count_text(target['params'])}, "
         f"D* {count_text(target['tokens'])}, loss {target['loss']:.4f}",
         "",
-        f"{'estimator':<11}{'':<6}{'bias':>9}{level + ' interval':>14}{'its coverage':>14}"
-        f"{'real spread':>13}",
+        f"{'estimator':<11}{'':<6}{'bias':>9}{level + ' interval':>14}{'coverage':>14}"
+        f"{'true spread':>13}",
     ]
-    for name, found in told["estimators"].items():
-        if "a" not in found:
+    for name, values in outcome["estimators"].items():
+        if "a" not in values:
             lines.append(f"{name:<11}never identified")
             continue
         for label, key in (("a", "a"), ("N*", "params"), ("loss", "loss")):
-            q = found[key]
+            q = values[key]
             bias, width, spread = (
                 _wide(q[part], key, part) for part in ("bias", "width", "spread")
             )
@@ -349,13 +362,15 @@ def describe_simulation(told: dict) -> str:
                 f"{name if key == 'a' else '':<11}{label:<6}{bias:>9}{width:>14}"
                 f"{q['coverage']:>14.0%}{spread:>13}"
             )
-        if found["usable"] < 1:
-            lines.append(f"{'':<11}identified in {found['usable']:.0%} of the plays; of those")
-    lines.append("(intervals and spread: width of a and loss, high / low of N*)")
-    if told["minima"]:
-        each = ", ".join(f"{m['flops']:.3g} {m['bracketed']:.0%}" for m in told["minima"])
-        lines += ["", f"minima bracketed: {each}; all of them {told['all_bracketed']:.0%}"]
-    whole = told["whole_fits"]
+        if values["usable"] < 1:
+            lines.append(
+                f"{'':<11}(of the {values['usable']:.0%} of simulations in which it is identifiable)"
+            )
+    lines.append("(intervals and spread: high - low for a and loss, high / low for N*)")
+    if outcome["minima"]:
+        each = ", ".join(f"{m['flops']:.3g} {m['bracketed']:.0%}" for m in outcome["minima"])
+        lines += ["", f"minima bracketed: {each}; all at once {outcome['all_bracketed']:.0%}"]
+    whole = outcome["whole_fits"]
     if whole:
         verdicts, headlines, reasons = (
             ", ".join(f"{name} {share:.0%}" for name, share in whole[key].items())
@@ -364,9 +379,10 @@ def describe_simulation(told: dict) -> str:
         width = whole["params"]["width"]
         wide = "" if width is None else f"; N* x{np.exp(width):.2f}"
         lines.append(
-            f"verdict expected: {verdicts} (of {whole['count']} whole fits; headline {headlines}{wide})"
+            f"expected verdict: {verdicts} (from {whole['count']} complete fits; headline "
+            f"{headlines}{wide})"
         )
-        lines += [f"  held back by: {reasons}"] if reasons else []
+        lines += [f"  reasons: {reasons}"] if reasons else []
     return "\n".join(lines)
 
 

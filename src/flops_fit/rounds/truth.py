@@ -1,4 +1,4 @@
-"""The law that a simulated sweep is played on, and how far its runs scatter around it."""
+"""The law that a sweep is simulated with, and how widely its runs scatter around it."""
 
 from dataclasses import dataclass
 
@@ -19,20 +19,24 @@ NOISE = {"small": 0.01, "published": 0.005}  # sd of ln L; 0.008 in the demo
 
 @dataclass(frozen=True)
 class Truth:
-    """What the runs are drawn from: ``law``, a surface, and the sd of a run around it.
+    """What runs are simulated with: a ``law`` and the standard deviation ``noise`` of a run.
 
-    ``noise`` is in nats, or of ln L where ``relative``; ``words`` and ``noise_words`` say whence.
+    ``noise`` is in nats, or of ln L if ``relative``. ``source`` and ``noise_source`` say as text
+    where the two come from.
     """
 
     law: SurfaceLaw
-    words: str
+    source: str
     noise: float
     relative: bool
-    noise_words: str
+    noise_source: str
 
 
 def law_of(e: float, a: float, b: float, alpha: float, beta: float) -> SurfaceLaw:
-    """The surface E + A / N^alpha + B / D^beta; `FlopsFitError` where a coefficient is not positive."""
+    """The surface L = ``e`` + ``a`` / N^``alpha`` + ``b`` / D^``beta``.
+
+    Raises `FlopsFitError` if a coefficient is not positive.
+    """
     for name, value in zip(("E", "A", "B", "alpha", "beta"), (e, a, b, alpha, beta), strict=True):
         if not (np.isfinite(value) and value > 0):
             raise FlopsFitError(f"law: {name} = {value!r}; allowed: a positive finite number")
@@ -40,16 +44,17 @@ def law_of(e: float, a: float, b: float, alpha: float, beta: float) -> SurfaceLa
 
 
 def default_law(design: pd.DataFrame) -> tuple[SurfaceLaw, str, float]:
-    """A law for runs of which nothing is known yet, in words, and a noise (sd of ln L).
+    """A law for a ``design`` (one row per run) of which nothing is known yet, its source, and a noise.
 
-    From 1e18 FLOPs on, where published runs lie, Chinchilla's law as refitted by Besiroglu et al.
-    2024. Far below, that law would give losses of tens of nats; only its exponents are kept, and at
-    the middle of the budgets (geometric) the optimum is put at 20 tokens per parameter with half of
-    the loss above E. The unit of the loss is then E.
+    From 1e18 FLOPs on, the range of published runs, this is Chinchilla's law as refitted by
+    Besiroglu et al. 2024. Far below, that law would give losses of tens of nats, so only its
+    exponents are kept: at the geometric middle of the budgets the optimum is set to 20 tokens per
+    parameter with half of the loss above E, and E is the unit of the loss. The noise is the
+    standard deviation of ln L.
     """
     if design["flops"].max() >= PUBLISHED_FROM:
-        words = "Chinchilla's law as refitted by Besiroglu et al. 2024 (2404.10102)"
-        return law_of(*BESIROGLU), words, NOISE["published"]
+        source = "Chinchilla's law as refitted by Besiroglu et al. 2024 (2404.10102)"
+        return law_of(*BESIROGLU), source, NOISE["published"]
     alpha, beta = BESIROGLU[3:]
     middle = float(np.exp((np.log(design["flops"].min()) + np.log(design["flops"].max())) / 2))
     cost = cost_of(design)[0]
@@ -66,27 +71,31 @@ def default_law(design: pd.DataFrame) -> tuple[SurfaceLaw, str, float]:
         alpha,
         beta,
     )
-    words = (
-        f"the exponents of Besiroglu et al. 2024, whose runs are far larger; at {middle:.3g} FLOPs "
-        f"{TOKENS_PER_PARAM:g} tokens per parameter are taken as best, with {ABOVE_E:.0%} of the "
-        "loss above E = 1"
+    source = (
+        f"the exponents of Besiroglu et al. 2024, whose runs are far larger; assumed: at "
+        f"{middle:.3g} FLOPs {TOKENS_PER_PARAM:g} tokens per parameter are best, and {ABOVE_E:.0%} "
+        "of the loss lies above E = 1"
     )
-    return law, words, NOISE["small"]
+    return law, source, NOISE["small"]
 
 
 def law_of_fit(fit: dict) -> tuple[SurfaceLaw, str, float]:
-    """The surface of FIT.json, in words, and the sd of ln L of a run around it.
+    """The surface of ``fit``, its source, and the standard deviation of ln L of a run around it.
 
-    The sd is the residual scale, corrected for the five unknowns: seed noise and misfit together.
-    Where the surface is not identifiable the one with alpha = beta stands in for it.
+    The latter is the residual scale, corrected for the number of parameters, and holds seed noise
+    and misfit. If the surface is not identifiable, the one with alpha = beta replaces it. Raises
+    `FlopsFitError` if that one is not identifiable either.
     """
-    for name, words in (("parametric", "the fitted surface"), ("tied", "the fitted surface, tied")):
+    for name, source in (
+        ("parametric", "the fitted surface"),
+        ("tied", "the fitted surface with alpha = beta"),
+    ):
         entry = fit[name]
         if entry["status"] in ("converged", "at_bound"):
             free = max(entry["n_runs"] - (5 if name == "parametric" else 4), 1)
             noise = entry["scale"] * np.sqrt(entry["n_runs"] / free)
             values = (entry[key] for key in ("E", "A", "B", "alpha", "beta"))
-            return law_of(*values), words, float(noise)
+            return law_of(*values), source, float(noise)
     raise FlopsFitError(f"fit: no surface is identified ({fit['parametric']['reason']})")
 
 
@@ -96,16 +105,17 @@ def truth_for(
     fit: dict | None = None,
     noise: tuple[float, bool] | None = None,
 ) -> Truth:
-    """The ``law`` given (E, A, B, alpha, beta), else that of ``fit``, else the default for ``design``.
+    """The given ``law`` (E, A, B, alpha, beta), else that of ``fit``, else a default for ``design``.
 
-    The noise likewise. ``noise``: (sd, whether it is a share of the loss instead of nats).
+    ``design`` has one row per run. ``noise``, if given, is (standard deviation, whether it is
+    relative to the loss instead of in nats), else it comes from the same source as the law.
     """
     if law is not None:
-        found, words, sd = law_of(*law), "the law given", NOISE["published"]
+        surface, source, sd = law_of(*law), "the given law", NOISE["published"]
     elif fit is not None:
-        found, words, sd = law_of_fit(fit)
+        surface, source, sd = law_of_fit(fit)
     else:
-        found, words, sd = default_law(design)
+        surface, source, sd = default_law(design)
     if noise is not None:
-        return Truth(found, words, *noise, "given")
-    return Truth(found, words, sd, True, "residual scale of the fit" if fit else "assumed")
+        return Truth(surface, source, *noise, "given")
+    return Truth(surface, source, sd, True, "residual scale of the fit" if fit else "assumed")
