@@ -28,7 +28,6 @@ NOT_YET = {
     "model_factory.py",
     "optimizer.py",
     "plan",
-    "plots",
     "plugins",
     "report",
     "store",

@@ -24,9 +24,9 @@ from flops_fit.plots.loss_curves import (
     loss_curve_numbers,
 )
 from flops_fit.plots.optima import QUANTITIES, draw_optimum, optima_numbers
+from flops_fit.plots.refits import draw_sensitivity, sensitivity_numbers
 from flops_fit.plots.regret import regret_numbers
 from flops_fit.plots.residuals import residual_numbers
-from flops_fit.plots.sensitivity import draw_sensitivity, sensitivity_numbers
 from flops_fit.plots.style import INK, save, spread, tick_count
 from flops_fit.plots.surface import contour_levels, draw_surface, surface_numbers
 from flops_fit.plots.throughput import throughput_numbers
@@ -371,8 +371,8 @@ def test_regret_is_nothing_at_the_optimum_and_the_answers_beside_it(fit):
         assert curve.loc[(curve["factor"] - 1).abs().idxmin(), "waste"] == pytest.approx(
             0, abs=1e-6
         )
-        told = part[part["kind"] == "told"]
-        assert told["waste"].tolist() == [r["waste"] for r in predict(fit, flops)["regret"]]
+        listed = part[part["kind"] == "answer"]
+        assert listed["waste"].tolist() == [r["waste"] for r in predict(fit, flops)["regret"]]
 
 
 def test_losses_are_drawn_against_flops_too(records):

@@ -1,4 +1,4 @@
-"""The figures of a fit, laid out and written."""
+"""Lay out the figures of a fit and write them."""
 
 from pathlib import Path
 
@@ -18,15 +18,15 @@ from flops_fit.plots.loss_curves import (
     loss_curve_numbers,
 )
 from flops_fit.plots.optima import QUANTITIES, draw_optima, optima_numbers
+from flops_fit.plots.refits import draw_sensitivity, sensitivity_height, sensitivity_numbers
 from flops_fit.plots.regret import draw_regret, regret_numbers
 from flops_fit.plots.residuals import PANELS, draw_fitted, draw_residuals, residual_numbers
-from flops_fit.plots.sensitivity import draw_sensitivity, sensitivity_height, sensitivity_numbers
 from flops_fit.plots.style import STYLE, BudgetColours, message, save
 from flops_fit.plots.surface import draw_surface, surface_numbers
 from flops_fit.plots.throughput import draw_throughput, throughput_numbers
 from flops_fit.plots.uncertainty import draw_uncertainty, uncertainty_numbers
 
-TWO_COLUMNS = 4.5  # inches: narrower figures stack their panels
+TWO_COLUMNS = 4.5  # inches; narrower figures stack their panels
 Drawn = tuple[Figure, pd.DataFrame]  # a figure and the numbers in it
 
 
@@ -39,10 +39,11 @@ def draw_all(
     dpi: int = 150,
     width: float = 6.4,
 ) -> None:
-    """Write every figure as SVG, PNG and CSV into ``folder``.
+    """Write every figure of ``fit`` as SVG, PNG and CSV into ``folder``.
 
-    ``records`` may be empty (a table of runs from elsewhere); ``budgets`` are those answered for;
-    ``width`` in inches.
+    ``table`` holds the runs of the fit, ``records`` their records (empty for a table of existing
+    runs), ``budgets`` the budgets to answer for in FLOPs. ``dpi`` is the resolution of the PNG
+    files, ``width`` the width in inches.
     """
     with matplotlib.rc_context(STYLE):
         figures = {
@@ -61,7 +62,7 @@ def draw_all(
 
 
 def isoflop_figure(table: RunTable, fit: dict, width: float) -> Drawn:
-    """Loss against N per budget."""
+    """Loss against N per budget: the runs of ``table`` and the minima of ``fit``, ``width`` inches."""
     numbers = isoflop_numbers(table, fit)
     figure = Figure(figsize=(width, max(0.7 * width, 3.2)))
     draw_isoflop(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
@@ -69,10 +70,13 @@ def isoflop_figure(table: RunTable, fit: dict, width: float) -> Drawn:
 
 
 def optima_figure(table: RunTable, fit: dict, budgets: list[float], width: float) -> Drawn:
-    """N*, D*, L* and tokens per parameter against C."""
+    """N*, D*, L* and tokens per parameter of ``fit`` against C.
+
+    ``table`` holds its runs, ``budgets`` the budgets to answer for in FLOPs; ``width`` in inches.
+    """
     numbers = optima_numbers(fit, budgets)
     if numbers.empty:
-        return _instead(f"No optimum to draw. {fit['headline']['reason']}", numbers, width)
+        return _instead(f"There is no optimum to draw. {fit['headline']['reason']}", numbers, width)
     rows, columns, height = (2, 2, 0.88) if width >= TWO_COLUMNS else (4, 1, 2.4)
     figure = Figure(figsize=(width, height * width))
     axes = dict(zip(QUANTITIES, figure.subplots(rows, columns, sharex=True).flat, strict=True))
@@ -81,11 +85,14 @@ def optima_figure(table: RunTable, fit: dict, budgets: list[float], width: float
 
 
 def loss_curves_figure(table: RunTable, records: list[dict], fit: dict, width: float) -> Drawn:
-    """Training loss and learning rate against tokens."""
+    """Training loss and learning rate against tokens, from ``records``.
+
+    ``table`` and ``fit`` give the colours and the unit of the loss; ``width`` in inches.
+    """
     drawn, colours = drawn_records(records), colours_of(table, fit)
     numbers = loss_curve_numbers(drawn)
     if numbers.empty:
-        why = "No training curves: these runs came as a table of results."
+        why = "No training curves: the input was a table of finished runs."
         return _instead(why, numbers, width)
     figure = Figure(figsize=(width, max(1.25 * width, 6.5)))
     top, middle, bottom = figure.subplots(3, 1, height_ratios=(2.2, 2, 1))
@@ -103,21 +110,27 @@ def loss_curves_figure(table: RunTable, records: list[dict], fit: dict, width: f
 
 
 def throughput_figure(table: RunTable, records: list[dict], fit: dict, width: float) -> Drawn:
-    """Speed of every run against N."""
+    """Speed of every run in ``records`` against N.
+
+    ``table`` and ``fit`` give the colours; ``width`` in inches.
+    """
     numbers = throughput_numbers(records)
     if numbers.empty:
-        return _instead("No times: these runs came as a table of results.", numbers, width)
+        return _instead("No run times: the input was a table of finished runs.", numbers, width)
     figure = Figure(figsize=(width, max(0.4 * width, 2.6)))
     draw_throughput(figure.subplots(), numbers, colours_of(table, fit))
     return figure, numbers
 
 
 def residuals_figure(table: RunTable, fit: dict, width: float) -> Drawn:
-    """Measured against fitted, and residuals against C, N and D."""
+    """Measured against fitted loss, and residuals against C, N and D.
+
+    ``table`` holds the runs, ``fit`` the surface; ``width`` in inches.
+    """
     numbers = residual_numbers(table, fit)
     if numbers.empty:
         return _instead(
-            f"No surface to compare with. {fit['parametric']['reason']}", numbers, width
+            f"There is no surface to compare with. {fit['parametric']['reason']}", numbers, width
         )
     rows, columns, height = (2, 2, 0.8) if width >= TWO_COLUMNS else (4, 1, 2.4)
     figure = Figure(figsize=(width, height * width))
@@ -130,49 +143,60 @@ def residuals_figure(table: RunTable, fit: dict, width: float) -> Drawn:
 
 
 def uncertainty_figure(fit: dict, width: float) -> Drawn:
-    """Parameters of the surface over the resamples."""
+    """Parameters of the surface of ``fit``, one point per resample; ``width`` in inches."""
     numbers = uncertainty_numbers(fit)
     if numbers.empty:
-        why = fit["parametric"]["reason"] if fit["laws"]["surface"]["draws"] else "no resamples."
-        return _instead(f"Nothing to draw: {why}", numbers, width)
+        why = (
+            fit["parametric"]["reason"]
+            if fit["laws"]["surface"]["draws"]
+            else "the fit has no resamples."
+        )
+        return _instead(f"There is nothing to draw: {why}", numbers, width)
     figure = Figure(figsize=(width, 0.85 * width))
     draw_uncertainty(figure, numbers)
     return figure, numbers
 
 
 def sensitivity_figure(fit: dict, budgets: list[float], width: float) -> Drawn:
-    """N* under other choices, at the last budget."""
+    """N* of ``fit`` under other choices, at the last of ``budgets`` (FLOPs); ``width`` in inches."""
     numbers = sensitivity_numbers(fit, budgets)
     if numbers.empty:
-        reason = fit["headline"]["reason"] if fit["sensitivity"] else "The fit was made without it."
-        return _instead(f"No other choices to compare. {reason}", numbers, width)
+        reason = fit["headline"]["reason"] if fit["sensitivity"] else "The fit has no refits."
+        return _instead(f"There are no other choices to compare. {reason}", numbers, width)
     figure = Figure(figsize=(width, sensitivity_height(numbers)))
     draw_sensitivity(figure.subplots(), numbers)
     return figure, numbers
 
 
 def regret_figure(fit: dict, budgets: list[float], width: float) -> Drawn:
-    """Extra compute at sizes off the optimum."""
+    """Extra compute of ``fit`` at other sizes than N*, for ``budgets`` (FLOPs); ``width`` in inches."""
     numbers = regret_numbers(fit, budgets)
     if numbers.empty:
-        return _instead(f"No optimum to be off. {fit['headline']['reason']}", numbers, width)
+        return _instead(
+            f"There is no optimum to compare with. {fit['headline']['reason']}", numbers, width
+        )
     figure = Figure(figsize=(width, max(0.5 * width, 3.0)))
     draw_regret(figure.subplots(), numbers)
     return figure, numbers
 
 
 def surface_figure(table: RunTable, fit: dict, budgets: list[float], width: float) -> Drawn:
-    """Contours of L(N, D) with the runs on them."""
+    """Contours of L(N, D) of ``fit`` with the runs of ``table``.
+
+    The best sizes are drawn up to the largest of ``budgets`` (FLOPs); ``width`` in inches.
+    """
     numbers = surface_numbers(table, fit, budgets)
     if not (numbers["kind"] == "grid").any():
-        return _instead(f"No surface to draw. {fit['parametric']['reason']}", numbers, width)
+        return _instead(
+            f"There is no surface to draw. {fit['parametric']['reason']}", numbers, width
+        )
     figure = Figure(figsize=(width, max(0.75 * width, 3.5)))
     draw_surface(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
     return figure, numbers
 
 
 def colours_of(table: RunTable, fit: dict) -> BudgetColours:
-    """One colour scale for all figures of a fit."""
+    """One colour scale for all figures of a ``fit`` and the runs in ``table``."""
     return BudgetColours([*table.frame["flops"], *fit["data"]["budgets"]])
 
 

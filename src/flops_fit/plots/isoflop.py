@@ -1,4 +1,4 @@
-"""The IsoFLOP figure: loss against N at each compute budget, with the minima that were used."""
+"""The IsoFLOP figure: loss against N at each compute budget, with the measured minima."""
 
 import itertools
 from typing import Any
@@ -26,17 +26,17 @@ from flops_fit.plots.style import (
 
 CURVE_POINTS = 81
 LAW_POINTS = 13
-SLICES = 6  # budgets at which a surface without shared budgets is cut
+SLICES = 6  # budgets at which the surface is drawn where runs share no budgets
 COLUMNS = ["kind", "budget", "params", "tokens", "loss", "seed", "status", "run_id"]
 
 
 def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
-    """Everything that the figure draws, a row a point, told apart by ``kind``.
+    """Everything that the figure draws of ``table`` and ``fit``: one row per point, with its ``kind``.
 
-    ``run`` (status used or excluded); ``curve``, the fitted parabola over the sizes tried;
-    ``minimum`` (status of the fit); ``near_optimal``, the part of the curve that costs at most 5%
-    more compute by the headline law; ``law``, N* and L* of the headline. Where runs share no
-    budgets there are no curves but ``slice``: the surface cut at a few budgets.
+    The kinds are ``run`` (with status used or excluded); ``curve``, the fitted parabola over the
+    sizes tried; ``minimum`` (with the status of the fit); ``near_optimal``, the part of the curve
+    that costs at most 5% more compute by the headline law; and ``law``, N* and L* of the headline.
+    Where runs share no budgets, ``slice`` replaces the curves: the surface at a few budgets.
     """
     frame = table.frame
     excluded = {run["run_id"] for run in fit["excluded"]["runs"]}
@@ -117,7 +117,7 @@ def _budget(entry: dict, runs: pd.DataFrame, fit: dict) -> list[pd.DataFrame]:
 
 
 def _slices(fit: dict, runs: pd.DataFrame) -> list[pd.DataFrame]:
-    """The surface along C = f(N) D at a few budgets, over the sizes run near each."""
+    """The surface along C = f(N) D at a few budgets, over the sizes of the runs near each."""
     cost, parts = Cost.from_dict(fit["cost"]), []
     edges = np.geomspace(runs["budget"].min(), runs["budget"].max(), SLICES + 1)
     for low, high in itertools.pairwise(edges):
@@ -137,7 +137,10 @@ def _slices(fit: dict, runs: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: str) -> Axes:
-    """Draw `isoflop_numbers`; ``unit`` is that of the loss."""
+    """Draw ``numbers``, the rows of `isoflop_numbers`, on ``ax``.
+
+    ``colours`` are those of the budgets, ``unit`` is that of the loss.
+    """
     parts = dict(list(numbers.groupby("kind")))
     runs = parts["run"]
     shared = "minimum" in parts
@@ -206,7 +209,7 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
 
 
 def _label_ends(ax: Axes, runs: pd.DataFrame, colours: BudgetColours) -> None:
-    """Name each budget at the right end of its curve."""
+    """Write each budget at the right end of its curve."""
     ends = runs.loc[runs.groupby("budget")["params"].idxmax()]
     low, high = ax.get_ylim()
     heights = spread(ends["loss"].to_numpy(), (high - low) * 0.045)
@@ -226,16 +229,16 @@ def _label_ends(ax: Axes, runs: pd.DataFrame, colours: BudgetColours) -> None:
 
 
 def _key(ax: Axes, parts: dict, seeds: list) -> None:
-    """A key of the marks in neutral ink; budgets are labelled at their curves."""
+    """The legend of the marks; budgets are labelled at their curves."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     def mark(marker: str, label: str, **style) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=MUTED, label=label, **style)
 
-    told = seeds if 1 < len(seeds) <= len(MARKERS) else []  # more seeds share their marks
+    named = seeds if 1 < len(seeds) <= len(MARKERS) else []  # more seeds share markers
     handles: list[Artist] = [
-        mark(MARKERS[i], f"seed {seed:g}", markersize=4.5) for i, seed in enumerate(told)
+        mark(MARKERS[i], f"seed {seed:g}", markersize=4.5) for i, seed in enumerate(named)
     ]
     statuses = set(parts["minimum"]["status"]) if "minimum" in parts else set()
     if "bracketed" in statuses:

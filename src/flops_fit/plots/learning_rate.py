@@ -1,4 +1,4 @@
-"""Loss against learning rate in every cell of a learning-rate sweep, with the fitted rule."""
+"""Loss against learning rate at every size and D of a learning-rate sweep, with the fitted rule."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,11 @@ COLUMNS = 3
 
 
 def draw_rate_figure(runs: pd.DataFrame, fit: dict, folder: str, dpi: int, width: float) -> None:
-    """Write learning_rate.svg, .png and .csv to ``folder``: a panel for every cell."""
+    """Write learning_rate.svg, .png and .csv to ``folder``, one panel per size and D.
+
+    ``runs`` has one row per run (columns size, tokens, budget, learning_rate, loss), ``fit`` is the
+    fitted rule. ``dpi`` is the resolution of the PNG file, ``width`` the width in inches.
+    """
     rule = make_rule("learning_rate", fit)
     colours = BudgetColours(runs["budget"].unique())
     rows = -(-len(fit["cells"]) // COLUMNS)
@@ -33,13 +37,17 @@ def draw_rate_figure(runs: pd.DataFrame, fit: dict, folder: str, dpi: int, width
 
 
 def draw_cell(ax: Axes, runs: pd.DataFrame, cell: dict, rule: Callable, colours) -> Axes:
-    """One size and D: runs as dots, a bracketed minimum as a star, an edge as a hollow square."""
-    own = runs[(runs["size"] == cell["size"]) & (runs["tokens"] == cell["tokens"])]
-    own = own[own["loss"].notna()].sort_values("learning_rate")
+    """Draw one ``cell`` (a size and D) on ``ax``, with the ``rule`` as a dotted line.
+
+    Of ``runs`` (one row per run) those of the cell are dots, coloured by budget with ``colours``. A
+    star marks a bracketed minimum, a hollow square a best rate at the edge.
+    """
+    tried = runs[(runs["size"] == cell["size"]) & (runs["tokens"] == cell["tokens"])]
+    tried = tried[tried["loss"].notna()].sort_values("learning_rate")
     colour = colours(runs.loc[runs["tokens"] == cell["tokens"], "budget"].iloc[0])
-    ax.plot(own["learning_rate"], own["loss"], "o", markersize=3.5, color=colour)
+    ax.plot(tried["learning_rate"], tried["loss"], "o", markersize=3.5, color=colour)
     if cell["status"] == "bracketed":
-        near = np.log(own["learning_rate"] / cell["best_rate"])
+        near = np.log(tried["learning_rate"] / cell["best_rate"])
         x = np.linspace(near.min(), near.max(), 60)
         curve = cell["loss"] + cell["curvature"] * x**2
         ax.plot(cell["best_rate"] * np.exp(x), curve, linewidth=1, color=colour)
@@ -53,7 +61,7 @@ def draw_cell(ax: Axes, runs: pd.DataFrame, cell: dict, rule: Callable, colours)
             markeredgewidth=0.6,
             zorder=4,
         )
-    elif len(own):
+    elif len(tried):
         ax.plot(
             cell["best_rate"],
             cell["loss"],

@@ -1,4 +1,4 @@
-"""Training loss and learning rate of every run against the tokens it had seen."""
+"""Training loss and learning rate of every run against the tokens seen."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -29,13 +29,13 @@ COLUMNS = [
 ]
 
 
-MOST_CURVES = 200  # of a figure: more lie on top of each other and make a file of many megabytes
+MOST_CURVES = 200  # per figure; more would overlap and make the file very large
 
 
 def drawn_records(records: list[dict]) -> list[dict]:
-    """The records with a loss curve; of more than `MOST_CURVES`, some evenly over C, N and seeds.
+    """Those of ``records`` that have a loss curve, at most `MOST_CURVES`.
 
-    Runs that diverged come first, up to a quarter of the figure.
+    Of more, up to a quarter are diverged runs, and the rest are spread evenly over C, N and seeds.
     """
     trained = [record for record in records if record.get("loss_curve", {}).get("tokens")]
     if len(trained) <= MOST_CURVES:
@@ -48,7 +48,7 @@ def drawn_records(records: list[dict]) -> list[dict]:
 
 
 def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
-    """One row per recorded point of every run that trained."""
+    """One row per recorded point of the loss curves in ``records``."""
     parts = [
         pd.DataFrame(
             {
@@ -68,7 +68,7 @@ def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
 
 
 def heldout_numbers(records: list[dict]) -> pd.DataFrame:
-    """``budget, tokens, flops, loss``: where each completed run ended on the held-out data."""
+    """The held-out end of each completed run in ``records``: columns budget, tokens, flops, loss."""
     rows = [
         {
             "budget": r["compute_budget"],
@@ -89,9 +89,11 @@ def draw_losses(
     colours: BudgetColours,
     against: str = "tokens",
 ) -> Axes:
-    """Training loss ``against`` tokens or flops; held-out ends as dots, diverged runs crossed.
+    """Draw training loss ``against`` "tokens" or "flops" on ``ax``.
 
-    The axis covers the completed runs; the cross of a run that left it stands at its top.
+    ``numbers`` has one row per point (`loss_curve_numbers`), ``ends`` one row per completed run
+    (`heldout_numbers`), drawn as a dot; ``colours`` are those of the budgets. Diverged runs end in a
+    cross, at the top of the axis where they leave the range of the completed runs.
     """
     good = numbers.loc[numbers["status"] != "diverged", "loss"]
     top = 1.04 * float((good if len(good) else numbers["loss"]).max())
@@ -116,7 +118,10 @@ def draw_losses(
 
 
 def draw_rates(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
-    """Learning rate against tokens, a line a run."""
+    """Draw the learning rate against tokens on ``ax``, one line per run.
+
+    ``numbers`` has one row per point (`loss_curve_numbers`); ``colours`` are those of the budgets.
+    """
     for _, run in numbers.groupby("run_id", sort=False):
         _draw_run(ax, run, run["learning_rate"], colours)
     ax.set_ylim(bottom=0)

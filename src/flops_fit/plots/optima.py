@@ -1,4 +1,4 @@
-"""N*, D*, L* and tokens per parameter against compute, measured, fitted and extrapolated."""
+"""N*, D*, L* and tokens per parameter against compute: measured, fitted and extrapolated."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ QUANTITIES = {
     "loss": "Held-out loss L*",
     "tokens_per_param": "Tokens per parameter",
 }
-REFERENCE_SLOPE = 0.5  # N* and D* of Hoffmann et al. 2022 both grow about as C^0.5
+REFERENCE_SLOPE = 0.5  # in Hoffmann et al. 2022 both N* and D* grow about as C^0.5
 LEAST_RATIO_SPAN = 3.0
 REFERENCE_RATIO = 20.0  # tokens per parameter, Hoffmann et al. 2022
 ENDS = ("", "_low", "_high", "_noise_low", "_noise_high")
@@ -30,15 +30,16 @@ COLUMNS = [
     "beyond_data",
     "status",
 ]
-LEAST_WEIGHT = 0.02  # of a member of the stack that is drawn
+LEAST_WEIGHT = 0.02  # least weight of a member of the stack that is drawn
 
 
 def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
-    """Rows of ``kind`` law (on a grid of C), answer (at ``budgets``) and minimum (per budget).
+    """The optima of ``fit``: rows of ``kind`` law (on a grid of C), answer (one per budget) and minimum.
 
-    ``_low`` and ``_high`` are the ends of the intervals, ``_noise_low`` and ``_noise_high`` of those
-    that hold noise alone, empty without resamples; ``beyond_data`` is C over the largest budget of the
-    data. Rows of ``kind`` member are the laws and paths of a stack, each named by its ``status``.
+    ``budgets`` are those to answer for, in FLOPs. Columns ending in ``_low`` and ``_high`` are the
+    ends of the intervals, in ``_noise_low`` and ``_noise_high`` of those that cover noise alone,
+    empty without resamples; ``beyond_data`` is C divided by the largest budget of the data. Rows of
+    ``kind`` member are the members of a stack, with their name in ``status``.
     """
     rows = [
         {
@@ -65,18 +66,18 @@ def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
 
 
 def _members(fit: dict, grid: list[float]) -> list[dict]:
-    """N* and L* of every member of the stack that has a say in either, on the grid of C."""
+    """N* and L* on the grid of C of every member of the stack with a weight in either."""
     if not fit["stack"]:
         return []
     stack, cost = laws_of(fit)["stack"][0], Cost.from_dict(fit["cost"])
-    heard = [
+    drawn = [
         max(m["weight_params"], m["weight_loss"]) >= LEAST_WEIGHT for m in fit["stack"]["members"]
     ]
     rows = []
     for flops in grid:
-        found = stack.members(float(np.log(flops)), cost)
-        for member, (log_n, loss), said in zip(fit["stack"]["members"], found, heard, strict=True):
-            if said:
+        optima = stack.members(float(np.log(flops)), cost)
+        for member, (log_n, loss), draw in zip(fit["stack"]["members"], optima, drawn, strict=True):
+            if draw:
                 rows.append(
                     {
                         "kind": "member",
@@ -105,11 +106,14 @@ def _row(kind: str, answer: dict) -> dict:
 
 
 def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: BudgetColours) -> Axes:
-    """One panel of `optima_numbers`: ``quantity`` against C."""
+    """Draw one panel on ``ax``: ``quantity`` (a key of `QUANTITIES`) against C.
+
+    ``numbers`` has the rows of `optima_numbers`; ``colours`` are those of the budgets.
+    """
     law = numbers[numbers["kind"] == "law"]
     inside, beyond = law[law["beyond_data"] <= 1], law[law["beyond_data"] >= 1]
     for part, alpha, dashes in ((inside, 0.30, "-"), (beyond, 0.16, (0, (3.5, 2)))):
-        for ends in ("", "_noise"):  # the inner band holds noise alone
+        for ends in ("", "_noise"):  # the inner band covers noise alone
             low, high = f"{quantity}{ends}_low", f"{quantity}{ends}_high"
             if part[low].notna().any():
                 ax.fill_between(
@@ -161,14 +165,14 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
 
 
 def _widen(ax: Axes, least: float) -> None:
-    """Let the y axis span at least a factor ``least``, so that noise does not fill the panel."""
+    """Extend the y axis to a factor of at least ``least``, so that noise does not fill the panel."""
     low, high = ax.get_ylim()
     more = max(np.log(least) - np.log(high / low), 0) / 2
     ax.set_ylim(low * np.exp(-more), high * np.exp(more))
 
 
 def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
-    """The published rule to compare with: slope 1/2, or 20 tokens per parameter."""
+    """Draw the published rule of thumb: slope 1/2, or 20 tokens per parameter."""
     if law.empty:
         return
     style: dict[str, Any] = {
@@ -207,7 +211,10 @@ def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
 
 
 def draw_optima(axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetColours, fit: dict):
-    """All panels; ``axes`` maps each of `QUANTITIES` to its Axes."""
+    """Draw all panels; ``axes`` maps each key of `QUANTITIES` to its Axes.
+
+    ``numbers`` has the rows of `optima_numbers` for ``fit``; ``colours`` are those of the budgets.
+    """
     for quantity, ax in axes.items():
         draw_optimum(ax, numbers, quantity, colours)
     if fit["status"] == "not_identifiable":
@@ -230,7 +237,7 @@ def draw_optima(axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetCol
 
 
 def _name_parts(ax: Axes, numbers: pd.DataFrame) -> None:
-    """Say on the figure where the data end."""
+    """Mark on the figure where the data end."""
     law = numbers[numbers["kind"] == "law"]
     if law.empty or law["beyond_data"].max() <= 1:
         return

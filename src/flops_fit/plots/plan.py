@@ -1,4 +1,4 @@
-"""The grid of a plan: every experiment in the plane of N and D."""
+"""The figure of a plan: every experiment in the plane of N and D."""
 
 import io
 
@@ -13,7 +13,7 @@ from flops_fit.plots.style import MUTED, STYLE, BudgetColours, log_axis, tick_co
 
 
 def plan_figure(rows: list[dict], width: float = 6.4) -> bytes:
-    """The SVG of ``rows``, as `flops_fit.plan.table.plan_rows` makes them; ``width`` in inches."""
+    """The figure of ``rows`` (`flops_fit.plan.table.plan_rows`) as SVG; ``width`` in inches."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, 0.68 * width))
         draw_plan(figure.subplots(), rows)
@@ -23,13 +23,18 @@ def plan_figure(rows: list[dict], width: float = 6.4) -> bytes:
 
 
 def draw_plan(ax: Axes, rows: list[dict]) -> Axes:
-    """Dots joined along each budget; the dashed line has 20 tokens per parameter."""
+    """Draw the experiments ``rows`` on ``ax``, joined along each budget.
+
+    The dashed line has 20 tokens per parameter.
+    """
     budgets = sorted({row["compute_budget"] for row in rows})
     colours = BudgetColours(budgets)
     for budget in budgets:
-        own = sorted((r for r in rows if r["compute_budget"] == budget), key=lambda r: r["params"])
-        params = [row["params"] for row in own]
-        tokens = [row["num_tokens"] for row in own]
+        cells = sorted(
+            (r for r in rows if r["compute_budget"] == budget), key=lambda r: r["params"]
+        )
+        params = [row["params"] for row in cells]
+        tokens = [row["num_tokens"] for row in cells]
         ax.plot(params, tokens, "o-", color=colours(budget), markersize=4.5, linewidth=1)
         ax.annotate(
             flops_text(budget),
@@ -46,7 +51,7 @@ def draw_plan(ax: Axes, rows: list[dict]) -> Axes:
     ax.margins(0.12, 0.08)
     ax.set(xscale="log", yscale="log")
     left, right = ax.get_xlim()
-    ax.set_xlim(left * (left / right) ** 0.08, right)  # room for the budgets' names
+    ax.set_xlim(left * (left / right) ** 0.08, right)  # space for the labels of the budgets
     for axis in (ax.xaxis, ax.yaxis):
         log_axis(axis, tick_count)
     return ax

@@ -1,4 +1,4 @@
-"""What a size off the optimum costs: extra compute for the same loss."""
+"""Extra compute that other sizes than the best need for the same loss."""
 
 import numpy as np
 import pandas as pd
@@ -10,14 +10,15 @@ from flops_fit.fit.saved import laws_of
 from flops_fit.plots.style import FAINT, MUTED, BudgetColours, budget_handles, key, log_axis
 
 FACTOR_GRID = np.geomspace(1 / 8, 8, 97)
-HIGHEST = 1.0  # share of C drawn
+HIGHEST = 1.0  # largest waste drawn, as a share of C
 COLUMNS = ["kind", "flops", "factor", "params", "waste"]
 
 
 def regret_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
-    """``waste`` (share of C, empty where no compute is enough) of N = ``factor`` x N* at each budget.
+    """The extra compute of N = ``factor`` x N* by ``fit``, at each of ``budgets`` (FLOPs).
 
-    ``kind`` is curve, or told for the factors that the answer names.
+    One row per budget and factor; the column ``waste`` is a share of C, empty where no compute is
+    enough. ``kind`` is curve, or answer for the factors that the answer lists.
     """
     if fit["status"] == "not_identifiable":
         return pd.DataFrame(columns=COLUMNS)
@@ -31,20 +32,28 @@ def regret_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
         wastes = law.waste(np.log(sizes), np.log(flops), cost)
         finite = [w if np.isfinite(w) else None for w in wastes.tolist()]
         rows += [("curve", flops, *point) for point in zip(FACTOR_GRID, sizes, finite, strict=True)]
-        rows += [("told", flops, r["factor"], r["params"], r["waste"]) for r in answer["regret"]]
+        rows += [("answer", flops, r["factor"], r["params"], r["waste"]) for r in answer["regret"]]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def draw_regret(ax: Axes, numbers: pd.DataFrame) -> Axes:
-    """Waste against N / N*, a line a budget, in colours of their own: most lie beyond the runs'."""
+    """Draw waste against N / N* on ``ax``, one line per budget.
+
+    ``numbers`` has the rows of `regret_numbers`. The colours differ from those of the other
+    figures, whose scale covers the budgets of the runs.
+    """
     budgets = list(dict.fromkeys(numbers["flops"]))
     colours = BudgetColours(budgets)
     for flops in budgets:
         part = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "curve")]
         ax.plot(part["factor"], 100 * part["waste"].astype(float), color=colours(flops), zorder=3)
-        told = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "told")]
+        listed = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "answer")]
         ax.scatter(
-            told["factor"], 100 * told["waste"].astype(float), s=16, color=colours(flops), zorder=4
+            listed["factor"],
+            100 * listed["waste"].astype(float),
+            s=16,
+            color=colours(flops),
+            zorder=4,
         )
     for share in (1, 5):
         ax.axhline(share, color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
@@ -63,6 +72,6 @@ def draw_regret(ax: Axes, numbers: pd.DataFrame) -> Axes:
     ticks = sorted({1.0, *FACTORS, 1 / 8, 1 / 4, 8.0})
     ax.set_xticks(ticks, [f"×{t:g}" if t >= 1 else f"×1/{1 / t:g}" for t in ticks])
     ax.set(xlim=(FACTOR_GRID[0], FACTOR_GRID[-1]), ylim=(0, 100 * HIGHEST))
-    ax.set(xlabel="size, relative to the best N", ylabel="extra compute for the same loss (%)")
+    ax.set(xlabel="N relative to the best N", ylabel="extra compute for the same loss (%)")
     key(ax, budget_handles(colours, budgets))
     return ax

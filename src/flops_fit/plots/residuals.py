@@ -1,4 +1,4 @@
-"""Measured against fitted, and what the surface leaves over, against C, N and D."""
+"""Measured against fitted loss, and the residuals of the surface against C, N and D."""
 
 import numpy as np
 import pandas as pd
@@ -13,14 +13,15 @@ from flops_fit.plots.style import BAND, INK, MUTED, BudgetColours, log_axis, tic
 COLUMNS = ["run_id", "status", "flops", "params", "tokens", "loss", "fitted", "residual"]
 PANELS = {"flops": "compute C (FLOPs)", "params": "parameters N", "tokens": "tokens D"}
 BINS, FEWEST_IN_BIN = 6, 3
-NEAR = 0.05  # of ln x: budgets are groups of their own
-MANY = 1500  # runs: beyond it points are drawn as one picture, not one by one
+NEAR = 0.05  # in ln x: closer values, such as those of one budget, form a group
+MANY = 1500  # runs; with more, an SVG holds the points as one image
 
 
 def residual_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
-    """Every run with its loss, the surface's and ``residual`` = ln(loss / fitted).
+    """One row per run of ``table``: its loss, that of the surface of ``fit``, and the residual.
 
-    ``status`` is used or excluded. Empty where the surface is not identifiable.
+    ``residual`` is ln(loss / fitted), ``status`` is used or excluded. Empty if the surface is not
+    identifiable.
     """
     if fit["parametric"]["status"] == "not_identifiable":
         return pd.DataFrame(columns=COLUMNS)
@@ -38,22 +39,26 @@ def residual_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
 
 
 def draw_fitted(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: str) -> Axes:
-    """Measured loss against the surface's; on the line both are equal."""
+    """Draw measured against fitted loss in ``unit`` on ``ax``; on the line both are equal.
+
+    ``numbers`` has one row per run (`residual_numbers`); ``colours`` are those of the budgets.
+    """
     ends = [numbers[["loss", "fitted"]].min().min(), numbers[["loss", "fitted"]].max().max()]
     ax.plot(ends, ends, color=MUTED, linewidth=0.9, zorder=1)
     _scatter(ax, numbers, numbers["fitted"], numbers["loss"], colours)
     log_axis(ax.xaxis, tick_loss)
     log_axis(ax.yaxis, tick_loss)
-    ax.set(xlabel=f"loss of the surface ({unit})", ylabel="measured")
+    ax.set(xlabel=f"fitted loss ({unit})", ylabel="measured loss")
     return ax
 
 
 def draw_residuals(
     ax: Axes, numbers: pd.DataFrame, name: str, colours: BudgetColours, scale: float
 ) -> Axes:
-    """Residuals in per cent against ``name`` (a key of `PANELS`), with their medians along it.
+    """Draw residuals in per cent and their medians against ``name`` (a key of `PANELS`) on ``ax``.
 
-    The band is one robust ``scale`` to both sides.
+    ``numbers`` has one row per run (`residual_numbers`); ``colours`` are those of the budgets. The
+    band is one robust ``scale`` on both sides.
     """
     percent = 100 * numbers["residual"]
     ax.axhline(0, color=MUTED, linewidth=0.9, zorder=1)
@@ -75,7 +80,7 @@ def draw_residuals(
 
 
 def _parts(values: pd.Series) -> list[np.ndarray]:
-    """Positions of ascending ``values`` in groups: those nearly equal, else as many in each."""
+    """Positions of ascending ``values`` in groups of nearly equal values, else of equal size."""
     group = np.cumsum(np.diff(np.log(values), prepend=np.log(values.iloc[:1])) > NEAR)
     if group[-1] < BINS:
         return [np.flatnonzero(group == k) for k in range(group[-1] + 1)]

@@ -1,9 +1,9 @@
-"""One look for all figures: colours by budget, log axes that read well, files written whole."""
+"""The common style of all figures: colours by budget, log axes, and how files are written."""
 
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import matplotlib
 import numpy as np
@@ -20,10 +20,10 @@ from flops_fit.notation import count_text, flops_text, loss_text
 
 INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
 BAND = "#9aa3b2"
-MARKERS = "osD^vPX"  # one a seed
+MARKERS = "osD^vPX"  # one per seed
 KEY_SIZE = 9.0  # points
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
+    "font.family": "DejaVu Sans",  # part of matplotlib, so figures are the same on every machine
     "font.size": 9.5,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -51,19 +51,22 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": KEY_SIZE,
     "figure.constrained_layout.use": True,
     "svg.fonttype": "path",
-    "svg.hashsalt": "flops-fit",  # else element ids change from run to run
+    "svg.hashsalt": "flops-fit",  # without it the ids of elements change from run to run
 }
+RGBA = tuple[float, float, float, float]
 # Viridis without its yellow end, which is too light for thin lines on white.
 SEQUENCE = LinearSegmentedColormap.from_list(
     "budgets", matplotlib.colormaps["viridis"](np.linspace(0.0, 0.76, 256))
 )
-NEUTRAL = LinearSegmentedColormap.from_list("neutral", ["#c9cfd9", "#f8f9fb"])  # no budget's colour
-MOST_MARKS = 2000  # of one panel that an SVG holds one by one
-MOST_LABELS = 8  # budgets labelled one by one; more get a colour bar
+NEUTRAL = LinearSegmentedColormap.from_list(
+    "neutral", ["#c9cfd9", "#f8f9fb"]
+)  # differs from the colours of budgets
+MOST_MARKS = 2000  # per panel; with more, an SVG holds them as an image
+MOST_LABELS = 8  # budgets with a label each; more get a colour bar
 
 
 class BudgetColours:
-    """Colour of a compute budget, sequential in log C; the same in every figure."""
+    """Colours of compute budgets, sequential in log C over the range of ``flops``."""
 
     def __init__(self, flops: Sequence[float]):
         low, high = float(min(flops)), float(max(flops))
@@ -71,16 +74,23 @@ class BudgetColours:
             low, high = low / 2, high * 2
         self.norm = LogNorm(low, high)
 
-    def __call__(self, flops: Any) -> Any:
-        """RGBA of one budget (4,) or of many (n, 4)."""
-        return np.asarray(SEQUENCE(self.norm(flops)))
+    @overload
+    def __call__(self, flops: float) -> RGBA: ...
 
-    def text(self, flops: float) -> Any:
-        """The same colour, darkened enough to read as text."""
-        return 0.72 * self(flops) + 0.28 * np.array(to_rgba(INK))
+    @overload
+    def __call__(self, flops: pd.Series) -> np.ndarray: ...
+
+    def __call__(self, flops: float | pd.Series) -> RGBA | np.ndarray:
+        """RGBA of one budget, or of many with shape (n, 4)."""
+        return SEQUENCE(self.norm(flops))
+
+    def text(self, flops: float) -> RGBA:
+        """The colour of the budget ``flops`` as RGBA, dark enough for text."""
+        red, green, blue, alpha = 0.72 * np.array(self(flops)) + 0.28 * np.array(to_rgba(INK))
+        return red, green, blue, alpha
 
     def bar(self, ax: Axes) -> None:
-        """A colour bar beside ``ax``."""
+        """Draw a colour bar beside ``ax``."""
         from matplotlib.cm import ScalarMappable
 
         bar = ax.figure.colorbar(
@@ -93,12 +103,14 @@ class BudgetColours:
 
 
 def log_axis(axis, text: Callable[[float], str] = count_text) -> None:
-    """Make ``axis`` logarithmic with as many labelled ticks as fit its span."""
+    """Make ``axis`` logarithmic, with ticks that suit its range and ``text`` as their format."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     low, high = sorted(getattr(axis.axes, f"get_{axis.axis_name}lim")())
     decades = np.log10(high / low)
     subs = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3.2 else (1,)
-    narrow = MaxNLocator(5, steps=(1, 2, 2.5, 5, 10))  # linear steps suit less than a decade
+    narrow = MaxNLocator(
+        5, steps=(1, 2, 2.5, 5, 10)
+    )  # for less than a decade linear steps are better
     wide = LogLocator(subs=subs, numticks=30 if len(subs) > 1 else 9)
     axis.set_major_locator(narrow if decades < 0.8 else wide)
     axis.set_minor_locator(NullLocator())
@@ -107,19 +119,19 @@ def log_axis(axis, text: Callable[[float], str] = count_text) -> None:
 
 
 def tick_count(value: float) -> str:
-    """A count on an axis: 100k, not 100.0k."""
+    """``value`` as a count on an axis: 100k, not 100.0k."""
     text = count_text(value)
     head = text.rstrip("kMBT")
     return (head.rstrip("0").rstrip(".") if "." in head else head) + text[len(head) :]
 
 
 def tick_loss(value: float) -> str:
-    """A loss on an axis: 2.5, not 2.5000."""
+    """``value`` as a loss on an axis: 2.5, not 2.5000."""
     return loss_text(value).rstrip("0").rstrip(".")
 
 
 def budget_handles(colours: BudgetColours, budgets: Sequence[float]) -> list:
-    """Legend entries that name each budget."""
+    """Legend entries for ``budgets`` (FLOPs) in their ``colours``."""
     from matplotlib.lines import Line2D
 
     unit = [*[""] * (len(budgets) - 1), " FLOPs"]
@@ -130,7 +142,7 @@ def budget_handles(colours: BudgetColours, budgets: Sequence[float]) -> list:
 
 
 def key(ax: Axes, handles: list) -> None:
-    """A legend above ``ax``, in as many columns as its width holds."""
+    """Draw the legend of ``handles`` above ``ax``, in as many columns as fit its width."""
     if not handles:
         return
     widths = [KEY_SIZE * (0.55 * len(handle.get_label()) + 3.6) for handle in handles]  # points
@@ -152,7 +164,7 @@ def key(ax: Axes, handles: list) -> None:
 
 
 def spread(positions: np.ndarray, gap: float) -> np.ndarray:
-    """Move labels apart along one axis until neighbours are ``gap`` away, keeping their order."""
+    """Move labels at ``positions`` (n,) apart, in the same order, until neighbours are ``gap`` away."""
     order = np.argsort(positions, kind="stable")
     placed = np.array(positions, dtype=float)[order]
     for _ in range(100):
@@ -168,7 +180,7 @@ def spread(positions: np.ndarray, gap: float) -> np.ndarray:
 
 
 def message(ax: Axes, text: str) -> Axes:
-    """Say in the figure's place why there is nothing to draw."""
+    """Write ``text`` on ``ax`` in place of a figure: why there is nothing to draw."""
     import textwrap
 
     ax.set_axis_off()
@@ -188,7 +200,7 @@ def message(ax: Axes, text: str) -> Axes:
 
 
 def _rasterize_dense(figure: Figure) -> None:
-    """Let an SVG hold the marks of a crowded panel as an image; lines and text stay sharp."""
+    """Make an SVG hold the marks of a crowded panel as an image; lines and text stay sharp."""
     for ax in figure.axes:
         marks = [part for part in ax.collections if isinstance(part, PathCollection)]
         if sum(len(np.asarray(part.get_offsets())) for part in marks) > MOST_MARKS:
@@ -197,7 +209,10 @@ def _rasterize_dense(figure: Figure) -> None:
 
 
 def save(figure: Figure, numbers: pd.DataFrame, folder: str | Path, name: str, dpi: int) -> None:
-    """Write NAME.svg, NAME.png and NAME.csv (the numbers drawn), each whole, always the same bytes."""
+    """Write ``figure`` as ``name``.svg and .png and its table ``numbers`` as ``name``.csv to ``folder``.
+
+    ``dpi`` is the resolution of the PNG file. The same input always gives the same bytes.
+    """
     _rasterize_dense(figure)
     picture: dict[str, dict[str, Any]] = {
         "svg": {"metadata": {"Date": None, "Creator": "flops-fit"}, "dpi": dpi},

@@ -1,4 +1,4 @@
-"""The fitted surface L(N, D): its contours, the runs, the isoFLOP lines and the frontier."""
+"""The fitted surface L(N, D): contours, runs, IsoFLOP lines and the frontier of best sizes."""
 
 from typing import Any
 
@@ -30,15 +30,15 @@ GRID_POINTS = 41
 MARGIN = 1.6  # factor drawn beyond the runs in N and D
 LEVELS = 11
 CONTOUR, BEYOND = "#8d97a8", "#fbfcfd"
-MOST_LINES = 8  # isoFLOP lines
+MOST_LINES = 8  # most IsoFLOP lines drawn
 COLUMNS = ["kind", "flops", "params", "tokens", "loss", "beyond_data"]
 
 
 def surface_numbers(table: RunTable, fit: dict, budgets: list[float]) -> pd.DataFrame:
-    """Rows of ``kind`` run, grid (the surface), line (C = f(N) D at a budget) and frontier.
+    """Rows of ``kind`` run, grid (the surface of ``fit``), line (C = f(N) D at a budget) and frontier.
 
-    The frontier is the surface's own N*, D*, up to the largest of ``budgets``. Only the runs
-    remain where the surface is not identifiable.
+    Runs are those of ``table``. The frontier is N*, D* of the surface, up to the largest of
+    ``budgets`` (FLOPs). If the surface is not identifiable, only the runs remain.
     """
     frame, data = table.frame, fit["data"]
     last = data["largest_budget"]
@@ -103,7 +103,10 @@ def _line(flops: float, cost: Cost, spans: list) -> pd.DataFrame:
 
 
 def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: str) -> Axes:
-    """Draw `surface_numbers` on log axes; contours are labelled with the loss, in ``unit``."""
+    """Draw the rows ``numbers`` of `surface_numbers` on ``ax``, with log axes.
+
+    ``colours`` are those of the budgets; contours are labelled with the loss in ``unit``.
+    """
     parts = dict(list(numbers.groupby("kind")))
     grid = parts["grid"]
     shape = (GRID_POINTS, GRID_POINTS)
@@ -148,7 +151,7 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     ):
         ax.plot(part["params"], part["tokens"], color=INK, linewidth=2, linestyle=dashes, zorder=5)
     handles: list[Artist] = [
-        Line2D([], [], color=INK, linewidth=2, label="best N and D of the surface"),
+        Line2D([], [], color=INK, linewidth=2, label="best N and D by the surface"),
         Line2D([], [], color=CONTOUR, linewidth=0.8, label=f"loss ({unit})"),
     ]
     if beyond.max() > 1:
@@ -162,7 +165,10 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
 
 
 def contour_levels(low: float, high: float) -> np.ndarray:
-    """Losses of the contours: with two decimals, but for losses too small or too close for that."""
+    """Contour levels of the loss between ``low`` and ``high``, in ascending order, shape (k,).
+
+    They have two decimals, unless the losses are too small or too close together for that.
+    """
     low, high = min(low, high), max(low, high)
     levels = np.unique(np.round(np.geomspace(low, high, LEVELS), 2))
     if len(levels) > 1 and levels[0] > 0:
@@ -171,14 +177,14 @@ def contour_levels(low: float, high: float) -> np.ndarray:
 
 
 def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
-    """IsoFLOP lines in their budget's colour, named at the lower end."""
+    """Draw IsoFLOP lines in the colour of their budget, with a label at the lower end."""
     if "line" not in parts:
         return
     right = parts["grid"]["params"].max()
     for flops, line in parts["line"].groupby("flops"):
         ax.plot(line["params"], line["tokens"], color=colours(flops), linewidth=0.9, zorder=2)
         end = line.iloc[-1]
-        at_right = end["params"] >= right / 1.3  # else the label would cross the frame
+        at_right = end["params"] >= right / 1.3  # otherwise the label would cross the frame
         ax.annotate(
             flops_text(flops),
             (right if at_right else end["params"], end["tokens"]),

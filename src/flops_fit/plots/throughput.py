@@ -1,4 +1,4 @@
-"""How fast the runs were: FLOP/s against N, and the share of it that the device could give."""
+"""The speed of the runs: FLOP/s against N, and the share of the device's peak."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ COLUMNS = [
 
 
 def throughput_numbers(records: list[dict]) -> pd.DataFrame:
-    """One row a run that recorded its time: counted FLOPs over the time of the whole run."""
+    """One row per run in ``records`` with a recorded time: counted FLOPs divided by its total time."""
     rows = [
         {
             **{key: record.get(key) for key in COLUMNS},
@@ -36,7 +36,10 @@ def throughput_numbers(records: list[dict]) -> pd.DataFrame:
 
 
 def draw_throughput(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
-    """FLOP/s of each run against its N."""
+    """Draw FLOP/s against N on ``ax``.
+
+    ``numbers`` has one row per run (`throughput_numbers`); ``colours`` are those of the budgets.
+    """
     ax.scatter(
         numbers["params"],
         numbers["flops_per_second"],

@@ -1,4 +1,4 @@
-"""Parameters of the surface over the resamples, in pairs."""
+"""Pairs of parameters of the surface, one point per resample."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ MOST_DRAWS = 400
 
 
 def uncertainty_numbers(fit: dict) -> pd.DataFrame:
-    """The surface's resamples (at most `MOST_DRAWS`), a row each; the first row is the estimate."""
+    """One row per resample of the surface of ``fit`` (at most `MOST_DRAWS`), below the estimate."""
     entry = fit["laws"]["surface"]
     if not entry["draws"] or fit["parametric"]["status"] == "not_identifiable":
         return pd.DataFrame(columns=["kind", *COLUMNS])
@@ -25,7 +25,10 @@ def uncertainty_numbers(fit: dict) -> pd.DataFrame:
 
 
 def draw_uncertainty(figure: Figure, numbers: pd.DataFrame) -> None:
-    """Pairs below the diagonal, distributions on it."""
+    """Draw the rows ``numbers`` of `uncertainty_numbers` in ``figure``.
+
+    Pairs are below the diagonal, distributions on it.
+    """
     draws, estimate = numbers[numbers["kind"] == "resample"], numbers.iloc[0]
     axes = figure.subplots(len(COLUMNS), len(COLUMNS), sharex="col")
     for i, row in enumerate(COLUMNS):

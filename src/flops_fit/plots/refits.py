@@ -1,4 +1,4 @@
-"""The forest of refits: N* under every other choice, beside the interval of the answer."""
+"""The figure of the refits: N* under every other choice, beside the interval of the answer."""
 
 import textwrap
 from typing import Any
@@ -40,8 +40,10 @@ PALE = "#c3cad5"
 
 
 def sensitivity_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
-    """A row for every refit and budget (``kind`` refit, as `sensitivity_at` gives them), and one
-    for the answer's interval of N at each (``kind`` answer, ``low`` to ``high``).
+    """The refits of ``fit`` at each of ``budgets`` (FLOPs), and the answers to compare them with.
+
+    One row per refit and budget (``kind`` refit, columns as `sensitivity_at` gives them), and one
+    per answer (``kind`` answer) with its interval of N from ``low`` to ``high``.
     """
     if not fit["sensitivity"] or fit["status"] == "not_identifiable":
         return pd.DataFrame(columns=COLUMNS)
@@ -63,14 +65,14 @@ def sensitivity_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
 
 
 def sensitivity_height(numbers: pd.DataFrame) -> float:
-    """Inches that the rows of one budget need."""
+    """Height in inches of the figure of ``numbers`` (rows of `sensitivity_numbers`)."""
     part = _last(numbers)
     labels = sum(_label(text).count("\n") + 1 for text in part["label"])
     return 1.1 + ROW_HEIGHT * (labels + part["group"].nunique())
 
 
 def _last(numbers: pd.DataFrame) -> pd.DataFrame:
-    """The refits at the last budget that was asked for, the one drawn."""
+    """The refits at the last budget, which is the one drawn."""
     return numbers[(numbers["kind"] == "refit") & (numbers["flops"] == numbers["flops"].iloc[-1])]
 
 
@@ -79,7 +81,10 @@ def _label(text: str) -> str:
 
 
 def draw_sensitivity(ax: Axes, numbers: pd.DataFrame) -> Axes:
-    """One line a refit, at the last budget; filled: the choice behind the answer, cross: no fit."""
+    """Draw the rows ``numbers`` of `sensitivity_numbers` on ``ax``: one line per refit.
+
+    A filled mark is the choice behind the answer, a cross a refit without a law.
+    """
     part = _last(numbers)
     answer = numbers[numbers["kind"] == "answer"].iloc[-1]
     ticks: list[float] = []
@@ -111,7 +116,7 @@ def draw_sensitivity(ax: Axes, numbers: pd.DataFrame) -> Axes:
     ax.grid(False, axis="y")
     ax.spines["left"].set_visible(False)
     log_axis(ax.xaxis, tick_count)
-    ax.set_xlabel(f"best N at {flops_text(answer['flops'])} FLOPs, in the fit's own count")
+    ax.set_xlabel(f"best N at {flops_text(answer['flops'])} FLOPs, counted as in the fit")
     _key(ax, answer, not usable.all())
     return ax
 
