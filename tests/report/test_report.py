@@ -219,11 +219,11 @@ def test_every_refit_on_the_page_is_that_of_the_fit(page, fit):
         names = ("params", "tokens_per_param", "tokens", "loss")
         assert numbers(page, row) == [refit[name] for name in names]
         if refit["count"] != "params":
-            assert f"{count_text(refit['own_params'])} so counted" in row["text"]
-            assert f"{count_text(refit['own_tokens_per_param'])} so counted" in row["text"]
+            assert f"{count_text(refit['own_params'])} in this count" in row["text"]
+            assert f"{count_text(refit['own_tokens_per_param'])} in this count" in row["text"]
     (section,) = page.all("section", id="sensitivity")
     low, high = spread_of(expected)["all"]
-    assert f"between {count_text(low)} and {count_text(high)}" in section["text"]
+    assert f"from {count_text(low)} to {count_text(high)}" in section["text"]
 
 
 def test_predicted_and_measured_are_those_of_the_held_out_budgets(page, fit):
@@ -268,8 +268,8 @@ def test_an_answer_that_would_read_its_data_too_often_says_so(folder, fit):
     table = prepare_runs(pd.DataFrame(run_table(runs, "counted")))
     shown = Page(report_page(table, runs, fit, folder / "plots", BUDGETS, "demo"))
     first, _, last = shown.all("article")
-    assert "It would read the data" not in first["text"]
-    assert "Beyond 4 passes repeated data lose their value" in last["text"]
+    assert "This run would read the data" not in first["text"]
+    assert "After 4 passes repeated data help little" in last["text"]
 
 
 def test_what_was_planned_stands_beside_what_was_spent(page):
@@ -455,9 +455,9 @@ def test_what_cannot_be_identified_is_headed_so(tmp_path):
     drawn = {e["attrs"]["id"] for e in page.all("figure")}
     assert drawn == {"figure-isoflop", "figure-optima", "figure-surface"}
     (section,) = page.all("section", id="sensitivity")
-    assert "No law could be identified" in section["text"]
+    assert "The fit is not identifiable" in section["text"]
     (section,) = page.all("section", id="range")
-    assert "no optimum to be near" in section["text"]
+    assert "so there is no optimum" in section["text"]
     assert not page.all("dd", data_name="params")[0]["text"].strip("– \n")
 
 
@@ -491,7 +491,7 @@ def test_runs_that_are_not_behind_the_fit_are_refused(folder, tmp_path):
         (
             "report",
             ["--plots", "nowhere", "--name", "a", "--out", "x"],
-            r"nowhere/isoflop.svg: no such",
+            r"nowhere/isoflop.svg: this figure does not exist",
         ),
     ],
 )

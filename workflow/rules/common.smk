@@ -11,16 +11,18 @@ from flops_fit.plots import FIGURES
 CHECKOUT = checkout_folder()
 TRAIN_RUN = name_outside("train_run")
 
-# Only where no sweep was given: a sweep must never inherit another's keys.
+# Only if no sweep was given: a sweep must never inherit keys of another one.
 if "model" not in config and "runs" not in config:
-    own = Path("config/config.yaml")
-    default_config = own if own.exists() else Path(CHECKOUT, own)
+    local_config = Path("config/config.yaml")
+    default_config = (
+        local_config if local_config.exists() else Path(CHECKOUT, local_config)
+    )
 
     configfile: default_config
 
 
 def readable(function):
-    """End with our one message: Snakemake adds a traceback to whatever is raised here."""
+    """Let errors of ``function`` end with one line; Snakemake would add a traceback."""
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
@@ -29,12 +31,12 @@ def readable(function):
         except FlopsFitError as error:
             raise SystemExit(f"flops-fit: error: {error}") from None
 
-    # Snakemake asks for it at every call, and to look through a wrapper takes as long as the call.
+    # Snakemake reads the signature at every call; finding it through the wrapper is slow.
     wrapped.__signature__ = inspect.signature(function)
     return wrapped
 
 
-# Snakemake has loaded these, and of a key given twice it has kept the last value.
+# Snakemake has read these files and keeps only the last value of a repeated key.
 readable(check_keys_once)(config_files())
 sweep = readable(flops_fit.Sweep)(config, CHECKOUT)
 flops_fit.lead_jobs_here()
@@ -48,9 +50,9 @@ wildcard_constraints:
 @functools.cache
 @readable
 def planned():
-    """The sweep with its plan: made once, when the first rule asks, and before any output counts.
+    """The sweep with its plan, made once, when the first rule asks for it.
 
-    Never at parse time: looking at the workflow (`--lint`, `--unlock`) must not need a plan.
+    It is never made at parse time, because `--lint` and `--unlock` must work without a plan.
     """
     if is_main_process() and rewording_reruns():
         logger.warning(flops_fit.NO_PROFILE)
@@ -67,7 +69,7 @@ def planned():
 
 @readable
 def targets(wildcards):
-    """Everything a sweep leaves behind, every run included, so that a deleted one is noticed."""
+    """All files of a sweep, including every run, so that a deleted one is made again."""
     if sweep.tunes_rate:
         names = ["learning_rate.json", "learning_rate.txt"]
     elif sweep.confirms:
@@ -111,7 +113,7 @@ def optional_tables(wildcards, input):
 
 @readable
 def confirmations(wildcards):
-    """Runs trained meanwhile at this sweep's optimum: the page shows what they measured."""
+    """Outcomes of runs trained at the optimum of this sweep, for its page."""
     if not any(Path("results").glob("*/confirmation.json")):
         return []
     from flops_fit.rounds.confirm import confirmation_files
@@ -134,9 +136,11 @@ def failed_runs(wildcards):
 
 @readable
 def plan_tables(wildcards):
-    """What `snakemake plan --cores 1` makes: nothing to train, so cheap."""
+    """The files of `snakemake plan --cores 1`, which trains nothing."""
     if not sweep.trains:
-        raise FlopsFitError("plan: nothing to plan, the config names existing runs")
+        raise FlopsFitError(
+            "plan: there is nothing to plan, because the config names existing runs"
+        )
     return [
         f"results/{sweep.name}/plan.{kind}" for kind in ("csv", "html", "svg", "txt")
     ]
@@ -147,19 +151,19 @@ def plan_options(wildcards):
 
 
 def code_of(step):
-    """The fingerprint of a step's code, once a job asks: training jobs never read these sources."""
+    """The fingerprint of the code of a step, computed on demand; training jobs do not need it."""
     return lambda wildcards: flops_fit.code(step)
 
 
 @readable
 def checked(wildcards):
-    # From the spec, not the config: a config edited under a queued sweep changes no waiting job.
+    # From the spec, not the config: editing the config must not change jobs that are waiting.
     return flops_fit.spec_value(wildcards.id, "check")
 
 
 @readable
 def gpus_per_run():
-    """Set-resources decides before the config; it may say ``gpu: 2`` or ``gres: gpu:a100:2``."""
+    """GPUs per run: set-resources (``gpu: 2`` or ``gres: gpu:a100:2``) overrides the config."""
     if gres := set_resource(TRAIN_RUN, "gres"):
         count = gres.rpartition(":")[2]
         return int(count) if count.isdigit() else 1
@@ -173,7 +177,7 @@ def gpus_per_run():
 
 @readable
 def longest_first(wildcards):
-    """The priority of a run: one that starts late and takes long would hold up all the rest."""
+    """The priority of a run: long runs start first, so that none of them is the last to end."""
     return sweep.price(wildcards.id, gpus_per_run()).seconds
 
 
@@ -188,7 +192,7 @@ def megabytes(wildcards, attempt):
 
 
 def say_how_it_ended():
-    """Print the summary that the last step wrote, where everything asked for is there."""
+    """Print the summary that the last step wrote, if all requested files exist."""
     if is_asked_for("plan"):
         print(f"\n{sweep.name}: {sweep.plan_summary()}")
     elif all(Path(file).exists() for file in targets(None)):

@@ -1,5 +1,5 @@
-# What this workflow takes from inside of Snakemake, beyond its documented language, stands here and
-# nowhere else. tests/workflow/test_internals.py fails when Snakemake changes any of it.
+# All uses of undocumented parts of Snakemake are in this file. tests/workflow/test_internals.py fails
+# if Snakemake changes any of them.
 import os
 
 from snakemake.logging import logger
@@ -7,9 +7,9 @@ from snakemake.settings.enums import RerunTrigger
 
 
 def checkout_folder():
-    """The folder of this repository, seen from a rule file while it is read.
+    """The folder of this repository, or the working directory if Snakemake fetched the workflow.
 
-    Where Snakemake fetched the workflow from afar there is none: the working directory.
+    Works only while a rule file is read.
     """
     here = workflow.current_basedir
     return (
@@ -18,12 +18,12 @@ def checkout_folder():
 
 
 def config_files():
-    """Every config file given on the command line or by `configfile`."""
+    """All config files, from the command line and from `configfile`."""
     return workflow.configfiles
 
 
 def is_main_process():
-    """Whether this is the Snakemake that the user started, and not one within a job."""
+    """Whether this is the Snakemake that the user started, not one inside a job."""
     return workflow.is_main_process
 
 
@@ -32,7 +32,7 @@ def is_dry_run():
 
 
 def rewording_reruns():
-    """Whether another wording of a shell line makes a job stale, as by Snakemake's default."""
+    """Whether an edit of a shell command makes a job stale, as in Snakemake's default."""
     return RerunTrigger.CODE in workflow.dag_settings.rerun_triggers
 
 
@@ -42,12 +42,15 @@ def is_asked_for(rule):
 
 
 def name_outside(rule):
-    """A rule's name where this workflow is a module of another; known while it is read."""
+    """The name of a rule if this workflow is a module of another; known only while it is read."""
     return workflow.modifier.modify_rulename(rule)
 
 
 def set_resource(rule, resource):
-    """What a profile's set-resources asks for, as it stands there; or None. `rule`: as outside."""
+    """The value of a resource in set-resources, as written there, or None.
+
+    `rule` is the name as in `name_outside`.
+    """
     given = workflow.resource_settings.overwrite_resources.get(rule, {})
     value = dict(given).get(resource)
     return None if value is None else str(getattr(value, "raw", value)).strip("'")

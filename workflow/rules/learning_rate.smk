@@ -6,7 +6,7 @@ rule fit_learning_rate:
             "results/{sweep}/learning_rate.json",
             caption="../report/learning_rate.rst",
             category="Answer",
-            labels={"answer": "the rule of the learning rate"},
+            labels={"answer": "rule for the learning rate"},
         ),
         figure=report(
             "results/{sweep}/plots/learning_rate.svg",

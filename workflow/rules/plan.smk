@@ -16,13 +16,13 @@ rule plan_sweep:
             "results/{sweep}/plan.html",
             caption="../report/plan.rst",
             category="Plan",
-            labels={"plan": "priced, with warnings"},
+            labels={"plan": "cost and warnings"},
         ),
         svg=report(
             "results/{sweep}/plan.svg",
             caption="../report/plan.rst",
             category="Plan",
-            labels={"plan": "the grid"},
+            labels={"plan": "grid"},
         ),
         summary="results/{sweep}/plan.txt",
     log:

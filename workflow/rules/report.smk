@@ -10,13 +10,13 @@ rule write_report:
             "results/{sweep}/report.html",
             caption="../report/answer.rst",
             category="Answer",
-            labels={"answer": "the page"},
+            labels={"answer": "page"},
         ),
         table=report(
             "results/{sweep}/table.md",
             caption="../report/answer.rst",
             category="Answer",
-            labels={"answer": "the tables as text"},
+            labels={"answer": "tables as text"},
         ),
         summary="results/{sweep}/answer.txt",
     log:

@@ -15,12 +15,12 @@ rule train_run:
         processes=sweep.config["resources"]["processes"],
         omp=sweep.config["resources"]["threads"],
         devices=gpus_per_run(),
-        gpu=0 if set_resource(TRAIN_RUN, "gres") else gpus_per_run(),  # SLURM takes one of them
+        gpu=0 if set_resource(TRAIN_RUN, "gres") else gpus_per_run(),  # SLURM accepts only one of the two
         runtime=minutes,
         mem_mb=megabytes,
     params:
         spec="results/.plan/specs/{id}.json",
-    # No shell stays in between: a signal to the whole job would end it before the trainer has saved.
+    # exec leaves no shell: a signal to the job would end the shell before the trainer has saved.
     shell:
         "exec python -m flops_fit train --spec {params.spec} --out {output}"
         " --processes {resources.processes} --gpus {resources.devices} --threads {resources.omp}"

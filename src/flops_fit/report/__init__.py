@@ -1,5 +1,5 @@
-"""The answer as one self-contained HTML page, and as a Markdown table.
+"""The answer as a self-contained HTML page and as a Markdown table.
 
-Every number on the page comes from `flops_fit.fit` or the records; the modules here choose words and
-places, a section's worth each, and ``page`` puts them into the template.
+Every number on the page comes from `flops_fit.fit` or from the records. Each module here prepares the
+texts of one section, and ``page`` fills them into the template.
 """

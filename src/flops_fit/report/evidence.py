@@ -1,4 +1,4 @@
-"""Why to believe the answer: minima per budget, estimators, held-out predictions, confirmations."""
+"""The evidence for the answer: minima, estimators, held-out predictions, confirmations."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from flops_fit.fit.cost import Cost
 from flops_fit.fit.estimators import USABLE
 from flops_fit.fit.saved import laws_of
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, share_text
-from flops_fit.report.answer import written
+from flops_fit.report.answer_text import written
 from flops_fit.rounds.confirm import outcome_text
 
 ESTIMATORS = {
-    "stack": "the stack of laws and paths",
+    "stack": "stack of laws and paths",
     "surface": "surface L(N, D), approach 3",
     "isoflop": "IsoFLOP minima, approach 2",
     "envelope": "envelope of training curves, approach 1",
     "tied": "surface with α = β",
-    "fixed_e": "surface with E held fixed",
+    "fixed_e": "surface with fixed E",
 }
 STATUSES = {
     "bracketed": "minimum, used",
@@ -28,7 +28,7 @@ STATUSES = {
 
 
 def minima_of(fit: dict) -> list[dict]:
-    """The measured minimum of each budget: status in words, curvature, how far off its grid's centre."""
+    """The measured minimum of ``fit`` at each budget as text, with its status and curvature."""
     return [
         {
             **b,
@@ -37,7 +37,7 @@ def minima_of(fit: dict) -> list[dict]:
             "tokens": count_text(b["tokens_opt"]),
             "loss": loss_text(b["loss_opt"]),
             "ratio": count_text(b["tokens_opt"] / b["params_opt"]),
-            "words": _words(b),
+            "status_text": _status_text(b),
             "sizes": " – ".join(map(count_text, b["params_range"])),
             "off_centre": factor_text(b["params_opt"] / float(np.sqrt(np.prod(b["params_range"])))),
             "curvature_text": f"{b['curvature']:.3g}",
@@ -46,19 +46,19 @@ def minima_of(fit: dict) -> list[dict]:
     ]
 
 
-def _words(budget: dict) -> str:
-    """The status of a measured minimum, and a run left out of it that was better than all used."""
-    words, best = STATUSES[budget["status"]], budget.get("best_left_out")
+def _status_text(budget: dict) -> str:
+    """The status of a measured minimum, and the run left out of it that was better than all others."""
+    text, best = STATUSES[budget["status"]], budget.get("best_left_out")
     if best:
-        words += (
-            f"; a lower loss, {loss_text(best['loss'])} at N = {count_text(best['params'])} "
-            f"({best['run_id']}), was left out"
+        text += (
+            f"; a run with a lower loss was left out: {best['run_id']}, "
+            f"{loss_text(best['loss'])} at N = {count_text(best['params'])}"
         )
-    return words
+    return text
 
 
 def estimators_of(fit: dict, budgets: list[float]) -> list[dict]:
-    """Every estimator of the fit: status, exponent a with interval, N* at each budget."""
+    """Every estimator of ``fit``: status, exponent a, its interval, N* at ``budgets`` (FLOPs)."""
     cost, rows = Cost.from_dict(fit["cost"]), []
     for name, (law, _) in laws_of(fit).items():
         entry = _entry(fit, name)
@@ -97,7 +97,7 @@ def _entry(fit: dict, name: str) -> dict:
 
 
 def members_of(fit: dict) -> list[dict]:
-    """The members of the stack and their weights in N*, in L* and in the loss of any run."""
+    """The members of the stack of ``fit``: weights in N*, in L* and in the loss of any run."""
     if not fit["stack"]:
         return []
     return [
@@ -107,7 +107,7 @@ def members_of(fit: dict) -> list[dict]:
 
 
 def tests_of(fit: dict) -> list[dict]:
-    """The stack's own predictions of budgets left out: its error and what it was held against."""
+    """The errors of the stack of ``fit`` at held-out budgets, with their standard errors."""
     if not fit["stack"]:
         return []
     losses = {(t["trained_up_to"], t["flops"]): t for t in fit["stack"]["tests"]["loss"]}
@@ -124,7 +124,7 @@ def tests_of(fit: dict) -> list[dict]:
 
 
 def heldout_of(fit: dict) -> list[dict]:
-    """Predicted against measured optimum of each budget left out, a row per estimator."""
+    """Predicted and measured optimum of ``fit`` at each held-out budget, one row per estimator."""
     return [
         {
             "left_out": level["left_out"],
@@ -144,8 +144,8 @@ def heldout_of(fit: dict) -> list[dict]:
     ]
 
 
-def confirmations_of(told: Sequence[dict]) -> list[dict]:
-    """Finished confirmation runs: what was predicted before each, and what it measured."""
+def confirmations_of(outcomes: Sequence[dict]) -> list[dict]:
+    """The ``outcomes`` of confirmation runs: prediction and measurement as text."""
     return [
         {
             "name": c["name"],
@@ -154,7 +154,7 @@ def confirmations_of(told: Sequence[dict]) -> list[dict]:
             "predicted": written(c["predicted"]["loss"], loss_text),
             "run": " – ".join(map(loss_text, c["predicted"]["run"] or [])),
             "measured": None if c["loss"] is None else written(c["loss"], loss_text),
-            "words": outcome_text(c),
+            "outcome": outcome_text(c),
         }
-        for c in told
+        for c in outcomes
     ]

@@ -1,4 +1,4 @@
-"""Figures inside the page: SVG with ids of its own, and the numbers as a data link."""
+"""Figures inside the page: SVG with unique ids, and the numbers as a data link."""
 
 import base64
 import re
@@ -12,15 +12,18 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
 def inline_svg(path: Path, name: str, title: str) -> str:
-    """The SVG of ``path`` for use inside a page: ids prefixed with ``name``, sized by the page.
+    """The SVG file ``path`` for use inside a page, with ``title`` as its description.
 
-    Several matplotlib figures in one page would otherwise share ids, and the clip paths and
-    glyphs of one would be taken from another.
+    Ids get the prefix ``name``: several matplotlib figures in one page would otherwise share ids,
+    and one would use the clip paths and glyphs of another. The page sets the size. Raises
+    `FlopsFitError` for a file that is missing or not SVG.
     """
     try:
         root = ElementTree.parse(path).getroot()
     except FileNotFoundError:
-        raise FlopsFitError(f"{path}: no such figure; run `flops-fit plot` first") from None
+        raise FlopsFitError(
+            f"{path}: this figure does not exist; run `flops-fit plot` first"
+        ) from None
     except ElementTree.ParseError as error:
         raise FlopsFitError(f"{path}: not an SVG file ({error})") from None
     ElementTree.register_namespace("", SVG)
@@ -45,7 +48,7 @@ def inline_svg(path: Path, name: str, title: str) -> str:
 
 
 def figures_of(folder: str | Path) -> dict[str, dict]:
-    """Each figure as inline SVG, with its numbers as a data link."""
+    """Each figure in ``folder`` as inline SVG, with its numbers as a data link."""
     figures = {}
     for name, title in FIGURES.items():
         numbers = Path(folder, f"{name}.csv")

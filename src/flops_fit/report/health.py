@@ -1,15 +1,19 @@
-"""Health of the runs: what they cost, and every run or cell that is not behind the law."""
+"""Health of the runs: their cost, and every run or cell that the fit does not use."""
 
 from collections import Counter
 
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import count_text, flops_text, loss_text, share_text, time_text
 
-MOST_ROWS = 1000  # of the page's tables; the CSV has all
+MOST_ROWS = 1000  # per table of the page; the CSV has all rows
 
 
 def health_of(table: RunTable, records: list[dict], fit: dict, plan: dict | None) -> dict:
-    """Planned against spent, and every run or cell that is not behind the law, with its reason."""
+    """Planned and spent resources, and every run or cell that the fit does not use, with its reason.
+
+    ``table`` holds the runs of ``fit``, ``records`` their records, ``plan`` the content of the plan
+    file or None.
+    """
     reasons = {r["experiment_id"]: r.get("reason", "") for r in records}
     budgets = {r["experiment_id"]: flops_text(r["compute_budget"]) for r in records}
     left_out = [
@@ -39,7 +43,7 @@ def health_of(table: RunTable, records: list[dict], fit: dict, plan: dict | None
 
 
 def _spent(records: list[dict], plan: dict | None) -> list[tuple[str, str, str]]:
-    """Rows (label, planned, spent): what the sweep was to cost and what it cost."""
+    """Rows (label, planned, spent) on the cost of the sweep."""
     trained = [r for r in records if r.get("tokens_seen")]
     if not trained:
         return []
@@ -56,7 +60,7 @@ def _spent(records: list[dict], plan: dict | None) -> list[tuple[str, str, str]]
         rows.append((label, write(total) if total else "", write(sum(r[seen] for r in trained))))
     seconds = [r["wall_seconds"] for r in trained if r.get("wall_seconds")]
     if seconds:
-        longest = f"{time_text(sum(seconds))}; the longest {time_text(max(seconds))}"
+        longest = f"{time_text(sum(seconds))}; longest run {time_text(max(seconds))}"
         rows.append(("Time of all runs", "", longest))
     device = sum(
         r["wall_seconds"] * r.get("processes", 1) for r in trained if r.get("wall_seconds")
@@ -65,7 +69,7 @@ def _spent(records: list[dict], plan: dict | None) -> list[tuple[str, str, str]]
         rows.append(("Device-hours", "", f"{device / 3600:.3g}"))
     speeds = [r[key] / r["wall_seconds"] for r in trained if r.get("wall_seconds")]
     if speeds:
-        spread = f"{flops_text(min(speeds))} to {flops_text(max(speeds))} FLOP/s a run"
+        spread = f"{flops_text(min(speeds))} to {flops_text(max(speeds))} FLOP/s per run"
         rows.append(("Throughput", "", spread))
     shares = [r["peak_share"] for r in trained if r.get("peak_share")]
     if shares:
@@ -81,7 +85,7 @@ def _spent(records: list[dict], plan: dict | None) -> list[tuple[str, str, str]]
 
 
 def _runs(table: RunTable, records: list[dict]) -> list[dict]:
-    """Runs that reached the fit, as text; the first `MOST_ROWS` of them."""
+    """The runs in the fit as text, at most `MOST_ROWS`."""
     known = {r["experiment_id"]: r for r in records}
     rows = []
     for run in table.frame.sort_values(["flops", "params"])[:MOST_ROWS].to_dict("records"):

@@ -1,6 +1,6 @@
-"""What a paper must say of a scaling law, filled in from the fit and its records.
+"""The facts that a paper must report about a scaling law, filled in from the fit and its records.
 
-The topics follow what surveys of published laws found missing (Li et al. 2025, arXiv 2502.18969).
+The topics are those that a survey of published laws found missing (Li et al. 2025, 2502.18969).
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from flops_fit.notation import count_text, flops_text, unit_text
 
 FORMS = {
     "surface": "L(N, D) = E + A / N^alpha + B / D^beta",
-    "tied": "L(N, D) = E + A / N^alpha + B / D^alpha, one exponent for both",
-    "fixed_e": "L(N, D) = E + A / N^alpha + B / D^beta, E held at a given value",
-    "isoflop": "a parabola in ln N for each compute budget, and N* ~ C^a through their minima",
-    "stack": "a stack of L = E + (A/N^alpha + B N^kappa/D^beta)^gamma (gamma and kappa free or held "
-    "at 1 and 0) and of paths through IsoFLOP minima, weighed by their errors on budgets left out",
+    "tied": "L(N, D) = E + A / N^alpha + B / D^alpha, with one exponent",
+    "fixed_e": "L(N, D) = E + A / N^alpha + B / D^beta, with E fixed at a given value",
+    "isoflop": "a parabola in ln N for each compute budget, and N* ~ C^a through the minima",
+    "stack": "a stack of L = E + (A/N^alpha + B N^kappa/D^beta)^gamma (gamma and kappa free, or fixed "
+    "at 1 and 0) and of paths through IsoFLOP minima, weighted by their errors at held-out budgets",
     "envelope": "the lower envelope of the training curves, and N* ~ C^a along it",
 }
 OBJECTIVES = {
-    "stack": "the summed Huber loss of the residuals of ln L, runs weighed by C^0 to C^2",
+    "stack": "the summed Huber loss of the residuals of ln L, runs weighted by C^0, C^1 and C^2",
     "surface": "the summed Huber loss of the residuals of ln L",
     "tied": "the summed Huber loss of the residuals of ln L",
     "fixed_e": "the summed Huber loss of the residuals of ln L",
@@ -39,11 +39,11 @@ CITED = {
     "envelope": ("hoffmann2022",),
 }
 PARAMS = {
-    "params": "parameters in matrix products, output head included, embedding look-ups not",
+    "params": "parameters in matrix products with the output head, without embedding look-ups",
     "params_nonembedding": "parameters in matrix products without embeddings and output head",
     "params_total": "all trainable parameters",
 }
-UNKNOWN = "not known: the runs came as a table"
+UNKNOWN = "unknown: the input was a table of finished runs"
 REFERENCES = {
     "hoffmann2022": {
         "kind": "article",
@@ -90,10 +90,10 @@ def checklist(
     plan: dict | None = None,
     files: Mapping[str, str | Path] | None = None,
 ) -> list[tuple[str, str]]:
-    """Rows (topic, what this run says of it), none left out: what is not known is said to be so.
+    """Rows (topic, text) on everything that a paper should report about ``fit``.
 
-    ``records`` and ``plan`` are empty or None where the runs came as a table; ``files`` (label ->
-    path) are hashed.
+    ``records`` and ``plan`` are empty or None for a table of existing runs, whose unknown facts are
+    stated as unknown. ``files`` (label -> path) are hashed.
     """
     trained = [record for record in records if record.get("identity")]
     return [
@@ -120,7 +120,7 @@ def _law_rows(fit: dict) -> list[tuple[str, str]]:
 
 
 def _run_rows(fit: dict, plan: dict | None, ours: bool) -> list[tuple[str, str]]:
-    """``ours``: the runs were trained here, so that what their numbers mean is known."""
+    """``ours``: the runs were trained here, so the meaning of their numbers is known."""
     data, left_out = fit["data"], fit["excluded"]
     counted = {
         None: fit["cost"]["words"],
@@ -128,9 +128,9 @@ def _run_rows(fit: dict, plan: dict | None, ours: bool) -> list[tuple[str, str]]
         "6nd": "6 N D",
     }[(plan or {}).get("convention")]
     column = data.get("params_column", "params")
-    n_words = PARAMS[column] if ours else f"as counted in the table, its column {column}"
-    d_words = "target elements trained on, exactly" if ours else "as counted in the table"
-    loss_words = "held out" if ours else "as in the table, taken as"
+    n_words = PARAMS[column] if ours else f"as in the column {column} of the table"
+    d_words = "target elements trained on" if ours else "as in the table"
+    loss_words = "held out" if ours else "as in the table, in"
     why = ", ".join(f"{n} {reason}" for reason, n in left_out["by_reason"].items())
     runs = f"{data['n_runs']} fitted, {left_out['count']} left out"
     return [
@@ -177,7 +177,7 @@ def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
             f"{data}{_arguments(dataset.get('kwargs', {}))}"
             + (f" over {sources}" if sources else ""),
         ),
-        (topics[2], f"at most {max(epochs):.2g} passes over the data" if epochs else "not known"),
+        (topics[2], f"at most {max(epochs):.2g} passes over the data" if epochs else "unknown"),
         (
             topics[3],
             f"{_named(optimizer)}, gradient norm "
@@ -186,12 +186,12 @@ def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
         (topics[4], _varied(trained, "learning_rate")),
         (
             topics[5],
-            f"{schedule['kind']}, warm-up over {100 * schedule['warmup']:g}% of D, ending at "
-            f"{schedule['final']:g} of the peak at each run's own D",
+            f"{schedule['kind']}, warm-up over {100 * schedule['warmup']:g}% of D, decaying to "
+            f"{schedule['final']:g} of the peak at the D of each run",
         ),
         (topics[6], f"{_varied(trained, 'batch_items')} items"),
         (topics[7], {"no": "fp32"}.get(identity["precision"], identity["precision"])),
-        (topics[8], f"{heldout:,} held-out tokens, the same for every run, at its end"),
+        (topics[8], f"{heldout:,} held-out tokens at the end of each run, the same for all runs"),
     ]
 
 
@@ -204,12 +204,12 @@ def _trust_rows(fit: dict) -> list[tuple[str, str]]:
             f"{100 * bootstrap['level']:g}%, from {bootstrap['resamples']} resamples of "
             f"{bootstrap['unit']}, seed {bootstrap['seed']}"
             if bootstrap["resamples"]
-            else "none: no resampling was asked for",
+            else "none, because the fit has no resamples",
         ),
         (
             "Validation",
-            f"the largest {_some(held['levels_scored'], 'budget')} predicted from the smaller; score "
-            f"(excess loss at the predicted N* plus error of L*): {scores}"
+            f"the largest {_some(held['levels_scored'], 'budget')} predicted from the smaller ones; "
+            f"score (excess loss at the predicted N* plus error of L*): {scores}"
             if held["levels_scored"]
             else "no budget could be held out",
         ),
@@ -219,17 +219,17 @@ def _trust_rows(fit: dict) -> list[tuple[str, str]]:
 def _origin_rows(trained: list[dict], plan: dict | None, files: Mapping) -> list[tuple[str, str]]:
     versions = {"flops_fit": __version__}
     for package in dict.fromkeys(p for record in trained for p in record.get("versions", {})):
-        found = sorted(
+        known = sorted(
             {r["versions"][package] for r in trained if package in r.get("versions", {})}
         )
-        versions[package] = ", ".join(found)
+        versions[package] = ", ".join(known)
     hardware = Counter(f"{r['processes']} x {r.get('device_name') or r['device']}" for r in trained)
     hashes = [f"{name} {_hash_of(Path(path))[:16]}" for name, path in files.items()]
     plans = [f"plan {plan['fingerprint'][:16]}"] if plan else []
     return [
         ("Hardware", ", ".join(f"{h} ({n} runs)" for h, n in hardware.items()) or UNKNOWN),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("Commit", working_commit() or "the working directory is no git checkout"),
+        ("Commit", working_commit() or "unknown: the working directory is not a git checkout"),
         ("Hashes (sha256)", ", ".join([*plans, *hashes]) or "none"),
     ]
 
@@ -243,8 +243,11 @@ def _hash_of(path: Path) -> str:
 
 
 def methods_paragraph(fit: dict, rows: Iterable[tuple[str, str]]) -> str:
-    """The checklist as prose for a methods section; citations as BibTeX keys in brackets."""
-    said, method, data = dict(rows), fit["headline"]["method"], fit["data"]
+    """The ``rows`` of the `checklist` of ``fit`` as prose for a methods section.
+
+    Citations are BibTeX keys in brackets.
+    """
+    topics, method, data = dict(rows), fit["headline"]["method"], fit["data"]
     budgets = len(data["budgets"])
     cited = "; ".join(CITED[method])
     grid = (
@@ -252,30 +255,30 @@ def methods_paragraph(fit: dict, rows: Iterable[tuple[str, str]]) -> str:
         if budgets
         else f"{_span(data['flops'], flops_text)} FLOPs"
     )
-    known = said["Model and shape rule"] != UNKNOWN
+    known = topics["Model and shape rule"] != UNKNOWN
     sentences = [
         f"We {'trained' if known else 'used'} {data['n_runs']} models at {grid}, with N from "
-        f"{_span(data['params'], count_text)} ({said['N'].split(';')[0]}) and D from "
+        f"{_span(data['params'], count_text)} ({topics['N'].split(';')[0]}) and D from "
         f"{_span(data['tokens'], count_text)} tokens."
     ]
     if known:
         sentences.append(
-            f"The model was {said['Model and shape rule']}; data: {said['Data and tokenizer']}; "
-            f"optimiser: {said['Optimiser']}, peak learning rate {said['Learning rate']}; schedule: "
-            f"{said['Schedule']}; batch: {said['Batch']}; precision {said['Precision']}."
+            f"The model was {topics['Model and shape rule']}; data: {topics['Data and tokenizer']}; "
+            f"optimiser: {topics['Optimiser']}, peak learning rate {topics['Learning rate']}; schedule: "
+            f"{topics['Schedule']}; batch: {topics['Batch']}; precision {topics['Precision']}."
         )
     sentences += [
-        f"C means {said['C'].split(';')[0]}.",
-        f"We fitted {FORMS[method]} [{cited}] by {said['Objective']}; runs: {said['Runs']}.",
-        f"Intervals: {said['Intervals']}.",
-        f"Validation: {said['Validation']}.",
-        f"Software: {said['Versions']}.",
+        f"C means {topics['C'].split(';')[0]}.",
+        f"We fitted {FORMS[method]} [{cited}] by {topics['Objective']}; runs: {topics['Runs']}.",
+        f"Intervals: {topics['Intervals']}.",
+        f"Validation: {topics['Validation']}.",
+        f"Software: {topics['Versions']}.",
     ]
     return " ".join(sentences)
 
 
 def bibliography(fit: dict, records: list[dict]) -> str:
-    """BibTeX of what this analysis rests on, and of nothing else."""
+    """BibTeX of the papers that the analysis in ``fit`` and its ``records`` uses."""
     keys = [*CITED[fit["headline"]["method"]], "porian2024", "li2025"]
     if any((record.get("epochs") or 0) > 1 for record in records):
         keys.append("muennighoff2023")
@@ -293,7 +296,7 @@ def _entry(key: str) -> str:
 
 
 def working_commit() -> str:
-    """The commit of the working directory's git checkout, marked where files differ; else ''."""
+    """The git commit of the working directory, marked if files differ; empty without a checkout."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -321,7 +324,7 @@ def _varied(trained: list[dict], key: str) -> str:
 
 
 def _named(part: Mapping) -> str:
-    """A model or an optimiser: a config names it by factory, the Python API by reference."""
+    """The name of a model or an optimiser: its factory in a config, its reference in Python."""
     return f"{part.get('factory') or part['reference']}{_arguments(part.get('kwargs', {}))}"
 
 

@@ -1,11 +1,11 @@
-"""The page: every section's numbers put into the template."""
+"""The page: the texts of all sections filled into the template."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import loss_text, share_text, unit_text
-from flops_fit.report.answer import answers_of, model_of, range_bars
+from flops_fit.report.answer_text import answers_of, model_of, range_bars
 from flops_fit.report.evidence import (
     confirmations_of,
     estimators_of,
@@ -18,7 +18,7 @@ from flops_fit.report.figures import figures_of
 from flops_fit.report.health import health_of
 from flops_fit.report.methods import bibliography, checklist, methods_paragraph
 from flops_fit.report.pages import fill
-from flops_fit.report.sensitivity import sensitivity_of
+from flops_fit.report.refits import sensitivity_of
 
 TEMPLATE = "page.html.j2"
 
@@ -35,11 +35,13 @@ def report_page(
     confirmed: Sequence[dict] = (),
     ledger: str = "",
 ) -> str:
-    """The whole page as HTML.
+    """The page of the sweep ``name`` as HTML.
 
-    ``files`` (label -> path) are hashed under reproduce; ``confirmed`` are finished confirmations
-    (`flops_fit.rounds.confirm.compare`) of this sweep's predictions; ``ledger`` counts those of all
-    sweeps, in a sentence.
+    ``table`` holds the runs of ``fit``, ``records`` their records (empty for a table of existing
+    runs), ``plots`` is the folder of the figures, ``budgets`` are those to answer for in FLOPs, and
+    ``plan`` is the content of the plan file. ``files`` (label -> path) are hashed in the section
+    Reproduce; ``confirmed`` are finished confirmations (`flops_fit.rounds.confirm.compare`) of
+    predictions of this sweep; ``ledger`` is a sentence on those of all sweeps.
     """
     answers = answers_of(fit, budgets, records)
     answered = [answer for answer in answers if answer["params"] is not None]
@@ -70,7 +72,7 @@ def report_page(
         health=health_of(table, records, fit, plan),
         model=model_of(records),
         checklist=topics,
-        said=dict(topics),
+        topics=dict(topics),
         methods=methods_paragraph(fit, topics),
         bibtex=bibliography(fit, records),
         figures=figures_of(plots),

@@ -1,4 +1,4 @@
-"""Templates of self-contained pages, with numbers written as everywhere else."""
+"""Fill the templates of self-contained pages."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,10 @@ from flops_fit.notation import count_text, flops_text
 
 
 def fill(template: str, filters: dict[str, Callable[..., str]], **values) -> str:
-    """The page of a ``template`` in this package; ``filters`` besides count and flops."""
+    """Fill the ``template``, a file of this package, with ``values`` and return the page.
+
+    ``filters`` are those of the template beside count and flops.
+    """
     import jinja2
 
     environment = jinja2.Environment(

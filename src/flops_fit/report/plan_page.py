@@ -1,11 +1,11 @@
-"""The plan as one self-contained page: what the sweep will cost, its grid, what may go wrong."""
+"""The plan as a self-contained page: the cost of the sweep, its grid, and what may go wrong."""
 
 from flops_fit.notation import time_text
 from flops_fit.plan.price import DEVICES, Rate, device_kind
 from flops_fit.plan.table import closing, totals
 from flops_fit.report.pages import fill
 
-MOST_ROWS = 500  # of the page's table; the CSV has all
+MOST_ROWS = 500  # of the table on the page; the CSV has all rows
 
 
 def plan_page(
@@ -17,7 +17,12 @@ def plan_page(
     currency: str,
     figure: bytes,
 ) -> str:
-    """The page as HTML; ``rows`` are those of `flops_fit.plan.table.plan_rows`, ``figure`` an SVG."""
+    """The page of the sweep ``name`` as HTML.
+
+    ``plan`` is the content of its plan file, ``rows`` come from `flops_fit.plan.table.plan_rows`,
+    ``warnings`` are sentences, ``rate`` is the assumed speed, ``currency`` its sign, and ``figure``
+    an SVG.
+    """
     return fill(
         "plan.html.j2",
         {"time": time_text, "sentence": _sentence},
@@ -35,6 +40,6 @@ def plan_page(
 
 
 def _sentence(text: str) -> str:
-    """``text`` with a capital, unless it starts with a name such as d_model=12."""
+    """``text`` with a capital letter, unless it starts with a name such as d_model=12."""
     first = text.split(maxsplit=1)[0]
     return text if "=" in first else text[:1].upper() + text[1:]

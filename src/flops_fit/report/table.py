@@ -3,18 +3,18 @@
 import re
 
 from flops_fit.notation import unit_text
-from flops_fit.report.answer import answers_of
+from flops_fit.report.answer_text import answers_of
 from flops_fit.report.evidence import members_of, minima_of
 
 
 def plain(text: str) -> str:
-    """``text`` in one line of Markdown that adds no cell, code, link or HTML of its own."""
+    """``text`` as one line of Markdown, escaped so that it adds no cell, code, link or HTML."""
     escaped = re.sub(r"([\\|`\[])", r"\\\1", " ".join(text.split()))
     return re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;")
 
 
 def markdown_table(fit: dict, budgets: list[float]) -> str:
-    """Optima per budget, measured, then the answers, as Markdown."""
+    """The measured optima of ``fit`` and the answers at ``budgets`` (FLOPs) as Markdown."""
     unit = plain(unit_text(fit["data"]["loss_unit"]))
     lines = []
     minima = minima_of(fit)
@@ -26,7 +26,7 @@ def markdown_table(fit: dict, budgets: list[float]) -> str:
             "|---:|---:|---:|---:|---:|:---|",
             *(
                 f"| {m['budget']} | {m['params']} | {m['tokens']} | {m['ratio']} | {m['loss']} "
-                f"| {plain(m['words'])} |"
+                f"| {plain(m['status_text'])} |"
                 for m in minima
             ),
             "",
@@ -45,12 +45,12 @@ def markdown_table(fit: dict, budgets: list[float]) -> str:
 
 
 def answer_table(fit: dict, budgets: list[float]) -> str:
-    """The answers alone, as Markdown without a heading."""
+    """The answers of ``fit`` at ``budgets`` (FLOPs) as Markdown without a heading."""
     unit = plain(unit_text(fit["data"]["loss_unit"]))
     level = f"{100 * fit['bootstrap']['level']:g}%"
     lines = [
-        f"In brackets: {level} interval{_holds(fit)}. Good sizes reach the same loss with at most 1% "
-        f"more compute. Headline estimator: {fit['headline']['method']}.",
+        f"In brackets: {level} interval ({_covers(fit)}). Good sizes reach the same loss with at "
+        f"most 1% more compute. Headline estimator: {fit['headline']['method']}.",
         "",
         f"| C (FLOPs) | N* | D* | D*/N* | loss ({unit}) | good sizes | size | verdict |",
         "|---:|---:|---:|---:|---:|---:|---:|:---|",
@@ -62,13 +62,13 @@ def answer_table(fit: dict, budgets: list[float]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _holds(fit: dict) -> str:
-    """What the intervals hold."""
-    return " for a measurement, noise and form" if fit["stack"] else ", noise alone"
+def _covers(fit: dict) -> str:
+    """What the intervals cover."""
+    return "noise and the error of the form" if fit["stack"] else "noise alone"
 
 
 def _numbers(answer: dict) -> list[str]:
-    """Cells of an answer; dashes where the runs do not determine a law."""
+    """Cells of an answer; dashes if the fit is not identifiable."""
     if answer["verdict"] == "not identifiable":
         return ["–"] * (len(answer["rows"]) + 2)
     rows = [

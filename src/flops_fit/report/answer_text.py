@@ -1,4 +1,4 @@
-"""The answer cards: what `predict` says at each budget, written for people."""
+"""The cards of the answer: the result of `predict` at each budget as text."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from flops_fit.fit.sensitivity import sensitivity_at, spread_of
 from flops_fit.fit.words import waste_text
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
 
-GAP = 1.08  # factor in N beyond the interval at which a refit deserves a word
-SAME = 0.005  # relative: a budget this near the largest is written as it
+GAP = 1.08  # factor in N by which refits must leave the interval to be mentioned
+SAME = 0.005  # relative distance within which a budget counts as the largest
 QUANTITIES = (
     ("params", "Parameters N", count_text),
     ("tokens", "Tokens D", count_text),
@@ -23,14 +23,14 @@ QUANTITIES = (
 
 
 def written(value: float | None, write: Callable[[float], str]) -> dict:
-    """A number and its written form, a dash for none."""
+    """``value`` and its text as given by ``write``; a dash for None."""
     if value is None:
         return {"value": "", "text": "–"}
     return {"value": value, "text": write(value)}
 
 
 def interval(ends: list[float] | None, write: Callable[[float], str]) -> dict | None:
-    """Both ends of an interval, each as `written`; None for none."""
+    """Both ``ends`` of an interval, each as in `written` with ``write``; None for None."""
     if not ends:
         return None
     low, high = (written(end, write) for end in ends)
@@ -38,10 +38,10 @@ def interval(ends: list[float] | None, write: Callable[[float], str]) -> dict | 
 
 
 def answers_of(fit: dict, budgets: list[float], records: Sequence[dict] = ()) -> list[dict]:
-    """`predict` at each budget, with the written form of every number beside it.
+    """The prediction of ``fit`` at each of ``budgets`` (FLOPs), every number with its text.
 
-    ``records`` add the time at their best speed, the passes over their data and the model's own
-    lines of the config.
+    ``records`` add the time at their best speed, the passes over their data and the lines of the
+    config that name the model.
     """
     answers = []
     for flops in budgets:
@@ -87,14 +87,14 @@ def answers_of(fit: dict, budgets: list[float], records: Sequence[dict] = ()) ->
 
 
 def choices(fit: dict, flops: float) -> dict | None:
-    """N over every refit of the sensitivity, as an interval; None where there is none."""
+    """The range of N over all refits of ``fit`` at a budget of ``flops``; None without refits."""
     if not fit["sensitivity"] or fit["status"] == "not_identifiable":
         return None
     return interval(spread_of(sensitivity_at(fit, flops))["all"], count_text)
 
 
 def _moved_beyond(moved: dict | None, ci: list[float] | None) -> bool:
-    """Whether other choices move N clearly further than the interval says."""
+    """Whether other choices move N clearly beyond its interval."""
     if not moved or not ci:
         return False
     return moved["low"]["value"] < ci[0] / GAP or moved["high"]["value"] > ci[1] * GAP
@@ -104,19 +104,19 @@ def _beyond(factor: float) -> str:
     if abs(factor - 1) < SAME:
         return "the largest budget of the data"
     if factor < 1:
-        return f"inside the data, {factor_text(factor)} the largest budget"
-    return f"{factor_text(factor)} the largest budget: extrapolated"
+        return f"inside the data: {factor_text(factor)} the largest budget"
+    return f"extrapolated: {factor_text(factor)} the largest budget"
 
 
 def model_of(records: Sequence[dict]) -> dict | None:
-    """The model that the records share, as a config names it; None without records."""
+    """The model of ``records`` as a config names it; None without records."""
     identity = next((r["identity"] for r in records if r.get("identity")), None)
-    keys = ("factory", "size_param", "kwargs")  # without a factory: a class given in Python
+    keys = ("factory", "size_param", "kwargs")  # a class given in Python has no factory
     return identity and {key: identity["model"].get(key) for key in keys}
 
 
 def _config(answer: dict, records: Sequence[dict]) -> str | None:
-    """What to paste into a sweep's config to train the buildable size."""
+    """The lines of a config that train the size that can be built."""
     if answer["config"] is None:
         return None
     model = model_of(records)
@@ -128,9 +128,10 @@ def _config(answer: dict, records: Sequence[dict]) -> str | None:
 
 
 def _effort(answer: dict, records: Sequence[dict]) -> dict:
-    """``time`` at the best speed among the runs and ``epochs`` of their data, as text or None.
+    """``time`` at the best speed of the runs and ``epochs`` of their data, as text or None.
 
-    ``repeated``: the passes up to which repeated data are nearly fresh, where there are more.
+    ``repeated`` is the number of passes up to which repeated data are nearly as good as new data,
+    if the optimum needs more.
     """
     speeds = [
         r["flops_counted"] / r["wall_seconds"]
@@ -148,9 +149,9 @@ def _effort(answer: dict, records: Sequence[dict]) -> dict:
 
 
 def range_bars(answers: list[dict]) -> list[dict]:
-    """Where each range of good sizes lies on one axis of ln N, in per cent of its width.
+    """The ranges of good sizes of ``answers`` on a common axis of ln N, in per cent of its width.
 
-    ``answers``: those with numbers. ``wide`` and ``near`` are [left, width] of the 5% and the 1%
+    ``answers`` are those with numbers. ``wide`` and ``near`` are [left, width] of the 5% and the 1%
     range, ``best`` is N*.
     """
     if not answers:
