@@ -270,7 +270,7 @@ def read_spec(experiment: str) -> dict:
     return read_json(spec_file(RESULTS, experiment))
 
 
-def spec_value(experiment: str, key: str):
+def spec_value(experiment: str, key: str) -> str:
     """The value of ``key`` in the spec of ``experiment`` (an id)."""
     return read_spec(experiment)[key]
 

@@ -96,7 +96,11 @@ def test_a_number_from_the_command_line_is_read_as_one_and_checked_as_one(projec
     ("text", "arguments", "message"),
     [
         ("name: mine\nruns: none.csv\n", (), "flops-fit: error: runs: 'none.csv' does not exist"),
-        ("name: mine\nruns: points.csv\n", ("plan",), "plan: there is nothing to plan, because the config names"),
+        (
+            "name: mine\nruns: points.csv\n",
+            ("plan",),
+            "plan: there is nothing to plan, because the config names",
+        ),
         ("name: mine\nbudgets: [.nan]\n", (), "budgets.0: nan is not allowed; allowed: finite"),
         (
             "name: mine\nruns: points.csv\n",

@@ -38,7 +38,12 @@ def add_plan_file(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
 
 
-def add_verb(verbs, name: str, add_arguments: Callable, run: Callable | None) -> None:
+def add_verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    add_arguments: Callable,
+    run: Callable | None,
+) -> None:
     """Add the verb ``name`` to the subparsers ``verbs``.
 
     ``add_arguments`` describes it; its description is also its line in the parent's help. ``run``

@@ -1,8 +1,12 @@
 """The input that ``plot`` and ``report`` share: a fit, its runs and the budgets to answer for."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from flops_fit.constants import ANSWER_FACTORS
+
+if TYPE_CHECKING:
+    from flops_fit.fit.runs import RunTable
 
 
 def add_fitted(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,7 @@ def read_fitted(args: argparse.Namespace) -> tuple:
     return _fitted_runs(args.runs, args.fit, fit), records, fit, budgets
 
 
-def _fitted_runs(path: str, fit_path: str, fit: dict):
+def _fitted_runs(path: str, fit_path: str, fit: dict) -> "RunTable":
     """The runs of ``fit``, with N counted as in the fit."""
     from flops_fit.errors import FlopsFitError
     from flops_fit.fit.rows import Reading

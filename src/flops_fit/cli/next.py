@@ -1,8 +1,17 @@
 """``flops-fit next``: a config with the additional runs that improve a fit most."""
 
 import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flops_fit.cli.arguments import add_places
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flops_fit.rounds.grid import Action, Grid
+    from flops_fit.rounds.next import Outlook
+    from flops_fit.rounds.truth import Truth
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     method = fit["headline"]["method"]
     truth = _truth_near(fit, grid.design)
 
-    def look(action):
+    def look(action: "Action | None") -> "Outlook":
         return outlook(grid, action, truth, method, target, config["fit"])
 
     before, fixes = look(None), repairs(fit, grid)
@@ -104,7 +113,13 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")
 
 
-def _choose(grid, fit: dict, before, look, args: argparse.Namespace):
+def _choose(
+    grid: "Grid",
+    fit: dict,
+    before: "Outlook",
+    look: "Callable[[Action | None], Outlook]",
+    args: argparse.Namespace,
+) -> "Outlook":
     """Print all ways to narrow the interval and return the outlook of the chosen one."""
     import math
 
@@ -141,7 +156,7 @@ def _factor(width: float | None) -> str:
     return "unknown" if width is None else f"x{math.exp(width):.2f}"
 
 
-def _truth_near(fit: dict, design):
+def _truth_near(fit: dict, design: "pd.DataFrame") -> "Truth":
     """The surface of the fit to simulate with; the default law if none is identified."""
     from flops_fit.errors import FlopsFitError
     from flops_fit.rounds.truth import truth_for

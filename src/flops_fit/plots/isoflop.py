@@ -233,7 +233,7 @@ def _key(ax: Axes, parts: dict, seeds: list) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    def mark(marker: str, label: str, **style) -> Line2D:
+    def mark(marker: str, label: str, **style: Any) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=MUTED, label=label, **style)
 
     named = seeds if 1 < len(seeds) <= len(MARKERS) else []  # more seeds share markers

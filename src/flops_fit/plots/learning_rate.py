@@ -36,7 +36,9 @@ def draw_rate_figure(runs: pd.DataFrame, fit: dict, folder: str, dpi: int, width
         save(figure, pd.DataFrame(fit["cells"]), folder, "learning_rate", dpi)
 
 
-def draw_cell(ax: Axes, runs: pd.DataFrame, cell: dict, rule: Callable, colours) -> Axes:
+def draw_cell(
+    ax: Axes, runs: pd.DataFrame, cell: dict, rule: Callable, colours: BudgetColours
+) -> Axes:
     """Draw one ``cell`` (a size and D) on ``ax``, with the ``rule`` as a dotted line.
 
     Of ``runs`` (one row per run) those of the cell are dots, coloured by budget with ``colours``. A

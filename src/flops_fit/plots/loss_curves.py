@@ -1,5 +1,7 @@
 """Training loss and learning rate of every run against the tokens seen."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -156,7 +158,7 @@ def _draw_run(
 
 
 def _key(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> None:
-    def mark(marker: str, label: str, **style) -> Line2D:
+    def mark(marker: str, label: str, **style: Any) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=MUTED, label=label, **style)
 
     budgets = sorted(numbers["budget"].unique())

@@ -210,7 +210,9 @@ def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
     )
 
 
-def draw_optima(axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetColours, fit: dict):
+def draw_optima(
+    axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetColours, fit: dict
+) -> dict[str, Axes]:
     """Draw all panels; ``axes`` maps each key of `QUANTITIES` to its Axes.
 
     ``numbers`` has the rows of `optima_numbers` for ``fit``; ``colours`` are those of the budgets.

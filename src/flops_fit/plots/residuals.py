@@ -88,7 +88,9 @@ def _parts(values: pd.Series) -> list[np.ndarray]:
     return np.array_split(np.arange(len(values)), bins)
 
 
-def _scatter(ax: Axes, numbers: pd.DataFrame, x, y, colours: BudgetColours) -> None:
+def _scatter(
+    ax: Axes, numbers: pd.DataFrame, x: pd.Series, y: pd.Series, colours: BudgetColours
+) -> None:
     for status, marker, size in (("used", "o", 15), ("excluded", "x", 24)):
         rows = numbers["status"] == status
         ax.scatter(

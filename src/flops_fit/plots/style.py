@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
 from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ class BudgetColours:
         bar.set_label("compute C (FLOPs)")
 
 
-def log_axis(axis, text: Callable[[float], str] = count_text) -> None:
+def log_axis(axis: XAxis | YAxis, text: Callable[[float], str] = count_text) -> None:
     """Make ``axis`` logarithmic, with ticks that suit its range and ``text`` as their format."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     low, high = sorted(getattr(axis.axes, f"get_{axis.axis_name}lim")())

@@ -6,7 +6,7 @@ The topics are those that a survey of published laws found missing (Li et al. 20
 import hashlib
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from flops_fit import __version__
@@ -314,7 +314,7 @@ def _some(count: int, noun: str) -> str:
     return noun if count == 1 else f"{count} {noun}s"
 
 
-def _span(values: list[float], write) -> str:
+def _span(values: list[float], write: Callable[[float], str]) -> str:
     low, high = min(values), max(values)
     return write(low) if low == high else f"{write(low)} to {write(high)}"
 

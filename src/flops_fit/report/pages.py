@@ -5,7 +5,7 @@ from collections.abc import Callable
 from flops_fit.notation import count_text, flops_text
 
 
-def fill(template: str, filters: dict[str, Callable[..., str]], **values) -> str:
+def fill(template: str, filters: dict[str, Callable[..., str]], **values: object) -> str:
     """Fill the ``template``, a file of this package, with ``values`` and return the page.
 
     ``filters`` are those of the template beside count and flops.

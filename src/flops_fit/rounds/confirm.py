@@ -107,8 +107,8 @@ def compare(record: dict, predicted: dict, name: str) -> dict:
             f"{record['num_tokens']}; the config was changed: run flops-fit confirm again"
         )
 
-    def inside(ends) -> bool | None:
-        return None if ends is None else bool(ends[0] <= loss <= ends[1])
+    def inside(ends: list[float] | None) -> bool | None:
+        return None if ends is None or loss is None else bool(ends[0] <= loss <= ends[1])
 
     return outcome | {
         "difference": loss - predicted["loss"],
@@ -134,7 +134,7 @@ def confirmation_table(outcome: dict) -> str:
     predicted = outcome["predicted"]
     level = f"{100 * predicted['level']:.0f}%"
 
-    def ends(pair) -> str:
+    def ends(pair: list[float] | None) -> str:
         return "none" if pair is None else f"{loss_text(pair[0])} – {loss_text(pair[1])}"
 
     lines = [

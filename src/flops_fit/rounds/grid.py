@@ -10,6 +10,8 @@ import pandas as pd
 from flops_fit.errors import FlopsFitError
 from flops_fit.sweep import n_key
 
+Size = int | float  # a value of the argument that the sweep varies
+
 
 @dataclass(frozen=True)
 class Action:
@@ -55,7 +57,7 @@ class Grid:
         sizes = set(self.design.loc[self.design["budget"] == budget, "size"])
         return sorted(sizes, key=lambda size: self.known[size][0])
 
-    def log_n(self, size) -> float:
+    def log_n(self, size: Size) -> float:
         """ln N of a ``size`` value."""
         return math.log(self._look(size)[0])
 
@@ -66,7 +68,7 @@ class Grid:
         flat = np.concatenate(steps)
         return float(np.median(flat)) if len(flat) else self.spacing() if budget else 0.5
 
-    def size_at(self, log_n: float, budget: float, taken: set, tolerance: float):
+    def size_at(self, log_n: float, budget: float, taken: set, tolerance: float) -> Size | None:
         """A size that can be built, not in ``taken``, with ln N near ``log_n``; None without one.
 
         A size used elsewhere in the sweep is preferred if it lies within a third of ``tolerance``
@@ -95,7 +97,7 @@ class Grid:
             step = step // 2 if step % 2 == 0 else (1 if step > 1 else 0)
         return None
 
-    def nearest(self, params: float):
+    def nearest(self, params: float) -> Size:
         """The size value that can be built and has N nearest to ``params``."""
         target, step = math.log(params), self.spacing()
         near = [
@@ -118,7 +120,7 @@ class Grid:
         parts += [once.assign(seed=seed) for seed in action.seeds]
         return pd.concat([p for p in parts if len(p)], ignore_index=True)
 
-    def row(self, budget: float, size, seed: int) -> dict:
+    def row(self, budget: float, size: Size, seed: int) -> dict:
         """The row of a new run at ``budget`` with ``size`` and ``seed``; D follows from the budget."""
         params, per_token = self._look(size)
         tokens = budget / per_token
@@ -144,14 +146,14 @@ class Grid:
         slope = (y[at] - y[at - 1]) / (x[at] - x[at - 1])
         return math.exp(y[at - 1] + slope * (log_n - x[at - 1]))
 
-    def _builds(self, size) -> bool:
+    def _builds(self, size: Size) -> bool:
         try:
             self._look(size)
         except FlopsFitError:
             return False
         return True
 
-    def _look(self, size) -> tuple[float, float]:
+    def _look(self, size: Size) -> tuple[float, float]:
         if size not in self.known:
             counted = self.count([size])[size]
             per_token = (

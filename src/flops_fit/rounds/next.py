@@ -27,6 +27,8 @@ BESIDE = 2  # sizes on each side of a minimum
 WORTH = 0.05  # least narrowing of the interval that justifies new runs
 TIMES, RESAMPLES = 60, 100  # per simulation: all designs share their noise, so few are enough
 
+NO_RUNS = Action("no runs", "", {})
+
 
 def log_optimum(fit: dict, flops: float) -> float | None:
     """ln N* of the headline of ``fit`` at a budget of ``flops``; None if it is not identifiable."""
@@ -171,13 +173,13 @@ def _between(fit: dict, grid: Grid, budget: float) -> list:
 
 @dataclass(frozen=True)
 class Outlook:
-    """Cost and effect of an ``action`` (None: no new runs), by simulation.
+    """Cost and effect of an ``action``, by simulation.
 
     ``flops`` and ``runs`` are what it adds; ``width`` is the expected ln(high / low) of N* at the
     target, ``bracketed`` the share of simulations in which every minimum is bracketed.
     """
 
-    action: Action | None
+    action: Action
     flops: float
     runs: int
     width: float | None
@@ -216,7 +218,9 @@ def outlook(
     estimator = outcome["estimators"].get(method, outcome["estimators"]["surface"])
     width = estimator["params"]["width"] if "params" in estimator else None
     cost = float(design["flops"].sum() - grid.design["flops"].sum())
-    return Outlook(action, cost, len(design) - len(grid.design), width, outcome["all_bracketed"])
+    return Outlook(
+        action or NO_RUNS, cost, len(design) - len(grid.design), width, outcome["all_bracketed"]
+    )
 
 
 def best_action(options: list[Outlook], before: Outlook, most: float) -> Outlook | None:

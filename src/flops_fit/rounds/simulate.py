@@ -20,7 +20,7 @@ from flops_fit.fit.core import fit_runs
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.estimators import Estimate, Runs, estimate_isoflop, estimate_surface
 from flops_fit.fit.isoflop import Minima
-from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.fit.laws import PathLaw, SurfaceLaw
 from flops_fit.fit.options import FEWEST_RUNS, default_unit
 from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
 from flops_fit.fit.saved import check_flops, interval
@@ -30,6 +30,8 @@ from flops_fit.store.collect import run_table
 
 TIMES, RESAMPLES, FITS = 200, 200, 20
 BEYOND = 10.0  # default budget to answer for, as a multiple of the largest
+
+Groups = list[tuple[float, np.ndarray]]  # of runs that share a budget: (FLOPs, row positions)
 
 
 def design_of(plan: dict, params: str = "params") -> pd.DataFrame:
@@ -173,7 +175,7 @@ class SimulatedMinima:
     bracketed: np.ndarray
     log_n: np.ndarray
 
-    def by_budget(self, truth: Truth, cost: Cost, groups) -> list[dict]:
+    def by_budget(self, truth: Truth, cost: Cost, groups: Groups) -> list[dict]:
         """For each of ``groups``: share bracketed, optimum of ``truth``, mean error of ln N*.
 
         ``groups`` are pairs (FLOPs, row indices); ``cost`` converts N and D to FLOPs.
@@ -192,7 +194,7 @@ class SimulatedMinima:
 
 def _simulate_fits(
     table: RunTable,
-    groups,
+    groups: Groups,
     cost: Cost,
     truth: Truth,
     losses: np.ndarray,
@@ -236,7 +238,7 @@ def _coefficients(law: SurfaceLaw) -> list[float]:
     return [float(v) for v in (e, np.exp(ln_a), np.exp(ln_b), alpha, beta)]
 
 
-def _path_exponent(truth: Truth, cost: Cost, groups) -> float:
+def _path_exponent(truth: Truth, cost: Cost, groups: Groups) -> float:
     """The slope of ln N* over ln C that the minima of these budgets estimate."""
     log_c = np.log([c for c, _ in groups])
     if len(log_c) < 2:
@@ -245,7 +247,7 @@ def _path_exponent(truth: Truth, cost: Cost, groups) -> float:
 
 
 def _simulated_fit(estimate: Estimate, cost: Cost, flops: float, level: float) -> SimulatedFit:
-    def values(law) -> np.ndarray:
+    def values(law: SurfaceLaw | PathLaw) -> np.ndarray:
         return np.stack([law.exponent(), *law.optimum(np.log(flops), cost)])
 
     usable = estimate.status in ("converged", "at_bound", "bracketed")
@@ -280,7 +282,13 @@ def _summary(simulated: list[SimulatedFit], true: list[float], level: float) -> 
 
 
 def _whole_fits(
-    table: RunTable, losses: np.ndarray, resamples: int, options: dict, level: float, true, flops
+    table: RunTable,
+    losses: np.ndarray,
+    resamples: int,
+    options: dict,
+    level: float,
+    true: dict[str, list[float]],
+    flops: float,
 ) -> dict | None:
     """Verdicts, headlines and intervals of the simulations that get a complete fit."""
     if not len(losses):
