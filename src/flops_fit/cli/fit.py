@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--runs",
         required=True,
-        help="table with params, tokens and loss of each run (common other column names are known): "
+        help="table with params, tokens and loss of each run (other common column names are known): "
         "CSV, JSON, JSON Lines, Parquet, or a folder with one file per run",
     )
     add("--out", required=True, help="output: the fit (JSON)")
@@ -44,8 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="auto|NUMBER",
         help="Huber threshold on ln L; auto: 1.345 robust scales (1e-3: Hoffmann et al.)",
     )
-    add("--bootstrap", type=int, default=1000, metavar="R", help="resamples; 0: no intervals")
-    add("--seed", type=int, default=0, help="seed of the resamples")
+    add(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="R",
+        help="number of resamples; 0 gives no intervals (default: 1000)",
+    )
+    add("--seed", type=int, default=0, help="seed of the resampling (default: 0)")
     add(
         "--method",
         default="auto",

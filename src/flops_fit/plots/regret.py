@@ -10,7 +10,7 @@ from flops_fit.fit.saved import laws_of
 from flops_fit.plots.style import FAINT, MUTED, BudgetColours, budget_handles, key, log_axis
 
 FACTOR_GRID = np.geomspace(1 / 8, 8, 97)
-HIGHEST = 1.0  # largest waste drawn, as a share of C
+MOST_WASTE = 1.0  # largest waste drawn, as a share of C
 COLUMNS = ["kind", "flops", "factor", "params", "waste"]
 
 
@@ -71,7 +71,7 @@ def draw_regret(ax: Axes, numbers: pd.DataFrame) -> Axes:
     log_axis(ax.xaxis, lambda v: f"{v:g}")
     ticks = sorted({1.0, *FACTORS, 1 / 8, 1 / 4, 8.0})
     ax.set_xticks(ticks, [f"×{t:g}" if t >= 1 else f"×1/{1 / t:g}" for t in ticks])
-    ax.set(xlim=(FACTOR_GRID[0], FACTOR_GRID[-1]), ylim=(0, 100 * HIGHEST))
+    ax.set(xlim=(FACTOR_GRID[0], FACTOR_GRID[-1]), ylim=(0, 100 * MOST_WASTE))
     ax.set(xlabel="N relative to the best N", ylabel="extra compute for the same loss (%)")
     key(ax, budget_handles(colours, budgets))
     return ax

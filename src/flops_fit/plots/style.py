@@ -59,9 +59,8 @@ RGBA = tuple[float, float, float, float]
 SEQUENCE = LinearSegmentedColormap.from_list(
     "budgets", matplotlib.colormaps["viridis"](np.linspace(0.0, 0.76, 256))
 )
-NEUTRAL = LinearSegmentedColormap.from_list(
-    "neutral", ["#c9cfd9", "#f8f9fb"]
-)  # differs from the colours of budgets
+# Greys, which differ from the colours of budgets.
+NEUTRAL = LinearSegmentedColormap.from_list("neutral", ["#c9cfd9", "#f8f9fb"])
 MOST_MARKS = 2000  # per panel; with more, an SVG holds them as an image
 MOST_LABELS = 8  # budgets with a label each; more get a colour bar
 
@@ -109,9 +108,8 @@ def log_axis(axis: XAxis | YAxis, text: Callable[[float], str] = count_text) -> 
     low, high = sorted(getattr(axis.axes, f"get_{axis.axis_name}lim")())
     decades = np.log10(high / low)
     subs = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3.2 else (1,)
-    narrow = MaxNLocator(
-        5, steps=(1, 2, 2.5, 5, 10)
-    )  # for less than a decade linear steps are better
+    # Linear steps are better for less than a decade.
+    narrow = MaxNLocator(5, steps=(1, 2, 2.5, 5, 10))
     wide = LogLocator(subs=subs, numticks=30 if len(subs) > 1 else 9)
     axis.set_major_locator(narrow if decades < 0.8 else wide)
     axis.set_minor_locator(NullLocator())

@@ -20,9 +20,7 @@ from flops_fit.rounds.truth import Truth
 
 ENOUGH_SIZES = 5  # per budget: a parabola has three parameters, and two more sizes test it
 MOST_PER_SIDE = 4  # new sizes on one side of one budget, before the next measurement
-BEYOND_OPTIMUM = (
-    0.75  # steps of the grid: half a step brackets the optimum, the rest allows for noise
-)
+BEYOND_OPTIMUM = 0.75  # steps of the grid: half a step to bracket the optimum, the rest for noise
 BESIDE = 2  # sizes on each side of a minimum
 WORTH = 0.05  # least narrowing of the interval that justifies new runs
 TIMES, RESAMPLES = 60, 100  # per simulation: all designs share their noise, so few are enough
@@ -112,9 +110,8 @@ def _side(entry: dict, tried: list[float]) -> int:
         return -1
     if math.isclose(measured, max(tried), abs_tol=1e-6):
         return 1
-    _, slope, curvature = entry[
-        "coefficients"
-    ]  # the lowest run lies inside, but the vertex of the parabola does not
+    # The run of lowest loss lies inside, but the vertex of the parabola does not.
+    _, slope, curvature = entry["coefficients"]
     return -1 if entry["centre"] - slope / (2 * curvature) < measured else 1
 
 
