@@ -10,7 +10,7 @@ from flops_fit.jobs.script_files import RESULT, SPEC, ScriptOutcome, ScriptSpec,
 PARAMS = {"params": 5000, "params_total": 6000}
 
 
-def script_spec(folder: Path, **changed) -> ScriptSpec:
+def script_spec(root: Path, **changed) -> ScriptSpec:
     values = {
         "experiment_id": "train-8-D4000-s0-0123abcd",
         "hash": "0123abcd",
@@ -21,7 +21,7 @@ def script_spec(folder: Path, **changed) -> ScriptSpec:
         "tokens_per_item": 10,
         "learning_rate": 0.01,
         "seed": 0,
-        "folder": str(folder / "work"),
+        "folder": str(root / "work"),
     }
     return ScriptSpec(**values | changed)
 
