@@ -24,7 +24,6 @@ import contextlib
 import json
 import math
 import os
-import platform
 import signal
 import sys
 import time
@@ -383,7 +382,7 @@ def _finite(value: float) -> float | None:
 def _versions() -> dict[str, str]:
     imported = {name: sys.modules[name] for name in VERSIONS if name in sys.modules}
     versions = {name: str(module.__version__) for name, module in imported.items()}
-    return {"python": platform.python_version(), **versions}
+    return {"python": sys.version.split()[0], **versions}
 
 
 def _place(traceback: Any) -> str:

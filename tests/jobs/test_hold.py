@@ -123,8 +123,11 @@ def test_a_start_takes_little_time_of_the_processor(tmp_path):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    holder = min(cpu([*HOLD, str(tmp_path / ".lock"), "true"]) for _ in range(5))
-    imported = min(cpu([sys.executable, "-c", "import flops_fit.run"]) for _ in range(5))
-    started = min(cpu([sys.executable, "-c", "pass"]) for _ in range(5))
-    assert holder < 0.020
-    assert holder + imported - started < 0.040
+    lines = {
+        "holder": [*HOLD, str(tmp_path / ".lock"), "true"],
+        "import": [sys.executable, "-c", "import flops_fit.run"],
+        "python": [sys.executable, "-c", "pass"],
+    }
+    least = {name: min(cpu(line) for _ in range(10)) for name, line in lines.items()}
+    assert least["holder"] < 0.020
+    assert least["holder"] + least["import"] - least["python"] < 0.040
