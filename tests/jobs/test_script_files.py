@@ -201,6 +201,13 @@ def test_a_stop_without_a_result_is_no_failure(tmp_path):
         assert outcome.status == ending
 
 
+def test_an_error_after_a_stop_signal_is_no_failure_and_its_traceback_is_shown(tmp_path):
+    job = ScriptJob(tmp_path, "raise ConnectionError('a peer has left')")
+    assert job(asked_to_stop=True).status == "stopped"
+    assert job.outcome().status == "failed"
+    assert job.stderr.startswith("Traceback")
+
+
 def test_a_trial_trains_two_steps_and_counts_for_nothing_else(tmp_path):
     job = ScriptJob(tmp_path, "assert run.steps == 2\nrun.finish(2.5, run.tokens, params=5000)")
     job.spec.write(tmp_path / "script_spec.json")
