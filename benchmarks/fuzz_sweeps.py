@@ -141,7 +141,7 @@ def forget() -> None:
         del sys.modules[name]
 
 
-def check(spec: dict, plan: dict) -> None:
+def check(spec, experiments: list) -> None:
     """What ``flops-fit check`` does."""
     from flops_fit.jobs.environment import clean_environment
     from flops_fit.jobs.gpu_locks import USE_CPU
@@ -151,7 +151,7 @@ def check(spec: dict, plan: dict) -> None:
 
     with clean_environment(**{USE_CPU: "true"}):
         known = check_inputs(spec, train)
-    check_amount(known, plan["experiments"], 1.0 if known["read_once"] else spec["max_epochs"])
+    check_amount(known, experiments, 1.0 if known.read_once else spec.max_epochs)
 
 
 class Spent:
@@ -213,12 +213,12 @@ class Spent:
         self.held.close()
 
 
-def trained(folder: Path, row: dict, warnings: list[str]) -> str:
+def trained(folder: Path, experiment, warnings: list[str]) -> str:
     """Train one experiment as the launcher would, and hold its FLOPs against what was counted."""
     from flops_fit.experiment.places import run_folder, spec_file
     from flops_fit.jobs import job
 
-    name, results = row["experiment_id"], folder / "results"
+    name, results = experiment.experiment_id, folder / "results"
     os.environ |= {
         "FLOPS_FIT_PROCESSES": "1",
         "FLOPS_FIT_GPUS": "0",
@@ -237,7 +237,7 @@ def trained(folder: Path, row: dict, warnings: list[str]) -> str:
     flops = {
         "spent": spent.flops,
         "recorded": record["flops_counted"],
-        "planned": row["flops_per_token"] * row["num_tokens"],
+        "planned": experiment.flops_counted,
     }
     (folder / "flops.json").write_text(json.dumps(flops))
     off = {key: abs(value / spent.flops - 1) for key, value in flops.items()}
@@ -270,8 +270,8 @@ def drive(rng: np.random.Generator, folder: Path, train: bool) -> str:
 
     from flops_fit.config.complete import complete_config
     from flops_fit.errors import FlopsFitError
-    from flops_fit.experiment.identity import read_spec
     from flops_fit.experiment.places import spec_file
+    from flops_fit.experiment.spec import read_spec
     from flops_fit.plan.planner import make_plan
 
     torch.set_num_threads(1)
@@ -281,11 +281,10 @@ def drive(rng: np.random.Generator, folder: Path, train: bool) -> str:
     with project(folder):
         try:
             plan = make_plan(complete_config(config), "results", [str(folder)])
-            rows = [e.fields() for e in plan.experiments]
-            smallest = min(rows, key=lambda row: row["params_total"])
-            spec = read_spec(spec_file("results", smallest["experiment_id"]))
+            smallest = min(plan.experiments, key=lambda e: e.count.params_total)
+            spec = read_spec(spec_file("results", smallest.experiment_id))
             forget()
-            check(spec, {"experiments": rows})
+            check(spec, plan.experiments)
         except FlopsFitError as error:
             message = str(error)
             assert len(message.splitlines()) == 1, message

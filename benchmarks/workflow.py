@@ -34,8 +34,8 @@ from pathlib import Path
 
 import yaml
 
-from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import plan_folder, run_folder, spec_file
+from flops_fit.experiment.spec import read_spec
 from flops_fit.store.records import RECORD, RESULT, seal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -249,7 +249,7 @@ class Bench:
     def make_records(self) -> None:
         for row in self.rows:
             text = json.dumps(
-                record(read_spec(spec_file(self.results, row["experiment_id"]))), indent=1
+                record(read_spec(spec_file(self.results, row["experiment_id"])).to_dict()), indent=1
             )
             (self.root / "made" / f"{row['experiment_id']}.json").write_text(text + "\n")
 
@@ -350,7 +350,9 @@ def steps_at(root: Path, records: int) -> dict:
     for row in bench.rows:
         folder = run_folder(bench.results, row["experiment_id"])
         folder.mkdir(parents=True)
-        text = json.dumps(record(read_spec(spec_file(bench.results, folder.name))), indent=1)
+        text = json.dumps(
+            record(read_spec(spec_file(bench.results, folder.name)).to_dict()), indent=1
+        )
         for name in (RECORD, RESULT):
             (folder / name).write_text(text + "\n")
     (plan,) = (plan_folder(bench.results) / "plans").iterdir()

@@ -38,9 +38,9 @@ SECTIONS = {
             "sweep:Experiment",
             "sweep:Skipped",
             "sweep:SweepPlan",
-            "sweep:window_sizes",
+            "plan.window:window_sizes",
             "plan.counting:count_sizes",
-            "plan.one_pass:ModelCount",
+            "sweep:ModelCount",
         ],
     ),
     "Training": (
@@ -48,6 +48,7 @@ SECTIONS = {
         [
             "trainer:TrainingRunner",
             "experiment.options:TrainOptions",
+            "experiment.options:DecidingOptions",
             "optimizer:adamw",
             "plan.schedule:multiplier",
         ],
@@ -181,7 +182,9 @@ def signature(function: Any, name: str) -> str:
 def fields_of(cls: type) -> str:
     notes = {
         n.target.id: ast.unparse(n.annotation)
-        for n in tree_of(cls).body
+        for part in reversed(cls.__mro__)
+        if dataclasses.is_dataclass(part)
+        for n in tree_of(part).body
         if isinstance(n, ast.AnnAssign)
     }
     parts = []

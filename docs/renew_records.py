@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 from flops_fit.config.load import load_config
-from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import spec_file
+from flops_fit.experiment.spec import Spec, read_spec
 from flops_fit.files import read_json
 from flops_fit.plan.planner import make_plan
 from flops_fit.store.collect import write_results
@@ -34,16 +34,17 @@ def without_fingerprints(identity):
     return identity
 
 
-def renewed(record: dict, specs: list[dict]) -> dict:
+def renewed(record: dict, specs: list[Spec]) -> dict:
     """The record under the id of the one spec that it is the result of."""
     (spec,) = [
         spec
         for spec in specs
-        if without_fingerprints(spec["identity"]) == without_fingerprints(record["identity"])
+        if without_fingerprints(spec.recipe.to_dict()) == without_fingerprints(record["identity"])
     ]
     added = {key: record[key] for key in FROM_THE_PLAN}
     kept = {k: v for k, v in record.items() if k not in (*FROM_THE_PLAN, "checksum")}
-    new = {key: spec[key] for key in ("experiment_id", "hash", "identity")}
+    whole = spec.to_dict()
+    new = {key: whole[key] for key in ("experiment_id", "hash", "identity")}
     return {**seal({**kept, **new}), **added}
 
 

@@ -10,23 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import recipes
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plans import grid, plan_of
 
 from flops_fit.config.complete import complete_config
 from flops_fit.config.load import load_config
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import experiment_id, read_spec
+from flops_fit.experiment.spec import read_spec
 from flops_fit.files import canonical_hash
 from flops_fit.fit import read_runs
 from flops_fit.fit.columns import ALIASES
 from flops_fit.fit.curves import read_curves, read_points
 from flops_fit.fit.learning_rate import COLUMNS, read_rates
 from flops_fit.fit.runs import KEPT
-from flops_fit.store.plan_file import read_plan
+from flops_fit.store.plan_file import read_plan, read_plan_use
 from flops_fit.store.records import check_record, seal
+from flops_fit.sweep import Skipped
 
 PROFILES = [pytest.param(60, id="few"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 
@@ -368,12 +371,7 @@ def test_any_csv_is_read_as_curves_points_and_rates_or_refused(examples, tmp_pat
 
 # ------------------------------------------------------------------- what the steps hand on
 
-IDENTITY = {
-    "model": {"factory": "a:Net", "size_param": "width", "kwargs": {}, "size": 8},
-    "tokens": 100,
-    "seed": 0,
-    "learning_rate": 0.1,
-}
+IDENTITY = recipes.identity()
 RECORD = seal(
     {
         "experiment_id": "net",
@@ -385,12 +383,7 @@ RECORD = seal(
         "curve": [1, 2],
     }
 )
-SPEC = {
-    "experiment_id": experiment_id(IDENTITY),
-    "hash": canonical_hash(IDENTITY),
-    "identity": IDENTITY,
-    "max_epochs": 4,
-}
+SPEC = recipes.spec(IDENTITY)
 KEYS = st.text(max_size=4)
 
 
@@ -437,11 +430,11 @@ def test_a_mutated_spec_is_read_only_with_its_identity_unchanged(examples, tmp_p
     def body(value):
         path.write_text(json.dumps(value))
         spec = succeeds_or_says_why(read_spec, path)
-        assert spec is None or spec["identity"] == IDENTITY
+        assert spec is None or spec.recipe.to_dict() == IDENTITY
 
     fuzz(mutated(SPEC, JSON, KEYS) | JSON, 2 * examples, body)
     path.write_text(json.dumps(SPEC))
-    assert read_spec(path) == SPEC
+    assert read_spec(path).to_dict() == SPEC
 
 
 @pytest.mark.parametrize("examples", PROFILES)
@@ -450,11 +443,13 @@ def test_any_json_as_a_plan_is_refused_or_has_its_experiments(examples, tmp_path
 
     def body(value):
         path.write_text(json.dumps(value))
-        plan = succeeds_or_says_why(
-            read_plan, path, ("experiments", "experiment_id", "flops_counted")
-        )
+        plan = succeeds_or_says_why(read_plan, path)
         if plan is not None:
-            assert all(isinstance(row["experiment_id"], str) for row in plan["experiments"])
+            assert all(isinstance(e.experiment_id, str) for e in plan.experiments)
+        use = succeeds_or_says_why(read_plan_use, path)
+        assert plan is None or use is not None
 
-    valid = {"experiments": [{"experiment_id": "a", "flops_counted": 1.0}]}
+    valid = plan_of(grid(ratios=[20]), skipped=[Skipped(1.0, 3, "why")]).to_dict()
     fuzz(mutated(valid, JSON, KEYS) | JSON, examples, body)
+    path.write_text(json.dumps(valid))
+    assert read_plan(path).to_dict() == valid

@@ -3,10 +3,10 @@
 import pytest
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.plan.one_pass import ModelCount
 from flops_fit.plan.rules import make_rule
 from flops_fit.plan.schedule import multiplier, phases
-from flops_fit.sweep import Experiment, SweepPlan, plan_sweep, window_sizes
+from flops_fit.plan.window import window_sizes
+from flops_fit.sweep import Experiment, ModelCount, SweepPlan, plan_sweep
 
 
 def count_of(params: int, flops: float | None = None) -> ModelCount:
@@ -17,7 +17,7 @@ def plan(sizes, counts, **changes):
     settings = {
         "batch_tokens": lambda **_: 640,
         "learning_rate": lambda **_: 0.1,
-        "name": lambda f: f"{f['size_param_value']}-{f['num_tokens']}-{f['seed']}",
+        "name": lambda e: f"{e.size_param_value}-{e.num_tokens}-{e.seed}",
     } | changes
     return plan_sweep(sizes, counts, 64, **settings)
 
@@ -51,7 +51,7 @@ def test_an_experiment_that_two_budgets_share_is_trained_once():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"name": lambda f: f"C{f['compute_budget']:g}-{f['seed']}-{f['learning_rate']}"},
+        {"name": lambda e: f"C{e.compute_budget:g}-{e.seed}-{e.learning_rate}"},
         {"seeds": (0, 1)},
         {"rate_factors": (1, 2)},
     ],

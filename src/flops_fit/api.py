@@ -1,31 +1,30 @@
 """The same path for notebooks and scripts: `find_optimal` plans, trains, fits and answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from flops_fit.constants import ANSWER_FACTORS
-from flops_fit.data import Data, as_data, first_item
+from flops_fit.constants import ANSWER_FACTORS, Status
+from flops_fit.data import as_data
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.plan import Plan
 from flops_fit.files import canonical_hash, write_json
-from flops_fit.model_factory import create_model, create_on_meta, num_params
 from flops_fit.optimizer import adamw
-from flops_fit.plan.costs import Costs
-from flops_fit.plan.items import measure_items, stated_items
-from flops_fit.plan.one_pass import ModelCount
-from flops_fit.store.records import COMPLETED
-from flops_fit.sweep import COUNTED, SIX_ND, SweepPlan, flops_per_token, plan_sweep, window_sizes
+from flops_fit.plan.local import LocalSweep
+from flops_fit.sweep import SIX_ND, SweepPlan
 from flops_fit.trainer import TrainingRunner
-from flops_fit.training.local import is_main_process
+from flops_fit.training.local import Call, is_main_process
 from flops_fit.training.local_identity import LocalIdentity, check_resume
 
-COMPUTE_BUDGETS = (1e11, 3e11, 1e12, 3e12)  # minutes on a laptop; give your own
-MIN_STEPS = 8
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flops_fit.fit.runs import RunTable
+
+COMPUTE_BUDGETS = (1e11, 3e11, 1e12, 3e12)  # minutes on a laptop; choose yours
 
 
 def find_optimal(
@@ -45,7 +44,7 @@ def find_optimal(
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     fit_options: dict | None = None,
-    **train_options,
+    **train_options: Any,
 ) -> "Result | SweepPlan":
     """Find the compute-optimal N and D for your model, data and loss.
 
@@ -57,7 +56,7 @@ def find_optimal(
             split by a fixed hash of the index.
         loss_fn: ``loss_fn(outputs, targets)``, the mean over target elements.
         compute_budgets: training FLOPs, one IsoFLOP curve each (default: 1e11, 3e11, 1e12, 3e12).
-        train: False plans only.
+        train: whether to train; False makes the plan only.
         output_dir: where ``results.json``, ``fit.json`` and figures go.
         resume: do not repeat experiments that ``output_dir`` holds from an earlier call with the
             same settings and the same content of model, data, loss and optimizer (see
@@ -79,149 +78,34 @@ def find_optimal(
     Raises:
         FlopsFitError: for input that breaks a contract, before anything trains.
     """
-    budgets = sorted(compute_budgets or COMPUTE_BUDGETS)
-    if min(budgets) <= 0:
-        raise FlopsFitError(f"compute_budgets: {min(budgets):g} given; allowed: positive FLOPs")
-    if convention not in (SIX_ND, COUNTED):
-        raise FlopsFitError(f"convention: {convention!r} given; allowed: {SIX_ND}, {COUNTED}")
     check_resume(resume)
     data = None if dataset is None else as_data(dataset)
-    identity = None
-    if train and data is not None and loss_fn is not None:  # before planning runs the model
-        optimizer = train_options.get("optimizer", adamw)
-        identity = LocalIdentity.of(
-            model_cls, model_size_param, model_kwargs, data, loss_fn, optimizer, Path(output_dir)
-        )
-    plan = _plan(
+    sweep = LocalSweep(
         model_cls,
         model_size_param,
         model_kwargs or {},
         data,
         loss_fn,
-        budgets,
+        convention,
+        sorted(compute_budgets or COMPUTE_BUDGETS),
         sizes,
         seeds,
-        convention,
         batch_size,
         learning_rate,
     )
-    if data is None or loss_fn is None or identity is None:
-        return plan
-    records = TrainingRunner(output_dir).run_sweep_from_plan(
-        plan,
-        model_cls,
-        model_size_param,
-        model_kwargs,
-        data,
-        loss_fn,
-        resume,
-        identity,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        **train_options,
+    sweep.check()
+    if not train or data is None or loss_fn is None:
+        return sweep.plan()
+    optimizer = train_options.get("optimizer", adamw)
+    call = Call(model_cls, model_size_param, model_kwargs, data, loss_fn, optimizer)
+    identity = LocalIdentity.of(call, Path(output_dir))  # before planning runs the model
+    plan = sweep.plan()
+    options = {"batch_size": batch_size, "learning_rate": learning_rate, **train_options}
+    runner = TrainingRunner(output_dir)
+    records = runner.run_sweep_from_plan(
+        plan, model_cls, model_size_param, model_kwargs, data, loss_fn, resume, identity, **options
     )
     return Result.of(plan, records, convention, Path(output_dir), fit_options or {})
-
-
-def _plan(
-    model_cls,
-    size_param,
-    kwargs,
-    data: Data | None,
-    loss_fn,
-    budgets,
-    sizes,
-    seeds,
-    convention,
-    batch_size,
-    learning_rate,
-) -> SweepPlan:
-    known: dict[Any, ModelCount] = {}
-    costs = None
-    if data is not None and loss_fn is not None:
-        costs = _costs(model_cls, size_param, kwargs, data, loss_fn)
-    elif convention == COUNTED:
-        raise FlopsFitError("convention: 'counted' needs a dataset and a loss to count with")
-
-    def count(wanted: Sequence) -> dict[Any, ModelCount]:
-        new = [size for size in wanted if size not in known]
-        if new and costs is not None:
-            known.update(costs.of(new))
-        else:
-            known.update({size: _count_params(model_cls, size_param, size, kwargs) for size in new})
-        return known
-
-    tokens_per_item = 1 if costs is None else costs.items.tokens
-    batch_tokens = batch_size * tokens_per_item
-    if sizes is None:
-        grid = _default_grid(
-            model_cls, size_param, kwargs, budgets, count, convention, batch_tokens
-        )
-    else:
-        grid = {budget: list(sizes) for budget in budgets}
-    count(sorted({size for values in grid.values() for size in values}))
-    plan = plan_sweep(
-        grid,
-        known,
-        tokens_per_item,
-        seeds=seeds,
-        convention=convention,
-        batch_tokens=lambda **_: batch_tokens,
-        learning_rate=lambda **_: learning_rate,
-        min_steps=MIN_STEPS,
-        name=_name,
-        in_batch=None if costs is None else costs.in_batch,
-        ignored=costs is not None and costs.items.ignored,
-    )
-    return plan if costs is None else replace(plan, warnings=costs.warnings())
-
-
-def _costs(model_cls, size_param: str, kwargs: dict, data: Data, loss_fn: Callable) -> Costs:
-    """Costs on the items of ``data``; a stream that reads once is left to the training."""
-    example = first_item(data)
-    once = data.read_once
-    items = stated_items({}, example, loss_fn) if once else measure_items(data, loss_fn)
-    return Costs(model_cls, size_param, kwargs, loss_fn, example, items, data)
-
-
-def _default_grid(model_cls, size_param, kwargs, budgets, count, convention, batch_tokens) -> dict:
-    def flops_and_params(size: int) -> tuple[float, int]:
-        counted = count([size])[size]
-        return flops_per_token(counted, convention), counted.num_params
-
-    multiple = _buildable_multiple(model_cls, size_param, kwargs)
-    return {
-        budget: window_sizes(
-            budget, flops_and_params, multiple=multiple, min_tokens=MIN_STEPS * batch_tokens
-        )
-        for budget in budgets
-    }
-
-
-def _buildable_multiple(model_cls, size_param: str, kwargs: dict) -> int:
-    """The smallest of `MULTIPLES` at which the model builds (heads that must divide a width)."""
-    for multiple in MULTIPLES:
-        try:
-            for factor in (1, 2, 3, 5, 7):
-                _count_params(model_cls, size_param, factor * multiple, kwargs)
-            return multiple
-        except FlopsFitError as error:
-            problem = error
-    raise problem
-
-
-def _count_params(model_cls, size_param: str, size: Any, kwargs: dict) -> ModelCount:
-    """N alone, where there is no data to count FLOPs with."""
-    try:
-        model = create_on_meta(model_cls, size_param, size, kwargs)
-    except FlopsFitError:
-        model = create_model(model_cls, size_param, size, kwargs)
-    params = num_params(model)
-    return ModelCount(params, params, params, params, 0.0, "none")
-
-
-def _name(fields: dict) -> str:
-    return f"C{fields['compute_budget']:.6g}-{fields['size_param_value']}-s{fields['seed']}"
 
 
 class Result:
@@ -247,8 +131,18 @@ class Result:
         self.output_dir, self.law, self.reason = output_dir, law, reason
 
     @classmethod
-    def of(cls, plan, records, convention: str, output_dir: Path, fit_options: dict) -> "Result":
-        """Fit ``records``; the main process also writes ``fit.json``."""
+    def of(
+        cls,
+        plan: SweepPlan,
+        records: list[dict],
+        convention: str,
+        output_dir: Path,
+        fit_options: dict[str, Any],
+    ) -> "Result":
+        """Fit the ``records`` of ``plan`` with ``fit_options``, as `flops_fit.fit.fit_runs` takes them.
+
+        ``convention``: what budgets mean. The main process also writes ``fit.json`` to ``output_dir``.
+        """
         from flops_fit.fit.core import fit_runs
 
         try:
@@ -269,13 +163,13 @@ class Result:
     ) -> dict:
         """The answer at ``compute_budget`` FLOPs, as `flops_fit.fit.predict` gives it.
 
-        ``params`` or ``tokens``: what a size, or an amount of data, of your own gives for it.
+        With ``params`` or ``tokens``, the answer also says what that N or D gives at the budget.
         """
         from flops_fit.fit.answer import predict
 
         return predict(self._fitted(), compute_budget, params, tokens)
 
-    def chinchilla_table(self, compute_budgets: Sequence[float] | None = None):
+    def chinchilla_table(self, compute_budgets: Sequence[float] | None = None) -> "pd.DataFrame":
         """Optimal N, D and loss by budget as a `pandas.DataFrame`, with the verdict on each.
 
         ``compute_budgets``: FLOPs, by default the sweep's own budgets and 3 and 10 times the
@@ -283,8 +177,8 @@ class Result:
         """
         import pandas as pd
 
-        own = sorted({e.compute_budget for e in self.plan.experiments})
-        answers = [self.predict(c) for c in compute_budgets or [*own[:-1], *self._beyond()]]
+        budgets = sorted({e.compute_budget for e in self.plan.experiments})
+        answers = [self.predict(c) for c in compute_budgets or [*budgets[:-1], *self._beyond()]]
         columns = ("flops", "params", "tokens", "tokens_per_param", "loss", "size_value", "verdict")
         return pd.DataFrame([{name: answer[name] for name in columns} for answer in answers])
 
@@ -293,7 +187,7 @@ class Result:
         largest = max(e.compute_budget for e in self.plan.experiments)
         return [factor * largest for factor in ANSWER_FACTORS]
 
-    def _table(self):
+    def _table(self) -> "RunTable":
         from flops_fit.fit.runs import prepare_runs
 
         return prepare_runs(run_frame(self.records, self.convention))
@@ -342,24 +236,15 @@ class Result:
         write_atomic(path, page)
         return path
 
-    def _planned(self) -> dict:
+    def _planned(self) -> Plan:
         """The plan as the report reads it."""
-        rows = [
-            {
-                "compute_budget": e.compute_budget,
-                "num_tokens": e.num_tokens,
-                "flops_6nd": e.flops_6nd,
-                "flops_counted": e.flops_counted,
-            }
-            for e in self.plan.experiments
-        ]
-        return {
-            "fingerprint": canonical_hash([e.experiment_id for e in self.plan.experiments]),
-            "convention": self.convention,
-            "experiments": rows,
-            "skipped": [asdict(cell) for cell in self.plan.skipped],
-            "warnings": self.plan.warnings,
-        }
+        return Plan(
+            fingerprint=canonical_hash([e.experiment_id for e in self.plan.experiments]),
+            convention=self.convention,
+            experiments=self.plan.experiments,
+            skipped=self.plan.skipped,
+            warnings=self.plan.warnings,
+        )
 
     def _repr_html_(self) -> str:
         """For notebooks: the same as `repr`, as a table."""
@@ -368,7 +253,7 @@ class Result:
         return f"<p>{escape(head)}</p>{table}"
 
     def __repr__(self) -> str:
-        done = sum(record["status"] == COMPLETED for record in self.records)
+        done = sum(Status(record["status"]).usable for record in self.records)
         head = f"Result: {done} of {len(self.records)} runs completed"
         if self.plan.skipped:
             head += f", {len(self.plan.skipped)} cells skipped"
@@ -381,8 +266,8 @@ class Result:
         )
 
 
-def run_frame(records: list[dict], convention: str):
-    """The table that the fit reads, from records of the API."""
+def run_frame(records: list[dict], convention: str) -> "pd.DataFrame":
+    """The table that the fit reads, from ``records`` of the API; ``convention``: what budgets mean."""
     import pandas as pd
 
     from flops_fit.store.collect import run_table

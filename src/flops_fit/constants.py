@@ -1,5 +1,29 @@
-"""Numbers that several rooms share: figures from the literature, and what is answered by default."""
+"""What several rooms share: figures from the literature, defaults, and how a run can have ended."""
+
+import enum
 
 MOST_EPOCHS = 4  # beyond, repeated data are worth less (Muennighoff et al. 2023, arXiv 2305.16264)
 PUBLISHED_RATIO = 20  # tokens per parameter, Hoffmann et al. 2022 (arXiv 2203.15556)
 ANSWER_FACTORS = (1, 3, 10)  # times the largest budget: what is answered for unless asked otherwise
+
+
+class Status(enum.StrEnum):
+    """How a run ended. A diverged run is a result, but it has no loss that could be fitted."""
+
+    COMPLETED = "completed"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+    @property
+    def usable(self) -> bool:
+        """Whether the run has a loss that a fit may use."""
+        return self is Status.COMPLETED
+
+
+def flops_6nd(params: float, tokens: float) -> float:
+    """The usual estimate of the training FLOPs of ``params`` parameters on ``tokens`` tokens: 6 N D.
+
+    2 N FLOPs per token for the forward pass and 4 N for the backward pass (Kaplan et al. 2020,
+    arXiv 2001.08361).
+    """
+    return 6.0 * params * tokens

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,23 @@ def read_json(path: str | Path) -> Any:
         raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise FlopsFitError(f"{path}: not valid JSON ({error})") from None
+
+
+def write_object(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write ``value`` as a JSON object with its ``format`` to ``path``, atomically."""
+    write_json(path, {"format": FORMAT, **value})
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read the JSON object that `write_object` left at ``path``, without its ``format``.
+
+    Raises `FlopsFitError` for a file that is missing, broken, no object, or of a newer version.
+    """
+    value = read_json(path)
+    check_format(value, path)
+    if not isinstance(value, dict):
+        raise FlopsFitError(f"{path}: {type(value).__name__}; allowed: a JSON object")
+    return {name: part for name, part in value.items() if name != "format"}
 
 
 def check_format(value: Any, name: str | Path) -> None:

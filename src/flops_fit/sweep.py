@@ -2,30 +2,128 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-COUNTED, SIX_ND = "counted", "6nd"
-ONLY_WHERE_MEASURED = ("flops_per_position", "expected_items")
-FEWEST_SIZES = 5  # of a curve whose minimum can be told from its sides
+from flops_fit.constants import flops_6nd
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COUNTED, SIX_ND = "counted", "6nd"  # what a budget means: FLOPs as counted, or 6 N D
+# The names that the origin of the project fixed, in `Experiment`, plans and records, and the names
+# that tables, fits and answers use for the same quantities.
+TABLE_NAMES = {
+    "compute_budget": "budget",
+    "size_param_value": "size",
+    "num_tokens": "tokens",
+    "final_loss": "loss",
+    "final_loss_se": "loss_se",
+}
+
+
+def table_names(row: Mapping[str, Any]) -> dict[str, Any]:
+    """``row``, the fields of an experiment or a record, under the names that tables use."""
+    return {TABLE_NAMES.get(name, name): value for name, value in row.items()}
+
+
+@dataclass(frozen=True)
+class ModelCount:
+    """What one size of a model holds and costs.
+
+    Attributes:
+        num_params: N as the model's ``num_params()`` gives it, else its trainable parameters.
+        params: the trainable matmul parameters that a token meets: the output head is included,
+            embedding look-ups are not, experts count by their share of the tokens.
+        params_nonembedding: ``params`` without the projections onto an embedding's vocabulary.
+        params_total: all trainable parameters, shared ones once.
+        flops_per_token: FLOPs of the forward and the backward pass per target element.
+        method: "meta" (run on the meta device), "cpu" (run on the CPU, or extrapolated from sizes
+            that were), "model" (the model's own ``flops_per_token()``), "none" or "" (not counted).
+        warnings: sentences to read before the figures are trusted.
+        activation_bytes: bytes that autograd keeps for the backward pass per target element, in the
+            model's number format and with the full square of attention (fused kernels keep less); 0
+            where the model could not be run. Only for the estimate of memory.
+        flops_per_position: FLOPs per element of the inputs, where targets are ignored or items
+            differ in length, so that the positions of a run decide what it spent; else None.
+    """
+
+    num_params: int
+    params: int
+    params_nonembedding: int
+    params_total: int
+    flops_per_token: float
+    method: str
+    warnings: tuple[str, ...] = ()
+    activation_bytes: float = 0.0
+    flops_per_position: float | None = None
+
+    def spent_flops(self, tokens: float, positions: float | None = None) -> float:
+        """The counted FLOPs of a run that has seen ``tokens`` target elements.
+
+        ``positions``: the elements of its inputs, which decide where the count has
+        ``flops_per_position``.
+        """
+        if self.flops_per_position is None or positions is None:
+            return self.flops_per_token * tokens
+        return self.flops_per_position * positions
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "ModelCount":
+        """The count that ``row``, of a plan, a spec or a record, holds; what is missing is 0."""
+        return cls(
+            num_params=row["num_params"],
+            params=row.get("params", 0),
+            params_nonembedding=row.get("params_nonembedding", 0),
+            params_total=row.get("params_total", 0),
+            flops_per_token=row.get("flops_per_token", 0.0),
+            method=row.get("count_method", ""),
+            activation_bytes=row.get("activation_bytes", 0.0),
+            flops_per_position=row.get("flops_per_position"),
+        )
+
+    def to_dict(self, tokens_per_item: float | None = None) -> dict[str, Any]:
+        """The count as plans, specs and records hold it; `from_dict` reads it.
+
+        Specs and records hold ``tokens_per_item``, the target elements of an item, beside it.
+        """
+        row = {
+            "num_params": self.num_params,
+            "params": self.params,
+            "params_nonembedding": self.params_nonembedding,
+            "params_total": self.params_total,
+            "flops_per_token": self.flops_per_token,
+            "count_method": self.method,
+            "tokens_per_item": tokens_per_item,
+            "activation_bytes": self.activation_bytes,
+            "flops_per_position": self.flops_per_position,
+        }
+        return {name: value for name, value in row.items() if value is not None}
+
+
+NOT_COUNTED = ModelCount(0, 0, 0, 0, 0.0, "")
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One training run of the grid.
 
-    ``experiment_id``: its name in the results. ``compute_budget``: the FLOPs that asked for it.
-    ``size_param_value``: the size. ``num_params``: the model's own N, behind 6 N D.
-    ``num_tokens``: D in target elements, exactly what is trained, of which an item brings
-    ``tokens_per_item``. ``seed``: of weights and order. ``batch_items``: the global batch.
-    ``steps``: of the optimiser. ``learning_rate``: the peak. ``flops_per_token``, ``params``,
-    ``params_nonembedding``, ``params_total``, ``count_method``, ``activation_bytes``: as
-    `ModelCount` has them (``count_method`` is its ``method``; 0 FLOPs where nothing was counted).
-
-    Where targets are ignored or items differ, ``tokens_per_item`` is a mean,
-    ``flops_per_position`` as `ModelCount` has it, and ``expected_items`` how many items D is
-    expected to take (None where items keep all their targets: D is then whole items).
+    Attributes:
+        experiment_id: its name in the results.
+        compute_budget: the FLOPs of the budget that asked for it.
+        size_param_value: the value of the size parameter.
+        num_params: the model's own N, the one of 6 N D.
+        num_tokens: D in target elements, exactly what is trained.
+        seed: of the weights and of the order of the data.
+        batch_items: the global batch in items (0: the caller decides).
+        tokens_per_item: target elements of an item, a mean where targets are ignored or items differ.
+        steps: steps of the optimiser.
+        learning_rate: the peak of the learning rate (0: the caller decides).
+        expected_items: how many items D is expected to take, where targets are ignored or items
+            differ; None where items keep all their targets, since D is then whole items.
+        count: what its size holds and costs (`NOT_COUNTED` where nothing was counted).
+        hash: the hash of what decides its result (empty where it was not hashed).
     """
 
     experiment_id: str
@@ -38,37 +136,58 @@ class Experiment:
     tokens_per_item: float = 1
     steps: int = 0
     learning_rate: float = 0.0
-    flops_per_token: float = 0.0
-    params: int = 0
-    params_nonembedding: int = 0
-    params_total: int = 0
-    count_method: str = ""
-    activation_bytes: float = 0.0
-    flops_per_position: float | None = None
     expected_items: int | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """Its fields by name, without those that say nothing of an ordinary sweep."""
-        return {
-            k: v for k, v in vars(self).items() if v is not None or k not in ONLY_WHERE_MEASURED
-        }
+    count: ModelCount = NOT_COUNTED
+    hash: str = ""
 
     @property
     def flops_6nd(self) -> float:
         """6 N D with ``num_params`` and ``num_tokens``."""
-        return 6.0 * self.num_params * self.num_tokens
+        return flops_6nd(self.num_params, self.num_tokens)
 
     @property
     def flops_counted(self) -> float:
-        """``flops_per_token`` x D; 0 where nothing was counted."""
-        return self.flops_per_token * self.num_tokens
+        """FLOPs per token as counted x D; 0 where nothing was counted."""
+        return self.count.spent_flops(self.num_tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The experiment as a flat row of a plan; `from_dict` reads it."""
+        count = {**self.count.to_dict(), "num_params": self.num_params}
+        per_position = count.pop("flops_per_position", None)
+        row = {
+            "experiment_id": self.experiment_id,
+            "compute_budget": self.compute_budget,
+            "size_param_value": self.size_param_value,
+            "num_params": count.pop("num_params"),
+            "num_tokens": self.num_tokens,
+            "seed": self.seed,
+            "batch_items": self.batch_items,
+            "tokens_per_item": self.tokens_per_item,
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "flops_per_token": count.pop("flops_per_token"),
+            **count,
+            "flops_per_position": per_position,
+            "expected_items": self.expected_items,
+            "hash": self.hash or None,
+            "flops_6nd": self.flops_6nd,
+            "flops_counted": self.flops_counted,
+        }
+        absent = ("flops_per_position", "expected_items", "hash")  # of an ordinary sweep
+        return {k: v for k, v in row.items() if v is not None or k not in absent}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "Experiment":
+        """The experiment of a ``row`` that `to_dict` made; FLOPs are computed, not read."""
+        names = [f.name for f in fields(cls) if f.name != "count" and f.name in row]
+        return cls(**{name: row[name] for name in names}, count=ModelCount.from_dict(row))
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """The cell of the grid at ``compute_budget`` FLOPs and ``size_param_value`` that is not trained.
+    """A cell of the grid that is not trained.
 
-    ``reason``: why, as a sentence.
+    ``compute_budget`` in FLOPs and ``size_param_value`` name the cell; ``reason`` is a sentence.
     """
 
     compute_budget: float
@@ -78,7 +197,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The sweep: its ``experiments``, the cells that were ``skipped``, and ``warnings`` in words."""
+    """The grid of a sweep.
+
+    ``experiments`` are trained; ``skipped`` cells are not; ``warnings`` are sentences.
+    """
 
     experiments: list[Experiment]
     skipped: list[Skipped] = field(default_factory=list)
@@ -92,17 +214,12 @@ class SweepPlan:
         """FLOPs of all experiments as counted, or 6 N D where nothing was counted."""
         return sum(e.flops_counted or e.flops_6nd for e in self.experiments)
 
-    def table(self):
+    def table(self) -> "pd.DataFrame":
         """The plan as a `pandas.DataFrame`, one row per experiment."""
         import pandas as pd
 
         rows = [
-            {
-                **e.fields(),
-                "flops_6nd": e.flops_6nd,
-                "flops_counted": e.flops_counted,
-                "tokens_per_param": e.num_tokens / e.num_params,
-            }
+            {**e.to_dict(), "tokens_per_param": e.num_tokens / e.num_params}
             for e in self.experiments
         ]
         return pd.DataFrame(rows)
@@ -115,50 +232,23 @@ class SweepPlan:
         )
 
 
-def spent_flops(record: Mapping[str, Any]) -> float:
-    """The FLOPs that a run really spent, as counted.
-
-    ``record``: ``tokens_seen`` and ``flops_per_token``; where the loss ignores targets or items differ
-    in length, ``input_positions`` and ``flops_per_position``, which then decide.
-    """
-    if record.get("flops_per_position") is None:
-        return record["flops_per_token"] * record["tokens_seen"]
-    return record["flops_per_position"] * record["input_positions"]
-
-
-def flops_of(planned: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says of a run's positions and FLOPs; ``planned`` has the counts of its size.
-
-    Where positions decide, the FLOPs that were expected stand beside those that were spent.
-    """
-    tokens = outcome["tokens_seen"]
-    flops: dict[str, Any] = {
-        "flops_6nd": 6.0 * outcome["num_params"] * tokens,
-        "flops_counted": spent_flops({**planned, **outcome}),
-    }
-    if planned.get("flops_per_position") is not None:
-        flops["input_positions"] = outcome["input_positions"]
-        flops["flops_expected"] = planned["flops_per_token"] * tokens
-    return flops
-
-
 def n_key(convention: str, params: str = "params") -> str:
-    """The count of a model that is N where a table or a fit names ``params``.
+    """The count of a model that is N, where a table or a fit asks for ``params``.
 
-    Where budgets mean 6 N D, N is the model's own (``num_params``), as in the cost: a law in another
-    N would not be the law of its budgets. Any other count that is asked for by name stays.
+    Under the ``convention`` 6 N D, N is the model's own (``num_params``), as in the cost: a law in
+    another N would not be the law of its budgets. Any other count that is asked for by name stays.
     """
     return "num_params" if convention == SIX_ND and params == "params" else params
 
 
-def flops_per_token(count, convention: str) -> float:
-    """FLOPs per token of a `ModelCount` under a counting convention: counted, or 6 N."""
-    return count.flops_per_token if convention == COUNTED else 6.0 * count.num_params
+def flops_per_token(count: ModelCount, convention: str) -> float:
+    """FLOPs per token of ``count`` under a counting ``convention``: counted, or 6 N."""
+    return count.flops_per_token if convention == COUNTED else flops_6nd(count.num_params, 1)
 
 
 def plan_sweep(
     sizes: Mapping[float, Sequence],
-    counts: Mapping[Any, Any],
+    counts: Mapping[Any, ModelCount],
     tokens_per_item: float,
     *,
     seeds: Sequence[int] = (0,),
@@ -168,153 +258,104 @@ def plan_sweep(
     batch_multiple: int = 1,
     rate_factors: Sequence[float] = (1,),
     min_steps: int = 8,
-    name: Callable[[dict], str],
-    in_batch: Callable[[Any, int], Any] | None = None,
+    name: Callable[[Experiment], str],
+    in_batch: Callable[[Any, int], ModelCount] | None = None,
     ignored: bool = False,
 ) -> SweepPlan:
     """Lay out the IsoFLOP grid.
 
-    ``sizes``: size values by compute budget in FLOPs. ``counts``: the `ModelCount` of every size.
-    ``tokens_per_item``: target elements that an item brings. ``convention``: what a budget means,
-    ``counted`` FLOPs or ``6nd``. ``batch_multiple``: the global batch is a whole multiple of this
-    many items. ``batch_tokens`` (the global batch) and ``learning_rate``: functions of ``params,
-    tokens, size``. ``name`` turns the fields of an experiment into its id. D is the budget over
-    FLOPs per token, rounded to whole global batches; cells of fewer than ``min_steps`` steps are
-    skipped with a reason. Every cell is trained at each of ``seeds`` and each of ``rate_factors``
-    times its learning rate.
+    D is the budget divided by the FLOPs per token, rounded to whole global batches. Cells of fewer
+    than ``min_steps`` steps are skipped with a reason.
 
-    ``in_batch(size, batch_items)``: the `ModelCount` in such a batch, where costs depend on it.
-    ``ignored``: whether items keep only a part of their targets, or differ in them;
-    ``tokens_per_item`` is then a mean.
+    Args:
+        sizes: the size values by compute budget in FLOPs.
+        counts: the `ModelCount` of every size.
+        tokens_per_item: target elements that an item brings.
+        seeds: every cell is trained once with each.
+        convention: what a budget means, ``counted`` FLOPs or ``6nd`` (6 N D).
+        batch_tokens: gives the global batch in target elements, a function of ``params, tokens,
+            size``.
+        learning_rate: gives the peak learning rate, a function of the same.
+        batch_multiple: the global batch is a whole multiple of this many items.
+        rate_factors: every cell is trained at each of these multiples of its learning rate.
+        min_steps: the fewest optimiser steps of a run.
+        name: gives the id of an experiment that has none yet.
+        in_batch: ``in_batch(size, batch_items)`` is the `ModelCount` in such a batch, where costs
+            depend on it.
+        ignored: whether items keep only a part of their targets, or differ in them;
+            ``tokens_per_item`` is then a mean.
     """
+    cell_of = partial(
+        _cell,
+        tokens_per_item=tokens_per_item,
+        convention=convention,
+        batch_rule=batch_tokens,
+        rate_rule=learning_rate,
+        multiple=batch_multiple,
+        in_batch=in_batch,
+        ignored=ignored,
+    )
     experiments: list[Experiment] = []
     skipped: list[Skipped] = []
-    taken: dict[tuple, float] = {}
+    budget_of: dict[tuple, float] = {}
     for budget, values in sizes.items():
         for size in values:
-            cell = _cell(
-                budget,
-                size,
-                counts[size],
-                tokens_per_item,
-                convention,
-                batch_tokens,
-                learning_rate,
-                batch_multiple,
-                in_batch,
-                ignored,
-            )
-            if cell["steps"] < min_steps:
+            cell = cell_of(budget, size, counts[size])
+            if cell.steps < min_steps:
                 skipped.append(Skipped(budget, size, _too_short(cell, min_steps)))
                 continue
             for seed, factor in itertools.product(seeds, rate_factors):
-                rate = cell["learning_rate"] * factor
-                fields = {**cell, "seed": seed, "learning_rate": rate}
-                key = (size, cell["num_tokens"], cell["batch_items"], seed, rate)
-                if key in taken:
-                    reason = f"the same experiment as at budget {taken[key]:g}: D rounds to equal"
-                    skipped.append(Skipped(budget, size, reason))
+                new = replace(cell, seed=seed, learning_rate=cell.learning_rate * factor)
+                key = (size, new.num_tokens, new.batch_items, seed, new.learning_rate)
+                if key in budget_of:
+                    same = f"the same experiment as at budget {budget_of[key]:g}"
+                    skipped.append(Skipped(budget, size, f"{same}: D rounds to equal"))
                     continue
-                taken[key] = budget
-                experiments.append(Experiment(experiment_id=name(fields), **fields))
+                budget_of[key] = budget
+                experiments.append(replace(new, experiment_id=name(new)))
     return SweepPlan(experiments, skipped)
 
 
 def _cell(
-    budget,
-    size,
-    count,
-    tokens_per_item,
-    convention,
-    batch_rule,
-    rate_rule,
-    multiple,
-    in_batch,
-    ignored,
-) -> dict:
-    wanted = budget / flops_per_token(count, convention)
-    factors = {"params": count.params, "tokens": wanted, "size": size}
+    budget: float,
+    size: Any,
+    count: ModelCount,
+    *,
+    tokens_per_item: float,
+    convention: str,
+    batch_rule: Callable[..., float],
+    rate_rule: Callable[..., float],
+    multiple: int,
+    in_batch: Callable[[Any, int], ModelCount] | None,
+    ignored: bool,
+) -> Experiment:
+    """The experiment of a cell, without its id, its seed and the factor on its learning rate."""
+    asked = budget / flops_per_token(count, convention)
+    factors = {"params": count.params, "tokens": asked, "size": size}
     items = batch_rule(**factors) / tokens_per_item / multiple
     batch_items = max(1, round(items)) * multiple
     if in_batch is not None:
         count = in_batch(size, batch_items)
-        wanted = budget / flops_per_token(count, convention)
-    steps = max(round(wanted / (batch_items * tokens_per_item)), 0)
+        asked = budget / flops_per_token(count, convention)
+    steps = max(round(asked / (batch_items * tokens_per_item)), 0)
     tokens = round(steps * batch_items * tokens_per_item)
-    return {
-        "compute_budget": budget,
-        "size_param_value": size,
-        "num_params": count.num_params,
-        "num_tokens": tokens,
-        "batch_items": batch_items,
-        "tokens_per_item": tokens_per_item,
-        "steps": steps,
-        "learning_rate": rate_rule(**{**factors, "tokens": tokens or wanted}),
-        "flops_per_token": count.flops_per_token,
-        "params": count.params,
-        "params_nonembedding": count.params_nonembedding,
-        "params_total": count.params_total,
-        "count_method": count.method,
-        "activation_bytes": count.activation_bytes,
-        "flops_per_position": count.flops_per_position,
-        "expected_items": steps * batch_items if ignored else None,
-    }
-
-
-def _too_short(cell: dict, min_steps: int) -> str:
-    return (
-        f"{cell['steps']} steps of {cell['batch_items']:.6g} items; the floor is {min_steps} "
-        "(limits.min_steps): a smaller batch or a larger budget would lift it"
+    return Experiment(
+        experiment_id="",
+        compute_budget=budget,
+        size_param_value=size,
+        num_params=count.num_params,
+        num_tokens=tokens,
+        batch_items=batch_items,
+        tokens_per_item=tokens_per_item,
+        steps=steps,
+        learning_rate=rate_rule(**{**factors, "tokens": tokens or asked}),
+        expected_items=steps * batch_items if ignored else None,
+        count=count,
     )
 
 
-def _at_most(limit: float, tokens: float, ratio: float) -> bool:
-    return ratio <= limit
-
-
-def window_sizes(
-    budget: float,
-    flops_and_params: Callable[[int], tuple[float, int]],
-    *,
-    tokens_per_param: Sequence[float] = (2, 200),
-    count: int = 7,
-    multiple: int = 1,
-    max_size: int = 1 << 20,
-    min_tokens: float = 0,
-) -> list[int]:
-    """Integer size values, even in ln N, whose curve spans ``tokens_per_param`` at ``budget``.
-
-    ``flops_and_params(size)`` gives FLOPs per token and N, both rising with the size. The range
-    straddles the optima that published laws find (about 20, Hoffmann et al. 2022). About ``count``
-    sizes come back, all multiples of ``multiple`` and at most ``max_size``. Sizes whose D
-    falls below ``min_tokens`` are left out while smaller ones can take their place; where whole
-    numbers are too coarse for five sizes, neighbours fill up.
-    """
-    low, high = sorted(tokens_per_param)
-    most = max_size // multiple  # below, sizes are counted in multiples
-
-    def tokens_and_ratio(size: int) -> tuple[float, float]:
-        flops, params = flops_and_params(size * multiple)
-        return budget / flops, budget / flops / params
-
-    def first(wanted: Callable[[float, float], bool]) -> int:
-        """The smallest size from which ``wanted(D, D / N)`` holds (a bisection)."""
-        below, above = 0, 1
-        while above < most and not wanted(*tokens_and_ratio(above)):
-            below, above = above, min(above * 2, most)
-        while above - below > 1:
-            middle = (above + below) // 2
-            below, above = (below, middle) if wanted(*tokens_and_ratio(middle)) else (middle, above)
-        return above
-
-    too_large = first(lambda tokens, ratio: tokens < min_tokens or ratio < low)
-    largest = max(too_large - 1, 1)
-    smallest = min(first(lambda tokens, ratio: ratio <= high), largest)
-    if smallest > largest // 2:  # the floor cuts into the window: look further down instead
-        smallest = max(largest // 8, 1)
-    top, bottom = tokens_and_ratio(smallest)[1], tokens_and_ratio(largest)[1]
-    ratios = [top * (bottom / top) ** (i / (count - 1)) for i in range(1, count - 1)]
-    sizes = {smallest, largest, *(first(partial(_at_most, limit)) for limit in ratios)}
-    while len(sizes) < FEWEST_SIZES and max(sizes) < most:
-        sizes.add(max(sizes) + 1 if min(sizes) == 1 or max(sizes) < largest else min(sizes) - 1)
-    return [size * multiple for size in sorted(sizes)]
+def _too_short(cell: Experiment, min_steps: int) -> str:
+    return (
+        f"{cell.steps} steps of {cell.batch_items:.6g} items; the floor is {min_steps} "
+        "(limits.min_steps): a smaller batch or a larger budget would lift it"
+    )

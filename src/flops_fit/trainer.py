@@ -22,13 +22,13 @@ from tqdm import tqdm
 from flops_fit.data import Data, as_data, bytes_per_token, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.exact import agree, last_micro_batch_syncs, target_elements, trim
-from flops_fit.experiment.options import COSINE, TrainOptions
-from flops_fit.model_factory import call_model, create_model, num_params
+from flops_fit.experiment.options import TrainOptions
+from flops_fit.model_factory import call_model, num_params
 from flops_fit.optimizer import adamw, as_one_optimizer, check_optimizer, switch_mode
-from flops_fit.plan.devices import device_name, peak_flops, speed
+from flops_fit.plan.devices import device_name, peak_flops
 from flops_fit.plan.schedule import multiplier
 from flops_fit.store.stopping import Stopped, StopRequest
-from flops_fit.sweep import Experiment, SweepPlan, flops_of
+from flops_fit.sweep import Experiment, SweepPlan
 from flops_fit.training.batches import (
     BatchView,
     GlobalBatches,
@@ -37,7 +37,7 @@ from flops_fit.training.batches import (
     read_ahead,
     training_loader,
 )
-from flops_fit.training.checkpoint import Checkpoints
+from flops_fit.training.checkpoint import START, Checkpoints
 from flops_fit.training.checks import (
     check_amounts,
     check_devices,
@@ -46,9 +46,10 @@ from flops_fit.training.checks import (
 )
 from flops_fit.training.curve import Curve
 from flops_fit.training.evaluation import evaluate
-from flops_fit.training.local import ResultsFile, is_main_process, say
+from flops_fit.training.local import Call, ResultsFile, is_main_process, options_for, say
 from flops_fit.training.local_identity import TRUST, LocalIdentity, check_resume, reusable_records
 from flops_fit.training.outcome import status_of
+from flops_fit.training.record import Record
 from flops_fit.training.setup import new_accelerator, progress_bar, run_line, seed_everything
 from flops_fit.training.trackers import Trackers
 
@@ -129,13 +130,7 @@ def train(
     checkpoints = Checkpoints(
         checkpoint_folder, experiment_hash, accelerator, options.checkpoint_minutes
     )
-    saved = checkpoints.restore() or {
-        "step": 0,
-        "position": 0,
-        "seen": 0,
-        "seconds": 0.0,
-        "input_positions": 0,
-    }
+    saved = checkpoints.restore() or START
     curve = Curve(**saved.get("curve", {}))
     step, position, seen = saved["step"], saved["position"], saved["seen"]
     batches.start = position
@@ -300,22 +295,57 @@ class TrainingRunner:
         the global batch in items, whatever the number of processes. Returns the held-out loss (NaN
         if the run diverged), ``6 * num_params * num_tokens`` FLOPs, and the wall time in seconds.
         """
-        optimizer = train_options.pop("optimizer", adamw)
-        options = _options(
-            experiment, batch_size, learning_rate, max_epochs=epochs, **train_options
-        )
-        record = _trained(
-            experiment,
+        call = Call(
             model_cls,
             size_param,
             model_kwargs,
             as_data(dataset_or_loader),
             loss_fn,
-            optimizer,
-            options,
+            train_options.pop("optimizer", adamw),
         )
+        options = options_for(
+            experiment, batch_size, learning_rate, max_epochs=epochs, **train_options
+        )
+        record = self._record(experiment, call, options)
         loss = record["final_loss"]
         return (math.nan if loss is None else loss), record["flops_6nd"], record["wall_seconds"]
+
+    def _record(
+        self,
+        experiment: Experiment,
+        call: Call,
+        options: TrainOptions,
+        identity: LocalIdentity | None = None,
+        trust: bool = False,
+    ) -> dict[str, Any]:
+        """Train one experiment; with an identity, its checkpoints and its record are kept by it."""
+        digest, described, folder = "", {}, None
+        if identity is not None:
+            digest = identity.hash(experiment.size_param_value, options)
+            described, folder = identity.record(options), self._checkpoints(experiment)
+        outcome = train(
+            experiment.experiment_id,
+            lambda: call.model(experiment.size_param_value),
+            call.data,
+            call.loss_fn,
+            call.optimizer,
+            options,
+            folder,
+            digest if identity is None or trust else identity.once(digest),
+            flops_per_token=experiment.count.flops_per_token,
+        )
+        record = Record(
+            experiment.experiment_id,
+            digest,
+            described,
+            experiment.count,
+            experiment.tokens_per_item,
+            outcome,
+        )
+        return {**experiment.to_dict(), **record.to_dict()}
+
+    def _checkpoints(self, experiment: Experiment) -> Path:
+        return self.output_dir / "checkpoints" / experiment.experiment_id
 
     def run_sweep_from_plan(
         self,
@@ -343,92 +373,23 @@ class TrainingRunner:
         """
         check_resume(resume)
         results, data = ResultsFile(self.output_dir), as_data(dataset_or_loader)
-        if data.read_once and len(plan) > 1:
-            raise FlopsFitError(
-                f"dataset: a generator is read once, and the sweep has {len(plan)} runs; allowed: an "
-                "iterable that can be read again, such as an IterableDataset whose __iter__ begins anew"
-            )
-        for note in data.notes:
-            say(note)
         optimizer = train_options.pop("optimizer", adamw)
-        identity = identity or LocalIdentity.of(
-            model_cls, size_param, model_kwargs, data, loss_fn, optimizer, self.output_dir
-        )
+        call = Call(model_cls, size_param, model_kwargs, data, loss_fn, optimizer)
+        call.check_data(len(plan))
+        identity = identity or LocalIdentity.of(call, self.output_dir)
         train_options = {"progress": False, **train_options}
-        planned = [(e, _options(e, **train_options)) for e in plan.experiments]
+        planned = [(e, options_for(e, **train_options)) for e in plan.experiments]
         reused = reusable_records(planned, results.records, identity, resume)
         left = [pair for pair in planned if pair[0].experiment_id not in reused]
         trained = {}
         try:
-            for experiment, its_options in tqdm(left, "sweep", disable=not is_main_process()):
-                hashed = identity.hash(experiment.size_param_value, its_options)
-                folder = self.output_dir / "checkpoints" / experiment.experiment_id
-                record = _trained(
-                    experiment,
-                    model_cls,
-                    size_param,
-                    model_kwargs,
-                    data,
-                    loss_fn,
-                    optimizer,
-                    its_options,
-                    folder,
-                    hashed if resume == TRUST else identity.once(hashed),
-                )
-                record |= {"hash": hashed, "identity": identity.record(its_options)}
+            for experiment, options in tqdm(left, "sweep", disable=not is_main_process()):
+                record = self._record(experiment, call, options, identity, resume == TRUST)
                 results.add(record)
                 trained[experiment.experiment_id] = record
                 if is_main_process():
-                    shutil.rmtree(folder, ignore_errors=True)
+                    shutil.rmtree(self._checkpoints(experiment), ignore_errors=True)
         finally:
             identity.settle()
         say(f"runs: {len(reused)} reused from {results.path}, {len(trained)} trained")
         return [(reused | trained)[e.experiment_id] for e in plan.experiments]
-
-
-def _options(
-    experiment: Experiment,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    **train_options,
-) -> TrainOptions:
-    """How to train an experiment of a plan: as planned, unless the caller says otherwise."""
-    return TrainOptions(
-        tokens=experiment.num_tokens,
-        batch_items=batch_size or experiment.batch_items or 32,
-        learning_rate=learning_rate or experiment.learning_rate or 1e-3,
-        seed=experiment.seed,
-        expected_items=experiment.expected_items,
-        **{"schedule": COSINE, **train_options},
-    )
-
-
-def _trained(
-    experiment: Experiment,
-    model_cls,
-    size_param,
-    model_kwargs,
-    data: Data,
-    loss_fn,
-    optimizer,
-    options: TrainOptions,
-    checkpoints: Path | None = None,
-    experiment_hash: str = "",
-) -> dict:
-    """Train one experiment; its record, without what identifies it."""
-    outcome = train(
-        experiment.experiment_id,
-        lambda: create_model(model_cls, size_param, experiment.size_param_value, model_kwargs),
-        data,
-        loss_fn,
-        optimizer,
-        options,
-        checkpoints,
-        experiment_hash,
-        flops_per_token=experiment.flops_per_token,
-    )
-    planned = experiment.fields()
-    flops = flops_of(planned, outcome)
-    del outcome["input_positions"]
-    per_token = flops["flops_counted"] / outcome["tokens_seen"]
-    return {**planned, **outcome, **flops, **speed(outcome, per_token)}

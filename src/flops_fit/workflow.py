@@ -12,11 +12,12 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.options import Resources
 from flops_fit.experiment.places import (
     plan_folder,
     run_folder,
@@ -24,12 +25,15 @@ from flops_fit.experiment.places import (
     sweep_folder,
     sweep_plan_file,
 )
-from flops_fit.experiment.used import keep_late, references_of
-from flops_fit.files import canonical_hash, read_json
+from flops_fit.experiment.plan import Plan
+from flops_fit.experiment.recipe import read_recipe
+from flops_fit.experiment.spec import Spec, read_spec
+from flops_fit.experiment.used import keep_late
+from flops_fit.files import canonical_hash
 from flops_fit.jobs.gpu_locks import cpu_by_choice
-from flops_fit.jobs.launch import check_devices
+from flops_fit.jobs.launch import check_process_count
 from flops_fit.jobs.progress import Progress
-from flops_fit.plan.amounts import check_amount
+from flops_fit.plan.amounts import check_amount, read_checked
 from flops_fit.plan.cache import SOURCES, plan_config, search_paths
 from flops_fit.plan.price import (
     Price,
@@ -105,18 +109,20 @@ class Sweep:
 
     def request(self, experiment: str, gpus: int) -> tuple[int, int]:
         """Minutes and megabytes of a first attempt at ``experiment`` (an id) on ``gpus`` GPUs."""
-        resources = {**self.config["resources"], "gpus": gpus}
+        resources = self._resources(gpus)
         if not cpu_by_choice(os.environ):
-            check_devices(resources["processes"], gpus)
+            check_process_count(resources.processes, gpus)
         cost = self.price(experiment, gpus)
-        work = work_of_spec(read_spec(experiment))
+        work = work_of_spec(spec_of(experiment))
         return job_minutes(cost), job_megabytes(work, cost, resources)
 
     @functools.cache  # noqa: B019 - Snakemake asks several times for every run
     def price(self, experiment: str, gpus: int) -> Price:
         """The expected time and cost of one ``experiment`` (an id) on ``gpus`` GPUs."""
-        resources = {**self.config["resources"], "gpus": gpus}
-        return price(work_of_spec(read_spec(experiment)), self.rate(gpus), resources)
+        return price(work_of_spec(spec_of(experiment)), self.rate(gpus), self._resources(gpus))
+
+    def _resources(self, gpus: int) -> Resources:
+        return replace(Resources.from_dict(self.config["resources"]), gpus=gpus)
 
     @functools.cache  # noqa: B019 - one sweep lives as long as the process
     def rate(self, gpus: int) -> Rate:
@@ -172,7 +178,7 @@ class PlannedSweep:
     """A sweep (``config``) with its ``plan``; only `keep` and `set_broken_aside` write files."""
 
     config: dict
-    plan: dict
+    plan: Plan
 
     @property
     def kept(self) -> tuple[str, str]:
@@ -212,52 +218,55 @@ class PlannedSweep:
         byte for byte is valid. With ``watch``, files that a plug-in read only during a job count as
         its inputs from now on.
         """
-        for row in self.plan["experiments"]:
-            folder = run_folder(RESULTS, row["experiment_id"])
+        for experiment in self.plan.experiments:
+            name, digest = experiment.experiment_id, experiment.hash
+            folder = run_folder(RESULTS, name)
             record, result = folder / RECORD, folder / RESULT
             for path, twin in ((record, result), (result, record)):
-                state = state_of(path, row["hash"])
+                state = state_of(path, digest)
                 if state is None or verified.holds(path, state):
                     continue
-                if not verified.is_copy(path, twin, row["hash"]):
+                if not verified.is_copy(path, twin, digest):
                     try:
-                        sound = read_record(path, row["experiment_id"], row["hash"])
+                        sound = read_record(path, name, digest)
                     except FlopsFitError as error:
                         yield path, error
                         continue
                     if watch and sound.get("late"):
-                        keep_late(RESULTS, references_of(sound["identity"]), sound["late"])
+                        references = read_recipe(sound["identity"]).references
+                        keep_late(RESULTS, references, sound["late"])
                 verified.note(path, state)
 
     def check_amount(self) -> None:
         """Refuse a sweep with too little data, once `check_inputs` has counted them."""
-        if Path(self.plan["check"]).exists():
-            data, limits = read_json(self.plan["check"]), self.config["limits"]
-            check_amount(data, self.plan["experiments"], limits["max_epochs"])
+        if Path(self.plan.check).exists():
+            most = self.config["limits"]["max_epochs"]
+            check_amount(read_checked(self.plan.check), self.plan.experiments, most)
 
     @functools.cached_property
     def failed(self) -> list[str]:
         """Ids of failed experiments to leave out; empty without ``accept_failures``."""
         if not self.config["accept_failures"]:
             return []
+        folders = [(e, run_folder(RESULTS, e.experiment_id)) for e in self.plan.experiments]
         return [
-            row["experiment_id"]
-            for row in self.plan["experiments"]
-            if not (run_folder(RESULTS, row["experiment_id"]) / RESULT).exists()
-            and read_failure(run_folder(RESULTS, row["experiment_id"]), row["hash"])
+            experiment.experiment_id
+            for experiment, folder in folders
+            if not (folder / RESULT).exists() and read_failure(folder, experiment.hash)
         ]
 
     @functools.cached_property
     def experiments(self) -> list[str]:
         """Ids of the experiments to train."""
-        failed, ids = set(self.failed), (row["experiment_id"] for row in self.plan["experiments"])
+        failed, ids = set(self.failed), (e.experiment_id for e in self.plan.experiments)
         return [experiment for experiment in ids if experiment not in failed]
 
     @functools.cached_property
     def content(self) -> str:
         """Hash of the parts of the plan that the tables of this sweep are made from."""
+        plan = self.plan.to_dict()
         keys = ("experiments", "skipped", "convention")
-        return canonical_hash({key: self.plan[key] for key in keys})[:16]
+        return canonical_hash({key: plan[key] for key in keys})[:16]
 
     def progress(self) -> str:
         """The progress of the sweep in one line."""
@@ -265,14 +274,9 @@ class PlannedSweep:
 
 
 @functools.cache
-def read_spec(experiment: str) -> dict:
+def spec_of(experiment: str) -> Spec:
     """The spec of ``experiment`` (an id), which stays as planned even if the config changes."""
-    return read_json(spec_file(RESULTS, experiment))
-
-
-def spec_value(experiment: str, key: str) -> str:
-    """The value of ``key`` in the spec of ``experiment`` (an id)."""
-    return read_spec(experiment)[key]
+    return read_spec(spec_file(RESULTS, experiment))
 
 
 def code(verb: str) -> str:

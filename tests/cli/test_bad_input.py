@@ -1267,16 +1267,17 @@ def finish_sweep() -> None:
     planned.keep()
     plan = planned.plan
     cache._make_plan = planner
-    for row in plan["experiments"]:
-        spec = json.loads(spec_file("results", row["experiment_id"]).read_text())
+    for experiment in plan.experiments:
+        name, params = experiment.experiment_id, experiment.count.params
+        spec = json.loads(spec_file("results", name).read_text())
         record = {key: spec[key] for key in ("experiment_id", "hash", "identity")} | {
             "status": "completed",
             "reason": "",
-            "tokens_seen": row["num_tokens"],
-            "final_loss": 1 + 3 * row["params"] ** -0.4 + 20 * row["num_tokens"] ** -0.4,
+            "tokens_seen": experiment.num_tokens,
+            "final_loss": 1 + 3 * params**-0.4 + 20 * experiment.num_tokens**-0.4,
         }
-        for name in ("record.json", "result.json"):
-            write_json(run_folder("results", row["experiment_id"]) / name, seal(record))
+        for file in ("record.json", "result.json"):
+            write_json(run_folder("results", name) / file, seal(record))
     plan_file = "results/.plan/sweeps/done.json"
     assert main(shlex.split(COLLECT.format(plan=plan_file))) == 0
     assert main(shlex.split(FIT.format("results/done/results.csv"))) == 0
@@ -1373,7 +1374,7 @@ def test_data_that_do_not_fit_are_refused_before_any_training(here, capsys, chan
     planned.keep()
     assert planned.experiments
     assert message in refused(capsys, here / "results", "check", "--plan", plan)
-    assert not Path(planned.plan["check"]).exists()
+    assert not Path(planned.plan.check).exists()
 
 
 @pytest.fixture

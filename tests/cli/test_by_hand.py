@@ -139,7 +139,7 @@ def test_prepare_check_train_collect_and_fit_take_what_plan_wrote(here, capsys):
     assert main(["collect", "--plan", kept, "--json", "r.json", "--csv", "r.csv"]) == 0
     assert main(["fit", "--runs", "r.csv", "--out", "fit.json", "--bootstrap", "0"]) == 0
     rows, records = table("r.csv"), json.loads(Path("r.json").read_text())
-    assert len({row["run_id"] for row in rows}) == len(rows) == 6
+    assert len({row["experiment_id"] for row in rows}) == len(rows) == 6
     for row, record in zip(rows, records, strict=True):
         width = record["size_param_value"]
         spent = 8 * record["epochs"] * 1425 * 6 * 16 * width  # positions of all items, one matrix

@@ -4,18 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+from recipes import identity
 
 from flops_fit.config.complete import complete_config
 from flops_fit.config.load import load_config
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import experiment_id
+from flops_fit.experiment.recipe import read_recipe
 
 ROOT = Path(__file__).parents[2]
-
-
-def identity(name="Net", size_param="width", size=8, seed=0) -> dict:
-    model = {"factory": f"mine:{name}", "size_param": size_param, "size": size}
-    return {"model": model, "tokens": 1_500_000, "seed": seed}
 
 
 @pytest.mark.parametrize("name", ["runs", "data", "local", "Runs", "DATA"])
@@ -52,19 +48,19 @@ def test_the_shipped_sweeps_have_names_that_are_free(path):
     ],
 )
 def test_an_id_is_readable_and_can_name_a_file(fields, readable):
-    made = experiment_id(identity(**fields))
+    made = read_recipe(identity(**fields)).experiment_id
     assert re.fullmatch(re.escape(readable) + "-[0-9a-f]{8}", made)
     assert re.fullmatch("[A-Za-z0-9._+-]{1,190}", made)  # what the workflow's rules accept
 
 
 def test_names_that_look_alike_when_escaped_stay_apart():
-    made = {experiment_id(identity(size=size)) for size in ("a/b", "a:b", "a_b")}
+    made = {read_recipe(identity(size=size)).experiment_id for size in ("a/b", "a:b", "a_b")}
     assert len(made) == 3
 
 
 def test_any_unicode_name_trains(tmp_path, monkeypatch):
     """A planned spec is found again under its id."""
-    from flops_fit.experiment.identity import read_spec
+    from flops_fit.experiment.spec import read_spec
     from flops_fit.plan.planner import make_plan
 
     (tmp_path / "größen.py").write_text(

@@ -10,14 +10,15 @@ import yaml
 
 from flops_fit.config.complete import complete_config
 from flops_fit.config.load import load_config
-from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import spec_file
+from flops_fit.experiment.plan import Plan
+from flops_fit.experiment.spec import read_spec
 from flops_fit.files import read_json
 from flops_fit.jobs.job import train_spec
 from flops_fit.notation import count_text, time_text
 from flops_fit.plan.planner import make_plan
 from flops_fit.plan.price import rate_for
-from flops_fit.plan.table import plan_rows, totals
+from flops_fit.plan.table import PlanRow, plan_rows, totals
 from flops_fit.plan.warnings import plan_warnings
 from flops_fit.store.stopping import StopRequest
 from flops_fit.trainer import train
@@ -43,27 +44,31 @@ def gpu(tmp_path_factory):
     return priced("gpu", tmp_path_factory.mktemp("gpu"))
 
 
-def curves(rows: list[dict]) -> dict[float, list[dict]]:
+def curves(rows: list[PlanRow]) -> dict[float, list[PlanRow]]:
     found = {}
     for row in rows:
-        found.setdefault(row["compute_budget"], []).append(row)
+        found.setdefault(row.experiment.compute_budget, []).append(row)
     return found
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[PlanRow]) -> str:
     """What the page shows of a plan: a line for each budget, and one for all."""
     parts = [(f"{c:.3g}".replace("e+", "e"), own) for c, own in curves(rows).items()]
     lines = []
     for name, own in [*parts, ("all", rows)]:
         total = totals(own)
         spans = [
-            f"{text(min(row[key] for row in own))} to {text(max(row[key] for row in own))}"
-            for key, text in (("params", count_text), ("num_tokens", count_text), ("steps", str))
+            f"{text(min(map(value, own)))} to {text(max(map(value, own)))}"
+            for value, text in (
+                (lambda row: row.experiment.count.params, count_text),
+                (lambda row: row.experiment.num_tokens, count_text),
+                (lambda row: row.experiment.steps, str),
+            )
         ]
-        money = "" if total["money"] is None else f" {total['money']:.0f} |"
+        money = "" if total.money is None else f" {total.money:.0f} |"
         lines.append(
-            f"| {name} | {len(own)} | {' | '.join(spans)} | {total['memory_bytes'] / 1e9:.2g} GB | "
-            f"{time_text(total['longest_seconds'])} | {total['device_hours']:.2g} |{money}\n"
+            f"| {name} | {len(own)} | {' | '.join(spans)} | {total.memory_bytes / 1e9:.2g} GB | "
+            f"{time_text(total.longest_seconds)} | {total.device_hours:.2g} |{money}\n"
         )
     return "".join(lines)
 
@@ -71,29 +76,29 @@ def table(rows: list[dict]) -> str:
 def test_the_gpu_preset_plans_without_a_warning(gpu):
     plan, rows, config = gpu
     assert plan_warnings(plan, rows, config["answer"]["budgets"]) == []
-    assert plan["skipped"] == []
+    assert plan.skipped == []
 
 
 def test_its_budgets_lie_on_both_sides_of_the_expected_optimum(gpu):
     _, rows, _ = gpu
-    assert sum(row["flops_counted"] for row in rows) == pytest.approx(6 * 1.44e19, rel=0.01)
+    assert sum(row.experiment.flops_counted for row in rows) == pytest.approx(6 * 1.44e19, rel=0.01)
     for own in curves(rows).values():
-        ratios = sorted(row["tokens_per_param"] for row in own)
+        ratios = sorted(row.tokens_per_param for row in own)
         assert ratios[0] < 10 < 40 < ratios[-1]
         assert 5 < ratios[len(ratios) // 2] < 100
-        assert all(row["memory_bytes"] < 80e9 for row in own)
+        assert all(row.price.memory_bytes < 80e9 for row in own)
 
 
 def test_its_counts_are_those_by_hand(gpu):
     _, rows, _ = gpu
     depth, vocabulary, length = 8, 50_304, 1024
-    row = next(row for row in rows if row["size_param_value"] == depth)
+    row = next(row for row in rows if row.experiment.size_param_value == depth)
     width = 64 * depth
     matmul = 12 * depth * width**2 + vocabulary * width
-    assert row["params"] == matmul
+    assert row.experiment.count.params == matmul
     by_hand = 6 * matmul + 12 * depth * length * width
-    assert row["flops_per_token"] == pytest.approx(by_hand, rel=0.01)
-    assert row["count_method"] == "meta"
+    assert row.experiment.count.flops_per_token == pytest.approx(by_hand, rel=0.01)
+    assert row.experiment.count.method == "meta"
 
 
 def test_the_page_shows_the_priced_plans(gpu, tmp_path):
@@ -133,12 +138,12 @@ def test_a_small_variant_trains_for_real_on_local_text(tmp_path, monkeypatch):
     raw["resources"] |= {"gpus": 0, "threads": 1, "compile": False}
     (experiment,) = make_plan(complete_config(raw), "results", [str(ROOT)]).experiments
     spec = read_spec(spec_file("results", experiment.experiment_id))
-    prepare_data({"experiments": [vars(experiment)]}, "results")
+    prepare_data(Plan("", "counted", [experiment]), "results")
     check_inputs(spec, train)
     for variable, value in {"PROCESSES": "1", "GPUS": "0"}.items():  # as the launcher sets them
         monkeypatch.setenv(f"FLOPS_FIT_{variable}", value)
     record = train_spec(spec, "results", StopRequest())
     assert record["status"] == "completed"
-    assert spec["identity"]["precision"] == "bf16"
+    assert spec.recipe.shared.precision == "bf16"
     assert record["tokens_seen"] == experiment.num_tokens
     assert record["final_loss"] < math.log(320)

@@ -34,7 +34,9 @@ def published(api) -> dict[str, tuple]:
             found[reference] = parameters(thing), api.docstring(thing)
             continue
         fields = dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else ()
-        found[reference] = [field.name for field in fields], api.docstring(thing)
+        parents = [part for part in thing.__mro__ if dataclasses.is_dataclass(part)]
+        texts = "\n".join(map(api.docstring, parents or [thing]))
+        found[reference] = [field.name for field in fields], texts
         for name in api.methods(thing):
             member = inspect.getattr_static(thing, name)
             taken = [] if isinstance(member, property) else parameters(member)

@@ -9,8 +9,8 @@ import yaml
 
 from flops_fit.config.complete import complete_config
 from flops_fit.data import as_data
-from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import spec_file
+from flops_fit.experiment.spec import read_spec
 from flops_fit.plan.planner import make_plan
 from flops_fit.plugins.resolve import check_arguments, resolve
 from flops_fit.trainer import train
@@ -76,4 +76,4 @@ def test_the_adapter_makes_a_data_set_of_dictionaries_trainable(tmp_path, monkey
     data = as_data(resolve("mydata:data")("shapes"))
     assert data.train[0][0].shape == (4,)
     save(500)
-    assert planned()["experiment_id"] != spec["experiment_id"]
+    assert planned().experiment_id != spec.experiment_id

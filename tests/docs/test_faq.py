@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from flops_fit.cli.main import make_parser
+from flops_fit.constants import Status
 from flops_fit.fit import fit_runs, prepare_runs
 from flops_fit.fit.isoflop import STATUSES
 from flops_fit.plan.table import COLUMNS
 from flops_fit.report import evidence
-from flops_fit.store.collect import FAILED, run_table
-from flops_fit.store.records import COMPLETED, DIVERGED
+from flops_fit.store.collect import run_table
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "flops_fit"
@@ -158,7 +158,7 @@ def test_every_status_in_the_source_is_explained_by_the_guide():
     assert judged <= set(texts(SOURCE / "fit/identify.py", "judge"))
     rows = re.findall(r"^\|(.*?)\|(.*?)\|", REPORT, re.MULTILINE)
     explained = {word for row in rows for cell in row for word in re.findall(r"`(\w+)`", cell)}
-    assert {*STATUSES, *judged, COMPLETED, DIVERGED, FAILED} <= explained
+    assert {*STATUSES, *judged, *Status} <= explained
     for verdict in ("trust", "provisional", "not identifiable"):
         assert verdict in texts(SOURCE / "fit/verdict.py", "judge")
         assert f"**{verdict}**:" in REPORT

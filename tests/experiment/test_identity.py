@@ -3,8 +3,9 @@
 import pytest
 
 from flops_fit.config.complete import complete_config
-from flops_fit.experiment.identity import common_identity, experiment_id, experiment_identity
+from flops_fit.experiment.identity import recipe_of, shared_recipe
 from flops_fit.plugins.data_files import FileHashes
+from flops_fit.sweep import Experiment
 
 PLUGIN = '''
 from torch import nn
@@ -14,14 +15,7 @@ def data(path=None): ...
 def prepare(directory, sources, heldout=()): ...
 def example(**kwargs): ...
 '''
-FIELDS = {
-    "size_param_value": 8,
-    "num_tokens": 1_500_000,
-    "batch_items": 4,
-    "steps": 9,
-    "learning_rate": 0.1,
-    "seed": 0,
-}
+EXPERIMENT = Experiment("", 1e9, 8, 1, 1_500_000, batch_items=4, steps=9, learning_rate=0.1)
 
 
 @pytest.fixture
@@ -48,9 +42,9 @@ def identify(folder, **changes) -> str:
     for key, value in changes.items():
         raw[key] = {**raw.get(key, {}), **value} if isinstance(value, dict) else value
     hashes = FileHashes(folder / "hashes.json")
-    common = common_identity(complete_config(raw), [str(folder)], hashes)
+    shared = shared_recipe(complete_config(raw), [str(folder)], hashes)
     hashes.save()
-    return experiment_id(experiment_identity(common, FIELDS))
+    return recipe_of(shared, EXPERIMENT).experiment_id
 
 
 def test_an_id_says_what_it_is_and_ends_in_its_hash(folder):

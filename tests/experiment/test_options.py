@@ -1,11 +1,11 @@
 """The trainer's options: precision, clipping, recomputation, compilation, determinism, trackers."""
 
-import inspect
 import json
 import math
 
 import numpy as np
 import pytest
+import recipes
 import torch
 from torch import nn
 
@@ -13,7 +13,8 @@ from flops_fit.data import as_data, bytes_per_token, split_by_hash
 from flops_fit.errors import FlopsFitError
 from flops_fit.examples.gpt import GPT, optimizer
 from flops_fit.examples.loss import cross_entropy
-from flops_fit.experiment.options import TrainOptions, options_of
+from flops_fit.experiment.options import Resources, TrainOptions
+from flops_fit.experiment.spec import Spec, options_of
 from flops_fit.optimizer import OptimizerList, adamw
 from flops_fit.plan.devices import device_name, measured_peak, peak_flops, speed
 from flops_fit.plan.peaks import PEAK_TFLOPS, known_peak
@@ -339,6 +340,20 @@ class TestSpeed:
 
 def test_every_option_of_the_config_reaches_the_trainer():
     """A resource or setting that the job forgets to hand on would be dead."""
-    source = inspect.getsource(options_of)
-    missing = [name for name in TrainOptions.__dataclass_fields__ if f"{name}=" not in source]
-    assert missing == ["progress"]
+    recipe = recipes.identity(
+        schedule={"kind": "linear"}, precision="bf16", deterministic=True, expected_items=7, seed=3
+    )
+    recipe["optimizer"]["clip_norm"] = 0.5
+    value = recipes.spec(recipe) | {"max_epochs": 2}
+    value["resources"] |= {
+        "micro_batch_items": 2,
+        "compile": True,
+        "activation_checkpointing": True,
+        "checkpoint_minutes": 1,
+        "loader_workers": 5,
+        "log_with": "tensorboard",
+    }
+    given = vars(options_of(Spec.from_dict(value), processes=6, gpus=6))
+    default = vars(TrainOptions(0, 0, 0.0))
+    assert [name for name in default if given[name] == default[name]] == ["progress"]
+    assert set(Resources().for_trainer()) <= set(default)

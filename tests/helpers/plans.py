@@ -1,47 +1,39 @@
-"""Plans made up of the numbers that a test needs, in the form in which a plan is stored."""
+"""Plans made up of the numbers that a test needs."""
 
-RESOURCES = {"processes": 1, "threads": 1, "gpus": 0, "micro_batch_items": None}
+from flops_fit.experiment.options import Resources
+from flops_fit.experiment.plan import Plan
+from flops_fit.sweep import Experiment, ModelCount
 
 
-def cell(budget, params, *, steps=1000, size=None, seed=0, tokens=None):
-    tokens = tokens or round(budget / (6 * params))
-    return {
-        "experiment_id": f"net-{size or params}-{budget:g}-s{seed}",
-        "compute_budget": budget,
-        "size_param_value": size or params,
-        "seed": seed,
-        "params": params,
-        "params_nonembedding": params // 2,
-        "params_total": 2 * params,
-        "num_params": params,
-        "num_tokens": tokens,
-        "steps": steps,
-        "batch_items": 4,
-        "tokens_per_item": 8,
-        "learning_rate": 0.01,
-        "flops_per_token": 6.6 * params,
-        "count_method": "meta",
-        "activation_bytes": 100.0,
-        "flops_6nd": 6.0 * params * tokens,
-        "flops_counted": 6.6 * params * tokens,
-        "hash": "0",
-    }
+def cell(budget, params, *, steps=1000, size=None, seed=0, tokens=None, tokens_per_item=8):
+    return Experiment(
+        experiment_id=f"net-{size or params}-{budget:g}-s{seed}",
+        compute_budget=budget,
+        size_param_value=size or params,
+        num_params=params,
+        num_tokens=tokens or round(budget / (6 * params)),
+        seed=seed,
+        batch_items=4,
+        tokens_per_item=tokens_per_item,
+        steps=steps,
+        learning_rate=0.01,
+        count=ModelCount(
+            params, params, params // 2, 2 * params, 6.6 * params, "meta", activation_bytes=100.0
+        ),
+        hash="0",
+    )
 
 
 def plan_of(cells, skipped=(), warmup=0.05, kind="wsd"):
-    schedule = {"kind": kind, "warmup": warmup, "decay": 0.2, "final": 0.0}
-    return {
-        "fingerprint": "f" * 64,
-        "convention": "counted",
-        "schedule": schedule,
-        "precision": "no",
-        "resources": RESOURCES,
-        "check": "nowhere.json",
-        "data_dir": None,
-        "experiments": list(cells),
-        "skipped": list(skipped),
-        "warnings": [],
-    }
+    return Plan(
+        fingerprint="f" * 64,
+        convention="counted",
+        experiments=list(cells),
+        skipped=list(skipped),
+        schedule={"kind": kind, "warmup": warmup, "decay": 0.2, "final": 0.0},
+        resources=Resources(),
+        check="nowhere.json",
+    )
 
 
 def grid(budgets=(1e12, 1e13, 1e14), ratios=(2, 6, 20.5, 60, 180), **options):

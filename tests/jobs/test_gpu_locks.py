@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import recipes
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import experiment_id
-from flops_fit.files import canonical_hash, write_json
+from flops_fit.files import write_json
 from flops_fit.jobs.gpu_locks import (
     POLL_SECONDS,
     VISIBLE,
@@ -272,12 +272,7 @@ def test_a_waiting_job_ends_at_once_when_asked_to(tmp_path):
 
 
 def test_the_train_command_shows_its_launcher_one_device_of_the_list(box):
-    identity = {"model": {"factory": "m:Net", "size_param": "w", "size": 8}, "tokens": 9, "seed": 0}
-    spec = {
-        "identity": identity,
-        "hash": canonical_hash(identity),
-        "experiment_id": experiment_id(identity),
-    }
+    spec = recipes.spec(recipes.identity())
     path = box.folder / "results" / ".plan" / "specs" / f"{spec['experiment_id']}.json"
     write_json(path, spec)
     line = [

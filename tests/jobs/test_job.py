@@ -11,7 +11,7 @@ import pytest
 from planned_job import Job
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import read_spec
+from flops_fit.experiment.spec import read_spec
 from flops_fit.experiment.used import changed_late, other_late
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.uses import Uses
@@ -81,7 +81,7 @@ def test_a_file_that_only_the_job_opens_is_recorded_said_and_watched_from_then_o
     assert "used, and not seen when planned: late.txt" in capsys.readouterr().err
     (entry,) = planned.record()["late"].items()
     assert entry[0] == "late.txt"
-    config = read_spec(planned.spec)["identity"]
+    config = read_spec(planned.spec).recipe.to_dict()
     hashes = FileHashes(results / "hashes.json")
     assert changed_late(results, config, hashes) == Uses()
     late.write_text("two")

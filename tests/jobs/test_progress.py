@@ -19,12 +19,12 @@ def plan(tmp_path):
     plan = plan_of(grid(budgets=[1e12], ratios=[5, 20, 80, 320]))
     sweeps = tmp_path / ".plan" / "sweeps"
     sweeps.mkdir(parents=True)
-    (sweeps / "mine.json").write_text(json.dumps(plan))
+    (sweeps / "mine.json").write_text(json.dumps(plan.to_dict()))
     return plan
 
 
-def finish(results, row, seconds):
-    folder = results / "runs" / row["experiment_id"]
+def finish(results, experiment, seconds):
+    folder = results / "runs" / experiment.experiment_id
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"wall_seconds": seconds}))
 
@@ -37,16 +37,14 @@ def test_nothing_done_yet(plan, tmp_path):
 def test_done_failed_and_running_ones_are_counted_and_the_time_left_follows_the_finished(
     plan, tmp_path
 ):
-    first, second, third, fourth = plan["experiments"]
-    total = sum(row["flops_counted"] for row in plan["experiments"])
-    expected = {
-        id(row): 6 + 1000 * 0.006 + row["flops_counted"] / 1e10 for row in plan["experiments"]
-    }
-    finish(tmp_path, first, 3 * expected[id(first)])  # three times slower than guessed
-    broken = tmp_path / "runs" / second["experiment_id"]
+    first, second, third, fourth = plan.experiments
+    total = sum(experiment.flops_counted for experiment in plan.experiments)
+    expected = {e: 6 + 1000 * 0.006 + e.flops_counted / 1e10 for e in plan.experiments}
+    finish(tmp_path, first, 3 * expected[first])  # three times slower than guessed
+    broken = tmp_path / "runs" / second.experiment_id
     broken.mkdir()
-    (broken / "failure.json").write_text(json.dumps({"hash": second["hash"], "reason": "no room"}))
-    busy = tmp_path / "runs" / third["experiment_id"]
+    (broken / "failure.json").write_text(json.dumps({"hash": second.hash, "reason": "no room"}))
+    busy = tmp_path / "runs" / third.experiment_id
     busy.mkdir()
     descriptor = os.open(busy / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -54,10 +52,10 @@ def test_done_failed_and_running_ones_are_counted_and_the_time_left_follows_the_
         line = Progress.of(plan, tmp_path).line()
     finally:
         os.close(descriptor)
-    share = round(100 * first["flops_counted"] / total)
+    share = round(100 * first.flops_counted / total)
     assert line.startswith("1 of 4 runs, ")
     assert f"({share}%), 1 failed, 1 at work, about " in line
-    left = 3 * sum(expected[id(row)] for row in (second, third, fourth))
+    left = 3 * sum(expected[experiment] for experiment in (second, third, fourth))
     value, unit = line.split("about ")[1].split()[:2]  # one at work: one after another
     assert float(value) * {"s": 1, "min": 60}[unit] == pytest.approx(left, rel=0.01)
 
@@ -73,10 +71,10 @@ def test_watching_says_so_whenever_runs_have_ended_and_ends_when_all_have(plan, 
     line = [sys.executable, "-m", "flops_fit", "progress", "mine", "--results", str(tmp_path)]
     with subprocess.Popen([*line, "--watch"], stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout.readline().startswith("mine: 0 of 4 runs, ")
-        finish(tmp_path, plan["experiments"][0], 10.0)
+        finish(tmp_path, plan.experiments[0], 10.0)
         assert watching.stdout.readline().startswith("mine: 1 of 4 runs, ")
-        for row in plan["experiments"][1:]:
-            finish(tmp_path, row, 10.0)
+        for experiment in plan.experiments[1:]:
+            finish(tmp_path, experiment, 10.0)
         assert watching.stdout.read().startswith("mine: 4 of 4 runs, ")
     assert watching.returncode == 0
 

@@ -109,7 +109,7 @@ def test_budgets_pay_for_the_planned_batch():
     )
     for experiment in plan.experiments:
         width = experiment.size_param_value
-        assert experiment.flops_per_token == 4 * FEATURES * width + 6 * 128 * width
+        assert experiment.count.flops_per_token == 4 * FEATURES * width + 6 * 128 * width
         assert experiment.flops_counted == pytest.approx(1e9, rel=0.02)
     (warning,) = plan.warnings
     assert "no mean over items" in warning

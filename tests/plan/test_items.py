@@ -176,7 +176,7 @@ def test_what_was_planned_is_what_is_spent_and_recorded(kind, tmp_path):
     assert record["tokens_seen"] == experiment.num_tokens  # D is exact, and counts kept targets
     assert abs(record["steps_done"] - experiment.steps) <= max(2, 0.04 * experiment.steps)
     assert record["input_positions"] == sum(seen)
-    per_position = experiment.flops_per_position
+    per_position = experiment.count.flops_per_position
     assert record["flops_counted"] == per_position * record["input_positions"]
     assert record["flops_expected"] == pytest.approx(experiment.flops_counted)
     assert record["flops_counted"] == pytest.approx(budget, rel=0.06)
@@ -200,7 +200,7 @@ def test_an_ordinary_sweep_says_and_records_nothing_of_this(tmp_path):
     )
     (experiment,) = plan.experiments
     assert plan.warnings == []
-    assert not {"flops_per_position", "expected_items"} & experiment.fields().keys()
+    assert not {"flops_per_position", "expected_items"} & experiment.to_dict().keys()
     assert isinstance(experiment.tokens_per_item, int)
     (record,) = TrainingRunner(tmp_path).run_sweep_from_plan(
         plan, LM, "width", {}, data, cross_entropy, evaluation_tokens=64

@@ -15,6 +15,7 @@ from flops_fit.plan.table import COLUMNS, format_plan, plan_csv, plan_rows, tota
 from flops_fit.plan.warnings import plan_warnings
 from flops_fit.plots.plan import plan_figure
 from flops_fit.report.plan_page import plan_page
+from flops_fit.sweep import Skipped
 
 RATE = Rate(1e10, 0.01, "measured by nobody")
 
@@ -27,24 +28,24 @@ def warned(cells, answers=(), unique=None, **options):
 def test_a_row_carries_what_can_be_derived():
     plan = plan_of([cell(6e10, 10_000)])
     (row,) = plan_rows(plan, RATE, 2.0, unique_tokens=400_000)
-    assert row["num_tokens"] == 10**6
-    assert row["tokens_per_param"] == 100
-    assert row["epochs"] == 2.5
-    assert (row["warmup_steps"], row["plateau_steps"], row["decay_steps"]) == (50, 750, 200)
-    assert row["batch_tokens"] == 32
-    assert row["counted_over_6nd"] == pytest.approx(1.1)
-    assert row["seconds"] == pytest.approx(6 + 10 + 6.6)
-    assert row["money"] == pytest.approx(2.0 * 22.6 / 3600)
+    assert row.experiment.num_tokens == 10**6
+    assert row.tokens_per_param == 100
+    assert row.epochs == 2.5
+    assert row.phases == {"warmup": 50, "plateau": 750, "decay": 200}
+    assert row.batch_tokens == 32
+    assert row.counted_over_6nd == pytest.approx(1.1)
+    assert row.price.seconds == pytest.approx(6 + 10 + 6.6)
+    assert row.price.money == pytest.approx(2.0 * 22.6 / 3600)
 
 
 def test_totals_add_up():
     rows = plan_rows(plan_of(grid()), RATE, 1.0, None)
     total = totals(rows)
-    assert total["experiments"] == 15
-    assert total["budgets"] == 3
-    assert total["money"] == pytest.approx(sum(r["seconds"] for r in rows) / 3600)
-    assert total["longest_seconds"] == max(r["seconds"] for r in rows)
-    assert totals(plan_rows(plan_of(grid()), RATE, None, None))["money"] is None
+    assert total.experiments == 15
+    assert total.budgets == 3
+    assert total.money == pytest.approx(sum(r.price.seconds for r in rows) / 3600)
+    assert total.longest_seconds == max(r.price.seconds for r in rows)
+    assert totals(plan_rows(plan_of(grid()), RATE, None, None)).money is None
 
 
 def test_the_csv_has_every_column_and_row():
@@ -84,21 +85,14 @@ def test_what_may_go_wrong_is_said_in_words(cells, options, sentence):
 
 
 def test_the_ratio_of_tokens_is_not_held_against_images():
-    images = [{**c, "tokens_per_item": 1} for c in grid(ratios=[30, 60, 120, 400, 900])]
-    assert warned(images) == []
+    assert warned(grid(ratios=[30, 60, 120, 400, 900], tokens_per_item=1)) == []
 
 
 def test_a_batch_floor_that_drops_one_side_is_named():
-    cells = [c for c in grid() if c["compute_budget"] > 1e12 or c["tokens_per_item"]]
-    sizes = [c["params"] for c in cells if c["compute_budget"] == 1e12]
-    skipped = [
-        {
-            "compute_budget": 1e12,
-            "size_param_value": max(sizes) * k,
-            "reason": "3 steps of 8 items; the floor is 8",
-        }
-        for k in (2, 3)
-    ]
+    cells = grid()
+    sizes = [c.count.params for c in cells if c.compute_budget == 1e12]
+    reason = "3 steps of 8 items; the floor is 8"
+    skipped = [Skipped(1e12, max(sizes) * k, reason) for k in (2, 3)]
     (text,) = warned(cells, skipped=skipped)
     assert re.search(r"drops the 2 largest sizes of budget 1e\+12: .* right side", text)
 
@@ -129,26 +123,24 @@ def test_the_page_shows_the_grid_the_price_and_the_warnings_without_a_network():
     assert page.rows == 1 + 15
     assert "d=1: odd." in text
     assert "Too few." in text
-    assert f"€{totals(rows)['money']:.2f}" in text
+    assert f"€{totals(rows).money:.2f}" in text
     assert "measured by nobody" in text
     assert plan_figure(rows) == figure  # the same bytes, so that nothing is stale
 
 
 def test_the_terminal_table_ends_with_what_it_takes():
-    plan = plan_of(
-        grid(), skipped=[{"compute_budget": 1.0, "size_param_value": 3, "reason": "why"}]
-    )
+    plan = plan_of(grid(), skipped=[Skipped(1.0, 3, "why")])
     rows = plan_rows(plan, RATE, 2.0, None)
     lines = format_plan(plan, rows, ["careful"], RATE, "$").splitlines()
     assert len(lines) == 1 + 15 + 1 + 1 + 3
     assert "warning: careful" in lines
     assert "skipped: budget 1, size 3: why" in lines
-    assert f"${totals(rows)['money']:.2f}" in lines[-2]
+    assert f"${totals(rows).money:.2f}" in lines[-2]
 
 
 def test_the_command_prices_by_its_options(tmp_path, capsys):
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps(plan_of(grid())))
+    path.write_text(json.dumps(plan_of(grid()).to_dict()))
     out, page, summary = (tmp_path / f"plan.{kind}" for kind in ("csv", "html", "txt"))
     arguments = [
         "plan",

@@ -1,9 +1,12 @@
 """What an experiment is said to cost before it runs."""
 
+from dataclasses import replace
+
 import pytest
 
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.options import Resources
 from flops_fit.files import write_json
 from flops_fit.plan.counting import count_model
 from flops_fit.plan.price import (
@@ -17,10 +20,11 @@ from flops_fit.plan.price import (
     price,
     process_bytes,
     rate_for,
-    work_of_row,
+    work_of,
 )
+from flops_fit.sweep import Experiment, ModelCount
 
-ONE = {"processes": 1, "threads": 1, "gpus": 0, "micro_batch_items": None}
+ONE = Resources()
 WORK = Work(
     flops=7.2e13,
     steps=1000,
@@ -36,7 +40,7 @@ PRICING = {"device": None, "flops_per_second": None, "step_seconds": None, "per_
 def test_time_is_start_up_and_steps_and_flops_over_the_devices():
     alone = price(WORK, RATE, ONE)
     assert alone.seconds == pytest.approx(START_UP + 10 + 7200)
-    two = price(WORK, RATE, {**ONE, "processes": 2, "gpus": 2}, per_hour=3.0)
+    two = price(WORK, RATE, replace(ONE, processes=2, gpus=2), per_hour=3.0)
     assert two.seconds == pytest.approx(START_UP + 10 + 3600)
     assert two.device_hours == pytest.approx(2 * two.seconds / 3600)
     assert two.money == pytest.approx(3.0 * two.device_hours)
@@ -47,10 +51,10 @@ def test_memory_is_state_and_the_activations_of_a_micro_batch():
     state, activations = 16 * 10**6, 8 * 64 * 1e4
     base = process_bytes(WORK, ONE) - state - activations
     assert base == pytest.approx(0.45e9)
-    assert process_bytes(WORK, {**ONE, "micro_batch_items": 2}) == pytest.approx(
+    assert process_bytes(WORK, replace(ONE, micro_batch_items=2)) == pytest.approx(
         base + state + activations / 4
     )
-    both = {**ONE, "processes": 2}  # half the batch each, and a copy of the gradients
+    both = replace(ONE, processes=2)  # half the batch each, and a copy of the gradients
     assert process_bytes(WORK, both) == pytest.approx(base + 20 * 10**6 + activations / 2)
 
 
@@ -71,7 +75,7 @@ def test_a_job_asks_for_a_margin_above_a_floor():
     assert job_minutes(Price(12, 2, 1e9, None)) == 10
     assert job_megabytes(WORK, Price(1, 1, 10e9, None), ONE) == 15450
     assert job_megabytes(WORK, Price(1, 1, 1e8, None), ONE) == 1500
-    on_gpu = job_megabytes(WORK, Price(1, 1, 80e9, None), {**ONE, "gpus": 1})
+    on_gpu = job_megabytes(WORK, Price(1, 1, 80e9, None), replace(ONE, gpus=1))
     assert on_gpu == pytest.approx(1.5 * (0.3e9 + 3.5e9 + 16e6) / 1e6, abs=1)
 
 
@@ -104,12 +108,8 @@ def test_every_default_of_the_config_gives_a_rate(tmp_path):
 
 
 def test_a_row_of_a_plan_is_work():
-    row = {
-        "flops_counted": 7.2e13,
-        "steps": 1000,
-        "batch_items": 8,
-        "tokens_per_item": 64,
-        "params_total": 10**6,
-        "activation_bytes": 1e4,
-    }
-    assert work_of_row(row) == WORK
+    count = ModelCount(1, 1, 1, 10**6, 7.2e7, "meta", activation_bytes=1e4)
+    experiment = Experiment(
+        "a", 1e13, 8, 1, 10**6, batch_items=8, tokens_per_item=64, steps=1000, count=count
+    )
+    assert work_of(experiment) == WORK

@@ -469,7 +469,7 @@ def test_n_is_counted_as_in_the_fit(folder, tmp_path):
     command("plot", tmp_path, "--out-dir", tmp_path / "plots", "--dpi", "50")
     drawn = pd.read_csv(tmp_path / "plots" / "isoflop.csv")
     runs = drawn[drawn["kind"] == "run"].set_index("run_id")["params"]
-    expected = pd.read_csv(folder / "results.csv").set_index("run_id")["params_total"]
+    expected = pd.read_csv(folder / "results.csv").set_index("experiment_id")["params_total"]
     assert (runs == expected[runs.index]).all()
 
 

@@ -81,7 +81,7 @@ def grid(widths: dict | None = None) -> Grid:
             n = params_of(size)
             rows.append(
                 {
-                    "run_id": f"{flops:g}-{size}",
+                    "experiment_id": f"{flops:g}-{size}",
                     "budget": flops,
                     "size": size,
                     "seed": 0,

@@ -8,6 +8,7 @@ import pytest
 
 from flops_fit.cli.main import main
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.plan import Plan
 from flops_fit.fit import fit_runs, prepare_runs, read_runs
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.saved import laws_of
@@ -34,7 +35,7 @@ def grid(budgets: int = BUDGETS, sizes: int = 6, shift: dict | None = None) -> p
             n = float(np.exp(centre + offset))
             rows.append(
                 {
-                    "run_id": f"{k}-{i}",
+                    "experiment_id": f"{k}-{i}",
                     "budget": flops,
                     "size": 10 * k + i,
                     "seed": 0,
@@ -56,7 +57,7 @@ def truth(noise: float, relative: bool = True) -> Truth:
 def plan_file(tmp_path, design: pd.DataFrame):
     rows = [
         {
-            "experiment_id": r.run_id,
+            "experiment_id": r.experiment_id,
             "compute_budget": r.budget,
             "size_param_value": r.size,
             "seed": r.seed,
@@ -271,9 +272,10 @@ def test_bad_settings_are_refused_by_name(tmp_path, capsys, arguments, words):
 
 def test_the_design_reads_n_as_the_fit_does(tmp_path):
     path = plan_file(tmp_path, grid())
-    plan = json.loads(path.read_text())
-    for row in plan["experiments"]:
+    value = json.loads(path.read_text())
+    for row in value["experiments"]:
         row["params_total"] = 2 * row["params"]
+    plan = Plan.from_dict(value)
     assert (design_of(plan, "params_total")["params"] == 2 * design_of(plan)["params"]).all()
 
 

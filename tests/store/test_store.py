@@ -13,7 +13,7 @@ import pytest
 from planned_job import Job
 
 from flops_fit.cli.main import main
-from flops_fit.experiment.identity import experiment_id
+from flops_fit.experiment.recipe import read_recipe
 from flops_fit.files import canonical_hash, read_json, write_json
 from flops_fit.store import runs as store
 from flops_fit.store.locks import run_lock
@@ -55,7 +55,7 @@ def variant(own: Path, seed: int, **changes) -> dict:
     record["identity"]["seed"] = seed
     identity = record["identity"]
     record |= {
-        "experiment_id": experiment_id(identity),
+        "experiment_id": read_recipe(identity).experiment_id,
         "hash": canonical_hash(identity),
         **changes,
     }
@@ -257,7 +257,7 @@ def moved(record: dict) -> bytes:
         record,
         identity=identity,
         hash=canonical_hash(identity),
-        experiment_id=experiment_id(identity),
+        experiment_id=read_recipe(identity).experiment_id,
     )
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from flops_fit.config.complete import complete_config
 from flops_fit.data import as_data
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import read_spec
+from flops_fit.experiment.spec import read_spec
 from flops_fit.plan.planner import make_plan
 from flops_fit.trainer import train
 from flops_fit.training.checks import check_batch, check_inputs, check_mean
@@ -179,7 +179,7 @@ def planned(tmp_path, monkeypatch):
 class TestTwoSteps:
     def test_what_passes_them_is_known(self, planned):
         known = check_inputs(planned(), train)
-        assert (known["unique_items"], known["notes"]) == (368, [])
+        assert (known.unique_items, known.notes) == (368, [])
 
     @pytest.mark.parametrize(
         ("parts", "words"),
@@ -199,19 +199,19 @@ class TestTwoSteps:
 
     def test_they_have_targets_where_the_loss_ignores_nearly_all(self, planned):
         known = check_inputs(planned(dataset="seldom_kept", budget=2e6), train)
-        assert known["unique_tokens"] < known["unique_items"] / 20
+        assert known.unique_tokens < known.unique_items / 20
 
     def test_what_is_not_used_of_a_loader_is_said(self, planned):
-        (note,) = check_inputs(planned(dataset="loader"), train)["notes"]
+        (note,) = check_inputs(planned(dataset="loader"), train).notes
         assert "batch_size=4, drop_last=True, shuffle=True and workers are not" in note
 
     def test_a_short_generator_is_counted_and_named(self, planned):
         known = check_inputs(planned(dataset="once"), train)
-        assert known["unique_items"] == 200
-        assert known["read_once"]
-        assert "a generator, which can be read once" in known["notes"][0]
+        assert known.unique_items == 200
+        assert known.read_once
+        assert "a generator, which can be read once" in known.notes[0]
 
 
 def test_an_optimiser_with_modes_is_another_experiment_and_no_other_is(planned):
-    assert planned(optimizer="modes")["identity"]["optimizer"]["modes"] == "train, eval"
-    assert "modes" not in planned()["identity"]["optimizer"]
+    assert planned(optimizer="modes").recipe.shared.optimizer.modes == "train, eval"
+    assert "modes" not in planned().recipe.to_dict()["optimizer"]

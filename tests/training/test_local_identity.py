@@ -16,10 +16,11 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from flops_fit import FlopsFitError, find_optimal, trainer
 from flops_fit.data import as_data
-from flops_fit.experiment.options import TrainOptions
+from flops_fit.experiment.options import DecidingOptions, TrainOptions
 from flops_fit.jobs.launch import launcher
 from flops_fit.plugins import content
 from flops_fit.training import local_identity
+from flops_fit.training.local import Call
 
 GAIN = {"value": 1.0}
 
@@ -186,10 +187,9 @@ def test_every_option_either_decides_a_result_or_is_a_resource():
         "loader_workers",
         "log_with",
     }
-    options = {field.name for field in fields(TrainOptions)}
-    where_ignored = {"expected_items"}  # a part of those identities alone
-    assert options == resources | where_ignored | set(local_identity.DECISIVE)
-    assert resources.isdisjoint(local_identity.DECISIVE)
+    deciding = {field.name for field in fields(DecidingOptions)}
+    assert {field.name for field in fields(TrainOptions)} == resources | deciding
+    assert resources.isdisjoint(deciding)
 
 
 @pytest.mark.parametrize(
@@ -244,9 +244,8 @@ class TestData:
 
 
 def identity(folder, data):
-    return local_identity.LocalIdentity.of(
-        Net, "width", {}, data, nn.CrossEntropyLoss(), None, folder
-    )
+    call = Call(Net, "width", {}, data, nn.CrossEntropyLoss(), None)
+    return local_identity.LocalIdentity.of(call, folder)
 
 
 def test_the_objects_are_hashed_once_for_a_call(ask, monkeypatch):

@@ -10,12 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from project import REPOSITORY, Outcome, Project
 
-from flops_fit.plan.price import GUESS, Rate, price, work_of_row
+from flops_fit.plan.price import cautious_rate, price, work_of
+from flops_fit.store.plan_file import read_plan
 
 BLOCK = re.compile(r"<!-- test: Snakefile -->\n```python\n(.*?)```", re.DOTALL)
 EXAMPLE = BLOCK.search((REPOSITORY / "docs/workflow.md").read_text())[1]
@@ -134,14 +136,12 @@ def test_a_read_only_checkout_serves(project, monkeypatch):
 def test_runs_start_longest_first(trained):
     project, snapshot, first = trained  # as it was after its first run
     results = snapshot / project.results.relative_to(project.root)
-    (plan,) = (results / ".plan/plans").iterdir()
-    plan = json.loads(plan.read_text())
-    resources = {"processes": 1, "threads": 1, "gpus": 0}
+    (path,) = (results / ".plan/plans").iterdir()
+    plan = read_plan(path)
+    resources = replace(plan.resources, processes=1, threads=1, gpus=0)
     seconds = {
-        row["experiment_id"]: price(
-            work_of_row(row), Rate(*GUESS["cpu"], ""), {**plan["resources"], **resources}
-        ).seconds
-        for row in plan["experiments"]
+        experiment.experiment_id: price(work_of(experiment), cautious_rate(0), resources).seconds
+        for experiment in plan.experiments
     }
     started = [seconds[experiment] for rule, experiment in first.jobs if rule == "train_run"]
     assert len(set(started)) > 3

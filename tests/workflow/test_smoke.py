@@ -86,12 +86,12 @@ def test_plan_records_and_table_speak_of_the_same_experiments(smoke):
         planned = {row["experiment_id"]: row for row in csv.DictReader(file)}
     records = {r["experiment_id"]: r for r in json.loads((sweep / "results.json").read_text())}
     with (sweep / "results.csv").open() as file:
-        table = {row["run_id"]: row for row in csv.DictReader(file)}
+        table = {row["experiment_id"]: row for row in csv.DictReader(file)}
     assert set(planned) == set(records) == set(table)
     assert len(planned) == 6
     for name, record in records.items():
         assert record["status"] == "completed"
-        assert record["tokens_seen"] == int(planned[name]["num_tokens"])
+        assert record["tokens_seen"] == int(planned[name]["tokens"])
         assert record["flops_counted"] == pytest.approx(float(planned[name]["flops_counted"]))
         assert float(table[name]["loss"]) == record["final_loss"]
         own = smoke / "results/runs" / name

@@ -122,7 +122,7 @@ def confirmations(wildcards):
 
 
 def prepared_data(wildcards):
-    folder = planned().plan["data_dir"]
+    folder = planned().plan.data_dir
     return f"{folder}/manifest.json" if folder else []
 
 
@@ -158,7 +158,7 @@ def code_of(step):
 @readable
 def checked(wildcards):
     # From the spec, not the config: editing the config must not change jobs that are waiting.
-    return flops_fit.spec_value(wildcards.id, "check")
+    return flops_fit.spec_of(wildcards.id).check
 
 
 @readable

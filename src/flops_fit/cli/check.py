@@ -17,9 +17,8 @@ def run(args: argparse.Namespace) -> None:
     """Check the data with the smallest model, and write what was measured."""
     from pathlib import Path
 
-    from flops_fit.experiment.identity import read_spec
     from flops_fit.experiment.places import check_file, spec_file
-    from flops_fit.files import write_json
+    from flops_fit.experiment.spec import read_spec
     from flops_fit.jobs.environment import clean_environment
     from flops_fit.jobs.gpu_locks import USE_CPU
     from flops_fit.plan.amounts import check_amount
@@ -28,13 +27,13 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.training.checks import check_inputs
 
     plan = read_plan(args.plan)
-    smallest = min(plan["experiments"], key=lambda row: row["params_total"])
-    spec = read_spec(spec_file(args.results, smallest["experiment_id"]))
+    smallest = min(plan.experiments, key=lambda experiment: experiment.count.params_total)
+    spec = read_spec(spec_file(args.results, smallest.experiment_id))
     with clean_environment(**{USE_CPU: "true"}):
         data = check_inputs(spec, train)
-    for note in data["notes"]:
+    for note in data.notes:
         print(f"flops-fit: {note}", file=sys.stderr)
-    check_amount(data, plan["experiments"], 1.0 if data["read_once"] else spec["max_epochs"])
-    checked = check_file(args.results, Path(plan["check"]).stem)
-    write_json(checked, data)
+    check_amount(data, plan.experiments, 1.0 if data.read_once else spec.max_epochs)
+    checked = check_file(args.results, Path(plan.check).stem)
+    data.write(checked)
     print(f"wrote {checked}: model, loss, optimiser and trainer accept real batches")

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
 
     plan = read_plan(args.plan)
     records = collect(plan, args.results, args.failed)
-    write_results(records, plan["convention"], args.json, args.csv)
+    write_results(records, plan.convention, args.json, args.csv)
     note_tables(args.results, Path(args.plan).stem, [args.json, args.csv])
     statuses = [record["status"] for record in records]
     counts = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))

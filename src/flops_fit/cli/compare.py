@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
 
     from flops_fit.config.complete import check_section
     from flops_fit.errors import FlopsFitError
-    from flops_fit.files import write_atomic, write_json
+    from flops_fit.files import write_atomic, write_object
     from flops_fit.rounds.confirm import compare, confirmation_table, outcome_text
     from flops_fit.rounds.ledger import enter
     from flops_fit.store.collect import read_results
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if predicted is None:
         raise FlopsFitError("--predicted: null; allowed: the section confirm of the config")
     outcome = compare(records[0], predicted, args.name)
-    write_json(args.out, outcome)
+    write_object(args.out, outcome)
     enter(Path(args.out).parent.parent, outcome)
     write_atomic(args.table, confirmation_table(outcome))
     print(f"wrote {args.out}: {outcome_text(outcome)}")

@@ -62,20 +62,20 @@ def run(args: argparse.Namespace) -> None:
         "seeds": config["seeds"][:1],
         "sizes": {"per_budget": {flops: [number(size)]}},
     }
-    (row,) = plan_config(complete_config(new), args.results, paths)["experiments"]
-    if row["experiment_id"] in {known["experiment_id"] for known in plan["experiments"]}:
+    (experiment,) = plan_config(complete_config(new), args.results, paths).experiments
+    if experiment.experiment_id in {known.experiment_id for known in plan.experiments}:
         raise FlopsFitError(
-            f"--flops: {args.flops:g}; the fit already contains its run {row['experiment_id']}; "
+            f"--flops: {args.flops:g}; the fit already contains its run {experiment.experiment_id}; "
             "allowed: a budget that is not in the sweep"
         )
-    params = row[n_key(config["convention"], config["fit"]["params"])]
-    predicted = predicted_loss(fit, params, row["num_tokens"])
-    trained = (run_folder(args.results, row["experiment_id"]) / RECORD).exists()
+    params = getattr(experiment.count, n_key(config["convention"], config["fit"]["params"]))
+    predicted = predicted_loss(fit, params, experiment.num_tokens)
+    trained = (run_folder(args.results, experiment.experiment_id) / RECORD).exists()
     new["confirm"] = {
         "sweep": config["name"],
         "fit": canonical_hash(fit)[:16],
         "params": params,
-        "tokens": row["num_tokens"],
+        "tokens": experiment.num_tokens,
         **predicted,
         "blind": not trained,
     }
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     if trained:
         print("note: this run was already trained, so the prediction is not blind")
     print(
-        f"size {size}: N {count_text(row['params'])} (N* {count_text(answer['params'])}), "
-        f"D {count_text(row['num_tokens'])}; predicted loss {loss_text(predicted['loss'])}{run}"
+        f"size {size}: N {count_text(experiment.count.params)} (N* {count_text(answer['params'])}), "
+        f"D {count_text(experiment.num_tokens)}; predicted loss {loss_text(predicted['loss'])}{run}"
     )
     print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")

@@ -92,11 +92,11 @@ def run(args: argparse.Namespace) -> None:
     raw = yaml.safe_load(Path(args.config).read_text())
     new = grown(raw, config, grid, chosen.action, name)
     planned = plan_config(complete_config(new), args.results, paths)
-    old_ids = {row["experiment_id"] for row in plan["experiments"]}
-    added = [row for row in planned["experiments"] if row["experiment_id"] not in old_ids]
-    if len(added) + len(old_ids) != len(planned["experiments"]) or not added:
+    old_ids = {experiment.experiment_id for experiment in plan.experiments}
+    added = [e for e in planned.experiments if e.experiment_id not in old_ids]
+    if len(added) + len(old_ids) != len(planned.experiments) or not added:
         raise FlopsFitError(f"{args.config}: a larger grid would change its existing runs")
-    flops = sum(row["flops_counted"] for row in added)
+    flops = sum(experiment.flops_counted for experiment in added)
     summary = [
         f"adds {len(added)} runs, {flops:.3g} FLOPs, to the {len(old_ids)} of {config['name']}",
         f"expected, simulated with {truth.source}: interval of N* at {target:.3g} FLOPs "

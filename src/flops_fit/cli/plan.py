@@ -1,8 +1,12 @@
 """``flops-fit plan``: every experiment counted, checked and priced before any training."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from flops_fit.cli.arguments import add_places, add_sweep
+
+if TYPE_CHECKING:
+    from flops_fit.experiment.plan import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Plan the sweep, price it, print warnings, and write the requested files."""
+    from dataclasses import replace
+
     from flops_fit.config.complete import check_section
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
@@ -70,8 +76,8 @@ def run(args: argparse.Namespace) -> None:
     if args.measure:
         _measure(config, plan, args.results)
     pricing = _pricing(args, config)
-    plan = {**plan, "resources": priced_resources(pricing, plan["resources"])}
-    rate = rate_for(pricing, plan["resources"]["gpus"], plan["precision"], args.results)
+    plan = replace(plan, resources=priced_resources(pricing, plan.resources))
+    rate = rate_for(pricing, plan.resources.gpus, plan.precision, args.results)
     rows = plan_rows(plan, rate, pricing["per_hour"], unique_tokens(plan))
     warnings = plan_warnings(plan, rows, budgets)
     currency = pricing["currency"]
@@ -110,17 +116,17 @@ def _pricing(args: argparse.Namespace, config: dict | None) -> dict:
     return pricing
 
 
-def _measure(config: dict | None, plan: dict, results: str) -> None:
+def _measure(config: dict | None, plan: "Plan", results: str) -> None:
     from flops_fit.errors import FlopsFitError
-    from flops_fit.experiment.identity import read_spec
     from flops_fit.experiment.places import measured_file, spec_file
-    from flops_fit.files import write_json
+    from flops_fit.experiment.spec import read_spec
+    from flops_fit.files import write_object
     from flops_fit.plan.measure import measure_rate
     from flops_fit.plan.price import device_kind
 
     if config is None:
         raise FlopsFitError("--measure: needs --config, which names the model and the data")
-    specs = [read_spec(spec_file(results, row["experiment_id"])) for row in plan["experiments"]]
+    specs = [read_spec(spec_file(results, e.experiment_id)) for e in plan.experiments]
     rate = measure_rate(config, specs)
     kind = device_kind(config["resources"]["gpus"])
-    write_json(measured_file(results, kind), vars(rate))
+    write_object(measured_file(results, kind), vars(rate))

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fit the rule, draw it, write it and print it."""
-    from flops_fit.files import write_atomic, write_json
+    from flops_fit.files import write_atomic, write_object
     from flops_fit.fit.learning_rate import fit_learning_rate, read_rates
 
     runs = read_rates(args.runs)
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         from flops_fit.plots.learning_rate import draw_rate_figure
 
         draw_rate_figure(runs, rule, args.out_dir, args.dpi, args.width)
-    write_json(args.out, rule)
+    write_object(args.out, rule)
     powers = "".join(
         f" x ({letter} / {rule[name]['reference']:.3g})^{rule[name]['power']:.3f}"
         for name, letter in (("params", "N"), ("tokens", "D"))

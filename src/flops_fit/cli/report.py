@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the page and the tables, print the answer at the first budget."""
     from pathlib import Path
 
-    from flops_fit.files import read_json, write_atomic
+    from flops_fit.files import read_object, write_atomic
     from flops_fit.fit.answer import predict
     from flops_fit.notation import count_text, flops_text, loss_text
     from flops_fit.report.page import report_page
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     plan = read_plan(args.plan) if args.plan else None
     named = {"runs": args.runs, "records": args.records, "fit": args.fit}
     files = {name: path for name, path in named.items() if path}
-    confirmed = [read_json(path) for path in args.confirmed]
+    confirmed = [read_object(path) for path in args.confirmed]
     ledger = ledger_text(Path(args.out).parent.parent)
     page = report_page(
         table, records, fit, args.plots, budgets, args.name, plan, files, confirmed, ledger

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,25 @@ from flops_fit.loss import ignore_index_of, masks_targets
 from flops_fit.model_factory import call_model
 
 
-def target_elements(targets: Any, loss_fn) -> int:
-    """Target elements (tokens) of one item when none of them is ignored."""
-    own = getattr(loss_fn, "count_targets", None)
-    if own:
-        return max(int(own(one_item_batch(targets))), 1)
+def target_elements(targets: Any, loss_fn: Callable[..., Any]) -> int:
+    """Target elements (tokens) of one item when none of its ``targets`` is ignored.
+
+    ``loss_fn``: the loss, whose ``count_targets`` decides where it has one.
+    """
+    count = getattr(loss_fn, "count_targets", None)
+    if count:
+        return max(int(count(one_item_batch(targets))), 1)
     return max(sum(leaf.numel() for leaf in tree_leaves(as_targets(targets))), 1)
 
 
 def agree(
     accelerator: Accelerator, micro_batches: list, stop: bool, save: bool
 ) -> tuple[int, bool, bool]:
-    """Global target count of the step, and whether any process wants to stop or save."""
+    """Agree on a step: its global target count, and whether any process wants to stop or to save.
+
+    ``accelerator`` links the processes; ``micro_batches`` are those of this process, as
+    ``(inputs, targets, counts)``; ``stop`` and ``save``: whether this process wants it.
+    """
     local = sum(int(counts.sum()) for _, _, counts in micro_batches)
     if accelerator.num_processes == 1:
         return local, stop, save
@@ -37,22 +45,37 @@ def agree(
     return total, stops > 0, saves > 0
 
 
-def last_micro_batch_syncs(accelerator: Accelerator, model: nn.Module, last: bool):
-    """Gradients are exchanged once a step, with the last micro-batch."""
+def last_micro_batch_syncs(
+    accelerator: Accelerator, model: nn.Module, last: bool
+) -> contextlib.AbstractContextManager:
+    """The context of a micro-batch's backward pass: gradients are exchanged once a step.
+
+    That is with the ``last`` micro-batch; ``accelerator`` has prepared ``model``.
+    """
     return contextlib.nullcontext() if last else accelerator.no_sync(model)
 
 
-def trim(accelerator, model, loss_fn, micro_batches: list, position: int, wanted: int) -> list:
-    """The step's micro-batches with all but their first ``wanted`` targets ignored.
+def trim(
+    accelerator: Accelerator,
+    model: nn.Module,
+    loss_fn: Callable[..., Any],
+    micro_batches: list,
+    position: int,
+    tokens: int,
+) -> list:
+    """The step's micro-batches with all but their first ``tokens`` targets ignored.
 
-    The order is that of the global batch, where position p belongs to process p mod world. Raises
-    `FlopsFitError` where the loss cannot ignore targets: D must then be whole items.
+    ``accelerator`` has prepared ``model``; ``loss_fn`` is the loss; ``micro_batches`` are those of this
+    process, as ``(inputs, targets, counts)``, of the global batch that begins at ``position``. The order
+    is that of the global batch, where position p belongs to process p mod world. Raises `FlopsFitError`
+    where the loss cannot ignore targets: D must then be whole items.
     """
     world, rank = accelerator.num_processes, accelerator.process_index
     mine = [count for _, _, counts in micro_batches for count in counts.tolist()]
     everyone = gather_object([mine])
     shares = [iter(share) for share in everyone]
-    kept, left = {r: [] for r in range(world)}, wanted
+    kept: dict[int, list[int]] = {r: [] for r in range(world)}
+    left = tokens
     for p in range(position, position + sum(len(share) for share in everyone)):
         count = next(shares[p % world], 0)
         kept[p % world].append(min(count, left))
@@ -65,8 +88,14 @@ def trim(accelerator, model, loss_fn, micro_batches: list, position: int, wanted
     ]
 
 
-def trim_micro_batch(model, loss_fn, batch: tuple, keep: list[int]) -> tuple:
-    """One micro-batch in which item i keeps its first ``keep[i]`` targets."""
+def trim_micro_batch(
+    model: nn.Module, loss_fn: Callable[..., Any], batch: tuple, keep: list[int]
+) -> tuple:
+    """One micro-batch ``batch`` in which item i keeps its first ``keep[i]`` targets.
+
+    ``model`` and ``loss_fn`` are tried to see whether the loss ignores targets. Raises `FlopsFitError`
+    where it does not.
+    """
     inputs, targets, counts = batch
     if keep == counts.tolist():
         return batch

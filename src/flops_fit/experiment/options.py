@@ -1,6 +1,8 @@
-"""How an experiment is trained: what decides its result, and what only decides how it runs."""
+"""How an experiment is trained: which options decide its result, and which only how it runs."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 # Raised by hand whenever the same spec would give another result; part of every experiment's hash.
 TRAINER_VERSION = 1
@@ -9,26 +11,22 @@ COSINE = {"kind": "cosine", "warmup": 0.02, "decay": 0.2, "final": 0.0}  # the c
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """How to train: first what decides the result, then (from ``processes`` on) what does not.
+class DecidingOptions:
+    """The options of the trainer that decide a result, and therefore belong to its hash.
 
-    - ``tokens``: D, exactly. ``batch_items``: global batch. ``learning_rate``: the peak.
-      ``seed``: of weights, order and dropout.
-    - ``schedule``: of the learning rate, see `flops_fit.plan.schedule.multiplier`.
-    - ``clip_norm``: largest norm of the gradient (None: no limit).
-    - ``precision``: accelerate's mixed precision: no, bf16 or fp16.
-    - ``deterministic``: torch's deterministic algorithms only.
-    - ``evaluation_tokens``, ``evaluation_batch_items``: how much is held out, and its batch.
-    - ``expected_items``: how many items D is expected to take, where the loss ignores some targets or
-      items differ in them (None: D is whole items); no batch of the plan is cut before.
-    - ``max_epochs``: passes over the data that are allowed (None: as many as D needs).
-    - ``processes``: refused where another number runs (None: any). ``gpus``: refused where the job
-      sees none, unless 0.
-    - ``micro_batch_items``: items of a process that are computed at once (None: all).
-    - ``compile``: by torch's inductor. ``activation_checkpointing``: less memory, more time.
-    - ``checkpoint_minutes``: between checkpoints. ``loader_workers``: processes that read data.
-    - ``log_with``: a tracker of accelerate's, such as tensorboard. ``progress``: whether to draw a
-      bar.
+    Attributes:
+        tokens: D in target elements, trained exactly.
+        batch_items: the global batch in items.
+        learning_rate: the peak of the learning rate.
+        seed: of weights, order and dropout.
+        schedule: of the learning rate, see `flops_fit.plan.schedule.multiplier`.
+        clip_norm: the largest norm of the gradient (None: no limit).
+        precision: accelerate's mixed precision: no, bf16 or fp16.
+        deterministic: whether only torch's deterministic algorithms are used.
+        evaluation_tokens: how many target elements are held out.
+        evaluation_batch_items: the batch of the evaluation in items.
+        expected_items: how many items D is expected to take, where the loss ignores some targets or
+            items differ in them (None: D is whole items); no batch of the plan is cut before.
     """
 
     tokens: int
@@ -42,6 +40,32 @@ class TrainOptions:
     evaluation_tokens: int = 65536
     evaluation_batch_items: int = 32
     expected_items: int | None = None
+
+    def deciding(self) -> dict[str, Any]:
+        """The options of this class by name; ``expected_items`` only where it is known."""
+        values = {f.name: getattr(self, f.name) for f in fields(DecidingOptions)}
+        if self.expected_items is None:
+            del values["expected_items"]
+        return values
+
+
+@dataclass(frozen=True)
+class TrainOptions(DecidingOptions):
+    """How to train: the `DecidingOptions`, and those that only decide how the run is executed.
+
+    Attributes:
+        max_epochs: how many passes over the data are allowed (None: as many as D needs).
+        processes: how many processes must train together (None: any number).
+        gpus: whether GPUs must be visible (0: not needed).
+        micro_batch_items: items that a process computes at once (None: all of its share).
+        compile: whether torch's inductor compiles the model.
+        activation_checkpointing: whether activations are recomputed: less memory, more time.
+        checkpoint_minutes: minutes between checkpoints.
+        loader_workers: processes that read data.
+        log_with: a tracker of accelerate's, such as tensorboard.
+        progress: whether to draw a progress bar.
+    """
+
     max_epochs: float | None = None
     processes: int | None = None
     gpus: int = 0
@@ -54,28 +78,38 @@ class TrainOptions:
     progress: bool = True
 
 
-def options_of(spec: dict, processes: int | None = None, gpus: int = 0) -> TrainOptions:
-    """The training options of a spec, for the processes and GPUs that its job was given."""
-    identity, resources = spec["identity"], spec["resources"]
-    return TrainOptions(
-        tokens=identity["tokens"],
-        batch_items=identity["batch_items"],
-        learning_rate=identity["learning_rate"],
-        seed=identity["seed"],
-        schedule=identity["schedule"],
-        clip_norm=identity["optimizer"]["clip_norm"],
-        precision=identity["precision"],
-        deterministic=identity["deterministic"],
-        evaluation_tokens=identity["evaluation"]["tokens"],
-        evaluation_batch_items=identity["evaluation"]["batch_items"],
-        expected_items=identity.get("expected_items"),
-        max_epochs=spec["max_epochs"],
-        processes=processes,
-        gpus=gpus,
-        micro_batch_items=resources["micro_batch_items"],
-        compile=resources["compile"],
-        activation_checkpointing=resources["activation_checkpointing"],
-        checkpoint_minutes=resources["checkpoint_minutes"],
-        loader_workers=resources["loader_workers"],
-        log_with=resources["log_with"],
-    )
+@dataclass(frozen=True)
+class Resources:
+    """The section ``resources`` of a config: what a run is given, none of which decides its result.
+
+    Attributes:
+        processes: processes that train one experiment together.
+        threads: CPU threads of each process.
+        gpus: GPUs of a run (0: it trains on the CPU).
+        micro_batch_items, compile, activation_checkpointing, checkpoint_minutes, loader_workers,
+            log_with: as in `TrainOptions`.
+    """
+
+    processes: int = 1
+    threads: int = 1
+    gpus: int = 0
+    micro_batch_items: int | None = None
+    compile: bool = False
+    activation_checkpointing: bool = False
+    checkpoint_minutes: float = 10
+    loader_workers: int = 0
+    log_with: str | None = None
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Resources":
+        """The resources of a config, a plan or a spec: ``value`` is that section."""
+        return cls(**value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The section as plans and specs hold it."""
+        return dict(vars(self))
+
+    def for_trainer(self) -> dict[str, Any]:
+        """What the trainer reads of them, as fields of `TrainOptions`."""
+        names = {f.name for f in fields(TrainOptions)}
+        return {name: value for name, value in vars(self).items() if name in names}

@@ -2,89 +2,92 @@
 
 from pathlib import Path
 
-MANIFEST = "manifest.json"  # the last file that the preparation of data writes
+DATA_MANIFEST = "manifest.json"  # the last file that the preparation of data writes
 
 
 def run_folder(results: str | Path, experiment_id: str) -> Path:
-    """An experiment's folder, shared by all sweeps that contain it."""
+    """The folder of the run of ``experiment_id`` below ``results``; sweeps share it."""
     return Path(results, "runs", experiment_id)
 
 
 def sweep_folder(results: str | Path, sweep: str) -> Path:
-    """Tables, fit, figures and report of a sweep."""
+    """The folder of the tables, fit, figures and report of ``sweep`` below ``results``."""
     return Path(results, sweep)
 
 
 def data_folder(results: str | Path, name: str) -> Path:
-    """Prepared data, shared by all sweeps that read them."""
+    """The folder ``name`` of prepared data below ``results``, shared by all sweeps that read them."""
     return Path(results, "data", name)
 
 
 def plan_folder(results: str | Path) -> Path:
-    """Plans and what is known about sources, data and machines; every file can be made again."""
+    """The folder of plans below ``results``, and of what is known about sources, data and machines.
+
+    Every file in it can be made again.
+    """
     return Path(results, ".plan")
 
 
 def plan_file(results: str | Path, fingerprint: str) -> Path:
-    """A plan, by the fingerprint of what determines it."""
+    """The file of a plan below ``results``, by the ``fingerprint`` of what determines it."""
     return plan_folder(results) / "plans" / f"{fingerprint[:16]}.json"
 
 
 def spec_file(results: str | Path, experiment: str) -> Path:
-    """What a job needs to know about its experiment."""
+    """The file of the spec of ``experiment``, an id, below ``results``."""
     return plan_folder(results) / "specs" / f"{experiment}.json"
 
 
 def seen_file(results: str | Path, fingerprint: str) -> Path:
-    """What the trial run of a plan's plug-ins was seen to use."""
+    """The file of what the trial run of the plan of ``fingerprint`` used, below ``results``."""
     return plan_folder(results) / "seen" / f"{fingerprint[:16]}.json"
 
 
 def late_file(results: str | Path) -> Path:
-    """What plug-ins were seen to use by jobs alone."""
+    """The file of what plug-ins used in jobs alone, below ``results``."""
     return plan_folder(results) / "late.json"
 
 
 def sweep_plans_folder(results: str | Path) -> Path:
-    """A copy of each sweep's latest plan, by the sweep's name."""
+    """The folder of the latest plans of all sweeps below ``results``, named by the sweeps."""
     return plan_folder(results) / "sweeps"
 
 
 def sweep_plan_file(results: str | Path, sweep: str) -> Path:
-    """The latest plan of a sweep."""
+    """The file of the latest plan of ``sweep`` below ``results``."""
     return sweep_plans_folder(results) / f"{sweep}.json"
 
 
 def check_plan_file(results: str | Path, check: str) -> Path:
-    """A plan whose inputs are to be checked, by the name of their check."""
+    """The file of a plan whose inputs are to be checked, by the name ``check``, below ``results``."""
     return plan_folder(results) / "checks" / f"{check}.json"
 
 
 def check_file(results: str | Path, check: str) -> Path:
-    """What the check of a sweep's inputs has found, by its name; sweeps share it."""
+    """The file of what the check of the name ``check`` learned, below ``results``; sweeps share it."""
     return plan_folder(results) / "checked" / f"{check}.json"
 
 
 def data_plan_file(results: str | Path, data: str) -> Path:
-    """A plan whose data are to be prepared, by the name of the data's folder."""
+    """The file of a plan whose ``data``, a folder's name, are to be prepared, below ``results``."""
     return plan_folder(results) / "data" / f"{data}.json"
 
 
 def tables_file(results: str | Path, sweep: str) -> Path:
-    """The contents of a sweep's tables, as `collect` wrote them."""
+    """The file of the hashes of the tables of ``sweep`` below ``results``, as `collect` wrote them."""
     return plan_folder(results) / "tables" / f"{sweep}.json"
 
 
 def hashes_file(results: str | Path) -> Path:
-    """Hashes of files that were read before, by their state."""
+    """The file of hashes of files that were read before, below ``results``."""
     return plan_folder(results) / "hashes.json"
 
 
 def verified_file(results: str | Path) -> Path:
-    """Results and records that were found sound, by size and time."""
+    """The file of results and records that were verified, below ``results``."""
     return plan_folder(results) / "verified.json"
 
 
 def measured_file(results: str | Path, kind: str) -> Path:
-    """The measured speed of a kind of device ("cpu" or "gpu")."""
+    """The file of the measured speed of a ``kind`` of device ("cpu" or "gpu") below ``results``."""
     return plan_folder(results) / f"rate-{kind}.json"

@@ -1,4 +1,4 @@
-"""What a sweep's plug-ins use beside their own packages and named data: a part of the identity.
+"""What a sweep's plug-ins use beside their packages and named data: a part of the identity.
 
 Three sources add up: what import statements and arguments name, known at every start of the workflow;
 what the trial run in the planning process was seen to use, kept in a list of paths beside the plans;
@@ -13,7 +13,8 @@ from typing import Any
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import late_file, seen_file
-from flops_fit.files import FORMAT, canonical_hash, read_json, write_json
+from flops_fit.experiment.spec import Spec
+from flops_fit.files import canonical_hash, read_object, write_object
 from flops_fit.plugins.code import source_files
 from flops_fit.plugins.data_files import PACKAGE, FileHashes, find_path
 from flops_fit.plugins.origin import OWN_FOLDER
@@ -32,7 +33,7 @@ MOST_LATE = 100  # more single files than this are a data set, whose folder is t
 
 
 def references_of(config: Mapping[str, Any]) -> list[str]:
-    """The import paths of the plug-ins that decide a result."""
+    """The import paths of the plug-ins of ``config`` that decide a result."""
     dataset = config["dataset"]
     named = [config["model"]["factory"], dataset["factory"], dataset["prepare"]]
     named += [config["loss"]["function"], config["optimizer"]["factory"]]
@@ -40,17 +41,21 @@ def references_of(config: Mapping[str, Any]) -> list[str]:
 
 
 def named_uses(config: Mapping[str, Any], search_paths: Iterable[str]) -> Uses:
-    """What import statements lead to and arguments name, as far as the identity lacks it elsewhere."""
+    """What the plug-ins of ``config`` use by their import statements and arguments.
+
+    Only what the identity lacks elsewhere is returned. Files are looked for below ``search_paths``.
+    """
     paths = tuple(search_paths)
     files = named_files(_arguments(config), paths)
     return _new(static_uses(references_of(config), paths) | Uses(files=files), config, paths)
 
 
 def seen_uses(watch: Watch, config: Mapping[str, Any], search_paths: Iterable[str]) -> Uses:
-    """What a trial run used beyond `named_uses`, as far as the identity lacks it elsewhere.
+    """What the trial run that ``watch`` has watched used beyond `named_uses`.
 
-    A folder that arguments name counts where the run looked into it, or where it did not run the
-    data, which are then prepared later.
+    Only what the identity of the experiments of ``config`` lacks elsewhere is returned, with names
+    relative to ``search_paths``. A folder that arguments name counts where the run looked into it, or
+    where it did not run the data, which are then prepared later.
     """
     paths = tuple(search_paths)
     dataset = config["dataset"]
@@ -73,10 +78,13 @@ def seen_uses(watch: Watch, config: Mapping[str, Any], search_paths: Iterable[st
 def users_files(
     config: Mapping[str, Any], uses: Uses, search_paths: Iterable[str]
 ) -> list[str | Path]:
-    """The user's source files that a sweep rests on."""
+    """The user's source files on which the sweep of ``config`` rests.
+
+    They lie below ``search_paths``; ``uses`` are what its plug-ins use beside.
+    """
     counted = _sources(config, tuple(search_paths))
-    own = sorted(file for file in counted if not file.is_relative_to(OWN_FOLDER))
-    return [*own, *uses.code.values()]
+    files = sorted(file for file in counted if not file.is_relative_to(OWN_FOLDER))
+    return [*files, *uses.code.values()]
 
 
 def _sources(config: Mapping[str, Any], paths: tuple[str, ...]) -> set[Path]:
@@ -111,25 +119,30 @@ def _new(uses: Uses, config: Mapping[str, Any], paths: tuple[str, ...]) -> Uses:
 
 
 def read_seen(results: str | Path, fingerprint: str) -> Uses | None:
-    """The list that the trial run of this plan left; None where there is none."""
+    """What the trial run of the plan of ``fingerprint`` used, as `write_seen` left it below ``results``.
+
+    None where there is nothing, or nothing that this version can read.
+    """
     with contextlib.suppress(FlopsFitError, KeyError, TypeError, ValueError):
-        value = read_json(seen_file(results, fingerprint))
-        if value["format"] == FORMAT:
-            return Uses.from_dict(value)
+        return Uses.from_dict(read_object(seen_file(results, fingerprint)))
     return None
 
 
 def write_seen(results: str | Path, fingerprint: str, uses: Uses) -> None:
-    """Keep the list of a trial run where `read_seen` looks for it."""
-    write_json(seen_file(results, fingerprint), {"format": FORMAT, **uses.to_dict()})
+    """Keep the ``uses`` of the trial run of the plan of ``fingerprint`` below ``results``."""
+    write_object(seen_file(results, fingerprint), uses.to_dict())
 
 
-def late_uses(watch: Watch, spec: Mapping[str, Any]) -> Uses:
-    """What a job used that its plan does not cover, at most `MOST_LATE` of each kind."""
-    identity, paths = spec["identity"], tuple(spec["search_paths"])
-    dataset = {**identity["dataset"], "sources": [s for s, _ in identity["dataset"]["sources"]]}
-    new = _new(watch.uses(roots_of(paths)), {**identity, "dataset": dataset}, paths)
-    planned = [*spec["uses"]["code"].values(), *spec["uses"]["files"].values()]
+def late_uses(watch: Watch, spec: Spec) -> Uses:
+    """What the job of ``spec`` used that its plan does not cover, at most `MOST_LATE` of each kind.
+
+    ``watch`` has watched the job.
+    """
+    shared, paths = spec.recipe.shared, tuple(spec.search_paths)
+    config = {name: vars(getattr(shared, name)) for name in ("model", "loss", "optimizer")}
+    dataset = {**vars(shared.dataset), "sources": [s for s, _ in shared.dataset.sources]}
+    new = _new(watch.uses(roots_of(paths)), {**config, "dataset": dataset}, paths)
+    planned = [*spec.uses.code.values(), *spec.uses.files.values()]
     covered = [Path(path).resolve() for path in planned]
     code, files = (
         {
@@ -143,7 +156,10 @@ def late_uses(watch: Watch, spec: Mapping[str, Any]) -> Uses:
 
 
 def changed_late(results: str | Path, config: Mapping[str, Any], hashes: FileHashes) -> Uses:
-    """What only jobs saw, of these plug-ins, and is no longer as it was first seen."""
+    """What only jobs used, of the plug-ins of ``config``, and is no longer as it was first seen.
+
+    ``results`` keeps what jobs used; ``hashes``: the hashes of files that are known.
+    """
     known = _read_late(results).get(_late_key(references_of(config)), {})
     changed = Uses()
     for name, entry in known.items():
@@ -156,30 +172,39 @@ def changed_late(results: str | Path, config: Mapping[str, Any], hashes: FileHas
 def note_late(
     results: str | Path, references: Iterable[str], uses: Uses, hashes: FileHashes
 ) -> dict[str, dict[str, str]]:
-    """Keep what a job saw beyond its plan; returns it with its digests, for the record."""
+    """Keep ``uses``, what a job used beyond its plan; returns it with its digests, for the record.
+
+    It is kept below ``results`` for the plug-ins ``references``; ``hashes``: of files that are known.
+    """
     digests = uses_identity(uses, hashes)
-    found = {
+    seen = {
         name: {"kind": kind, "path": getattr(uses, kind)[name], "digest": digest}
         for kind in ("code", "files")
         for name, digest in digests.get(kind, {}).items()
     }
-    keep_late(results, references, found)
-    return found
+    keep_late(results, references, seen)
+    return seen
 
 
 def keep_late(
     results: str | Path, references: Iterable[str], late: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Add to what is watched from now on, each entry as it was first seen."""
+    """Add ``late`` to what is watched from now on, each entry as it was first seen.
+
+    It is kept below ``results`` for the plug-ins ``references``; `note_late` returns such entries.
+    """
     if late:
         known, key = _read_late(results), _late_key(references)
         merged = {**late, **known.get(key, {})}
         if merged != known.get(key):
-            write_json(late_file(results), {**known, "format": FORMAT, key: merged})
+            write_object(late_file(results), {**known, key: merged})
 
 
 def other_late(late: Mapping[str, Mapping[str, str]], search_paths: Iterable[str]) -> list[str]:
-    """Names of what a record's run used, and that lies here with another content."""
+    """Names in ``late``, what the run of a record used, that have another content here.
+
+    They are looked for below ``search_paths``.
+    """
     paths, hashes, other = tuple(search_paths), FileHashes(os.devnull), []
     for name, entry in late.items():
         path = find_path(name, paths)
@@ -196,8 +221,6 @@ def _late_key(references: Iterable[str]) -> str:
 
 
 def _read_late(results: str | Path) -> dict[str, Any]:
-    with contextlib.suppress(FlopsFitError, AttributeError):
-        known = read_json(late_file(results))
-        if known.get("format") == FORMAT:
-            return dict(known)
+    with contextlib.suppress(FlopsFitError):
+        return read_object(late_file(results))
     return {}

@@ -6,17 +6,15 @@ Run by `flops_fit.jobs.launch` through ``accelerate launch -m flops_fit.jobs.job
 import contextlib
 import logging
 import os
-import platform
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import changed_sources, read_spec
-from flops_fit.experiment.options import options_of
 from flops_fit.experiment.places import hashes_file, run_folder
-from flops_fit.experiment.used import late_uses, note_late, references_of
-from flops_fit.files import FORMAT
+from flops_fit.experiment.spec import Spec, options_of, read_spec
+from flops_fit.experiment.used import late_uses, note_late
 from flops_fit.jobs.losses import AT_WORK, LOST
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.watch import Watch, watching
@@ -57,17 +55,21 @@ def main(arguments: list[str]) -> int:
         return run(spec, results, result, stop)
 
 
-def run(spec: dict, results: str, result: str, stop: StopRequest) -> int:
-    """Train ``spec`` in its folder below ``results``, whose lock the main process holds."""
-    folder = run_folder(results, spec["experiment_id"])
+def run(spec: Spec, results: str, result: str, stop: StopRequest) -> int:
+    """Train ``spec`` in its folder below ``results``, whose lock the main process holds.
+
+    ``result``: where the copy of its record goes; ``stop``: whether and how it was asked to stop.
+    Returns the exit status of `main`.
+    """
+    folder = run_folder(results, spec.experiment_id)
     main_process = int(os.environ.get("RANK", 0)) == 0
-    name = spec["experiment_id"], spec["hash"]
+    id_and_hash = spec.experiment_id, spec.hash
     with contextlib.ExitStack() as held:
         try:
             stop_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
             if main_process:
                 held.enter_context(run_lock(folder, stop))
-                if finished_before(folder, *name):  # by another job, while this one started
+                if finished_before(folder, *id_and_hash):  # by another job, while this one started
                     restore_run(folder, result)
                     return 0 if int(os.environ.get("WORLD_SIZE", 1)) == 1 else RETRY_STATUS
                 (folder / FAILURE).unlink(missing_ok=True)
@@ -82,16 +84,16 @@ def run(spec: dict, results: str, result: str, stop: StopRequest) -> int:
             print(f"flops-fit: {stopped}; to be resumed", file=sys.stderr)
             return RETRY_STATUS
         except FlopsFitError as error:
-            if note_failure(folder, *name, str(error)):
-                print(f"flops-fit: {name[0]}: {error}", file=sys.stderr)
+            if note_failure(folder, *id_and_hash, str(error)):
+                print(f"flops-fit: {spec.experiment_id}: {error}", file=sys.stderr)
             return 2
         except Exception as error:
             if has_lost_another(error):
-                if note_failure(folder, *name, LOST):
-                    print(f"flops-fit: {name[0]}: {LOST}", file=sys.stderr)
+                if note_failure(folder, *id_and_hash, LOST):
+                    print(f"flops-fit: {spec.experiment_id}: {LOST}", file=sys.stderr)
                 return 1
             kind = f"{type(error).__name__}: {error}"
-            note_failure(folder, *name, OUT_OF_MEMORY if is_out_of_memory(error) else kind)
+            note_failure(folder, *id_and_hash, OUT_OF_MEMORY if is_out_of_memory(error) else kind)
             raise
 
 
@@ -113,92 +115,68 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def train_spec(spec: dict, results: str | Path, stop: StopRequest) -> dict:
-    """Build what the spec names, train it, and return the record without its checksum."""
+def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, Any]:
+    """Build what ``spec`` names, train it below ``results``, and return its record, not sealed yet.
+
+    ``stop`` is looked at between steps. Raises `FlopsFitError` where something changed since the plan.
+    """
     from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
     from flops_fit.plugins.resolve import add_search_paths
     from flops_fit.trainer import train
     from flops_fit.training.prepare import check_prepared
+    from flops_fit.training.record import Record
 
-    add_search_paths(spec["search_paths"])
+    recipe = spec.recipe
+    add_search_paths(spec.search_paths)
     hashes = FileHashes(hashes_file(results))
-    changed = changed_sources(spec, hashes)
+    changed = spec.changed(hashes)
     if changed:
         raise FlopsFitError(f"{', '.join(changed)} changed since the plan was made; plan it again")
-    if spec["data_dir"] is not None:
-        check_prepared(spec["data_dir"], hashes)
+    if spec.data_dir is not None:
+        check_prepared(spec.data_dir, hashes)
     hashes.save()
-    with watching(spec["search_paths"], [results]) as watch:
+    with watching(spec.search_paths, [results]) as watch:
         outcome = train(
-            spec["experiment_id"],
-            lambda: make_model(spec),
+            spec.experiment_id,
+            lambda: make_model(recipe),
             load_data(spec),
-            load_loss(spec["identity"]["loss"]["function"]),
-            lambda model, rate: make_optimizer(spec, model, rate),
+            load_loss(recipe.shared.loss.function),
+            lambda model, rate: make_optimizer(recipe, model, rate),
             options_of(
                 spec,
                 processes=int(os.environ["FLOPS_FIT_PROCESSES"]),
                 gpus=int(os.environ["FLOPS_FIT_GPUS"]),
             ),
-            run_folder(results, spec["experiment_id"]) / CHECKPOINTS,
-            spec["hash"],
+            run_folder(results, spec.experiment_id) / CHECKPOINTS,
+            spec.hash,
             stop,
-            spec["counts"]["flops_per_token"],
+            spec.count.flops_per_token,
         )
-    return {**make_record(spec, outcome), **used_late(spec, watch, results, hashes)}
+    record = Record(
+        spec.experiment_id, spec.hash, recipe.to_dict(), spec.count, spec.tokens_per_item, outcome
+    )
+    return {**record.to_dict(), **used_late(spec, watch, results, hashes)}
 
 
-def used_late(spec: dict, watch: Watch, results: str | Path, hashes: FileHashes) -> dict[str, dict]:
-    """The record's part on what the run used beyond its plan; said, and watched from now on."""
+def used_late(
+    spec: Spec, watch: Watch, results: str | Path, hashes: FileHashes
+) -> dict[str, dict[str, dict[str, str]]]:
+    """The part of a record on what the run of ``spec`` used beyond its plan.
+
+    ``watch`` has watched the run. What is new is printed, and watched from now on: ``results`` keeps
+    it with its hashes, of which ``hashes`` knows some.
+    """
     if int(os.environ.get("RANK", 0)) != 0:
         return {}
-    late = note_late(results, references_of(spec["identity"]), late_uses(watch, spec), hashes)
+    late = note_late(results, spec.recipe.references, late_uses(watch, spec), hashes)
     if not late:
         return {}
     print(
-        f"flops-fit: {spec['experiment_id']}: used, and not seen when planned: {', '.join(late)}; a "
+        f"flops-fit: {spec.experiment_id}: used, and not seen when planned: {', '.join(late)}; a "
         "change of them is noticed from now on",
         file=sys.stderr,
     )
     return {"late": late}
-
-
-def make_record(spec: dict, outcome: dict) -> dict:
-    """The record: what the experiment is, what came out, what it cost, and where it ran."""
-    from flops_fit.plan.devices import speed
-    from flops_fit.sweep import flops_of
-
-    counts = spec["counts"]
-    flops = flops_of(counts, outcome)
-    return {
-        "format": FORMAT,
-        "experiment_id": spec["experiment_id"],
-        "hash": spec["hash"],
-        "identity": spec["identity"],
-        **counts,
-        **{key: value for key, value in outcome.items() if key != "input_positions"},
-        **flops,
-        **speed(outcome, flops["flops_counted"] / outcome["tokens_seen"]),
-        "versions": versions(),
-        "host": platform.node(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions that a bitwise repetition would need."""
-    import accelerate
-    import numpy
-    import torch
-
-    from flops_fit import __version__
-
-    return {
-        "flops_fit": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "accelerate": accelerate.__version__,
-        "numpy": numpy.__version__,
-    }
 
 
 if __name__ == "__main__":

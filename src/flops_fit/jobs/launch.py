@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import read_spec
 from flops_fit.experiment.places import run_folder, spec_file
+from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.environment import accelerate_config, cleaned
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
 from flops_fit.jobs.losses import AT_WORK, KILLED, LOST
@@ -37,20 +37,20 @@ def launch(
         if value < least:
             raise FlopsFitError(f"--{name}: {value}; allowed: {least} or more")
     spec = read_spec(spec_path)
-    if Path(spec_path).resolve() != spec_file(results, spec["experiment_id"]).resolve():
+    if Path(spec_path).resolve() != spec_file(results, spec.experiment_id).resolve():
         raise FlopsFitError(
             f"--results: {results} does not hold {spec_path}; allowed: the folder whose plan it is of"
         )
-    folder = run_folder(results, spec["experiment_id"])
+    folder = run_folder(results, spec.experiment_id)
     with run_lock(folder):
         (folder / AT_WORK).unlink(missing_ok=True)
-        if finished_before(folder, spec["experiment_id"], spec["hash"]):
+        if finished_before(folder, spec.experiment_id, spec.hash):
             restore_run(folder, result)
-            print(f"{spec['experiment_id']}: finished before; restored from its record")
+            print(f"{spec.experiment_id}: finished before; restored from its record")
             return
     if cpu_by_choice(os.environ):
         gpus = 0  # accelerate heeds its own variable only through its option
-    check_devices(processes, gpus)
+    check_process_count(processes, gpus)
     environment = {
         **cleaned(os.environ),
         "OMP_NUM_THREADS": str(threads),
@@ -63,7 +63,7 @@ def launch(
     sys.stdout.flush()
     status = outlive(command(spec_path, result, results, processes, threads, gpus), environment)
     if status:
-        report_loss(folder, spec["experiment_id"], spec["hash"])
+        report_loss(folder, spec.experiment_id, spec.hash)
     sys.exit(status)
 
 
@@ -78,7 +78,7 @@ def report_loss(folder: Path, experiment_id: str, experiment_hash: str) -> None:
         print(f"\nflops-fit: {experiment_id}: {reason}", file=sys.stderr)  # after a bar, perhaps
 
 
-def check_devices(processes: int, gpus: int) -> None:
+def check_process_count(processes: int, gpus: int) -> None:
     """Refuse a number of processes that is not that of the GPUs given; without GPUs any will do."""
     if gpus and processes != gpus:
         raise FlopsFitError(

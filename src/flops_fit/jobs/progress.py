@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flops_fit.experiment.places import run_folder
+from flops_fit.experiment.plan import Plan
 from flops_fit.files import read_json
 from flops_fit.notation import flops_text, time_text
-from flops_fit.plan.price import GUESS, Rate, device_kind, price, work_of_row
+from flops_fit.plan.price import cautious_rate, price, work_of
 from flops_fit.store.locks import lock_if_free
 from flops_fit.store.plan_file import read_plan
 from flops_fit.store.records import RESULT, read_failure
+from flops_fit.sweep import Experiment
 
 PAUSE = 2.0  # seconds between two looks while watching
 COST = 0.02  # and no more of a core than this, however many runs there are
@@ -19,26 +21,29 @@ LATEST = 20  # finished runs from which the speed is taken
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a planned sweep is: rows of its experiments, by what became of them."""
+    """How far the sweep of ``plan`` is, by the folders of its runs below ``results``.
 
-    plan: dict
+    Its experiments are ``done`` or ``left``; of those left, some have ``failed``.
+    """
+
+    plan: Plan
     results: str | Path
-    done: list[dict]
-    left: list[dict]
-    failed: list[dict]  # of those left
+    done: list[Experiment]
+    left: list[Experiment]
+    failed: list[Experiment]
 
     @classmethod
-    def of(cls, plan: dict, results: str | Path) -> "Progress":
+    def of(cls, plan: Plan, results: str | Path) -> "Progress":
         """Look at the folder of every run of ``plan`` below ``results``."""
         done, left, failed = [], [], []
-        for row in plan["experiments"]:
-            folder = run_folder(results, row["experiment_id"])
+        for experiment in plan.experiments:
+            folder = run_folder(results, experiment.experiment_id)
             if (folder / RESULT).exists():
-                done.append(row)
+                done.append(experiment)
                 continue
-            left.append(row)
-            if read_failure(folder, row["hash"]):
-                failed.append(row)
+            left.append(experiment)
+            if read_failure(folder, experiment.hash):
+                failed.append(experiment)
         return cls(plan, results, done, left, failed)
 
     @property
@@ -48,13 +53,13 @@ class Progress:
 
     def line(self) -> str:
         """One line on the sweep; the time left follows its latest finished runs."""
-        rows = self.plan["experiments"]
-        at_work = sum(_at_work(run_folder(self.results, row["experiment_id"])) for row in self.left)
-        spent, planned = (sum(row["flops_counted"] for row in part) for part in (self.done, rows))
+        planned = self.plan.experiments
+        at_work = sum(_at_work(run_folder(self.results, e.experiment_id)) for e in self.left)
+        spent, total = (sum(e.flops_counted for e in part) for part in (self.done, planned))
         parts = [
-            f"{len(self.done)} of {len(rows)} runs",
-            f"{flops_text(spent) if spent else 0} of {flops_text(planned)} FLOPs "
-            f"({100 * spent / planned:.0f}%)",
+            f"{len(self.done)} of {len(planned)} runs",
+            f"{flops_text(spent) if spent else 0} of {flops_text(total)} FLOPs "
+            f"({100 * spent / total:.0f}%)",
         ]
         if self.failed:
             parts.append(f"{len(self.failed)} failed")
@@ -112,24 +117,26 @@ def _at_work(folder: Path) -> bool:
         return not free
 
 
-def _seconds_left(done: list[dict], left: list[dict], at_work: int, plan: dict, results) -> float:
+def _seconds_left(
+    done: list[Experiment], left: list[Experiment], at_work: int, plan: Plan, results: str | Path
+) -> float:
     """Wall time of ``left``, as many side by side as lately, each as far off its price as those."""
-    rate = Rate(*GUESS[device_kind(plan["resources"]["gpus"])], "")
+    rate = cautious_rate(plan.resources.gpus)
 
-    def expected(row: dict) -> float:
-        return price(work_of_row(row), rate, plan["resources"]).seconds
+    def expected(experiment: Experiment) -> float:
+        return price(work_of(experiment), rate, plan.resources).seconds
 
-    def ended(row: dict) -> float:
-        return (run_folder(results, row["experiment_id"]) / RESULT).stat().st_mtime
+    def result_of(experiment: Experiment) -> Path:
+        return run_folder(results, experiment.experiment_id) / RESULT
+
+    def ended(experiment: Experiment) -> float:
+        return result_of(experiment).stat().st_mtime
 
     latest = sorted(done, key=ended)[-LATEST:]
-    walls = [
-        read_json(run_folder(results, row["experiment_id"]) / RESULT)["wall_seconds"]
-        for row in latest
-    ]
-    span = ended(latest[-1]) - min(ended(r) - wall for r, wall in zip(latest, walls, strict=True))
+    walls = [read_json(result_of(experiment))["wall_seconds"] for experiment in latest]
+    span = ended(latest[-1]) - min(ended(e) - wall for e, wall in zip(latest, walls, strict=True))
     side_by_side = max(at_work, sum(walls) / max(span, 1e-9))
     import statistics  # brings fractions and decimals, which no start of the workflow needs
 
-    slower = statistics.median(w / expected(r) for r, w in zip(latest, walls, strict=True))
+    slower = statistics.median(w / expected(e) for e, w in zip(latest, walls, strict=True))
     return slower * sum(map(expected, left)) / side_by_side

@@ -1,6 +1,6 @@
 """The plan of a config, made once and kept: a file keyed by everything that determines it.
 
-Only where there is none does a process of its own plan, since that needs torch.
+Only where there is none does a separate process plan, since that needs torch.
 """
 
 import contextlib
@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import common_identity, plan_fingerprint, plan_key
+from flops_fit.experiment.identity import plan_fingerprint, plan_key, shared_recipe
 from flops_fit.experiment.places import hashes_file, plan_file, plan_folder, spec_file
+from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.used import changed_late, named_uses, read_seen
 from flops_fit.files import write_json
 from flops_fit.plugins.code import remembered_sources
@@ -25,16 +28,23 @@ SOURCES = "sources.json"  # digests of source files, beside the plans
 
 
 def search_paths(extra: Iterable[str] = ()) -> list[str]:
-    """Where plug-ins and relative paths are looked for: the working directory, then ``extra``."""
-    extra = [os.path.abspath(folder) for folder in extra]
-    for folder in extra:
+    """Where plug-ins and relative paths are looked for: the working directory, then ``extra``.
+
+    Raises `FlopsFitError` for a folder of ``extra`` that does not exist.
+    """
+    folders = [os.path.abspath(folder) for folder in extra]
+    for folder in folders:
         if not os.path.isdir(folder):
             raise FlopsFitError(f"--search-path: {folder}: no such folder")
-    return list(dict.fromkeys([os.getcwd(), *extra]))
+    return list(dict.fromkeys([os.getcwd(), *folders]))
 
 
-def plan_config(config: dict, results: str, paths: list[str]) -> dict:
-    """The plan of a complete config, from its file if there is one, else newly made."""
+def plan_config(config: Mapping[str, Any], results: str, paths: list[str]) -> Plan:
+    """The plan of a complete ``config``, from its file below ``results`` if there is one, else new.
+
+    Plug-ins and data are looked for below ``paths``. Raises `FlopsFitError` for a config that cannot
+    be planned, or whose sources change meanwhile.
+    """
     path = _known_plan(config, results, paths)
     plan = None if path is None else _usable(path, results)
     if plan is None:
@@ -49,13 +59,13 @@ def plan_config(config: dict, results: str, paths: list[str]) -> dict:
     return plan
 
 
-def _known_plan(config: dict, results: str, paths: list[str]) -> Path | None:
+def _known_plan(config: Mapping[str, Any], results: str, paths: list[str]) -> Path | None:
     """Where the plan lies that fits the plug-ins and data as they are; None if they were never run."""
     hashes = FileHashes(hashes_file(results))
     with remembered_sources(plan_folder(results) / SOURCES):
-        common = common_identity(config, paths, hashes)
         named = named_uses(config, paths)
-        key = plan_key(config, common, uses_identity(named, hashes), paths, hashes)
+        shared = shared_recipe(config, paths, hashes)
+        key = plan_key(config, replace(shared, uses=uses_identity(named, hashes)), paths, hashes)
         seen = read_seen(results, key)
         uses = {}
         if seen is not None:
@@ -65,17 +75,16 @@ def _known_plan(config: dict, results: str, paths: list[str]) -> Path | None:
     return None if seen is None else plan_file(results, plan_fingerprint(key, uses))
 
 
-def _usable(path: Path, results: str) -> dict | None:
+def _usable(path: Path, results: str) -> Plan | None:
     """The plan in a file, if it is there with all of its specs."""
     with contextlib.suppress(FlopsFitError):
         plan = read_plan(path)
-        ids = (row["experiment_id"] for row in plan["experiments"])
-        if all(spec_file(results, experiment).exists() for experiment in ids):
+        if all(spec_file(results, e.experiment_id).exists() for e in plan.experiments):
             return plan
     return None
 
 
-def _make_plan(config: dict, results: str, paths: list[str]) -> None:
+def _make_plan(config: Mapping[str, Any], results: str, paths: list[str]) -> None:
     """Plan in another process: torch stays out of this one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.json")

@@ -28,7 +28,8 @@ from flops_fit.plan.items import (
     looking,
     positions_of,
 )
-from flops_fit.plan.one_pass import ITEMS, ModelCount, draws_when_evaluated
+from flops_fit.plan.one_pass import ITEMS, draws_when_evaluated
+from flops_fit.sweep import ModelCount
 
 SAME_COST = (
     1e-3  # by which an item's FLOPs in the planned batch may differ from those in a small one
@@ -60,10 +61,10 @@ class Costs:
     _known: dict[tuple[Any, int], ModelCount] = field(default_factory=dict, init=False)
 
     def of(self, sizes: Sequence) -> dict[Any, ModelCount]:
-        """The count of every size, in a small batch."""
-        wanted = [size for size in sizes if (size, 0) not in self._known]
-        if wanted:
-            self._known |= {(size, 0): c for size, c in self._count(wanted, 0).items()}
+        """The count of every one of ``sizes``, in a small batch."""
+        new = [size for size in sizes if (size, 0) not in self._known]
+        if new:
+            self._known |= {(size, 0): c for size, c in self._count(new, 0).items()}
         return {size: self._known[size, 0] for size in sizes}
 
     def in_batch(self, size: Any, batch_items: int) -> ModelCount:
@@ -143,24 +144,30 @@ class Costs:
         longer = 1.0
         if self.data is None:
             longer = self.items.positions / positions_of(self.example[0])
-        found = {}
+        per_target = {}
         for size, count in counts.items():
-            own = full if count.method == "model" else 1.0  # a model's own word is per target
-            found[size] = replace(
+            share = (
+                full if count.method == "model" else 1.0
+            )  # a model's flops_per_token() is per target
+            per_target[size] = replace(
                 count,
-                flops_per_token=count.flops_per_token * own * longer,
+                flops_per_token=count.flops_per_token * share * longer,
                 activation_bytes=count.activation_bytes * longer,
             )
-        return {size: self._with_position(c, self.items.positions) for size, c in found.items()}
+        return {
+            size: self._with_position(c, self.items.positions) for size, c in per_target.items()
+        }
 
     def _count_batches(
         self, data: Data, sizes: Sequence, batch_items: int
     ) -> dict[Any, ModelCount]:
         """Counts on real batches of several shapes, per kept target."""
-        found = batch_positions(data, batch_items)
-        positions = sum(p for p, _ in found) / sum(items for _, items in found)
+        sizes_of_batches = batch_positions(data, batch_items)
+        positions = sum(p for p, _ in sizes_of_batches) / sum(
+            items for _, items in sizes_of_batches
+        )
         batch_flops, kept_bytes = dict.fromkeys(sizes, 0.0), dict.fromkeys(sizes, 0.0)
-        counted = typical_batches(data, batch_items, [p for p, _ in found])
+        counted = typical_batches(data, batch_items, [p for p, _ in sizes_of_batches])
         for inputs, targets, items in counted:
             counts = count_sizes(
                 self.model_cls,
@@ -173,10 +180,10 @@ class Costs:
                 operator.itemgetter(0),
                 items,
             )
-            own = batch_elements(targets, self.loss_fn)
+            elements = batch_elements(targets, self.loss_fn)
             for size, count in counts.items():
                 batch_flops[size] += count.flops_per_token * (
-                    own if count.method == "model" else items
+                    elements if count.method == "model" else items
                 )
                 kept_bytes[size] += count.activation_bytes * items
         per_kept = positions / self.items.tokens / sum(positions_of(b[0]) for b in counted)
@@ -198,8 +205,9 @@ class Costs:
 def typical_batches(data: Data, batch_items: int, positions: Sequence[int]) -> list[tuple]:
     """Up to `SHAPES` batches, of different shapes, that stand for those whose ``positions`` are given.
 
-    Where batches differ much, as those of few items do, they are `APART`, at even places from the
-    smallest batch to the largest: the first ones would by luck be small, or large.
+    They are batches of ``batch_items`` items of ``data``. Where batches differ much, as those of few
+    items do, they are `APART`, at even places from the smallest batch to the largest: the first ones
+    could all be small, or all large.
     """
     with looking():
         if np.std(positions) <= SPREAD * np.mean(positions):

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs per token of a model, counted from its own forward and backward pass.
+"""Parameters and FLOPs per token of a model, counted from its forward and backward pass.
 
 The pass runs on the meta device, where a 100B-parameter model costs no memory, and every operator
 is met on its way: its FLOPs follow the formulas of `torch.utils.flop_counter` (a multiplication
@@ -32,18 +32,18 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.model_factory import create_model, num_params
 from flops_fit.plan.one_pass import (
     ITEMS,
-    ModelCount,
     Pass,
     build_on,
     own_flops_per_token,
     reproducible,
     trainable_params,
 )
+from flops_fit.sweep import ModelCount
 
 CPU_PARAMS = 20_000_000  # models up to here are run for real where they cannot run on meta
 EXTRAPOLATED_FROM = 5  # sizes: a cubic through the upper four, another through the lower four
 TRIES = 10  # at most, the largest first, to find such sizes
-TOLERANCE = 0.01  # by which the two may differ at the size wanted
+TOLERANCE = 0.01  # by which the two may differ at the size that is asked for
 USUAL_RATIO = (0.7, 1.5)  # of FLOPs per token to 6 N; beyond, 6 N D does not stand for the cost
 
 
@@ -54,9 +54,10 @@ def count_model(
     tokens_per_item: float,
     collate_fn: Callable[[list], Any] = default_collate,
 ) -> ModelCount:
-    """Count the one model that ``build()`` makes; the other arguments are `count_sizes`'s.
+    """Count the one model that ``build()`` makes.
 
-    Where it cannot run on the meta device it is built and run on the CPU, whatever its size.
+    ``example``, ``loss_fn``, ``tokens_per_item`` and ``collate_fn`` as in `count_sizes`. Where the model
+    cannot run on the meta device it is built and run on the CPU, whatever its size.
     """
     pass_ = Pass(example, loss_fn, tokens_per_item, collate_fn)
     try:
@@ -91,12 +92,12 @@ def count_sizes(
 
     If the smallest size runs on the meta device, every size is counted there. If not, sizes up
     to 20M parameters are run on the CPU, and larger ones extrapolated: each figure is a cubic in
-    the size value through the four largest of five small sizes (those wanted, then others as
-    round); a cubic through the four smallest must agree within 1% at the size wanted.
+    the size value through the four largest of five small sizes (those asked for, then others
+    as round); a cubic through the four smallest must agree within 1% at the size asked for.
 
     A model's own ``flops_per_token()`` (forward and backward, per target element) is believed;
     a model that has one may even fail to run here (kernels for GPUs only): then its parameters
-    are told apart by the modules that hold them, and a warning says so.
+    are kept apart by the modules that hold them, and a warning says so.
 
     Raises `FlopsFitError` when a size cannot be built or run, when the loss is no scalar that
     depends on a trainable parameter, and when the extrapolation does not hold.
@@ -123,7 +124,10 @@ def count_sizes(
 
 
 def ratio_warnings(counts: Mapping[Any, ModelCount], size_param: str) -> list[str]:
-    """What to say of sizes whose compute 6 N D is far from, where budgets mean 6 N D."""
+    """Sentences on sizes whose compute differs much from 6 N D, where budgets mean 6 N D.
+
+    ``counts``: the counts by size; ``size_param``: the name of the size.
+    """
     ratios = {size: c.flops_per_token / (6 * c.num_params) for size, c in counts.items()}
     low, high = USUAL_RATIO
     reasons = (
@@ -155,7 +159,13 @@ def _range_text(values: list[str]) -> str:
 # ---------------------------------------------------------------- where meta does not do
 
 
-def _count_on_cpu(count, build, size_param, sizes, meta_error) -> dict:
+def _count_on_cpu(
+    count: Callable[[Any, str], ModelCount],
+    build: Callable[[Any], nn.Module],
+    size_param: str,
+    sizes: Iterable,
+    meta_error: Exception,
+) -> dict[Any, ModelCount]:
     """Run small sizes on the CPU, extrapolate to the others; see `count_sizes`."""
     small = _small_sizes(build, sizes)
     counts = {size: count(size, "cpu") for size in sizes if size in small}
@@ -179,7 +189,7 @@ def _count_on_cpu(count, build, size_param, sizes, meta_error) -> dict:
     return counts | {s: _extrapolate(points, s, build, size_param, meta_error) for s in large}
 
 
-def _small_sizes(build, sizes) -> list:
+def _small_sizes(build: Callable[[Any], nn.Module], sizes: Iterable) -> list:
     """Sizes that can be built and are small enough to run, ascending."""
     small: list[int | float] = []
     params = 0
@@ -201,7 +211,7 @@ def _small_sizes(build, sizes) -> list:
     return small
 
 
-def _ladder(sizes) -> list:
+def _ladder(sizes: Iterable) -> list:
     """The sizes and, if they are integers, others as round as they are, ascending.
 
     Those are small multiples of divisors of the sizes' greatest common divisor: a width of 768
@@ -217,16 +227,22 @@ def _ladder(sizes) -> list:
     return sorted({*sizes, *(size for size in others if size < max(sizes))})
 
 
-def _total_params(build, size, device: str) -> int:
+def _total_params(build: Callable[[Any], nn.Module], size: Any, device: str) -> int:
     with reproducible():
         return sum(p.numel() for p in build_on(lambda: build(size), device).parameters())
 
 
-def _extrapolate(points: dict, size, build, size_param: str, meta_error) -> ModelCount:
+def _extrapolate(
+    points: dict[Any, ModelCount],
+    size: Any,
+    build: Callable[[Any], nn.Module],
+    size_param: str,
+    meta_error: Exception,
+) -> ModelCount:
     sizes = sorted(points)
     largest = points[sizes[-1]]
     known = _known_without_running(build, size, smaller=sizes[-1])
-    figures = {}
+    figures: dict[str, Any] = {}
     for field in ("num_params", "params", "params_nonembedding", "params_total", "flops_per_token"):
         values = {s: Fraction(getattr(points[s], field)) for s in sizes}
         lower, upper = (_cubic(values, nodes, size) for nodes in (sizes[:-1], sizes[1:]))
@@ -249,7 +265,9 @@ def _extrapolate(points: dict, size, build, size_param: str, meta_error) -> Mode
     return replace(largest, **figures, warnings=(*largest.warnings, text))
 
 
-def _known_without_running(build, size, smaller) -> dict[str, float]:
+def _known_without_running(
+    build: Callable[[Any], nn.Module], size: Any, smaller: Any
+) -> dict[str, float]:
     """Figures that the model tells once it is built, if that works without memory at all."""
     with reproducible():
         try:
@@ -264,11 +282,11 @@ def _known_without_running(build, size, smaller) -> dict[str, float]:
         "num_params": num_params(model),
         "params_total": trainable_params(model),
     }
-    own = own_flops_per_token(model)
-    return known if own is None else {**known, "flops_per_token": own}
+    stated = own_flops_per_token(model)
+    return known if stated is None else {**known, "flops_per_token": stated}
 
 
-def _cubic(values: dict, nodes: list, x) -> Fraction:
+def _cubic(values: dict, nodes: list, x: Any) -> Fraction:
     """The polynomial through ``values`` at four nodes, exactly (Lagrange's form)."""
     terms = (
         values[i] * math.prod(Fraction(x - j) / Fraction(i - j) for j in nodes if j != i)

@@ -4,7 +4,9 @@ import functools
 import platform
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,16 +17,16 @@ LONG_ENOUGH = 0.01  # seconds of one product after which a larger one would tell
 
 
 def device_name(device: torch.device) -> str:
-    """The maker's name of a GPU or of the CPU."""
+    """The name that the maker gives the GPU or CPU that ``device`` is."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
     try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:  # not Linux
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
@@ -41,7 +43,10 @@ def peak_flops(device: torch.device, precision: str) -> float:
 
 
 def matmul_format(precision: str) -> str:
-    """The number format of matrix products: ``no`` is fp32, or tf32 where torch allows it."""
+    """The number format of matrix products under accelerate's ``precision``.
+
+    ``no`` is fp32, or tf32 where torch allows it.
+    """
     if precision != "no":
         return precision
     return "fp32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
@@ -49,7 +54,11 @@ def matmul_format(precision: str) -> str:
 
 @functools.cache
 def measured_peak(device: torch.device, number_format: str, threads: int) -> float:
-    """FLOP/s of the best of some square matrix products of growing size, about 0.1 s in all."""
+    """FLOP/s of the best of some square matrix products of growing size on ``device``.
+
+    ``number_format``: fp32, tf32, bf16 or fp16; ``threads``: those of the CPU, by which the measurement
+    is remembered. It takes about 0.1 s.
+    """
     generator = torch.Generator(device).manual_seed(0)  # leaves the run's own random state alone
     best, size, seconds = 0.0, 128, 0.0
     while seconds < LONG_ENOUGH:
@@ -69,10 +78,11 @@ def _seconds_of_product(a: torch.Tensor) -> float:
     return time.perf_counter() - started
 
 
-def speed(outcome: dict, flops_per_token: float) -> dict:
-    """A record's FLOP/s (counted, so without recomputed activations) and its share of the peak.
+def speed(outcome: Mapping[str, Any], flops_per_token: float) -> dict[str, float | None]:
+    """FLOP/s of a run and its share of the devices' peak, as its record holds them.
 
-    Both None where FLOPs were not counted.
+    ``outcome``: that of the training; ``flops_per_token``: FLOPs per target element as counted, so
+    without recomputed activations. Both are None where nothing was counted.
     """
     if not flops_per_token:
         return {"flops_per_second": None, "peak_share": None}

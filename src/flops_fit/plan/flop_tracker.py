@@ -1,8 +1,10 @@
 """FLOPs and parameters, followed from operator to operator through a forward and backward pass."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,28 +17,34 @@ aten = torch.ops.aten
 # Formulas that torch's registry lacks, or has wrong; all take the operator's own arguments.
 
 
-def _conv_backward_flops(grad_out, x, weight, *args, out_val=None) -> int:
+def _conv_backward_flops(
+    grad_out: Any, x: Any, weight: Any, *args: Any, out_val: Any = None
+) -> int:
     """Each gradient costs a forward pass; torch 2.13's formula forgets the groups."""
     transposed, output_mask = args[4], args[7]
     forward = conv_flop_count(x.shape, weight.shape, grad_out.shape, transposed)
     return forward * sum(output_mask[:2])
 
 
-def _grouped_mm_flops(a, b, *args, out_val=None, **kwargs) -> int:
+def _grouped_mm_flops(a: Any, b: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
     """Rows of ``a`` [n, k] each meet one matrix of ``b`` [groups, k, m]; gradients alike."""
     groups = a.shape[0] if (a.dim(), b.dim()) == (3, 2) else 1
     return 2 * a.numel() * b.shape[-1] // groups
 
 
-def _mv_flops(matrix, vector, out_val=None) -> int:
+def _mv_flops(matrix: Any, vector: Any, out_val: Any = None) -> int:
     return 2 * matrix.numel()
 
 
-def _attention_flops(query, key, value, *args, out_val=None, **kwargs) -> int:
+def _attention_flops(
+    query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **kwargs: Any
+) -> int:
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
-def _attention_backward_flops(grad_out, query, key, value, *args, out_val=None, **kwargs) -> int:
+def _attention_backward_flops(
+    grad_out: Any, query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **kwargs: Any
+) -> int:
     """Two products for each of the forward pass; torch adds the scores, computed again."""
     return 2 * sdpa_flop_count(query.shape, key.shape, value.shape)
 
@@ -138,15 +146,20 @@ class FlopTracker(TorchDispatchMode):
         }
 
     def vocabulary_projections(self, loss: torch.Tensor) -> set[int]:
-        """Parameters that are looked up, and weights that make an output as wide as such a table."""
+        """Parameters that are looked up, and weights that make an output as wide as such a table.
+
+        ``loss``: the loss of the forward pass.
+        """
         entries = {self.parameters[key].shape[0] for key in self.tables}
         last = self._origin(loss).product
         return self.tables | {key for key in last if self.features[key] in entries}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         operator = func._overloadpacket
-        formula = FORMULAS.get(operator) or flop_registry.get(operator)
+        formula: Any = FORMULAS.get(operator) or flop_registry.get(operator)
         if formula is None:
             with self:
                 out = func.decompose(*args, **kwargs)
@@ -161,7 +174,7 @@ class FlopTracker(TorchDispatchMode):
             self.flops += flops or 0
         return out
 
-    def _run(self, func, args, kwargs, inputs):
+    def _run(self, func: Any, args: tuple, kwargs: dict, inputs: list[torch.Tensor]) -> Any:
         """Call an operator; on the meta device only once for each kind of input.
 
         Many of torch's meta kernels are slow Python (milliseconds for a layer norm), and the
@@ -183,7 +196,15 @@ class FlopTracker(TorchDispatchMode):
 
     # -- what follows looks at the forward pass alone
 
-    def _follow(self, func, operator, args, inputs, out, flops) -> None:
+    def _follow(
+        self,
+        func: Any,
+        operator: Any,
+        args: tuple,
+        inputs: list[torch.Tensor],
+        out: Any,
+        flops: float | None,
+    ) -> None:
         storages = {_storage_key(t) for t in inputs}
         mutates = func._schema.is_mutable
         made = [t for t in _tensors(out) if mutates or _storage_key(t) not in storages]
@@ -204,7 +225,7 @@ class FlopTracker(TorchDispatchMode):
             else:
                 self._set(tensor, origin)
 
-    def _of_product(self, operator, args, out, flops) -> _Origin:
+    def _of_product(self, operator: Any, args: tuple, out: Any, flops: float) -> _Origin:
         operands = args[1:3] if operator in WITH_ADDEND else args[:2]
         origins = [self._origin(operand) for operand in operands]
         chosen = max(origin.chosen for origin in origins)
@@ -229,14 +250,14 @@ class FlopTracker(TorchDispatchMode):
             return set(weights or ())
         return {key for key in weights if sum(n > 1 for n in self.parameters[key].shape) > 1}
 
-    def _is_lookup(self, operator, inputs) -> bool:
+    def _is_lookup(self, operator: Any, inputs: list[torch.Tensor]) -> bool:
         """Whether data (or an embedding's own index) picks from parameters."""
         if operator not in GATHERS or not self._origin(inputs[0]).weights:
             return False
         by_data = any(self._origin(index).weights is None for index in inputs[1:])
         return by_data or operator is aten.embedding
 
-    def _of_lookup(self, inputs) -> _Origin:
+    def _of_lookup(self, inputs: list[torch.Tensor]) -> _Origin:
         """Rows of a table are data; matrices picked from a stack stay weights."""
         table, *indices = inputs
         weights = self._origin(table).weights
@@ -245,7 +266,7 @@ class FlopTracker(TorchDispatchMode):
             return DATA
         return _Origin(weights, chosen=max(self._origin(index).chosen for index in indices))
 
-    def _of_others(self, func, operator, inputs) -> _Origin:
+    def _of_others(self, func: Any, operator: Any, inputs: list[torch.Tensor]) -> _Origin:
         origins = [self._origin(t) for t in inputs]
         data = [o for o in origins if o.weights is None]
         weights = _all_weights(origins)
@@ -284,7 +305,7 @@ def _storage_key(tensor: torch.Tensor) -> int | None:
     return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else None
 
 
-def _tensors(value) -> list[torch.Tensor]:
+def _tensors(value: Any) -> list[torch.Tensor]:
     """The tensors among an operator's arguments or outputs (`torch.utils._pytree` is slower)."""
     if isinstance(value, torch.Tensor):
         return [value]
@@ -293,7 +314,7 @@ def _tensors(value) -> list[torch.Tensor]:
     return []
 
 
-def _each(kind: type, function, value):
+def _each(kind: type, function: Callable[[Any], Any], value: Any) -> Any:
     """``value`` with ``function`` done to each ``kind`` in it."""
     if isinstance(value, kind):
         return function(value)
@@ -302,7 +323,7 @@ def _each(kind: type, function, value):
     return value
 
 
-def _signature(value):
+def _signature(value: Any) -> Any:
     """Hashable, and different where an operator could tell two arguments apart."""
     if isinstance(value, torch.Tensor):
         return value.shape, value.stride(), value.dtype
@@ -316,6 +337,6 @@ def _all_on_meta(tensors: list[torch.Tensor]) -> bool:
 
 
 @cache
-def _aliases(func) -> bool:
+def _aliases(func: Any) -> bool:
     """Whether an operator writes to its inputs, or returns views of them."""
     return any(value.alias_info for value in [*func._schema.arguments, *func._schema.returns])

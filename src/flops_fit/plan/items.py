@@ -80,12 +80,12 @@ class Items:
 
 
 def measure_items(data: Data, loss_fn: Callable) -> Items:
-    """What the items of ``data`` bring; the first look is at `FEW` of them, spread over the data.
+    """What the items of ``data`` bring under ``loss_fn``.
 
-    Where these are not all alike, more are read until the means are known within `PRECISION`: at
-    most all of them, or `MOST`. Of a stream the first ones are read. Torch, NumPy and Python draw
-    the same in each measurement. Raises `FlopsFitError` where items make no batch, or where no
-    target is kept.
+    The first look is at `FEW` items, spread over the data. Where these are not all alike, more are
+    read until the means are known within `PRECISION`: at most all of them, or `MOST`. Of a stream
+    the first ones are read. Torch, NumPy and Python draw the same in each measurement. Raises
+    `FlopsFitError` where items make no batch, or where no target is kept.
     """
     full = target_elements(first_item(data)[1], loss_fn)
     look = _Look.at(data, loss_fn, FEW)
@@ -125,7 +125,7 @@ def kept_sample(data: Data) -> Data:
 
 
 def stream_length(data: Data) -> int | None:
-    """How many items a stream holds, if it ends within `MOST` and `SECONDS`."""
+    """How many items the stream of ``data`` holds, if it ends within `MOST` and `SECONDS`; else None."""
     started, count = time.monotonic(), 0
     for count, _ in enumerate(_read(iter(data.train)), 1):
         if count >= MOST or time.monotonic() - started > SECONDS:
@@ -134,7 +134,7 @@ def stream_length(data: Data) -> int | None:
 
 
 def leading_items(data: Data, count: int) -> list:
-    """The first ``count`` training items; only one of a stream that reads once."""
+    """The first ``count`` training items of ``data``; only one of a stream that is read once."""
     if data.read_once:
         return [first_item(data)]
     if not data.is_stream:
@@ -143,15 +143,19 @@ def leading_items(data: Data, count: int) -> list:
 
 
 def stated_items(per_item: Mapping[str, float | None], example: Batch, loss_fn: Callable) -> Items:
-    """What the config's ``dataset.per_item`` states, completed from the ``example`` item."""
+    """What the config's ``dataset.per_item`` states, completed from the ``example`` item.
+
+    ``loss_fn``: the loss, which decides what a target is. Raises `FlopsFitError` for values that the
+    example contradicts.
+    """
     full = target_elements(example[1], loss_fn)
-    found = positions_of(example[0])
-    tokens, positions = per_item.get("targets") or full, per_item.get("positions") or found
+    positions_here = positions_of(example[0])
+    tokens, positions = per_item.get("targets") or full, per_item.get("positions") or positions_here
     return Items(
         tokens=int(tokens) if float(tokens).is_integer() else tokens,
         positions=positions,
         ignored=tokens != full,
-        uneven=positions != found,
+        uneven=positions != positions_here,
     )
 
 
@@ -163,18 +167,21 @@ def known_amount(items: Items) -> dict[str, int | None]:
 
 
 def batch_elements(targets: Any, loss_fn: Callable) -> int:
-    """Target elements of a batch, ignored ones included unless the loss counts its own."""
-    own = getattr(loss_fn, "count_targets", None)
-    return int(own(targets)) if own else sum(leaf.numel() for leaf in tree_leaves(targets))
+    """Target elements of the ``targets`` of a batch, ignored ones included.
+
+    The ``count_targets`` of ``loss_fn`` decides where it has one.
+    """
+    count = getattr(loss_fn, "count_targets", None)
+    return int(count(targets)) if count else sum(leaf.numel() for leaf in tree_leaves(targets))
 
 
 def positions_of(inputs: Any) -> int:
-    """Elements of all input tensors of an item or a batch, padding included."""
+    """Elements of all tensors in ``inputs``, of an item or a batch, padding included."""
     return sum(math.prod(leaf.shape) for leaf in tree_leaves(inputs) if hasattr(leaf, "shape"))
 
 
 def batches(data: Data, batch_items: int, count: int) -> Iterator[tuple[Any, Any, int]]:
-    """Up to ``count`` batches of ``batch_items`` items, as ``(inputs, targets, items)``.
+    """Up to ``count`` batches of ``batch_items`` items of ``data``, as ``(inputs, targets, items)``.
 
     They are shuffled, but of a stream the first ones; no batch holds more items than there are.
     """
@@ -191,48 +198,49 @@ def batches(data: Data, batch_items: int, count: int) -> Iterator[tuple[Any, Any
 
 
 def batch_positions(data: Data, batch_items: int) -> list[tuple[int, int]]:
-    """Positions and items of batches of ``batch_items``, whose longest item sets the padding.
+    """Positions and items of batches of ``batch_items`` items of ``data``.
 
-    As many batches as give the mean within half of `TOLERANCE`, as far as `MOST` / 8 items do: where
-    a batch holds few items, batches differ as much as items do.
+    The longest item of a batch sets its padding. As many batches are read as give the mean within
+    half of `TOLERANCE`, but at most `MOST` / 8 items: where a batch holds few items, batches differ
+    as much as items do.
     """
     most = max(MOST // 8 // batch_items, 8)
-    look, found = min(BATCHES, most), []
+    look, sizes = min(BATCHES, most), []
     with looking():
         for inputs, _, items in batches(data, batch_items, most):
-            found.append((positions_of(inputs), items))
-            if len(found) == look:
-                if _relative_error([positions for positions, _ in found]) <= TOLERANCE / 2:
+            sizes.append((positions_of(inputs), items))
+            if len(sizes) == look:
+                if _relative_error([positions for positions, _ in sizes]) <= TOLERANCE / 2:
                     break
                 look *= 2
-    return found
+    return sizes
 
 
 def positions_per_item(data: Data, batch_items: int) -> float:
-    """Mean positions of an item in batches of ``batch_items``."""
-    found = batch_positions(data, batch_items)
-    return sum(positions for positions, _ in found) / sum(items for _, items in found)
+    """Mean positions of an item of ``data`` in batches of ``batch_items`` items."""
+    sizes = batch_positions(data, batch_items)
+    return sum(positions for positions, _ in sizes) / sum(items for _, items in sizes)
 
 
 def check_items(data: Data, loss_fn: Callable, planned: Items, batch_items: int) -> Items:
-    """What the items of ``data`` bring, refused where ``planned`` expected something else.
+    """What the items of ``data`` bring under ``loss_fn``, refused where ``planned`` differs.
 
-    ``planned.positions``: of an item in a batch of ``batch_items``. Raises `FlopsFitError` for a
-    mean that is more than `TOLERANCE` off.
+    ``planned.positions`` are those of an item in a batch of ``batch_items``. Raises `FlopsFitError`
+    for a mean that is more than `TOLERANCE` off.
     """
     data = kept_sample(data)
     items = measure_items(data, loss_fn)
     if items.unique is None and not isinstance(data.train, Kept):
         items = replace(items, unique=stream_length(data))
     positions = positions_per_item(data, batch_items) if items.uneven else items.positions
-    for key, name, expected, found in (
+    for key, name, expected, mean in (
         ("targets", "kept targets", planned.tokens, items.tokens),
         ("positions", "input elements", planned.positions, positions),
     ):
-        if expected and abs(found / expected - 1) > TOLERANCE:
+        if expected and abs(mean / expected - 1) > TOLERANCE:
             raise FlopsFitError(
-                f"dataset: an item brings {found:.4g} {name} on average, over {items.looked_at} items; "
-                f"the plan was made with {expected:.4g}: state dataset.per_item: {{{key}: {found:.4g}}}"
+                f"dataset: an item brings {mean:.4g} {name} on average, over {items.looked_at} items; "
+                f"the plan was made with {expected:.4g}: state dataset.per_item: {{{key}: {mean:.4g}}}"
                 " and plan again, or let dataset.example return an item like the data's"
             )
     return items

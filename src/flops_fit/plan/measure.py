@@ -1,6 +1,7 @@
 """How fast this machine trains the model of a sweep: a few real steps at several sizes."""
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import default_collate
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import load_loss, make_model, make_optimizer
+from flops_fit.experiment.spec import Spec
 from flops_fit.model_factory import call_model
 from flops_fit.plan.devices import device_name
 from flops_fit.plan.items import batches
@@ -22,14 +24,14 @@ SIZES = 4  # experiments that are tried, spread over the plan by FLOPs a step
 WARM_UP, SECONDS = 2, 1.0  # steps before the clock starts, and how long it runs at most
 
 
-def measure_rate(config: dict, specs: list[dict]) -> Rate:
-    """Train some steps of ``specs`` on the device that ``resources.gpus`` asks for.
+def measure_rate(config: dict[str, Any], specs: list[Spec]) -> Rate:
+    """Train some steps of ``specs`` on the device that ``resources.gpus`` of ``config`` asks for.
 
-    Two numbers, seconds a step and FLOP/s beyond, fit the steps best in relative terms. The batch
-    is one of the data's, or repeats the example item. Raises `FlopsFitError` without a GPU where one
-    is asked for.
+    Returns the rate, whose two numbers, seconds a step and FLOP/s beyond, fit the steps best in
+    relative terms. The batch is one of the data's, or repeats the example item. Raises
+    `FlopsFitError` where a GPU is asked for and there is none.
     """
-    add_search_paths(specs[0]["search_paths"])
+    add_search_paths(specs[0].search_paths)
     gpus, threads = config["resources"]["gpus"], config["resources"]["threads"]
     device = _device(gpus)
     before = torch.get_num_threads()
@@ -56,40 +58,39 @@ def measure_rate(config: dict, specs: list[dict]) -> Rate:
 def _device(gpus: int) -> torch.device:
     if gpus == 0:
         return torch.device("cpu")
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if found is None:
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device is None:
         raise FlopsFitError(
             f"resources.gpus: {gpus}, but this machine has none to measure; allowed: 0, or name "
             "pricing.device"
         )
-    return found
+    return device
 
 
-def _spread(specs: list[dict]) -> list[dict]:
+def _spread(specs: list[Spec]) -> list[Spec]:
     ordered = sorted(specs, key=_flops_per_step)
     places = np.linspace(0, len(ordered) - 1, SIZES).round().astype(int)
     return [ordered[i] for i in dict.fromkeys(places)]
 
 
-def _flops_per_step(spec: dict) -> float:
-    tokens = spec["identity"]["batch_items"] * spec["counts"]["tokens_per_item"]
-    return tokens * spec["counts"]["flops_per_token"]
+def _flops_per_step(spec: Spec) -> float:
+    return spec.count.spent_flops(spec.recipe.batch_items * spec.tokens_per_item)
 
 
-def _batch(spec: dict, config: dict) -> tuple:
+def _batch(spec: Spec, config: dict[str, Any]) -> tuple:
     """A batch of the data, or where they are not there yet of copies of the example."""
-    data, batch_items = plan_data(config["dataset"]), spec["identity"]["batch_items"]
+    data, batch_items = plan_data(config["dataset"]), spec.recipe.batch_items
     if data is None:
         return default_collate([example_item(config, None)] * batch_items)
     inputs, targets, _ = next(batches(data, batch_items, 1))
     return inputs, targets
 
 
-def _seconds_per_step(spec: dict, config: dict, device: torch.device) -> float:
+def _seconds_per_step(spec: Spec, config: dict[str, Any], device: torch.device) -> float:
     inputs, targets = tree_map_only(torch.Tensor, mover(device), _batch(spec, config))
-    model = make_model(spec).to(device).train()
+    model = make_model(spec.recipe).to(device).train()
     loss_fn = load_loss(config["loss"]["function"])
-    optimizers = make_optimizer(spec, model, spec["identity"]["learning_rate"])
+    optimizers = make_optimizer(spec.recipe, model, spec.recipe.learning_rate)
     optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config["precision"])
 

@@ -5,7 +5,6 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.model_factory import call_model, num_params
 from flops_fit.plan.flop_tracker import FlopTracker
 from flops_fit.plugins.resolve import one_line
+from flops_fit.sweep import ModelCount
 
 READY_BATCH = (
     "; it takes one item as it is, so the dataset seems to give ready batches; allowed: single "
@@ -27,42 +27,17 @@ READY_BATCH = (
 ITEMS = 2  # one item alone breaks batch norm and .squeeze(), and lets an unreduced loss pass
 
 
-@dataclass(frozen=True)
-class ModelCount:
-    """What one size of a model holds and costs.
-
-    Attributes:
-        num_params: N as the model's ``num_params()`` says, else its trainable parameters.
-        params: trainable matmul parameters that a token meets: output head included, embedding
-            look-ups not, experts by their share of the tokens.
-        params_nonembedding: ``params`` without the projections onto an embedding's vocabulary.
-        params_total: all trainable parameters, shared ones once.
-        flops_per_token: FLOPs of forward and backward per target element.
-        method: "meta" (run on the meta device), "cpu" (run on the CPU, or extrapolated from
-            sizes that were) or "model" (the model's own ``flops_per_token()``).
-        warnings: sentences to read before trusting the figures.
-        activation_bytes: what autograd keeps for the backward pass per target element, in the
-            model's own number format and with attention's full square (fused kernels keep less);
-            0 where the model could not be run. For the memory estimate only.
-        flops_per_position: FLOPs per element of the inputs, where targets are ignored or items
-            differ in length, so that the positions of a run tell what it spent; else None.
-    """
-
-    num_params: int
-    params: int
-    params_nonembedding: int
-    params_total: int
-    flops_per_token: float
-    method: str
-    warnings: tuple[str, ...] = ()
-    activation_bytes: float = 0.0
-    flops_per_position: float | None = None
-
-
 class Pass:
     """Forward and backward on a small batch, under the eyes of a `FlopTracker`."""
 
-    def __init__(self, example, loss_fn, tokens_per_item, collate_fn, items=ITEMS):
+    def __init__(
+        self,
+        example: tuple[Any, Any],
+        loss_fn: Callable[..., Any],
+        tokens_per_item: float,
+        collate_fn: Callable[[list], Any],
+        items: int = ITEMS,
+    ):
         if not tokens_per_item > 0:
             raise FlopsFitError(f"tokens per item: {tokens_per_item!r}; must be positive")
         self.loss_fn, self.example = loss_fn, example
@@ -73,6 +48,10 @@ class Pass:
             raise FlopsFitError(f"dataset: items make no batch: {one_line(error)}") from error
 
     def count(self, build: Callable[[], nn.Module], device: str, label: str = "") -> ModelCount:
+        """Count the model that ``build()`` makes, in one pass on ``device``.
+
+        ``label`` names its size in errors. Raises `FlopsFitError` where model, data and loss do not fit.
+        """
         with reproducible():
             model = build_on(build, device)
             where = f"{type(model).__name__}({label})" if label else type(model).__name__
@@ -87,8 +66,8 @@ class Pass:
                     raise FlopsFitError(
                         f"model: {where} fails in the backward pass: {one_line(error)}"
                     ) from error
-        own = own_flops_per_token(model)
-        flops = tracker.flops / self.tokens if own is None else own
+        stated = own_flops_per_token(model)
+        flops = tracker.flops / self.tokens if stated is None else stated
         if not flops > 0:
             raise FlopsFitError(f"model: {where} does no matrix product that could be counted")
         head = tracker.vocabulary_projections(loss)
@@ -99,7 +78,7 @@ class Pass:
             params_nonembedding=round(sum(n for p, n in matmul.items() if p not in head)),
             params_total=trainable_params(model),
             flops_per_token=flops,
-            method=device if own is None else "model",
+            method=device if stated is None else "model",
             warnings=(
                 *broadcast,
                 *(
@@ -139,7 +118,7 @@ class Pass:
         if not isinstance(loss, torch.Tensor) or loss.shape != ():
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
             raise FlopsFitError(
-                f"loss: {got} where a scalar is wanted, the mean over the target elements"
+                f"loss: {got}; allowed: a scalar, the mean over the target elements"
             )
         if not loss.requires_grad:
             raise FlopsFitError(f"loss: depends on no trainable parameter of {where}")
@@ -154,7 +133,8 @@ def draws_when_evaluated(
 ) -> bool:
     """Whether a model or its loss draws random numbers in evaluation mode, as diffusion does.
 
-    Run on the first of ``devices`` (meta, cpu) where it runs; False where none does.
+    ``build()`` makes the model, which is run with ``loss_fn`` on ``batch`` (inputs and targets) on the
+    first of ``devices`` (meta, cpu) where it runs. Returns False where it runs on none.
     """
     for device in devices:
         draws = _Draws()
@@ -170,17 +150,19 @@ def draws_when_evaluated(
 class _Draws(TorchDispatchMode):
     """Notes whether an operator draws random numbers; attention only may, with dropout."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.seen = False
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         random = torch.Tag.nondeterministic_seeded in func.tags
         self.seen |= random and "attention" not in func.name()
         return func(*args, **(kwargs or {}))
 
 
-def _broadcast(outputs, targets) -> tuple[str, ...]:
+def _broadcast(outputs: Any, targets: Any) -> tuple[str, ...]:
     """A warning where numbers to be predicted meet outputs of another, stretchable shape."""
     tensors = isinstance(outputs, torch.Tensor) and isinstance(targets, torch.Tensor)
     if not tensors or not targets.is_floating_point() or outputs.shape == targets.shape:
@@ -206,12 +188,13 @@ class _KeptForBackward(saved_tensors_hooks):
         return tensor
 
     def bytes_beside(self, model: nn.Module) -> int:
-        """Their size without the model's own weights."""
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
-        return sum(s.nbytes() for key, s in self._storages.items() if key not in own)
+        """Their size without the model's weights weights."""
+        weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        return sum(s.nbytes() for key, s in self._storages.items() if key not in weights)
 
 
 def build_on(build: Callable[[], nn.Module], device: str) -> nn.Module:
+    """The model that ``build()`` makes on ``device``; raises `FlopsFitError` where it fails."""
     try:
         with torch.device(device):
             return build().to(device)  # also buffers that were made from NumPy arrays
@@ -222,16 +205,17 @@ def build_on(build: Callable[[], nn.Module], device: str) -> nn.Module:
 
 
 def trainable_params(model: nn.Module) -> int:
+    """The number of trainable parameters of ``model``, shared ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def own_flops_per_token(model: nn.Module) -> float | None:
     """What the model's ``flops_per_token()`` says, where it has one; must be positive."""
-    own = getattr(model, "flops_per_token", None)
-    if not callable(own):
+    method = getattr(model, "flops_per_token", None)
+    if not callable(method):
         return None
     try:
-        value = own()
+        value = method()
     except Exception as error:
         raise FlopsFitError(
             f"model: {type(model).__name__}.flops_per_token() fails: {one_line(error)}"

@@ -29,7 +29,10 @@ PEAK_TFLOPS: dict[str, dict[str, float]] = {
 
 
 def known_peak(name: str, number_format: str) -> float | None:
-    """FLOP/s of the table, or None; a slice of a GPU (MIG) is not the GPU."""
+    """Peak FLOP/s of the device ``name`` in ``number_format``, from the table; None if it is not in it.
+
+    A slice of a GPU (MIG) is not the GPU.
+    """
     if "MIG " in name:
         return None
     for pattern, peaks in PEAK_TFLOPS.items():

@@ -1,11 +1,12 @@
 """From a config to a plan: every experiment with its id, counted on the meta device.
 
-This is the only planning step that needs torch, so the workflow runs it once, in a process of its
-own, and keeps its outcome: one plan file, and one spec per experiment from which its job reads.
+This is the only planning step that needs torch, so the workflow runs it once, in a separate process,
+and keeps its outcome: one plan file, and one spec per experiment, which its job reads.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +15,59 @@ from flops_fit.data import Data, as_data, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import call, load_loss
 from flops_fit.experiment.identity import (
-    common_identity,
     data_folder,
-    experiment_id,
-    experiment_identity,
     plan_fingerprint,
     plan_key,
-    with_uses,
+    recipe_of,
+    shared_recipe,
 )
+from flops_fit.experiment.options import Resources
 from flops_fit.experiment.places import check_file, hashes_file, plan_file, spec_file
+from flops_fit.experiment.plan import Plan, PlannedData
+from flops_fit.experiment.recipe import SharedRecipe
+from flops_fit.experiment.spec import Spec
 from flops_fit.experiment.used import changed_late, named_uses, seen_uses, users_files, write_seen
-from flops_fit.files import FORMAT, canonical_hash, write_json
+from flops_fit.files import write_json
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.counting import ratio_warnings
 from flops_fit.plan.items import Items, kept_sample, known_amount, measure_items, stated_items
-from flops_fit.plan.one_pass import ModelCount
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plan.rules import make_rule
 from flops_fit.plan.trial import optimizer_has_modes, try_plugins
+from flops_fit.plan.window import window_sizes
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.resolve import add_search_paths, check_arguments, resolve
 from flops_fit.plugins.uses import Uses, uses_identity
 from flops_fit.plugins.watch import Watch, not_followed, watching
-from flops_fit.sweep import SIX_ND, SweepPlan, flops_per_token, plan_sweep, window_sizes
+from flops_fit.sweep import SIX_ND, ModelCount, SweepPlan, flops_per_token, plan_sweep
 
 
-def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) -> SweepPlan:
-    """Plan ``config``, check its plug-ins, and write the plan file and the specs.
+def make_plan(
+    config: dict[str, Any], results: str | Path, search_paths: Iterable[str]
+) -> SweepPlan:
+    """Plan ``config``, check its plug-ins, and write the plan file and the specs below ``results``.
 
-    Raises `FlopsFitError` naming the key for any plug-in that breaks its contract, and when no
-    cell of the grid can be trained.
+    Plug-ins and data are looked for below ``search_paths``. Raises `FlopsFitError` naming the key for
+    any plug-in that breaks its contract, and when no cell of the grid can be trained.
     """
     search_paths = list(search_paths)
     add_search_paths(search_paths)
     hashes = FileHashes(hashes_file(results))
-    common = common_identity(config, search_paths, hashes)
-    start = [*sys.path]  # plug-ins may add to it, and would then be found under other names
+    shared = shared_recipe(config, search_paths, hashes)
+    start = [*sys.path]  # plug-ins may add to it, and would then be looked for under other names
     with watching(search_paths, [results]) as watch:
         grid, counts, costs = _count(config)
         smallest = min(counts, key=lambda size: counts[size].params_total)
         try_plugins(config, smallest, counts[smallest], costs.example)
     sys.path[:] = start
-    common, fingerprint, uses = _identified(config, common, watch, search_paths, results, hashes)
+    shared, fingerprint, uses = _identified(config, shared, watch, search_paths, results, hashes)
     hashes.save()
 
     if optimizer_has_modes(config, smallest):
-        common = {**common, "optimizer": {**common["optimizer"], "modes": "train, eval"}}
+        shared = replace(shared, optimizer=replace(shared.optimizer, modes="train, eval"))
     if costs.draws_when_evaluated():  # the same draws for every run, which they were not always
-        common = {**common, "draws_when_evaluated": "fixed"}
-    plan = plan_sweep(
+        shared = replace(shared, draws_when_evaluated="fixed")
+    grid_plan = plan_sweep(
         grid,
         counts,
         costs.items.tokens,
@@ -73,27 +78,34 @@ def make_plan(config: dict, results: str | Path, search_paths: Iterable[str]) ->
         rate_factors=config["learning_rate_factors"],
         batch_multiple=config["batch"].get("multiple", 1),
         min_steps=config["limits"]["min_steps"],
-        name=lambda fields: experiment_id(experiment_identity(common, fields)),
+        name=lambda experiment: recipe_of(shared, experiment).experiment_id,
         in_batch=costs.in_batch,
         ignored=costs.items.ignored,
     )
-    if not plan.experiments:
+    if not grid_plan.experiments:
         raise FlopsFitError(
-            f"budgets: no cell of the grid can be trained; the first: {plan.skipped[0].reason}; "
+            f"budgets: no cell of the grid can be trained; the first: {grid_plan.skipped[0].reason}; "
             f"{PLAN_HINT}"
         )
-    _check_processes(plan, config["resources"]["processes"])
-    warnings = list(dict.fromkeys(w for c in counts.values() for w in c.warnings))
+    _check_processes(grid_plan, config["resources"]["processes"])
+    warnings = _warnings(config, counts, costs) + not_followed(
+        users_files(config, uses, search_paths), watch
+    )
+    grid_plan = replace(grid_plan, warnings=warnings)
+    specs = _specs(grid_plan, config, shared, uses, search_paths, results)
+    _write(grid_plan, specs, config, fingerprint, costs.items, results)
+    return grid_plan
+
+
+def _warnings(config: dict[str, Any], counts: dict[Any, ModelCount], costs: Costs) -> list[str]:
+    """Sentences on how the sizes were counted, each once."""
+    warnings = list(dict.fromkeys(w for count in counts.values() for w in count.warnings))
     if config["convention"] == SIX_ND:
         warnings += ratio_warnings(counts, config["model"]["size_param"])
-    warnings += costs.warnings()
-    warnings += not_followed(users_files(config, uses, search_paths), watch)
-    plan = SweepPlan(plan.experiments, plan.skipped, warnings)
-    _write(plan, config, common, fingerprint, uses, search_paths, results, costs.items)
-    return plan
+    return warnings + costs.warnings()
 
 
-def _count(config: dict) -> tuple[dict[float, list], dict[Any, ModelCount], Costs]:
+def _count(config: dict[str, Any]) -> tuple[dict[float, list], dict[Any, ModelCount], Costs]:
     """The grid of sizes, what each size holds and costs, and what costs are counted with."""
     costs = model_costs(config)
     optimizer = config["optimizer"]
@@ -107,25 +119,30 @@ def _count(config: dict) -> tuple[dict[float, list], dict[Any, ModelCount], Cost
     _check_prepare(config["dataset"])
     _check_tracker(config["resources"]["log_with"])
     grid = sizes_by_budget(config, costs.of)
-    wanted = sorted({size for sizes in grid.values() for size in sizes})
-    return grid, costs.of(wanted), costs
+    return grid, costs.of(sorted({size for sizes in grid.values() for size in sizes})), costs
 
 
 def _identified(
-    config: dict, common: dict, watch: Watch, search_paths: list[str], results, hashes: FileHashes
-) -> tuple[dict, str, Uses]:
-    """The identity that all experiments share, the plan's fingerprint, and what plug-ins use."""
+    config: dict[str, Any],
+    shared: SharedRecipe,
+    watch: Watch,
+    search_paths: list[str],
+    results: str | Path,
+    hashes: FileHashes,
+) -> tuple[SharedRecipe, str, Uses]:
+    """The recipe that all experiments share, the plan's fingerprint, and what plug-ins use."""
     named = named_uses(config, search_paths)
-    key = plan_key(config, common, uses_identity(named, hashes), search_paths, hashes)
+    known = replace(shared, uses=uses_identity(named, hashes))
+    key = plan_key(config, known, search_paths, hashes)
     seen = seen_uses(watch, config, search_paths)
     write_seen(results, key, seen)
     uses = named | seen | changed_late(results, config, hashes)
-    part = uses_identity(uses, hashes)
-    return with_uses(common, part), plan_fingerprint(key, part), uses
+    hashed = uses_identity(uses, hashes)
+    return replace(shared, uses=hashed), plan_fingerprint(key, hashed), uses
 
 
-def model_costs(config: dict) -> Costs:
-    """What the sizes of the config's model cost on its data, as far as these are there already."""
+def model_costs(config: dict[str, Any]) -> Costs:
+    """What the sizes of the model of ``config`` cost on its data, as far as these exist already."""
     loss_fn = load_loss(config["loss"]["function"])
     data = plan_data(config["dataset"])
     example = example_item(config, data)
@@ -141,8 +158,8 @@ def model_costs(config: dict) -> Costs:
     return Costs(model_cls, size_param, kwargs, loss_fn, example, items, data)
 
 
-def plan_data(dataset: dict) -> Data | None:
-    """The data, where a plan may look at them: not where an example stands for them."""
+def plan_data(dataset: dict[str, Any]) -> Data | None:
+    """The data of the config's section ``dataset``; None where an example stands for them."""
     if dataset["example"] is not None:
         return None
     factory = resolve(dataset["factory"])
@@ -151,7 +168,7 @@ def plan_data(dataset: dict) -> Data | None:
     return kept_sample(as_data(made, dataset["factory"]))
 
 
-def _check_prepare(dataset: dict) -> None:
+def _check_prepare(dataset: dict[str, Any]) -> None:
     if dataset["prepare"] is not None:
         check_arguments(
             resolve(dataset["prepare"]),
@@ -182,69 +199,71 @@ def _check_processes(plan: SweepPlan, processes: int) -> None:
         )
 
 
-def _write(plan, config, common, fingerprint, uses, search_paths, results, items: Items) -> None:
-    folder = data_folder(common, results)
-    check = str(check_file(results, canonical_hash(common)[:16]))
-    rows = []
-    for experiment in plan.experiments:
-        fields = experiment.fields()
-        identity = experiment_identity(common, fields)
-        spec = {
-            "format": FORMAT,
-            "experiment_id": experiment.experiment_id,
-            "hash": canonical_hash(identity),
-            "identity": identity,
-            "counts": {
-                key: fields[key]
-                for key in (
-                    "num_params",
-                    "params",
-                    "params_nonembedding",
-                    "params_total",
-                    "flops_per_token",
-                    "count_method",
-                    "tokens_per_item",
-                    "activation_bytes",
-                    "flops_per_position",
-                )
-                if key in fields
-            },
-            "max_epochs": config["limits"]["max_epochs"],
-            "resources": config["resources"],
-            "data_dir": folder,
-            "check": check,
-            "uses": uses.to_dict(),
-            "search_paths": search_paths,
-        }
-        write_json(spec_file(results, experiment.experiment_id), spec)
-        rows.append(
-            {
-                **fields,
-                "hash": spec["hash"],
-                "flops_6nd": experiment.flops_6nd,
-                "flops_counted": experiment.flops_counted,
-            }
+def _specs(
+    grid_plan: SweepPlan,
+    config: dict[str, Any],
+    shared: SharedRecipe,
+    uses: Uses,
+    search_paths: list[str],
+    results: str | Path,
+) -> list[Spec]:
+    """The spec of each experiment of the grid, in its order."""
+    folder = data_folder(shared.dataset, results)
+    check = str(check_file(results, shared.hash[:16]))
+    return [
+        Spec(
+            recipe=recipe_of(shared, experiment),
+            count=experiment.count,
+            tokens_per_item=experiment.tokens_per_item,
+            max_epochs=config["limits"]["max_epochs"],
+            resources=Resources.from_dict(config["resources"]),
+            data_dir=folder,
+            check=check,
+            uses=uses,
+            search_paths=search_paths,
         )
-    value = {
-        "format": FORMAT,
-        "fingerprint": fingerprint,
-        "convention": config["convention"],
-        "schedule": config["schedule"],
-        "precision": config["precision"],
-        "resources": config["resources"],
-        "data_dir": folder,
-        "check": check,
-        "experiments": rows,
-        "skipped": [vars(cell) for cell in plan.skipped],
-        "warnings": plan.warnings,
-    }
+        for experiment in grid_plan.experiments
+    ]
+
+
+def _write(
+    grid_plan: SweepPlan,
+    specs: list[Spec],
+    config: dict[str, Any],
+    fingerprint: str,
+    items: Items,
+    results: str | Path,
+) -> None:
+    """Write the specs, and the plan last."""
+    for spec in specs:
+        write_json(spec_file(results, spec.experiment_id), spec.to_dict())
+    data = None
     if items.unique is not None:
-        value["data"] = known_amount(items) | {"max_epochs": config["limits"]["max_epochs"]}
-    write_json(plan_file(results, fingerprint), value)
+        data = PlannedData(**known_amount(items), max_epochs=config["limits"]["max_epochs"])
+    plan = Plan(
+        fingerprint=fingerprint,
+        convention=config["convention"],
+        experiments=[
+            replace(experiment, hash=spec.hash)
+            for experiment, spec in zip(grid_plan.experiments, specs, strict=True)
+        ],
+        skipped=grid_plan.skipped,
+        warnings=grid_plan.warnings,
+        schedule=config["schedule"],
+        precision=config["precision"],
+        resources=specs[0].resources,
+        data_dir=specs[0].data_dir,
+        check=specs[0].check,
+        data=data,
+    )
+    write_json(plan_file(results, fingerprint), plan.to_dict())
 
 
-def example_item(config: dict, data: Data | None) -> tuple[Any, Any]:
-    """One ``(inputs, targets)`` item: from ``dataset.example``, else the first of ``data``."""
+def example_item(config: dict[str, Any], data: Data | None) -> tuple[Any, Any]:
+    """One ``(inputs, targets)`` item: the first of ``data``, else that of the example of ``config``.
+
+    Raises `FlopsFitError` where the example is no pair.
+    """
     dataset = config["dataset"]
     if data is not None:
         return first_item(data)
@@ -259,8 +278,13 @@ def example_item(config: dict, data: Data | None) -> tuple[Any, Any]:
     return item
 
 
-def sizes_by_budget(config: dict, count) -> dict[float, list]:
-    """Size values by budget from whichever of values, per_budget and window the config gives."""
+def sizes_by_budget(
+    config: dict[str, Any], count: Callable[[Sequence], dict[Any, ModelCount]]
+) -> dict[float, list]:
+    """Size values by budget in FLOPs, from the section ``sizes`` of ``config``.
+
+    ``count(sizes)`` gives the `ModelCount` of each size: a window of tokens per parameter needs it.
+    """
     sizes, budgets = config["sizes"], sorted(config["budgets"])
     if "values" in sizes:
         return {budget: list(sizes["values"]) for budget in budgets}
@@ -279,7 +303,10 @@ def sizes_by_budget(config: dict, count) -> dict[float, list]:
 
 
 def main(arguments: list[str]) -> str | None:
-    """Plan the config of the file ``arguments[0]``; returns what is wrong with it, if anything."""
+    """Plan the config in a file; ``arguments`` are it, the folder of results, and search paths.
+
+    Returns what is wrong with the config, or None.
+    """
     path, results, *search_paths = arguments
     try:
         make_plan(load_config(path), results, search_paths)

@@ -6,14 +6,17 @@ that the workflow can price every job without torch.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.options import Resources
 from flops_fit.experiment.places import measured_file
-from flops_fit.files import read_json
+from flops_fit.experiment.spec import Spec
+from flops_fit.files import read_object
 from flops_fit.plan.peaks import PEAK_TFLOPS, known_peak
+from flops_fit.sweep import Experiment
 
 # What every refusal that concerns cost ends with.
 PLAN_HINT = "`snakemake plan --cores 1` shows what each run costs"
@@ -21,7 +24,7 @@ PLAN_HINT = "`snakemake plan --cores 1` shows what each run costs"
 START_UP = 6.0  # seconds of a job before its first step: two interpreters that import torch
 PEAK_SHARE = 0.3  # of a GPU's peak that training usually reaches; small models reach less
 DEVICES = {"cpu": "CPU thread", "gpu": "GPU"}  # kind of device -> what one is called
-GUESS = {"cpu": (1e10, 0.006), "gpu": (5e12, 0.03)}  # FLOP/s and seconds a step, on the low side
+CAUTIOUS_RATES = {"cpu": (1e10, 0.006), "gpu": (5e12, 0.03)}  # FLOP/s, and seconds a step
 PARAM_BYTES = 4 + 4 + 8  # weight, gradient and AdamW's two moments, all fp32
 BUCKET_BYTES = 4  # a copy of the gradients, where several processes exchange them
 BASE_BYTES = {"cpu": 0.45e9, "gpu": 1.0e9}  # torch itself, or the device's context
@@ -33,10 +36,11 @@ TIME_MARGIN, MEMORY_MARGIN = 2.0, 1.5
 
 @dataclass(frozen=True)
 class Work:
-    """What decides an experiment's price.
+    """What decides the price of an experiment.
 
-    ``flops`` of the whole run; ``batch_items`` is the global batch, of ``tokens_per_item`` target
-    elements each; ``activation_bytes`` is what is kept per target element for the backward pass.
+    ``flops`` are those of the whole run of ``steps`` steps; ``batch_items`` is the global batch, of
+    ``tokens_per_item`` target elements each; ``params_total`` counts all parameters;
+    ``activation_bytes`` are kept per target element for the backward pass.
     """
 
     flops: float
@@ -49,7 +53,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast one device trains: a step takes ``step_seconds`` and its FLOPs over the rest."""
+    """How fast one device trains.
+
+    A step takes ``step_seconds`` and, beyond, its FLOPs divided by ``flops_per_second``; ``source``
+    says where both come from.
+    """
 
     flops_per_second: float
     step_seconds: float
@@ -58,7 +66,11 @@ class Rate:
 
 @dataclass(frozen=True)
 class Price:
-    """``seconds`` of wall time, start-up included; ``memory_bytes`` of one process on its device."""
+    """What one experiment takes.
+
+    ``seconds`` of wall time, start-up included; ``device_hours`` of all devices together;
+    ``memory_bytes`` of one process on its device; ``money`` (None without a price per hour).
+    """
 
     seconds: float
     device_hours: float
@@ -66,28 +78,27 @@ class Price:
     money: float | None
 
 
-def work_of_row(row: Mapping[str, Any]) -> Work:
-    """The work of a plan's row."""
+def work_of(experiment: Experiment) -> Work:
+    """The work of a planned ``experiment``."""
     return Work(
-        row["flops_counted"],
-        row["steps"],
-        row["batch_items"],
-        row["tokens_per_item"],
-        row["params_total"],
-        row["activation_bytes"],
+        experiment.flops_counted,
+        experiment.steps,
+        experiment.batch_items,
+        experiment.tokens_per_item,
+        experiment.count.params_total,
+        experiment.count.activation_bytes,
     )
 
 
-def work_of_spec(spec: Mapping[str, Any]) -> Work:
-    """The work of an experiment's spec: the same as that of its row."""
-    counts, identity = spec["counts"], spec["identity"]
+def work_of_spec(spec: Spec) -> Work:
+    """The work of a ``spec``: the same as that of its experiment."""
     return Work(
-        counts["flops_per_token"] * identity["tokens"],
-        identity["steps"],
-        identity["batch_items"],
-        counts["tokens_per_item"],
-        counts["params_total"],
-        counts["activation_bytes"],
+        spec.count.spent_flops(spec.recipe.tokens),
+        spec.recipe.steps,
+        spec.recipe.batch_items,
+        spec.tokens_per_item,
+        spec.count.params_total,
+        spec.count.activation_bytes,
     )
 
 
@@ -96,14 +107,22 @@ def device_kind(gpus: int) -> str:
     return "gpu" if gpus else "cpu"
 
 
-def rate_for(pricing: Mapping, gpus: int, precision: str, results: str | Path) -> Rate:
-    """The rate of one device (a GPU, or a CPU thread): stated, of a known device, measured, guessed.
+def cautious_rate(gpus: int) -> Rate:
+    """The rate of a device of which nothing is known, a GPU where a run has ``gpus``."""
+    kind = device_kind(gpus)
+    return Rate(*CAUTIOUS_RATES[kind], f"a cautious guess for a {DEVICES[kind]}")
 
-    ``pricing`` is the config's section of that name. What `flops_fit.plan.measure` has measured lies
-    below ``results``. Raises `FlopsFitError` for a device that is not in the table.
+
+def rate_for(pricing: Mapping[str, Any], gpus: int, precision: str, results: str | Path) -> Rate:
+    """The rate of one device: a GPU where a run has ``gpus``, else a CPU thread.
+
+    It is the one that ``pricing`` (the config's section of that name) states, or a share of the peak
+    of the device that it names at accelerate's ``precision``; else what `flops_fit.plan.measure` has
+    measured and left below ``results``; else a cautious guess. Raises `FlopsFitError` for a device
+    that is not in the table.
     """
     kind = device_kind(gpus)
-    flops, step = GUESS[kind]
+    step = CAUTIOUS_RATES[kind][1]
     if pricing["step_seconds"] is not None:
         step = pricing["step_seconds"]
     if pricing["flops_per_second"] is not None:
@@ -115,22 +134,22 @@ def rate_for(pricing: Mapping, gpus: int, precision: str, results: str | Path) -
     path = measured_file(results, kind)
     if path.exists():
         return _measured(path)
-    return Rate(flops, step, f"a cautious guess for a {DEVICES[kind]}")
+    return replace(cautious_rate(gpus), step_seconds=step)
 
 
-def priced_resources(pricing: Mapping, resources: Mapping) -> dict:
-    """The resources that a price is for: a GPU for each process, where ``pricing`` names one.
+def priced_resources(pricing: Mapping[str, Any], resources: Resources) -> Resources:
+    """The ``resources`` that a price is for: a GPU for each process, where ``pricing`` names a GPU.
 
     A plan that trains on CPUs can then be priced for GPUs.
     """
-    if pricing["device"] is None or resources["gpus"]:
-        return {**resources}
-    return {**resources, "gpus": resources["processes"]}
+    if pricing["device"] is None or resources.gpus:
+        return resources
+    return replace(resources, gpus=resources.processes)
 
 
 def _measured(path: Path) -> Rate:
     try:
-        rate = Rate(**read_json(path))
+        rate = Rate(**read_object(path))
         sound = 0 < rate.flops_per_second < math.inf and 0 <= rate.step_seconds < math.inf
     except TypeError:
         sound = False
@@ -156,13 +175,12 @@ def _peak(device: str, number_format: str) -> float:
     return peak
 
 
-def price(work: Work, rate: Rate, resources: Mapping, per_hour: float | None = None) -> Price:
-    """The price of one experiment under the config's ``resources``.
+def price(work: Work, rate: Rate, resources: Resources, per_hour: float | None = None) -> Price:
+    """The price of the ``work`` of one experiment at ``rate`` and with ``resources``.
 
     ``per_hour`` is the money that one device (a GPU; without GPUs a CPU thread) costs an hour.
     """
-    processes = resources["processes"]
-    devices = resources["gpus"] or processes * resources["threads"]
+    devices = resources.gpus or resources.processes * resources.threads
     computing = work.flops / (rate.flops_per_second * devices)
     seconds = START_UP + work.steps * rate.step_seconds + computing
     hours = seconds * devices / 3600
@@ -174,29 +192,33 @@ def price(work: Work, rate: Rate, resources: Mapping, per_hour: float | None = N
     )
 
 
-def process_bytes(work: Work, resources: Mapping) -> float:
-    """Memory of one process on its device: weights, gradients, AdamW, activations of a micro-batch.
+def process_bytes(work: Work, resources: Resources) -> float:
+    """Bytes of one process on its device, for ``work`` with ``resources``.
 
-    From above: fused attention, 16-bit activations and recomputation need less.
+    They are those of weights, gradients, AdamW's moments and the activations of a micro-batch. This
+    is an upper estimate: fused attention, 16-bit activations and recomputation need less.
     """
-    processes = resources["processes"]
+    processes = resources.processes
     items = math.ceil(work.batch_items / processes)
-    items = min(items, resources["micro_batch_items"] or items)
+    items = min(items, resources.micro_batch_items or items)
     state = PARAM_BYTES + (BUCKET_BYTES if processes > 1 else 0)
-    base = BASE_BYTES[device_kind(resources["gpus"])]
+    base = BASE_BYTES[device_kind(resources.gpus)]
     activations = items * work.tokens_per_item * work.activation_bytes
     return base + state * work.params_total + activations
 
 
 def job_minutes(price: Price) -> int:
-    """The time limit to ask a cluster for, at the first attempt."""
+    """Minutes to ask a cluster for at the first attempt, from the ``price`` of a run."""
     return max(SHORTEST_MINUTES, math.ceil(TIME_MARGIN * price.seconds / 60))
 
 
-def job_megabytes(work: Work, price: Price, resources: Mapping) -> int:
-    """The host memory to ask a cluster for, at the first attempt."""
+def job_megabytes(work: Work, price: Price, resources: Resources) -> int:
+    """Megabytes of host memory to ask a cluster for at the first attempt.
+
+    They follow from the ``work`` and the ``price`` of a run with ``resources``.
+    """
     each = price.memory_bytes
-    if resources["gpus"]:  # the weights pass through the host when they are made or saved
+    if resources.gpus:  # the weights pass through the host when they are made or saved
         each = HOST_BYTES_BESIDE_GPU + PARAM_BYTES * work.params_total
-    total = LAUNCHER_BYTES + resources["processes"] * each
+    total = LAUNCHER_BYTES + resources.processes * each
     return max(FEWEST_MB, math.ceil(MEMORY_MARGIN * total / 1e6))

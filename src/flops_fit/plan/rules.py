@@ -6,7 +6,7 @@ from typing import Any
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import call
-from flops_fit.files import read_json
+from flops_fit.files import read_object
 from flops_fit.plugins.data_files import find_path
 from flops_fit.plugins.resolve import check_arguments, resolve
 
@@ -14,15 +14,15 @@ FACTORS = ("params", "tokens", "size")
 
 
 def make_rule(key: str, rule: Mapping, search_paths: tuple[str, ...] = ()) -> Callable[..., float]:
-    """The function ``(params, tokens, size) -> value`` that a rule of the config stands for.
+    """The function ``(params, tokens, size) -> value`` of the ``rule`` under the config's ``key``.
 
-    A power-law rule is ``value x prod((factor / reference) ** power)`` over `FACTORS`.
-    Raises `FlopsFitError` naming ``key``.
+    A power-law rule is ``value x prod((factor / reference) ** power)`` over `FACTORS`. Files that a rule
+    names are looked for below ``search_paths``. Raises `FlopsFitError` naming ``key``.
     """
     if "function" in rule:
-        own = resolve(rule["function"])
-        check_arguments(own, rule["function"], {}, f"{key}.function", supplied=FACTORS)
-        return lambda **factors: _checked(key, call(own, rule["function"], factors))
+        function = resolve(rule["function"])
+        check_arguments(function, rule["function"], {}, f"{key}.function", supplied=FACTORS)
+        return lambda **factors: _checked(key, call(function, rule["function"], factors))
     if "file" in rule:
         rule = _read_rule(key, rule["file"], search_paths)
     return lambda **factors: _checked(key, _power_law(rule, factors))
@@ -43,8 +43,8 @@ def _read_rule(key: str, file: str, search_paths: tuple[str, ...]) -> Mapping:
     path = find_path(file, search_paths)
     if path is None:
         raise FlopsFitError(f"{key}.file: {file!r} does not exist; allowed: a JSON rule file")
-    rule = read_json(path)
-    if not isinstance(rule, dict) or not _is_positive(rule.get("value")):
+    rule = read_object(path)
+    if not _is_positive(rule.get("value")):
         raise FlopsFitError(
             f"{path}: no positive number under 'value'; allowed: a rule as {key} takes it"
         )

@@ -27,7 +27,10 @@ def multiplier(progress: float, schedule: Mapping) -> float:
 
 
 def phases(steps: int, schedule: Mapping) -> dict[str, int]:
-    """Steps spent in ``warmup``, ``plateau`` and ``decay`` of a run of ``steps`` optimiser steps."""
+    """Steps spent in ``warmup``, ``plateau`` and ``decay`` of a run of ``steps`` optimiser steps.
+
+    ``schedule`` as in `multiplier`.
+    """
     warmup = round(schedule["warmup"] * steps)
     if schedule["kind"] == "constant":
         decay = 0

@@ -3,23 +3,39 @@
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from flops_fit.errors import FlopsFitError
-from flops_fit.files import read_json
+from flops_fit.experiment.plan import Plan
 from flops_fit.notation import count_text, time_text
-from flops_fit.plan.price import DEVICES, Rate, device_kind, price, work_of_row
+from flops_fit.plan.amounts import read_checked
+from flops_fit.plan.price import DEVICES, Price, Rate, device_kind, price, work_of
 from flops_fit.plan.schedule import phases
+from flops_fit.sweep import Experiment, table_names
 
+DERIVED = (  # columns of plan.csv beside those of the experiment
+    "tokens_per_param",
+    "epochs",
+    "warmup_steps",
+    "plateau_steps",
+    "decay_steps",
+    "batch_tokens",
+    "counted_over_6nd",
+    "memory_bytes",
+    "seconds",
+    "device_hours",
+    "money",
+)
 COLUMNS = (
     "experiment_id",
-    "compute_budget",
-    "size_param_value",
+    "budget",
+    "size",
     "seed",
     "params",
     "params_nonembedding",
     "params_total",
-    "num_tokens",
+    "tokens",
     "tokens_per_param",
     "epochs",
     "steps",
@@ -40,70 +56,130 @@ COLUMNS = (
 )
 
 
-def plan_rows(plan: dict, rate: Rate, per_hour: float | None, unique_tokens: int | None) -> list:
-    """The plan's experiments as flat rows, each with what can be derived and what it will cost.
+@dataclass(frozen=True)
+class PlanRow:
+    """An experiment of a plan with what can be derived, and what it will cost.
 
-    ``per_hour`` is the money of one device; ``unique_tokens`` of the training data give the epochs
-    (None where the data have not been looked at yet).
+    ``epochs``: passes over the training data (None where their amount is not known yet);
+    ``phases``: steps of warm-up, plateau and decay; ``price``: time, memory and money.
     """
-    return [_row(row, plan, rate, per_hour, unique_tokens) for row in plan["experiments"]]
+
+    experiment: Experiment
+    epochs: float | None
+    phases: Mapping[str, int]
+    price: Price
+
+    @property
+    def tokens_per_param(self) -> float:
+        """D / N, where N are the matmul parameters."""
+        return self.experiment.num_tokens / self.experiment.count.params
+
+    @property
+    def batch_tokens(self) -> int:
+        """The global batch in target elements."""
+        return round(self.experiment.batch_items * self.experiment.tokens_per_item)
+
+    @property
+    def counted_over_6nd(self) -> float:
+        """FLOPs as counted, divided by 6 N D."""
+        return self.experiment.flops_counted / self.experiment.flops_6nd
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of plan.csv, under the names that tables use."""
+        derived = {
+            **{f"{phase}_steps": steps for phase, steps in self.phases.items()},
+            **vars(self.price),
+        }
+        row = table_names(self.experiment.to_dict())
+        row |= {name: derived.get(name, getattr(self, name, None)) for name in DERIVED}
+        return {name: row[name] for name in COLUMNS}
 
 
-def _row(row: dict, plan: dict, rate: Rate, per_hour, unique_tokens) -> dict:
-    cost = price(work_of_row(row), rate, plan["resources"], per_hour)
-    steps = phases(row["steps"], plan["schedule"])
-    return {
-        **row,
-        "tokens_per_param": row["num_tokens"] / row["params"],
-        "epochs": row["num_tokens"] / unique_tokens if unique_tokens else None,
-        "warmup_steps": steps["warmup"],
-        "plateau_steps": steps["plateau"],
-        "decay_steps": steps["decay"],
-        "batch_tokens": round(row["batch_items"] * row["tokens_per_item"]),
-        "counted_over_6nd": row["flops_counted"] / row["flops_6nd"],
-        **vars(cost),
-    }
+@dataclass(frozen=True)
+class Totals:
+    """What all rows of a plan take together.
+
+    ``experiments`` and ``budgets`` are numbers of them; ``tokens``, ``flops_counted``, ``flops_6nd``,
+    ``seconds``, ``device_hours`` and ``money`` (None without a price) are sums; ``longest_seconds``
+    and ``memory_bytes`` are those of the largest run.
+    """
+
+    experiments: int
+    budgets: int
+    tokens: int
+    flops_counted: float
+    flops_6nd: float
+    seconds: float
+    longest_seconds: float
+    device_hours: float
+    memory_bytes: float
+    money: float | None
 
 
-def unique_tokens(plan: dict) -> int | None:
-    """Unique tokens of the training data, if `check_inputs` has counted them, or the plan could."""
-    if not Path(plan["check"]).exists():
-        return plan.get("data", {}).get("unique_tokens")
-    try:
-        return read_json(plan["check"])["unique_tokens"]
-    except KeyError:
-        raise FlopsFitError(f"{plan['check']}: no unique_tokens in it; delete it") from None
+def plan_rows(
+    plan: Plan, rate: Rate, per_hour: float | None, unique_tokens: int | None
+) -> list[PlanRow]:
+    """The experiments of ``plan``, each with what can be derived and what it will cost at ``rate``.
+
+    ``per_hour`` is the money that one device costs an hour (None: not known). The ``unique_tokens``
+    of the training data give the epochs (None where the data have not been looked at yet).
+    """
+    return [
+        PlanRow(
+            experiment,
+            epochs=experiment.num_tokens / unique_tokens if unique_tokens else None,
+            phases=phases(experiment.steps, plan.schedule),
+            price=price(work_of(experiment), rate, plan.resources, per_hour),
+        )
+        for experiment in plan.experiments
+    ]
 
 
-def totals(rows: list[dict]) -> dict:
-    """What all of ``rows`` take together; money None without a price."""
-    money = [row["money"] for row in rows]
-    return {
-        "experiments": len(rows),
-        "budgets": len({row["compute_budget"] for row in rows}),
-        "tokens": sum(row["num_tokens"] for row in rows),
-        "flops_counted": sum(row["flops_counted"] for row in rows),
-        "flops_6nd": sum(row["flops_6nd"] for row in rows),
-        "seconds": sum(row["seconds"] for row in rows),
-        "longest_seconds": max(row["seconds"] for row in rows),
-        "device_hours": sum(row["device_hours"] for row in rows),
-        "memory_bytes": max(row["memory_bytes"] for row in rows),
-        "money": None if None in money else sum(money),
-    }
+def unique_tokens(plan: Plan) -> int | None:
+    """The unique tokens of the training data of ``plan``; None where they are not known.
+
+    They are known where the inputs have been checked, or the plan could look at the data.
+    """
+    if Path(plan.check).exists():
+        return read_checked(plan.check).unique_tokens
+    return None if plan.data is None else plan.data.unique_tokens
 
 
-def plan_csv(rows: list[dict]) -> str:
+def totals(rows: list[PlanRow]) -> Totals:
+    """What all of ``rows`` take together."""
+    experiments, prices = [row.experiment for row in rows], [row.price for row in rows]
+    money = [price.money for price in prices if price.money is not None]
+    return Totals(
+        experiments=len(rows),
+        budgets=len({e.compute_budget for e in experiments}),
+        tokens=sum(e.num_tokens for e in experiments),
+        flops_counted=sum(e.flops_counted for e in experiments),
+        flops_6nd=sum(e.flops_6nd for e in experiments),
+        seconds=sum(price.seconds for price in prices),
+        longest_seconds=max(price.seconds for price in prices),
+        device_hours=sum(price.device_hours for price in prices),
+        memory_bytes=max(price.memory_bytes for price in prices),
+        money=sum(money) if len(money) == len(rows) else None,
+    )
+
+
+def plan_csv(rows: list[PlanRow]) -> str:
+    """The text of plan.csv: a line for each of ``rows``, with the columns `COLUMNS`."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row.to_dict() for row in rows)
     return text.getvalue()
 
 
 def format_plan(
-    plan: dict, rows: list[dict], warnings: list[str], rate: Rate, currency: str
+    plan: Plan, rows: list[PlanRow], warnings: list[str], rate: Rate, currency: str
 ) -> str:
-    """The plan for a terminal: a line per experiment, skipped cells, warnings, and what it takes."""
+    """The ``plan`` as text for a terminal.
+
+    It has a line for each of ``rows``, the skipped cells, the ``warnings``, and what the sweep takes
+    in all at ``rate``, with money in ``currency``.
+    """
     lines = [
         f"{'budget':>8} {'size':>6} {'seed':>4} {'N':>8} {'D':>8} {'D/N':>6} {'epochs':>6} "
         f"{'steps (up+flat+down)':>22} {'batch':>8} {'rate':>8} {'FLOPs':>8} {'/6ND':>5} "
@@ -111,43 +187,51 @@ def format_plan(
     ]
     lines += [_line(row) for row in rows]
     lines += [
-        f"skipped: budget {s['compute_budget']:g}, size {s['size_param_value']}: {s['reason']}"
-        for s in plan["skipped"]
+        f"skipped: budget {cell.compute_budget:g}, size {cell.size_param_value}: {cell.reason}"
+        for cell in plan.skipped
     ]
     lines += [f"warning: {warning}" for warning in warnings]
     return "\n".join([*lines, *closing(plan, rows, rate, currency)])
 
 
 def plan_summary(
-    plan: Mapping, rows: list[dict], warnings: list[str], rate: Rate, currency: str
+    plan: Plan, rows: list[PlanRow], warnings: list[str], rate: Rate, currency: str
 ) -> str:
-    """What the sweep takes and what may go wrong, without its experiments."""
+    """What the sweep of ``plan`` takes and what may go wrong, without its experiments.
+
+    ``rows, warnings, rate`` and ``currency`` as `format_plan` takes them.
+    """
     lines = [*closing(plan, rows, rate, currency), *(f"warning: {w}" for w in warnings)]
     return "\n".join(lines) + "\n"
 
 
-def closing(plan: Mapping, rows: list[dict], rate: Rate, currency: str) -> list[str]:
-    """What the sweep takes in all, and where the estimate of time comes from."""
+def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[str]:
+    """Sentences on what the ``rows`` of ``plan`` take in all, and where the estimate comes from.
+
+    ``rate`` is the one that they were priced at; ``currency`` stands before the money.
+    """
     total = totals(rows)
-    device = DEVICES[device_kind(plan["resources"]["gpus"])]
-    money = "" if total["money"] is None else f", {currency}{total['money']:.2f}"
+    device = DEVICES[device_kind(plan.resources.gpus)]
+    money = "" if total.money is None else f", {currency}{total.money:.2f}"
     return [
-        f"{total['experiments']} experiments, {total['budgets']} budgets, "
-        f"{total['flops_counted']:.3g} FLOPs ({total['flops_6nd']:.3g} by 6 N D)",
-        f"about {total['device_hours']:.3g} {device} hours{money}: {time_text(total['seconds'])} one "
-        f"after another, the longest run {time_text(total['longest_seconds'])}",
+        f"{total.experiments} experiments, {total.budgets} budgets, "
+        f"{total.flops_counted:.3g} FLOPs ({total.flops_6nd:.3g} by 6 N D)",
+        f"about {total.device_hours:.3g} {device} hours{money}: {time_text(total.seconds)} one "
+        f"after another, the longest run {time_text(total.longest_seconds)}",
         f"at {rate.flops_per_second:.3g} FLOP/s a {device} and {1000 * rate.step_seconds:.3g} ms a "
         f"step: {rate.source}",
     ]
 
 
-def _line(r: dict) -> str:
-    steps = f"{r['steps']} ({r['warmup_steps']}+{r['plateau_steps']}+{r['decay_steps']})"
-    epochs = "?" if r["epochs"] is None else f"{r['epochs']:.2g}"
+def _line(row: PlanRow) -> str:
+    e = row.experiment
+    steps = "+".join(str(row.phases[phase]) for phase in ("warmup", "plateau", "decay"))
+    epochs = "?" if row.epochs is None else f"{row.epochs:.2g}"
     return (
-        f"{r['compute_budget']:8.3g} {r['size_param_value']:>6} {r['seed']:4d} "
-        f"{count_text(r['params']):>8} {count_text(r['num_tokens']):>8} "
-        f"{r['tokens_per_param']:6.3g} {epochs:>6} {steps:>22} {r['batch_tokens']:8d} "
-        f"{r['learning_rate']:8.3g} {r['flops_counted']:8.3g} {r['counted_over_6nd']:5.2f} "
-        f"{r['memory_bytes'] / 1e9:5.2f}GB {time_text(r['seconds']):>8}"
+        f"{e.compute_budget:8.3g} {e.size_param_value:>6} {e.seed:4d} "
+        f"{count_text(e.count.params):>8} {count_text(e.num_tokens):>8} "
+        f"{row.tokens_per_param:6.3g} {epochs:>6} {f'{e.steps} ({steps})':>22} "
+        f"{row.batch_tokens:8d} {e.learning_rate:8.3g} {e.flops_counted:8.3g} "
+        f"{row.counted_over_6nd:5.2f} {row.price.memory_bytes / 1e9:5.2f}GB "
+        f"{time_text(row.price.seconds):>8}"
     )

@@ -9,16 +9,18 @@ from torch.utils.data import default_collate
 from flops_fit.experiment.build import load_loss
 from flops_fit.model_factory import call_model, create_model, create_on_meta
 from flops_fit.optimizer import as_one_optimizer, has_modes
-from flops_fit.plan.one_pass import ModelCount
 from flops_fit.plugins.resolve import resolve
+from flops_fit.sweep import ModelCount
 
 MOST_PARAMS = 20_000_000  # a larger smallest model is not built before it is trained
 
 
 def try_plugins(config: dict, size: Any, count: ModelCount, example: tuple[Any, Any]) -> None:
-    """Build a model and its optimiser on the CPU and pass two items, to see what they import and open.
+    """Build a model and its optimiser on the CPU and pass two items.
 
-    Whatever fails here is for the check to name, which runs before any training.
+    To see what they import and open. The plug-ins are those of ``config``, the model has ``size``
+    and the items are copies of ``example``. A model with too many parameters, by its ``count``, is
+    not built. Whatever fails here is for the check to name, which runs before any training.
     """
     if count.params_total > MOST_PARAMS:
         return
@@ -33,9 +35,10 @@ def try_plugins(config: dict, size: Any, count: ModelCount, example: tuple[Any, 
 
 
 def optimizer_has_modes(config: dict, size: Any) -> bool:
-    """Whether the optimiser is switched between training and evaluation (schedule-free ones are).
+    """Whether the optimiser of ``config`` is switched between training and evaluation.
 
-    Such runs were once evaluated on other weights, so this is part of what they are.
+    Schedule-free ones are; the model has ``size``. Such runs were once evaluated on other weights, so
+    this is part of what they are.
     """
     model, optimizer = config["model"], config["optimizer"]
     make = resolve(optimizer["factory"])

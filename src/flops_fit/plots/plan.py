@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from flops_fit.constants import PUBLISHED_RATIO
 from flops_fit.notation import flops_text
+from flops_fit.plan.table import PlanRow
 from flops_fit.plots.style import MUTED, STYLE, BudgetColours, log_axis, tick_count
 
 
-def plan_figure(rows: list[dict], width: float = 6.4) -> bytes:
+def plan_figure(rows: list[PlanRow], width: float = 6.4) -> bytes:
     """The figure of ``rows`` (`flops_fit.plan.table.plan_rows`) as SVG; ``width`` in inches."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, 0.68 * width))
@@ -22,19 +23,19 @@ def plan_figure(rows: list[dict], width: float = 6.4) -> bytes:
     return content.getvalue()
 
 
-def draw_plan(ax: Axes, rows: list[dict]) -> Axes:
+def draw_plan(ax: Axes, rows: list[PlanRow]) -> Axes:
     """Draw the experiments ``rows`` on ``ax``, joined along each budget.
 
     The dashed line has 20 tokens per parameter.
     """
-    budgets = sorted({row["compute_budget"] for row in rows})
+    experiments = [row.experiment for row in rows]
+    budgets = sorted({e.compute_budget for e in experiments})
     colours = BudgetColours(budgets)
     for budget in budgets:
-        cells = sorted(
-            (r for r in rows if r["compute_budget"] == budget), key=lambda r: r["params"]
-        )
-        params = [row["params"] for row in cells]
-        tokens = [row["num_tokens"] for row in cells]
+        cells = [e for e in experiments if e.compute_budget == budget]
+        cells.sort(key=lambda experiment: experiment.count.params)
+        params = [experiment.count.params for experiment in cells]
+        tokens = [experiment.num_tokens for experiment in cells]
         ax.plot(params, tokens, "o-", color=colours(budget), markersize=4.5, linewidth=1)
         ax.annotate(
             flops_text(budget),
@@ -57,9 +58,9 @@ def draw_plan(ax: Axes, rows: list[dict]) -> Axes:
     return ax
 
 
-def _reference(ax: Axes, rows: list[dict]) -> None:
-    params = np.array([row["params"] for row in rows], dtype=float)
-    tokens = np.array([row["num_tokens"] for row in rows], dtype=float)
+def _reference(ax: Axes, rows: list[PlanRow]) -> None:
+    params = np.array([row.experiment.count.params for row in rows], dtype=float)
+    tokens = np.array([row.experiment.num_tokens for row in rows], dtype=float)
     low = max(params.min(), tokens.min() / PUBLISHED_RATIO)
     high = min(params.max(), tokens.max() / PUBLISHED_RATIO)
     if low < high:

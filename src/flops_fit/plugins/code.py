@@ -13,7 +13,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import write_json
+from flops_fit.files import write_object
 from flops_fit.plugins.file_state import file_state, is_settled
 from flops_fit.plugins.origin import is_core, is_installed
 from flops_fit.plugins.resolve import one_line, split_reference
@@ -224,7 +224,7 @@ def remembered_sources(cache: Path) -> Iterator[None]:
     before = dict(_remembered)
     yield
     if _remembered != before:
-        write_json(cache, {"reader": reader, "sources": _remembered})
+        write_object(cache, {"reader": reader, "sources": _remembered})
 
 
 def _known_source(file: Path) -> tuple[str, Iterable]:

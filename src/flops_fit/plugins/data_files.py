@@ -1,13 +1,12 @@
 """What the data of a sweep are, without reading them twice: hashes of files, versions of packages."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import write_json
+from flops_fit.files import read_object, write_object
 from flops_fit.plugins.file_state import file_state, is_settled
 
 PACKAGE = "package:"
@@ -32,10 +31,9 @@ class FileHashes:
 
     def _load(self) -> dict:
         try:
-            known = json.loads(self.cache.read_text())
-        except (OSError, ValueError):
+            return read_object(self.cache)
+        except FlopsFitError:  # none yet, broken, or of a newer version: it only saves time
             return {}
-        return known if isinstance(known, dict) else {}
 
     def of(self, path: Path) -> str:
         """The hash of a file, or of the names and hashes of all files below a folder."""
@@ -61,7 +59,7 @@ class FileHashes:
 
     def save(self) -> None:
         if self.changed:
-            write_json(self.cache, self.known)
+            write_object(self.cache, self.known)
             self.changed = False
 
 

@@ -2,17 +2,19 @@
 
 from collections import Counter
 
+from flops_fit.experiment.plan import Plan
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import count_text, flops_text, loss_text, share_text, time_text
+from flops_fit.sweep import SIX_ND
 
 MOST_ROWS = 1000  # per table of the page; the CSV has all rows
 
 
-def health_of(table: RunTable, records: list[dict], fit: dict, plan: dict | None) -> dict:
+def health_of(table: RunTable, records: list[dict], fit: dict, plan: Plan | None) -> dict:
     """Planned and spent resources, and every run or cell that the fit does not use, with its reason.
 
-    ``table`` holds the runs of ``fit``, ``records`` their records, ``plan`` the content of the plan
-    file or None.
+    ``table`` holds the runs of ``fit``, ``records`` their records, ``plan`` the plan of the
+    sweep or None.
     """
     reasons = {r["experiment_id"]: r.get("reason", "") for r in records}
     budgets = {r["experiment_id"]: flops_text(r["compute_budget"]) for r in records}
@@ -26,29 +28,29 @@ def health_of(table: RunTable, records: list[dict], fit: dict, plan: dict | None
     ]
     skipped = [
         {
-            "budget": flops_text(cell["compute_budget"]),
-            "size": cell["size_param_value"],
-            "why": cell["reason"],
+            "budget": flops_text(cell.compute_budget),
+            "size": cell.size_param_value,
+            "why": cell.reason,
         }
-        for cell in (plan or {}).get("skipped", [])
+        for cell in (plan.skipped if plan else [])
     ]
     return {
         "left_out": left_out[:MOST_ROWS],
         "skipped": skipped[:MOST_ROWS],
-        "warnings": (plan or {}).get("warnings", []),
+        "warnings": plan.warnings if plan else [],
         "spent": _spent(records, plan),
         "runs": _runs(table, records),
         "count": len(table.frame),
     }
 
 
-def _spent(records: list[dict], plan: dict | None) -> list[tuple[str, str, str]]:
+def _spent(records: list[dict], plan: Plan | None) -> list[tuple[str, str, str]]:
     """Rows (label, planned, spent) on the cost of the sweep."""
     trained = [r for r in records if r.get("tokens_seen")]
     if not trained:
         return []
-    key = "flops_6nd" if (plan or {}).get("convention") == "6nd" else "flops_counted"
-    planned = (plan or {"experiments": []})["experiments"]
+    key = "flops_6nd" if plan and plan.convention == SIX_ND else "flops_counted"
+    planned = plan.experiments if plan else []
     counts = Counter(r["status"] for r in records)
     done = ", ".join(f"{n} {status}" for status, n in counts.items())
     rows = [("Runs", str(len(planned) or ""), done)]
@@ -56,7 +58,7 @@ def _spent(records: list[dict], plan: dict | None) -> list[tuple[str, str, str]]
         ("Training FLOPs", key, key, flops_text),
         ("Tokens", "num_tokens", "tokens_seen", count_text),
     ):
-        total = sum(e[name] for e in planned)
+        total = sum(getattr(experiment, name) for experiment in planned)
         rows.append((label, write(total) if total else "", write(sum(r[seen] for r in trained))))
     seconds = [r["wall_seconds"] for r in trained if r.get("wall_seconds")]
     if seconds:

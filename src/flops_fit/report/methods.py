@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from flops_fit import __version__
+from flops_fit.experiment.plan import Plan
 from flops_fit.files import canonical_hash
 from flops_fit.notation import count_text, flops_text, unit_text
 
@@ -87,7 +88,7 @@ REFERENCES = {
 def checklist(
     fit: dict,
     records: list[dict],
-    plan: dict | None = None,
+    plan: Plan | None = None,
     files: Mapping[str, str | Path] | None = None,
 ) -> list[tuple[str, str]]:
     """Rows (topic, text) on everything that a paper should report about ``fit``.
@@ -119,14 +120,14 @@ def _law_rows(fit: dict) -> list[tuple[str, str]]:
     ]
 
 
-def _run_rows(fit: dict, plan: dict | None, ours: bool) -> list[tuple[str, str]]:
+def _run_rows(fit: dict, plan: Plan | None, ours: bool) -> list[tuple[str, str]]:
     """``ours``: the runs were trained here, so the meaning of their numbers is known."""
     data, left_out = fit["data"], fit["excluded"]
     counted = {
         None: fit["cost"]["words"],
         "counted": "counted forward and backward FLOPs",
         "6nd": "6 N D",
-    }[(plan or {}).get("convention")]
+    }[plan.convention if plan else None]
     column = data.get("params_column", "params")
     n_words = PARAMS[column] if ours else f"as in the column {column} of the table"
     d_words = "target elements trained on" if ours else "as in the table"
@@ -216,7 +217,7 @@ def _trust_rows(fit: dict) -> list[tuple[str, str]]:
     ]
 
 
-def _origin_rows(trained: list[dict], plan: dict | None, files: Mapping) -> list[tuple[str, str]]:
+def _origin_rows(trained: list[dict], plan: Plan | None, files: Mapping) -> list[tuple[str, str]]:
     versions = {"flops_fit": __version__}
     for package in dict.fromkeys(p for record in trained for p in record.get("versions", {})):
         known = sorted(
@@ -225,7 +226,7 @@ def _origin_rows(trained: list[dict], plan: dict | None, files: Mapping) -> list
         versions[package] = ", ".join(known)
     hardware = Counter(f"{r['processes']} x {r.get('device_name') or r['device']}" for r in trained)
     hashes = [f"{name} {_hash_of(Path(path))[:16]}" for name, path in files.items()]
-    plans = [f"plan {plan['fingerprint'][:16]}"] if plan else []
+    plans = [f"plan {plan.fingerprint[:16]}"] if plan else []
     return [
         ("Hardware", ", ".join(f"{h} ({n} runs)" for h, n in hardware.items()) or UNKNOWN),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),

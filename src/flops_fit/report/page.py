@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from flops_fit.experiment.plan import Plan
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import loss_text, share_text, unit_text
 from flops_fit.report.answer_text import answers_of, model_of, range_bars
@@ -30,7 +31,7 @@ def report_page(
     plots: str | Path,
     budgets: list[float],
     name: str,
-    plan: dict | None = None,
+    plan: Plan | None = None,
     files: dict[str, Path] | None = None,
     confirmed: Sequence[dict] = (),
     ledger: str = "",
@@ -76,7 +77,7 @@ def report_page(
         methods=methods_paragraph(fit, topics),
         bibtex=bibliography(fit, records),
         figures=figures_of(plots),
-        convention=(plan or {}).get("convention"),
+        convention=plan.convention if plan else None,
         trains=bool(records),
         budgets=budgets,
     )

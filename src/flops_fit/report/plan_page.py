@@ -1,8 +1,9 @@
 """The plan as a self-contained page: the cost of the sweep, its grid, and what may go wrong."""
 
+from flops_fit.experiment.plan import Plan
 from flops_fit.notation import time_text
 from flops_fit.plan.price import DEVICES, Rate, device_kind
-from flops_fit.plan.table import closing, totals
+from flops_fit.plan.table import PlanRow, closing, totals
 from flops_fit.report.pages import fill
 
 MOST_ROWS = 500  # of the table on the page; the CSV has all rows
@@ -10,8 +11,8 @@ MOST_ROWS = 500  # of the table on the page; the CSV has all rows
 
 def plan_page(
     name: str,
-    plan: dict,
-    rows: list[dict],
+    plan: Plan,
+    rows: list[PlanRow],
     warnings: list[str],
     rate: Rate,
     currency: str,
@@ -19,7 +20,7 @@ def plan_page(
 ) -> str:
     """The page of the sweep ``name`` as HTML.
 
-    ``plan`` is the content of its plan file, ``rows`` come from `flops_fit.plan.table.plan_rows`,
+    ``plan`` is its plan, ``rows`` come from `flops_fit.plan.table.plan_rows`,
     ``warnings`` are sentences, ``rate`` is the assumed speed, ``currency`` its sign, and ``figure``
     an SVG.
     """
@@ -35,7 +36,7 @@ def plan_page(
         estimate=closing(plan, rows, rate, currency)[-1],
         currency=currency,
         figure=figure.decode().partition("<svg")[2],
-        device=DEVICES[device_kind(plan["resources"]["gpus"])],
+        device=DEVICES[device_kind(plan.resources.gpus)],
     )
 
 

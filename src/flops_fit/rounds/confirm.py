@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
+from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import read_json
+from flops_fit.files import read_object
 from flops_fit.fit.answer import form_errors, log_distance
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.saved import interval, laws_of
 from flops_fit.notation import count_text, flops_text, loss_text
-from flops_fit.store.records import COMPLETED
 
 CONFIRMATION = "confirmation.json"
 FEWEST_SEED_PAIRS = 3  # least degrees of freedom of a measured seed noise
@@ -80,7 +80,7 @@ def compare(record: dict, predicted: dict, name: str) -> dict:
     minus predicted, ``inside_law`` and ``inside_run`` say whether the measured loss lies in either
     interval. Raises `FlopsFitError` if the run has another D than the prediction.
     """
-    completed = record["status"] == COMPLETED
+    completed = Status(record["status"]).usable
     loss = record["final_loss"] if completed else None
     outcome = {
         "sweep": predicted["sweep"],
@@ -119,14 +119,14 @@ def compare(record: dict, predicted: dict, name: str) -> dict:
 
 def confirmation_files(results: str | Path, sweep: str) -> list[str]:
     """Paths in ``results`` of the finished confirmations of ``sweep``, the cheapest first."""
-    files = {str(path): read_json(path) for path in Path(results).glob(f"*/{CONFIRMATION}")}
+    files = {str(path): read_object(path) for path in Path(results).glob(f"*/{CONFIRMATION}")}
     matching = [path for path, outcome in files.items() if outcome.get("sweep") == sweep]
     return sorted(matching, key=lambda path: (files[path]["flops"], path))
 
 
 def confirmations_of(results: str | Path, sweep: str) -> list[dict]:
     """The finished confirmations of ``sweep`` in ``results``, the cheapest first (see `compare`)."""
-    return [read_json(path) for path in confirmation_files(results, sweep)]
+    return [read_object(path) for path in confirmation_files(results, sweep)]
 
 
 def confirmation_table(outcome: dict) -> str:

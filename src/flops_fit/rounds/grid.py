@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.sweep import n_key
+from flops_fit.sweep import flops_per_token, n_key
 
 Size = int | float  # a value of the argument that the sweep varies
 
@@ -126,7 +126,7 @@ class Grid:
         tokens = budget / per_token
         counts = dict.fromkeys(("params", "params_nonembedding", "params_total"), params)
         return {
-            "run_id": f"{budget:g}-{size}-s{seed}",
+            "experiment_id": f"{budget:g}-{size}-s{seed}",
             "budget": budget,
             "size": size,
             "seed": seed,
@@ -156,11 +156,7 @@ class Grid:
     def _look(self, size: Size) -> tuple[float, float]:
         if size not in self.known:
             counted = self.count([size])[size]
-            per_token = (
-                counted.flops_per_token
-                if self.convention == "counted"
-                else 6.0 * counted.num_params
-            )
+            per_token = flops_per_token(counted, self.convention)
             n = getattr(counted, n_key(self.convention, self.params))
             self.known[size] = float(n), float(per_token)
         return self.known[size]
@@ -221,6 +217,6 @@ def planned_grid(config: dict, fit: dict, results: str, paths: list[str]) -> tup
     plan = plan_config(config, results, paths)
     add_search_paths(paths)
     params = config["fit"]["params"]
-    grid = Grid(design_of(plan, params), model_costs(config).of, params, plan["convention"])
+    grid = Grid(design_of(plan, params), model_costs(config).of, params, plan.convention)
     check_matches(fit, grid)
     return plan, grid

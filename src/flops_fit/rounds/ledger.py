@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import write_atomic
+from flops_fit.files import FORMAT, check_format, write_atomic
 
 LEDGER = "confirmations.jsonl"
 KEPT = (
@@ -33,11 +33,14 @@ def entries(results: str | Path) -> list[dict]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        kept = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     except ValueError:
         raise FlopsFitError(
             f"{path}: not a ledger of confirmations; allowed: one JSON object per line"
         ) from None
+    for entry in kept:
+        check_format(entry, path)
+    return kept
 
 
 def enter(results: str | Path, outcome: dict) -> None:
@@ -45,7 +48,7 @@ def enter(results: str | Path, outcome: dict) -> None:
 
     It replaces an earlier entry of the same sweep and name.
     """
-    entry = {key: outcome[key] for key in KEPT}
+    entry = {"format": FORMAT, **{key: outcome[key] for key in KEPT}}
     others = [
         e
         for e in entries(results)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.plan import Plan
 from flops_fit.fit.answer import predict
 from flops_fit.fit.bootstrap import draw
 from flops_fit.fit.core import fit_runs
@@ -34,17 +36,18 @@ BEYOND = 10.0  # default budget to answer for, as a multiple of the largest
 Groups = list[tuple[float, np.ndarray]]  # of runs that share a budget: (FLOPs, row positions)
 
 
-def design_of(plan: dict, params: str = "params") -> pd.DataFrame:
-    """The runs of ``plan`` (the content of a plan file) as the fit will read them, without losses.
+def design_of(plan: Plan, params: str = "params") -> pd.DataFrame:
+    """The runs of ``plan`` as the fit will read them, without losses.
 
     Returns one row per run, with N in the column ``params``; the argument ``params`` names the count
     that is N.
     """
-    records = [{**row, "status": "completed", "reason": ""} for row in plan["experiments"]]
-    frame = pd.DataFrame(run_table(records, plan["convention"]))
+    done = {"status": Status.COMPLETED, "reason": ""}
+    records = [{**experiment.to_dict(), **done} for experiment in plan.experiments]
+    frame = pd.DataFrame(run_table(records, plan.convention))
     frame["params"] = frame[params]
     counts = ["params", "params_nonembedding", "params_total", "flops_per_token"]
-    return frame[["run_id", "budget", "size", "seed", *counts, "tokens", "flops"]]
+    return frame[["experiment_id", "budget", "size", "seed", *counts, "tokens", "flops"]]
 
 
 def losses_of(design: pd.DataFrame, truth: Truth, times: int, seed: int = 0) -> np.ndarray:

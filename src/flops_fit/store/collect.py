@@ -2,80 +2,98 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from flops_fit.constants import Status, flops_6nd
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import hashes_file, run_folder, tables_file
-from flops_fit.files import FORMAT, read_json, write_atomic, write_json
+from flops_fit.experiment.plan import Plan
+from flops_fit.files import (
+    FORMAT,
+    check_format,
+    read_json,
+    read_object,
+    write_atomic,
+    write_json,
+    write_object,
+)
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.store.records import RESULT, read_failure, read_record
 from flops_fit.store.verified import Verified, state_of
-from flops_fit.sweep import SIX_ND, n_key, spent_flops
-
-COUNTS = (
-    "num_params",
-    "params",
-    "params_nonembedding",
-    "params_total",
-    "flops_per_token",
-    "flops_per_position",
-)
-FAILED = "failed"
+from flops_fit.sweep import COUNTED, SIX_ND, Experiment, ModelCount, n_key, table_names
 
 
-def collect(plan: dict, results: str | Path, failed: Iterable[str] = ()) -> list[dict]:
-    """The records of ``plan``'s experiments, in its order, each with its budget.
+def collect(plan: Plan, results: str | Path, failed: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The records below ``results`` of the experiments of ``plan``, in its order, with their budgets.
 
     Counts are taken from the plan, so that all runs are counted by the same counter whenever they
-    were trained. Experiments in ``failed`` are allowed to have no record: they stay in the list
+    were trained. Experiments whose ids are in ``failed`` may lack a record: they stay in the list
     with status ``failed`` and their reason. Raises `FlopsFitError` naming a broken or foreign file.
     """
-    failed, verified = set(failed), Verified(results)
+    without_record, verified = set(failed), Verified(results)
     records = [
-        _record(row, results, row["experiment_id"] in failed, verified)
-        for row in plan["experiments"]
+        _failed_record(experiment, results)
+        if experiment.experiment_id in without_record
+        else _record(experiment, results, verified)
+        for experiment in plan.experiments
     ]
     verified.save()
     return records
 
 
-def _record(row: dict, results: str | Path, failed: bool, verified: Verified) -> dict:
-    folder = run_folder(results, row["experiment_id"])
-    counts = {key: row[key] for key in COUNTS if key in row}
-    planned = {
-        "compute_budget": row["compute_budget"],
-        "size_param_value": row["size_param_value"],
-        "seed": row["seed"],
-        "num_tokens": row["num_tokens"],
+def planned_fields(experiment: Experiment) -> dict[str, Any]:
+    """What a record in ``results.json`` says of how its ``experiment`` was planned."""
+    return {
+        "compute_budget": experiment.compute_budget,
+        "size_param_value": experiment.size_param_value,
+        "seed": experiment.seed,
+        "num_tokens": experiment.num_tokens,
     }
-    if failed:
-        reason = read_failure(folder, row["hash"]) or "no record and no failure file"
-        return {
-            "experiment_id": row["experiment_id"],
-            "hash": row["hash"],
-            **planned,
-            **counts,
-            "status": FAILED,
-            "reason": reason,
-        }
-    state = state_of(folder / RESULT, row["hash"])
-    record = read_record(folder / RESULT, row["experiment_id"], row["hash"])
-    verified.note(folder / RESULT, state)
-    if record["tokens_seen"] != row["num_tokens"] and record["status"] == "completed":
+
+
+def _counts(count: ModelCount) -> dict[str, Any]:
+    """The part of a count that fits read."""
+    without = ("count_method", "activation_bytes")
+    return {name: value for name, value in count.to_dict().items() if name not in without}
+
+
+def _failed_record(experiment: Experiment, results: str | Path) -> dict[str, Any]:
+    folder = run_folder(results, experiment.experiment_id)
+    return {
+        "format": FORMAT,
+        "experiment_id": experiment.experiment_id,
+        "hash": experiment.hash,
+        **planned_fields(experiment),
+        **_counts(experiment.count),
+        "status": Status.FAILED,
+        "reason": read_failure(folder, experiment.hash) or "no record and no failure file",
+    }
+
+
+def _record(experiment: Experiment, results: str | Path, verified: Verified) -> dict[str, Any]:
+    path = run_folder(results, experiment.experiment_id) / RESULT
+    state = state_of(path, experiment.hash)
+    record = read_record(path, experiment.experiment_id, experiment.hash)
+    if state is not None:
+        verified.note(path, state)
+    if record["tokens_seen"] != experiment.num_tokens and Status(record["status"]).usable:
         raise FlopsFitError(
-            f"{folder / RESULT}: trained on {record['tokens_seen']} tokens, planned "
-            f"{row['num_tokens']}"
+            f"{path}: trained on {record['tokens_seen']} tokens, planned {experiment.num_tokens}"
         )
-    merged = {**record, **planned, **counts}
-    if "flops_per_position" in counts:  # what was spent for a token, not what was expected
-        merged["flops_counted"] = spent_flops(merged)
+    count = experiment.count
+    merged = {**record, **planned_fields(experiment), **_counts(count)}
+    if count.flops_per_position is not None:  # what was spent for a token, not what was expected
+        merged["flops_counted"] = count.spent_flops(
+            record["tokens_seen"], record["input_positions"]
+        )
         merged["flops_per_token"] = merged["flops_counted"] / merged["tokens_seen"]
     return merged
 
 
-def run_table(records: list[dict], convention: str) -> list[dict]:
-    """One flat row per record, in the columns that the fit reads.
+def run_table(records: Iterable[Mapping[str, Any]], convention: str) -> list[dict[str, Any]]:
+    """One flat row per record of ``records``, in the columns that the fit reads.
 
     ``flops`` follows ``convention`` (counted or 6nd) for the tokens really seen; ``loss`` is the
     held-out loss, empty for a run that diverged or failed.
@@ -83,28 +101,30 @@ def run_table(records: list[dict], convention: str) -> list[dict]:
     return [_row(record, convention) for record in records]
 
 
-def _row(record: dict, convention: str) -> dict:
+def _row(record: Mapping[str, Any], convention: str) -> dict[str, Any]:
     identity = record.get("identity", {})
+    named, count = table_names(record), ModelCount.from_dict(record)
     tokens = record.get("tokens_seen", record["num_tokens"])
-    counted = spent_flops(record) if "tokens_seen" in record else record["flops_per_token"] * tokens
-    six_nd = 6.0 * record["num_params"] * tokens
+    counted = count.spent_flops(tokens, record.get("input_positions"))
+    six_nd = flops_6nd(count.num_params, tokens)
+    flops = counted if convention == COUNTED else six_nd
     return {
-        "run_id": record["experiment_id"],
+        "experiment_id": record["experiment_id"],
         "status": record["status"],
-        "budget": record["compute_budget"],
-        "size": record["size_param_value"],
+        "budget": named["budget"],
+        "size": named["size"],
         "seed": record["seed"],
-        "params": record[n_key(convention)],
-        "params_nonembedding": record["params_nonembedding"],
-        "params_total": record["params_total"],
-        "num_params": record["num_params"],
+        "params": getattr(count, n_key(convention)),
+        "params_nonembedding": count.params_nonembedding,
+        "params_total": count.params_total,
+        "num_params": count.num_params,
         "tokens": tokens,
-        "flops": counted if convention == "counted" else six_nd,
+        "flops": flops,
         "flops_6nd": six_nd,
         "flops_counted": counted,
-        "flops_per_token": counted / tokens if convention == "counted" else six_nd / tokens,
-        "loss": record.get("final_loss"),
-        "loss_se": record.get("final_loss_se"),
+        "flops_per_token": flops / tokens,
+        "loss": named.get("loss"),
+        "loss_se": named.get("loss_se"),
         "steps": record.get("steps_done"),
         "batch_items": identity.get("batch_items"),
         "learning_rate": identity.get("learning_rate"),
@@ -112,12 +132,17 @@ def _row(record: dict, convention: str) -> dict:
         "wall_seconds": record.get("wall_seconds"),
         "tokens_per_second": record.get("tokens_per_second"),
         "reason": record["reason"],
-        **({"params_matmul": record["params"]} if convention == SIX_ND else {}),
+        **({"params_matmul": count.params} if convention == SIX_ND else {}),
     }
 
 
-def write_results(records: list[dict], convention: str, json_path: str, csv_path: str) -> None:
-    """Write both tables, each whole."""
+def write_results(
+    records: list[dict[str, Any]], convention: str, json_path: str | Path, csv_path: str | Path
+) -> None:
+    """Write ``records`` to ``json_path`` and their `run_table` to ``csv_path``, each file whole.
+
+    ``convention`` as in `run_table`.
+    """
     rows = run_table(records, convention)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -128,27 +153,35 @@ def write_results(records: list[dict], convention: str, json_path: str, csv_path
 
 
 def note_tables(results: str | Path, sweep: str, tables: Iterable[str]) -> None:
-    """Keep what the tables of a sweep hold, so that `edited_tables` notices an edit by hand."""
+    """Keep what the ``tables`` of ``sweep`` hold, so that `edited_tables` notices an edit by hand.
+
+    ``results`` is the folder of all results.
+    """
     hashes = FileHashes(hashes_file(results))
     digests = {str(Path(path)): hashes.of(Path(path)) for path in tables}
-    write_json(tables_file(results, sweep), {"format": FORMAT, "sha256": digests})
+    write_object(tables_file(results, sweep), {"sha256": digests})
 
 
 def edited_tables(results: str | Path, sweep: str) -> list[Path]:
-    """The tables of a sweep that are not as `collect` wrote them."""
+    """The tables of ``sweep``, below ``results``, that are not as `collect` wrote them."""
     try:
-        known = read_json(tables_file(results, sweep))["sha256"]
+        known = read_object(tables_file(results, sweep))["sha256"]
         hashes = FileHashes(hashes_file(results))
         edited = [p for p in map(Path, known) if p.exists() and hashes.of(p) != known[str(p)]]
-    except (FlopsFitError, KeyError, TypeError):  # not collected yet, or by an older version
+    except (FlopsFitError, KeyError, TypeError):  # not collected yet, or by another version
         return []
     hashes.save()
     return edited
 
 
-def read_results(path: str | Path) -> list[dict]:
-    """The records of a ``results.json``; raises `FlopsFitError` for another file."""
+def read_results(path: str | Path) -> list[dict[str, Any]]:
+    """The records of the ``results.json`` at ``path``.
+
+    Raises `FlopsFitError` for another file, or for a record of a newer version.
+    """
     records = read_json(path)
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise FlopsFitError(f"{path}: expected a JSON list of records")
+    for record in records:
+        check_format(record, path)
     return records

@@ -5,6 +5,7 @@ import fcntl
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
@@ -15,7 +16,7 @@ POLL_SECONDS = 0.1
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path, stop: StopRequest | None = None):
+def run_lock(folder: Path, stop: StopRequest | None = None) -> Iterator[None]:
     """Hold the lock of ``folder``; made if missing, and freed by the kernel when its holder dies.
 
     Waits for a trainer that is at work, such as one that still saves or the orphan of a killed
@@ -28,9 +29,9 @@ def run_lock(folder: Path, stop: StopRequest | None = None):
     except OSError as error:
         raise FlopsFitError(f"{folder}: cannot be written ({error.strerror})") from None
     try:
-        if not _taken(descriptor):
+        if not _lock(descriptor):
             print(f"flops-fit: {folder.name}: another trainer is at work; waiting", file=sys.stderr)
-            while not _taken(descriptor):  # not in one blocking call: signals must get through
+            while not _lock(descriptor):  # not in one blocking call: signals must get through
                 if stop:
                     raise Stopped(f"{folder.name}: stopped on {stop.signal} while waiting")
                 time.sleep(POLL_SECONDS)
@@ -40,7 +41,7 @@ def run_lock(folder: Path, stop: StopRequest | None = None):
 
 
 @contextlib.contextmanager
-def lock_if_free(folder: Path):
+def lock_if_free(folder: Path) -> Iterator[bool]:
     """Keep trainers out of ``folder`` unless one is at work there; yields whether none is.
 
     Writes nothing: a folder without a lock has no trainer, and sharing the lock is enough.
@@ -51,12 +52,13 @@ def lock_if_free(folder: Path):
         yield True
         return
     try:
-        yield _taken(descriptor, fcntl.LOCK_SH)
+        yield _lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 
 
-def _taken(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+def _lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Try to get the lock, exclusive unless ``kind`` is shared; returns whether we hold it now."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,12 +1,14 @@
-"""A plan read back from its file, checked as far as every reader needs it."""
+"""A plan read back from its file, checked as far as its readers need it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import check_plan_file, data_plan_file, plan_file, sweep_plan_file
-from flops_fit.files import check_format, read_json, write_atomic
+from flops_fit.experiment.plan import Plan
+from flops_fit.files import read_object, write_atomic
 
 TEXT, NUMBER = (str,), (int, float)
 PLAN: Mapping[str, tuple] = {
@@ -37,50 +39,87 @@ ROW: Mapping[str, tuple] = {
     "tokens_per_item": NUMBER,
     "learning_rate": NUMBER,
     "flops_per_token": NUMBER,
-    "flops_counted": NUMBER,
-    "flops_6nd": NUMBER,
     "activation_bytes": NUMBER,
 }
 
 
-def read_plan(path: str | Path, needed: Collection[str] = (*PLAN, *ROW)) -> dict:
-    """The plan of a sweep; a `FlopsFitError` names a file that is missing, broken or another's.
+SKIPPED: Mapping[str, tuple] = {
+    "compute_budget": NUMBER,
+    "size_param_value": NUMBER,
+    "reason": TEXT,
+}
+NEEDED_BY_STORE = ("fingerprint", "check", "data_dir", "experiments")
 
-    ``needed``: the keys, of the plan and of its experiments, that the reader will look at.
+
+@dataclass(frozen=True)
+class PlanUse:
+    """What a plan uses of the store, which plans of older versions say too.
+
+    ``experiments`` are the ids of its runs; ``fingerprint``, ``check`` and ``data_dir`` as in `Plan`.
     """
-    of_plan, of_row = ({k: v for k, v in part.items() if k in needed} for part in (PLAN, ROW))
-    plan = read_json(path)
-    check_format(plan, path)
-    wrong = _wrong(plan, of_plan)
-    if not wrong and not plan["experiments"]:
-        wrong = "experiments"
-    for place, row in enumerate([] if wrong else plan["experiments"]):
-        key = _wrong(row, of_row)
-        if key:
-            wrong = f"experiments.{place}.{key}"
-            break
+
+    fingerprint: str
+    check: str
+    data_dir: str | None
+    experiments: list[str]
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan of a sweep, in the file ``path``.
+
+    Raises `FlopsFitError` that names a file that is missing, broken, or of another version.
+    """
+    value = read_object(path)
+    wrong = _wrong(value, PLAN) or _wrong_rows(value, "experiments", ROW)
+    wrong = wrong or _wrong_rows(value, "skipped", SKIPPED)
+    if not wrong:
+        try:
+            return Plan.from_dict(value)
+        except (LookupError, TypeError, AttributeError) as error:
+            wrong = str(error)
+    raise _no_plan(path, wrong)
+
+
+def read_plan_use(path: str | Path) -> PlanUse:
+    """What the plan in the file ``path`` uses of the store; errors as those of `read_plan`."""
+    value = read_object(path)
+    wrong = _wrong(value, {name: PLAN[name] for name in NEEDED_BY_STORE})
+    wrong = wrong or _wrong_rows(value, "experiments", {"experiment_id": TEXT})
     if wrong:
-        raise FlopsFitError(
-            f"{path}: no plan, or another version's (see {wrong}); plan again, with `flops-fit plan "
-            "--config CONFIG` or `snakemake plan --cores 1`"
-        )
-    return plan
+        raise _no_plan(path, wrong)
+    ids = [row["experiment_id"] for row in value["experiments"]]
+    return PlanUse(value["fingerprint"], value["check"], value["data_dir"], ids)
 
 
-def keep_plan(plan: dict, name: str, results: str | Path) -> Path:
-    """Copy the plan's file to where jobs look for it; returns the sweep's, under its ``name``.
+def keep_plan(plan: Plan, name: str, results: str | Path) -> Path:
+    """Copy the file of ``plan`` below ``results`` to where jobs look for it.
 
-    The others are named by the check and by the data: sweeps share these, whose jobs therefore know
-    no sweep.
+    Returns the copy of the sweep, under its ``name``. The others are named by the check and by the
+    data: sweeps share these, and their jobs therefore know no sweep.
     """
-    copies = [sweep_plan_file(results, name), check_plan_file(results, Path(plan["check"]).stem)]
-    if plan["data_dir"]:
-        copies.append(data_plan_file(results, Path(plan["data_dir"]).name))
-    content = plan_file(results, plan["fingerprint"]).read_bytes()
+    copies = [sweep_plan_file(results, name), check_plan_file(results, Path(plan.check).stem)]
+    if plan.data_dir:
+        copies.append(data_plan_file(results, Path(plan.data_dir).name))
+    content = plan_file(results, plan.fingerprint).read_bytes()
     for copy in copies:
         if not copy.exists() or copy.read_bytes() != content:
             write_atomic(copy, content)
     return copies[0]
+
+
+def _no_plan(path: str | Path, wrong: str) -> FlopsFitError:
+    return FlopsFitError(
+        f"{path}: no plan, or another version's (see {wrong}); plan again, with `flops-fit plan "
+        "--config CONFIG` or `snakemake plan --cores 1`"
+    )
+
+
+def _wrong_rows(plan: Mapping[str, Any], name: str, kinds: Mapping[str, tuple]) -> str:
+    """The place of the first wrong key in the rows under ``name``; empty where all are right."""
+    if name == "experiments" and not plan[name]:
+        return name
+    wrong = ((place, _wrong(row, kinds)) for place, row in enumerate(plan[name]))
+    return next((f"{name}.{place}.{key}" for place, key in wrong if key), "")
 
 
 def _wrong(value: Any, kinds: Mapping[str, tuple]) -> str:

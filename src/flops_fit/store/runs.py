@@ -11,19 +11,20 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import experiment_id
-from flops_fit.experiment.places import MANIFEST, plan_folder, run_folder, sweep_plans_folder
+from flops_fit.experiment.places import DATA_MANIFEST, plan_folder, run_folder, sweep_plans_folder
+from flops_fit.experiment.recipe import read_recipe
 from flops_fit.experiment.used import other_late
-from flops_fit.files import canonical_hash, write_atomic
+from flops_fit.files import write_atomic
 from flops_fit.store.locks import LOCK, lock_if_free
-from flops_fit.store.plan_file import read_plan
+from flops_fit.store.plan_file import PlanUse, read_plan_use
 from flops_fit.store.records import (
     CHECKPOINTS,
-    COMPLETED,
     FAILURE,
     RECORD,
     RESULT,
@@ -32,9 +33,8 @@ from flops_fit.store.records import (
     set_aside,
 )
 
-RUNNING, FAILED, UNFINISHED, CORRUPT = "running", "failed", "unfinished", "corrupt"
+RUNNING, UNFINISHED, CORRUPT = "running", "unfinished", "corrupt"  # beside those of `Status`
 ID = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")  # what the workflow takes for one; no path
-STORED = ("experiments", "experiment_id", "data_dir", "check", "fingerprint")  # known of a plan
 PRUNED = ".pruned-"  # a folder on its way out
 
 
@@ -55,18 +55,21 @@ def stored_runs(results: str | Path) -> list[Run]:
     return [_run(folder, users.get(folder.name, [])) for folder in _run_folders(results)]
 
 
-def read_sweeps(results: str | Path) -> dict[str, dict]:
-    """The plan of each sweep by its name; a broken plan is a `FlopsFitError` that names it."""
+def read_sweeps(results: str | Path) -> dict[str, PlanUse]:
+    """What each sweep of ``results`` uses, by the name of the sweep.
+
+    Raises `FlopsFitError` that names a broken plan.
+    """
     files = sorted(sweep_plans_folder(results).glob("*.json"))
-    return {path.stem: read_plan(path, STORED) for path in files}
+    return {path.stem: read_plan_use(path) for path in files}
 
 
-def users_of_runs(sweeps: dict[str, dict]) -> dict[str, list[str]]:
-    """The sweeps that use an experiment, by its id."""
+def users_of_runs(sweeps: Mapping[str, PlanUse]) -> dict[str, list[str]]:
+    """The names of the ``sweeps`` that use an experiment, by its id."""
     users: dict[str, list[str]] = {}
     for name, plan in sweeps.items():
-        for row in plan["experiments"]:
-            users.setdefault(row["experiment_id"], []).append(name)
+        for experiment in plan.experiments:
+            users.setdefault(experiment, []).append(name)
     return users
 
 
@@ -93,21 +96,24 @@ def _run(folder: Path, sweeps: list[str]) -> Run:
 
 def _files(path: Path) -> list[os.stat_result]:
     """The states of a file, or of all files below a folder that are still there."""
-    found = []
+    states = []
     for file in [path] if path.is_file() else path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # a trainer is at work
             if file.is_file():
-                found.append(file.stat())
-    return found
+                states.append(file.stat())
+    return states
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file or of all files below a folder."""
+    """Bytes of the file at ``path``, or of all files below that folder."""
     return sum(stat.st_size for stat in _files(path))
 
 
 def run_status(folder: Path) -> str:
-    """How far a run is; one that has a sound record is over, whatever else lies beside it."""
+    """How far the run in ``folder`` is: completed, diverged, running, failed, unfinished or corrupt.
+
+    A run that has a sound record is over, whatever else lies beside it.
+    """
     if (folder / RECORD).exists():
         try:
             return read_record(folder / RECORD, folder.name)["status"]
@@ -116,14 +122,14 @@ def run_status(folder: Path) -> str:
     with lock_if_free(folder) as free:
         if not free:
             return RUNNING
-    return FAILED if (folder / FAILURE).exists() else UNFINISHED
+    return Status.FAILED if (folder / FAILURE).exists() else UNFINISHED
 
 
 def unused(results: str | Path) -> dict[str, list[Path]]:
-    """What no sweep uses, by kind: runs, data, and files of plans (which are made again at need).
+    """What no sweep of ``results`` uses, by kind: runs, data, and files of plans (made again at need).
 
-    Runs at work are left out. Refused without any sweep (everything would go) and while a workflow
-    is at work, whose waiting jobs may belong to a plan that has been replaced since.
+    Runs at work are left out. Raises `FlopsFitError` where there is no sweep (everything would go) and
+    while a workflow is at work, whose waiting jobs may belong to a plan that has been replaced since.
     """
     sweeps = read_sweeps(results)
     if not sweeps:
@@ -135,12 +141,12 @@ def unused(results: str | Path) -> dict[str, list[Path]]:
         )
     users = users_of_runs(sweeps)
     runs = [f for f in _run_folders(results) if f.name not in users and _is_free(f)]
-    data = {Path(plan["data_dir"]).name for plan in sweeps.values() if plan["data_dir"]}
-    checks = {Path(plan["check"]).stem for plan in sweeps.values()}
+    data = {Path(plan.data_dir).name for plan in sweeps.values() if plan.data_dir}
+    checks = {Path(plan.check).stem for plan in sweeps.values()}
     at_work = {f.name for f in _run_folders(results)} - {f.name for f in runs}
     kept = {
         "specs": {*users, *at_work},
-        "plans": {plan["fingerprint"][:16] for plan in sweeps.values()},
+        "plans": {plan.fingerprint[:16] for plan in sweeps.values()},
         "checks": checks,
         "checked": checks,
         "data": data,
@@ -151,7 +157,7 @@ def unused(results: str | Path) -> dict[str, list[Path]]:
         "data": [
             path
             for path in _folders(Path(results, "data"))
-            if path.name not in data and (path / MANIFEST).exists()
+            if path.name not in data and (path / DATA_MANIFEST).exists()
         ],
         "files of plans": [
             path
@@ -168,9 +174,9 @@ def _is_free(folder: Path) -> bool:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file or a folder, the folder renamed first: a kill leaves no half of it in place.
+    """Remove the file or folder ``path``, a folder renamed first: a kill leaves no half of it in place.
 
-    False for a run that a trainer has taken meanwhile.
+    Returns whether it was removed: not a run that a trainer works on by now.
     """
     if path.is_file():
         path.unlink()
@@ -185,7 +191,7 @@ def remove(path: Path) -> bool:
 
 
 def found_records(source: str | Path) -> list[Path]:
-    """The records below a results folder, its ``runs``, or one run's folder."""
+    """The record files below ``source``: a results folder, its ``runs``, or the folder of one run."""
     source = Path(source)
     if (source / RECORD).exists():
         return [source / RECORD]
@@ -201,24 +207,24 @@ def check_foreign(content: bytes) -> dict:
     try:
         claimed = json.loads(content)
         identity = claimed["identity"]
-        name, digest = experiment_id(identity), canonical_hash(identity)
+        recipe = read_recipe(identity)
+        name, digest = recipe.experiment_id, recipe.hash
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise FlopsFitError("not a record of an experiment") from None
     record = check_record(content, name, digest)
     if not ID.fullmatch(name):
         raise FlopsFitError(f"its id {name!r} is not allowed")
-    if record["status"] == COMPLETED:
-        tokens = record["tokens_seen"]
-        if tokens != identity["tokens"]:
-            raise FlopsFitError(f"trained on {tokens} tokens, planned {identity['tokens']}")
+    if Status(record["status"]).usable and record["tokens_seen"] != recipe.tokens:
+        raise FlopsFitError(f"trained on {record['tokens_seen']} tokens, planned {recipe.tokens}")
     return record
 
 
 def import_record(path: Path, results: str | Path) -> str:
-    """Copy a record into the store, and say what came of it: "imported" or "already here".
+    """Copy the record at ``path`` into the store below ``results``.
 
-    A sound record that is here stays, whatever the other says; a corrupt one is moved aside. The
-    next workflow makes the result from the record. Raises `FlopsFitError` for one that is refused.
+    Returns what came of it: "imported" or "already here". A sound record that is here stays,
+    whatever the other holds; a corrupt one is moved aside. The next workflow makes the result from
+    the record. Raises `FlopsFitError` for a record that is refused.
     """
     try:
         content = path.read_bytes()
@@ -230,11 +236,11 @@ def import_record(path: Path, results: str | Path) -> str:
         raise FlopsFitError(f"it was trained with another {', '.join(other)} than lies here")
     folder = run_folder(results, record["experiment_id"])
     folder.mkdir(parents=True, exist_ok=True)
-    own, broken = folder / RECORD, None
+    target, broken = folder / RECORD, None
     with lock_if_free(folder) as free:
-        if own.exists():
+        if target.exists():
             try:
-                here = read_record(own, record["experiment_id"], record["hash"])
+                here = read_record(target, record["experiment_id"], record["hash"])
             except FlopsFitError as error:
                 broken = error
             else:
@@ -245,7 +251,7 @@ def import_record(path: Path, results: str | Path) -> str:
         if not free:
             raise FlopsFitError("a trainer is at work on this experiment here")
         if broken:
-            print(f"flops-fit: {broken}; moved to {set_aside(own).name}", file=sys.stderr)
-        write_atomic(own, content)
+            print(f"flops-fit: {broken}; moved to {set_aside(target).name}", file=sys.stderr)
+        write_atomic(target, content)
         (folder / RESULT).unlink(missing_ok=True)  # it was the copy of another record, or of none
     return "imported"

@@ -1,4 +1,4 @@
-"""Being told to stop: signals that ask for a checkpoint, and the death of the launcher."""
+"""How a run is asked to stop: by signals, and by the death of its launcher."""
 
 import contextlib
 import ctypes
@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 RETRY_STATUS = 75  # EX_TEMPFAIL: stopped on request, work saved, try again
@@ -41,11 +42,11 @@ class StopRequest:
             self._seen.set()
         return self.signal is not None
 
-    def _handle(self, number, frame) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
 
     @contextlib.contextmanager
-    def listening(self):
+    def listening(self) -> "Iterator[StopRequest]":
         """Install the handlers for the duration of a block."""
         previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         arrivals, ours = socket.socketpair()
@@ -99,18 +100,19 @@ def stop_with_parent(parent: int) -> None:
 
 
 def outlive(launcher: list[str], environment: dict[str, str]) -> int:
-    """Run ``launcher``; return its exit status once it and the trainers that it left have ended.
+    """Run ``launcher`` in ``environment`` until it and the trainers that it leaves have ended.
 
-    A signal to a whole job (SLURM's at ``scancel``, a time limit or preemption) kills the launcher at
-    once, while its trainers still save; whoever waited for the launcher alone would end the job, and
-    SLURM them with it. So its orphans become our children (on Linux) and are waited for. Requests
-    to stop are passed on to the launcher, and so is our death: its end is what trainers hear of.
+    Returns its exit status. A signal to a whole job (SLURM's at ``scancel``, a time limit or
+    preemption) kills the launcher at once, while its trainers still save. Whoever waited for the
+    launcher alone would end the job, and SLURM would end the trainers with it. So its orphans
+    become our children (on Linux) and are waited for. Requests to stop are passed on to the
+    launcher, and so is our death: from the end of the launcher the trainers learn of it.
     """
-    told: list[int] = []
+    signals: list[int] = []
     child = 0
 
-    def tell(number, frame):
-        told.append(number)
+    def tell(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
         if child:
             with contextlib.suppress(ProcessLookupError):  # it has ended just now
                 os.kill(child, signal.SIGTERM)
@@ -122,7 +124,7 @@ def outlive(launcher: list[str], environment: dict[str, str]) -> int:
     if not child:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         os.execve(launcher[0], launcher, {**environment, LAUNCHER: str(os.getpid())})
-    if told:  # before there was anyone to tell
+    if signals:  # before the child could be asked
         os.kill(child, signal.SIGTERM)
     status = 0
     while True:

@@ -8,14 +8,16 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import canonical_hash, write_json
+from flops_fit.files import FORMAT, canonical_hash, check_format, write_json
 from flops_fit.store.records import seal
 
-MANIFEST = "manifest.json"
+CHECKPOINT_MANIFEST = "manifest.json"
+START: dict[str, Any] = {"step": 0, "position": 0, "seen": 0, "seconds": 0.0, "input_positions": 0}
 KEEP = 2  # the newest and one to fall back on
 
 log = logging.getLogger(__name__)
@@ -87,12 +89,13 @@ class Checkpoints:
                 ).hexdigest()
                 os.fsync(file.fileno())
         manifest = {
+            "format": FORMAT,
             "hash": self.experiment_hash,
             "counters": counters,
             "files": hashes,
             "processes": self.accelerator.num_processes,
         }
-        write_json(folder / MANIFEST, seal(manifest))
+        write_json(folder / CHECKPOINT_MANIFEST, seal(manifest))
         _flush_folder(folder)
 
     def restore(self) -> dict | None:
@@ -129,10 +132,11 @@ class Checkpoints:
 
     def _verify(self, folder: Path) -> tuple[str, dict]:
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
+            manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_text())
             checksum = manifest.pop("checksum")
             if canonical_hash(manifest) != checksum:
-                return f"{MANIFEST} does not match its checksum", {}
+                return f"{CHECKPOINT_MANIFEST} does not match its checksum", {}
+            check_format(manifest, CHECKPOINT_MANIFEST)
             if manifest["hash"] != self.experiment_hash:
                 return "it belongs to another experiment", {}
             if manifest["processes"] != self.accelerator.num_processes:
@@ -141,10 +145,12 @@ class Checkpoints:
                 with (folder / name).open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                         return f"{name} does not match its hash", {}
+        except FlopsFitError as error:
+            return str(error), {}
         except OSError as error:
             return f"{error.filename} cannot be read ({error.strerror})", {}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return f"{MANIFEST} is broken ({error})", {}
+            return f"{CHECKPOINT_MANIFEST} is broken ({error})", {}
         return "", manifest
 
 

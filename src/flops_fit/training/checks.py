@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,10 +15,12 @@ from torch.utils._pytree import tree_leaves
 from flops_fit.data import Data, as_targets, bytes_per_token
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
-from flops_fit.experiment.options import TrainOptions, options_of
+from flops_fit.experiment.options import TrainOptions
+from flops_fit.experiment.spec import Spec, options_of
 from flops_fit.loss import adds_up, count_per_item, ignore_index_of, masks_targets
 from flops_fit.model_factory import call_model
 from flops_fit.optimizer import as_one_optimizer, check_optimizer
+from flops_fit.plan.amounts import CheckedData
 from flops_fit.plan.items import Items, check_items, known_amount, leading_items
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plugins.resolve import add_search_paths, one_line
@@ -107,33 +110,31 @@ def check_partial_item(model: nn.Module, data: Data, loss_fn, tokens: int, per_i
         )
 
 
-def check_inputs(spec: dict, train: Callable[..., dict]) -> dict:
+def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedData:
     """Try one real batch at the size of ``spec``: data, model, loss and optimiser together.
 
     ``train`` is the trainer's, which takes two real steps and evaluates: what would end every job
-    ends here. Returns what is now known of the data: ``unique_items``, ``unique_tokens``,
-    ``heldout_items`` and ``bytes_per_token`` (None where unknown), and ``notes``, sentences on what
-    is not used or not as the contract has it. Raises `FlopsFitError` that says which part of the
-    contract is broken.
+    ends here. Returns what is known of the data from then on. Raises `FlopsFitError` that says which
+    part of the contract is broken.
     """
-    add_search_paths(spec["search_paths"])
-    identity = spec["identity"]
+    add_search_paths(spec.search_paths)
+    recipe = spec.recipe
     data = load_data(spec)
-    loss_fn = load_loss(identity["loss"]["function"])
-    reference = identity["dataset"]["factory"]
+    loss_fn = load_loss(recipe.shared.loss.function)
+    reference = recipe.shared.dataset.factory
     planned = planned_items(spec)
-    items = check_items(reread(data, spec), loss_fn, planned, identity["batch_items"])
+    items = check_items(reread(data, spec), loss_fn, planned, recipe.batch_items)
     if planned.ordinary and items.ordinary and items.tokens != planned.tokens:
         raise FlopsFitError(
             f"{reference}: an item has {items.tokens} target elements, the plan was made with "
             f"{planned.tokens}; dataset.example must return an item of the same shape"
         )
-    model = make_model(spec)
+    model = make_model(recipe)
     check_batch(model, data, loss_fn, reference)
     try:
-        optimizer = as_one_optimizer(make_optimizer(spec, model, identity["learning_rate"]))
+        optimizer = as_one_optimizer(make_optimizer(recipe, model, recipe.learning_rate))
     except TypeError as error:
-        raise FlopsFitError(f"{identity['optimizer']['factory']}: {error}") from None
+        raise FlopsFitError(f"{recipe.shared.optimizer.factory}: {error}") from None
     check_optimizer(optimizer, model)
     notes = [*data.notes, *check_mean(model, reread(data, spec), loss_fn)]
     take_two_steps(spec, reread(data, spec), loss_fn, items.tokens, train)
@@ -142,36 +143,39 @@ def check_inputs(spec: dict, train: Callable[..., dict]) -> dict:
             f"{reference}: is a generator, which can be read once; a run that needs more items "
             "than it has will end in an error"
         )
-    return {
-        "notes": notes,
-        "read_once": data.read_once,
+    return CheckedData(
+        notes=notes,
+        read_once=data.read_once,
         **known_amount(items),
-        "heldout_items": None if data.is_stream else len(data.heldout),
-        "bytes_per_token": bytes_per_token(data.train),
-    }
+        heldout_items=None if data.is_stream else len(data.heldout),
+        bytes_per_token=bytes_per_token(data.train),
+    )
 
 
-def planned_items(spec: dict) -> Items:
+def planned_items(spec: Spec) -> Items:
     """What the plan of ``spec`` expects of an item."""
-    counts = spec["counts"]
-    tokens, per_position = counts["tokens_per_item"], counts.get("flops_per_position")
+    tokens, per_position = spec.tokens_per_item, spec.count.flops_per_position
     return Items(
         tokens=tokens,
-        positions=tokens * counts["flops_per_token"] / per_position if per_position else 0,
-        ignored="expected_items" in spec["identity"],
+        positions=tokens * spec.count.flops_per_token / per_position if per_position else 0,
+        ignored=spec.recipe.expected_items is not None,
         uneven=per_position is not None,
     )
 
 
-def reread(data: Data, spec: dict) -> Data:
-    """The same data from their beginning: what can be read once is made again."""
+def reread(data: Data, spec: Spec) -> Data:
+    """The same ``data`` from their beginning: what can be read once is made again, from ``spec``."""
     return load_data(spec) if data.read_once else data
 
 
 def take_two_steps(
-    spec: dict, data: Data, loss_fn: Callable, per_item: float, train: Callable[..., dict]
+    spec: Spec, data: Data, loss_fn: Callable, per_item: float, train: Callable[..., dict[str, Any]]
 ) -> None:
-    """Train two small batches as a job would, on the CPU, and evaluate one."""
+    """Train two small batches of ``data`` as the job of ``spec`` would, on the CPU, and evaluate one.
+
+    ``per_item``: target elements of an item; ``loss_fn`` and ``train`` as in `check_inputs`. Raises
+    `FlopsFitError` where it fails.
+    """
     options = options_of(spec)
     few = math.ceil(STEP_ITEMS / min(per_item, 1))  # enough to keep a target in each step
     items = min(options.batch_items, few, data.unique_items or few)
@@ -191,10 +195,10 @@ def take_two_steps(
     try:
         train(
             "check",
-            lambda: make_model(spec),
+            lambda: make_model(spec.recipe),
             data,
             loss_fn,
-            lambda model, rate: make_optimizer(spec, model, rate),
+            lambda model, rate: make_optimizer(spec.recipe, model, rate),
             options,
         )
     except FlopsFitError:

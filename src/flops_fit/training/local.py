@@ -2,11 +2,21 @@
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from torch import nn
+
+from flops_fit.data import Data
 from flops_fit.errors import FlopsFitError
-from flops_fit.files import read_json, write_json
+from flops_fit.experiment.options import TrainOptions
+from flops_fit.files import write_json
+from flops_fit.model_factory import create_model
+from flops_fit.store.collect import read_results
 from flops_fit.store.records import set_aside
+from flops_fit.sweep import Experiment
 
 
 def is_main_process() -> bool:
@@ -20,6 +30,57 @@ def say(text: str) -> None:
         print(f"flops-fit: {text}", file=sys.stderr)
 
 
+@dataclass(frozen=True)
+class Call:
+    """The objects that a call of the Python API is given, and that decide its results.
+
+    ``model_cls`` is called with ``size_param`` and ``model_kwargs``; ``data``, ``loss_fn`` and
+    ``optimizer`` are as `flops_fit.find_optimal` takes them.
+    """
+
+    model_cls: Callable[..., nn.Module]
+    size_param: str
+    model_kwargs: dict[str, Any] | None
+    data: Data
+    loss_fn: Callable[..., Any]
+    optimizer: Callable[..., Any]
+
+    def check_data(self, runs: int) -> None:
+        """Print what the data's notes say; refuse data that are read once for several ``runs``."""
+        if self.data.read_once and runs > 1:
+            raise FlopsFitError(
+                f"dataset: a generator is read once, and the sweep has {runs} runs; allowed: an "
+                "iterable that can be read again, such as an IterableDataset whose __iter__ begins anew"
+            )
+        for note in self.data.notes:
+            say(note)
+
+    def model(self, size: Any) -> nn.Module:
+        """The model at ``size``."""
+        return create_model(self.model_cls, self.size_param, size, self.model_kwargs)
+
+
+def options_for(
+    experiment: Experiment,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    **train_options: Any,
+) -> TrainOptions:
+    """How to train an ``experiment`` of a plan: as planned, unless the caller asks otherwise.
+
+    ``batch_size`` in items and ``learning_rate`` replace those of the plan; ``train_options`` are
+    further fields of `TrainOptions`.
+    """
+    return TrainOptions(
+        tokens=experiment.num_tokens,
+        batch_items=batch_size or experiment.batch_items or 32,
+        learning_rate=learning_rate or experiment.learning_rate or 1e-3,
+        seed=experiment.seed,
+        expected_items=experiment.expected_items,
+        **train_options,
+    )
+
+
 class ResultsFile:
     """``results.json``: a list of records, at most one for each experiment id."""
 
@@ -31,14 +92,15 @@ class ResultsFile:
         if not self.path.exists():
             return {}
         try:
-            return {record["experiment_id"]: record for record in read_json(self.path)}
-        except (FlopsFitError, TypeError, KeyError):
+            return {record["experiment_id"]: record for record in read_results(self.path)}
+        except (FlopsFitError, KeyError):
             if is_main_process():
                 kept = set_aside(self.path)
                 say(f"{self.path} is broken; moved to {kept.name}, starting anew")
             return {}
 
-    def add(self, record: dict) -> None:
+    def add(self, record: dict[str, Any]) -> None:
+        """Take in ``record``, in the place of an earlier one of its id, and write the file."""
         self.records[record["experiment_id"]] = record
         if is_main_process():
             write_json(self.path, list(self.records.values()))

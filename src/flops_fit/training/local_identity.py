@@ -11,7 +11,6 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from flops_fit.data import Data
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import TRAINER_VERSION, TrainOptions
 from flops_fit.files import canonical_hash
@@ -19,7 +18,7 @@ from flops_fit.plugins.content import PYTHON, Contents
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.randomness import fixed_seeds
 from flops_fit.sweep import Experiment
-from flops_fit.training.local import is_main_process, say
+from flops_fit.training.local import Call, is_main_process, say
 
 PROBED_ITEMS = 32  # of each part of the data, evenly spread; of a stream, the first
 COPIED_BYTES = 2**28  # of a stream's state, up to which its items are read from a copy
@@ -37,19 +36,6 @@ PARTS = {
     "loss": "loss_fn",
     "optimizer": "optimizer",
 }
-DECISIVE = (
-    "tokens",
-    "batch_items",
-    "learning_rate",
-    "seed",
-    "schedule",
-    "clip_norm",
-    "precision",
-    "deterministic",
-    "evaluation_tokens",
-    "evaluation_batch_items",
-)
-
 # What the objects of a call were when it ended -> when it began, as far as it changed them itself:
 # reading fills caches and advances generators. Only this process meets them in that state.
 _settled: dict[str, str] = {}
@@ -72,29 +58,27 @@ class LocalIdentity:
     hashes: FileHashes
 
     @classmethod
-    def of(
-        cls, model_cls, size_param, model_kwargs, data: Data, loss_fn, optimizer, folder: Path
-    ) -> "LocalIdentity":
-        """Hash the objects; the hashes of files are remembered in ``folder``."""
-        started, kwargs = time.monotonic(), model_kwargs or {}
+    def of(cls, call: Call, folder: Path) -> "LocalIdentity":
+        """Hash the objects of ``call``; the hashes of files are remembered in ``folder``."""
+        started, kwargs = time.monotonic(), call.model_kwargs or {}
         objects = {
-            "model": model_cls,
+            "model": call.model_cls,
             "model_kwargs": kwargs,
-            "train": data.train,
-            "heldout": data.heldout,
-            "collate": data.collate,
-            "loss": loss_fn,
-            "optimizer": optimizer,
+            "train": call.data.train,
+            "heldout": call.data.heldout,
+            "collate": call.data.collate,
+            "loss": call.loss_fn,
+            "optimizer": call.optimizer,
         }
         readable = {
             "model": {
-                "reference": reference(model_cls),
-                "size_param": size_param,
+                "reference": reference(call.model_cls),
+                "size_param": call.size_param,
                 "kwargs": {name: as_text(value) for name, value in kwargs.items()},
             },
-            "dataset": {"reference": reference(data.train)},
-            "loss": {"reference": reference(loss_fn), "text": as_text(loss_fn)},
-            "optimizer": {"reference": reference(optimizer), "text": as_text(optimizer)},
+            "dataset": {"reference": reference(call.data.train)},
+            "loss": {"reference": reference(call.loss_fn), "text": as_text(call.loss_fn)},
+            "optimizer": {"reference": reference(call.optimizer), "text": as_text(call.optimizer)},
         }
         contents = Contents(FileHashes(folder / "hashes.json"), say)
         content: dict[str, str] = {}
@@ -126,7 +110,7 @@ class LocalIdentity:
         return {
             "size_param": self.readable["model"]["size_param"],
             "trainer_version": TRAINER_VERSION,
-            **options_identity(options),
+            **options.deciding(),
         }
 
     def hash(self, size: Any, options: TrainOptions) -> str:
@@ -146,7 +130,7 @@ class LocalIdentity:
             "not_hashed": self.refused,
             "python": PYTHON,
             "trainer_version": TRAINER_VERSION,
-            **options_identity(options),
+            **options.deciding(),
         }
 
     def difference(self, stored: dict, size: Any, options: TrainOptions, trust: bool) -> str:
@@ -225,13 +209,6 @@ def reusable_records(
 def _listed(clauses: list[str]) -> str:
     more = f" (and {len(clauses) - MOST_CLAUSES} more)" if len(clauses) > MOST_CLAUSES else ""
     return ", ".join(clauses[:MOST_CLAUSES]) + more
-
-
-def options_identity(options: TrainOptions) -> dict:
-    """The options that decide a result."""
-    expected = options.expected_items  # where targets are ignored
-    part = {} if expected is None else {"expected_items": expected}
-    return {name: getattr(options, name) for name in DECISIVE} | part
 
 
 def reference(thing: Any) -> str:

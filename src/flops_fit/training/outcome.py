@@ -2,7 +2,7 @@
 
 import math
 
-from flops_fit.store.records import COMPLETED, DIVERGED
+from flops_fit.constants import Status
 from flops_fit.training.curve import Curve
 
 
@@ -17,7 +17,7 @@ def status_of(
     if scores is not None and math.isfinite(scores["loss"]):
         bits = scores["loss"] / math.log(2) / bytes_per_token if bytes_per_token else None
         return {
-            "status": COMPLETED,
+            "status": Status.COMPLETED,
             "reason": "",
             "final_loss": scores["loss"],
             "final_loss_se": scores["loss_se"],
@@ -30,7 +30,7 @@ def status_of(
         last = f"{curve.loss[bad_step - 1]:.4g}" if bad_step else "none"
         reason = f"the loss of step {bad_step + 1} is not finite; last good loss: {last}"
     return {
-        "status": DIVERGED,
+        "status": Status.DIVERGED,
         "reason": reason,
         "final_loss": None,
         "final_loss_se": None,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import call
-from flops_fit.experiment.identity import read_spec
-from flops_fit.experiment.places import MANIFEST, hashes_file, spec_file
-from flops_fit.files import read_json, write_json
+from flops_fit.experiment.places import DATA_MANIFEST, hashes_file, spec_file
+from flops_fit.experiment.plan import Plan
+from flops_fit.experiment.spec import Spec, read_spec
+from flops_fit.files import read_object, write_object
 from flops_fit.plugins.data_files import PACKAGE, FileHashes, find_path
 from flops_fit.plugins.resolve import add_search_paths, resolve
 from flops_fit.store.locks import LOCK, lock_if_free, run_lock
@@ -20,38 +21,45 @@ UNFINISHED = ".prepare-"  # how folders of data that are being made begin
 FORGOTTEN_SECONDS = 3600.0  # after which one without a lock is taken for left behind
 
 
-def prepare_data(plan: dict, results: str) -> Path:
-    """Make the prepared files of ``plan``'s data, each moved into place whole, the manifest last."""
-    spec = read_spec(spec_file(results, plan["experiments"][0]["experiment_id"]))
-    add_search_paths(spec["search_paths"])
-    dataset, folder = spec["identity"]["dataset"], Path(spec["data_dir"])
+def prepare_data(plan: Plan, results: str | Path) -> Path:
+    """Make the prepared files of the data of ``plan``, each moved into place whole.
+
+    ``results`` is the folder of all results. Returns the manifest, which is written last. Raises
+    `FlopsFitError` where nothing is to be prepared, or the preparation writes no file.
+    """
+    spec = read_spec(spec_file(results, plan.experiments[0].experiment_id))
+    add_search_paths(spec.search_paths)
+    dataset = spec.recipe.shared.dataset
+    if spec.data_dir is None or dataset.prepare is None:
+        raise FlopsFitError("dataset.prepare: null, so there is nothing to prepare")
+    folder = Path(spec.data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder)
     with unfinished_folder(folder.parent) as temporary:
         arguments = {
             "directory": str(temporary),
             "sources": located_sources(spec),
-            **dataset["prepare_kwargs"],
+            **dataset.prepare_kwargs,
         }
-        call(resolve(dataset["prepare"]), dataset["prepare"], arguments)
+        call(resolve(dataset.prepare), dataset.prepare, arguments)
         made = sorted(temporary.iterdir())
         if not made:
-            raise FlopsFitError(f"dataset.prepare: {dataset['prepare']} wrote no file")
+            raise FlopsFitError(f"dataset.prepare: {dataset.prepare} wrote no file")
         for path in made:
             target = folder / path.name
             if target.is_dir():
                 shutil.rmtree(target)
             path.replace(target)
     hashes = FileHashes(hashes_file(results))
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != DATA_MANIFEST]
     manifest = {
-        "prepared_by": dataset["prepare"],
+        "prepared_by": dataset.prepare,
         "files": {str(p.relative_to(folder)): p.stat().st_size for p in files},
         "sha256": {str(p.relative_to(folder)): hashes.of(p) for p in files},
     }
-    write_json(folder / MANIFEST, manifest)
+    write_object(folder / DATA_MANIFEST, manifest)
     hashes.save()
-    return folder / MANIFEST
+    return folder / DATA_MANIFEST
 
 
 @contextlib.contextmanager
@@ -78,15 +86,15 @@ def remove_unfinished(folder: Path) -> None:
             old = time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS
             if free and (old or (left / LOCK).exists()):
                 shutil.rmtree(left)
-    for half in folder.glob(f".{MANIFEST}.*"):  # see `write_atomic`
+    for half in folder.glob(f".{DATA_MANIFEST}.*"):  # see `write_atomic`
         half.unlink(missing_ok=True)
 
 
-def located_sources(spec: dict) -> list[str]:
+def located_sources(spec: Spec) -> list[str]:
     """The data's sources, paths resolved against the working directory and the search paths."""
     return [
-        s if s.startswith(PACKAGE) else str(find_path(s, spec["search_paths"]) or s)
-        for s, _ in spec["identity"]["dataset"]["sources"]
+        s if s.startswith(PACKAGE) else str(find_path(s, spec.search_paths) or s)
+        for s, _ in spec.recipe.shared.dataset.sources
     ]
 
 
@@ -95,7 +103,7 @@ def check_prepared(folder: str, hashes: FileHashes) -> None:
 
     Contents are read by the first job that uses them, and again only where a file's state differs.
     """
-    manifest = read_json(Path(folder, MANIFEST))
+    manifest = read_object(Path(folder, DATA_MANIFEST))
     for name, size in manifest["files"].items():
         path = Path(folder, name)
         found = path.stat().st_size if path.exists() else None

@@ -16,6 +16,7 @@ from accelerate.utils import (
 from torch import nn
 from tqdm import tqdm
 
+from flops_fit.constants import flops_6nd
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import TrainOptions
 from flops_fit.notation import count_text
@@ -99,7 +100,7 @@ def run_line(
         f"D = {count_text(tokens)} (D/N = {count_text(tokens / params)}); "
         f"{steps} steps ({spent}) of {options.batch_items} items = {batch_tokens:,} tokens, "
         f"peak learning rate {options.learning_rate:.3g}; "
-        f"6 N D = {6.0 * params * tokens:.3g} FLOPs{counted}; "
+        f"6 N D = {flops_6nd(params, tokens):.3g} FLOPs{counted}; "
         f"{processes} on {device_name(accelerator.device)}, "
         f"{matmul_format(options.precision)}"
     )

@@ -1,0 +1,87 @@
+"""The plan of a sweep as its file holds it: every experiment, and what all of them share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flops_fit.experiment.options import Resources
+from flops_fit.files import FORMAT
+from flops_fit.sweep import Experiment, Skipped
+
+
+@dataclass(frozen=True)
+class PlannedData:
+    """What a plan knows of the training data.
+
+    ``unique_items`` and ``unique_tokens`` are their amounts (None where unknown); ``max_epochs`` is
+    how many passes over them are allowed.
+    """
+
+    unique_items: int | None
+    unique_tokens: int | None
+    max_epochs: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a sweep.
+
+    Attributes:
+        fingerprint: the hash of all that determines the plan.
+        convention: what a budget means, ``counted`` or ``6nd``.
+        experiments: all that are trained, each with its hash.
+        skipped: the cells of the grid that are not trained.
+        warnings: sentences of the planner.
+        schedule: of the learning rate, as the config has it.
+        precision: accelerate's mixed precision.
+        resources: what a run is given.
+        data_dir: the folder of the prepared data (None: nothing is prepared).
+        check: the file in which the check of the inputs leaves what it finds.
+        data: what is known of the data (None where they are not there yet).
+    """
+
+    fingerprint: str
+    convention: str
+    experiments: list[Experiment]
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "no"
+    resources: Resources = Resources()  # noqa: RUF009 - frozen
+    data_dir: str | None = None
+    check: str = ""
+    data: PlannedData | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the plan's file."""
+        value = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "convention": self.convention,
+            "schedule": self.schedule,
+            "precision": self.precision,
+            "resources": self.resources.to_dict(),
+            "data_dir": self.data_dir,
+            "check": self.check,
+            "experiments": [experiment.to_dict() for experiment in self.experiments],
+            "skipped": [vars(cell) for cell in self.skipped],
+            "warnings": self.warnings,
+        }
+        return value if self.data is None else {**value, "data": vars(self.data)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Plan":
+        """The plan of a file's content.
+
+        Raises a `LookupError`, `TypeError` or `AttributeError` where ``value`` is none.
+        """
+        names = ("fingerprint", "convention", "schedule", "precision", "data_dir", "check")
+        data = value.get("data")
+        return cls(
+            **{name: value[name] for name in names},
+            warnings=value["warnings"],
+            experiments=[Experiment.from_dict(row) for row in value["experiments"]],
+            skipped=[Skipped(**cell) for cell in value["skipped"]],
+            resources=Resources.from_dict(value["resources"]),
+            data=None if data is None else PlannedData(**data),
+        )

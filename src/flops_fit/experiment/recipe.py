@@ -1,0 +1,315 @@
+"""The recipe of an experiment: what decides its result, stated once and hashed.
+
+Budgets, N, FLOPs, versions and machines are recorded but never part of it, so that budgets and
+sweeps share runs. There is no torch here: a dry run needs recipes on every start.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from flops_fit.experiment.options import TRAINER_VERSION, DecidingOptions
+from flops_fit.files import canonical_hash
+from flops_fit.plugins.code import source_fingerprint
+from flops_fit.plugins.data_files import FileHashes, file_arguments, source_identity
+from flops_fit.plugins.uses import Uses, changed_uses
+
+LONGEST_NAME = 180  # characters of an id before its hash; file systems allow 255 with what is added
+LONGEST_PART = 40  # of one that is longer
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """The model: its ``factory`` and ``kwargs``, the name of its size, and its ``source``'s hash."""
+
+    factory: str
+    size_param: str
+    kwargs: dict[str, Any]
+    source: Any
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """The data: who makes them from what.
+
+    ``factory`` with ``kwargs`` and the hash of its ``source``; the same of ``prepare``; the hashes of
+    the ``files`` that arguments name; ``sources`` as pairs of a name and what identifies its content.
+    """
+
+    factory: str
+    kwargs: dict[str, Any]
+    source: Any
+    files: dict[str, str]
+    prepare: str | None
+    prepare_kwargs: dict[str, Any]
+    prepare_source: Any
+    sources: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class LossPart:
+    """The loss: its ``function`` and the hash of its ``source``."""
+
+    function: str
+    source: Any
+
+
+@dataclass(frozen=True)
+class OptimizerPart:
+    """The optimiser: its ``factory``, ``kwargs`` and ``source``'s hash, and the gradient's limit.
+
+    ``modes`` is set where the optimiser is switched between training and evaluation.
+    """
+
+    factory: str
+    kwargs: dict[str, Any]
+    clip_norm: float | None
+    source: Any
+    modes: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationPart:
+    """The evaluation: how many ``tokens`` are held out, and its batch of ``batch_items``."""
+
+    tokens: int
+    batch_items: int
+
+
+@dataclass(frozen=True)
+class SharedRecipe:
+    """What decides the results of all experiments of a sweep alike.
+
+    ``uses``: what plug-ins use beside their packages and named data (empty where that is nothing);
+    ``draws_when_evaluated``: set where an evaluation draws random numbers.
+    """
+
+    model: ModelPart
+    dataset: DatasetPart
+    loss: LossPart
+    optimizer: OptimizerPart
+    schedule: dict[str, Any]
+    precision: str
+    deterministic: bool
+    evaluation: EvaluationPart
+    trainer_version: int = TRAINER_VERSION
+    uses: dict[str, dict[str, str]] = field(default_factory=dict)
+    draws_when_evaluated: str | None = None
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "SharedRecipe":
+        """The recipe of ``value``, made by `to_dict`; a key that it does not know is a `TypeError`."""
+        return cls(
+            **{
+                **value,
+                "model": ModelPart(**value["model"]),
+                "dataset": DatasetPart(**value["dataset"]),
+                "loss": LossPart(**value["loss"]),
+                "optimizer": OptimizerPart(**value["optimizer"]),
+                "evaluation": EvaluationPart(**value["evaluation"]),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain data, which is what is hashed."""
+        value = {
+            **vars(self),
+            "model": {**vars(self.model)},
+            "dataset": {**vars(self.dataset)},
+            "loss": {**vars(self.loss)},
+            "optimizer": _without_none(vars(self.optimizer), "modes"),
+            "evaluation": {**vars(self.evaluation)},
+        }
+        if not self.uses:
+            del value["uses"]
+        return _without_none(value, "draws_when_evaluated")
+
+    @property
+    def hash(self) -> str:
+        """The hash of all that the experiments of the sweep share."""
+        return canonical_hash(self.to_dict())
+
+    @property
+    def references(self) -> list[str]:
+        """The import paths of the plug-ins that decide a result."""
+        named = [self.model.factory, self.dataset.factory, self.dataset.prepare]
+        named += [self.loss.function, self.optimizer.factory]
+        return sorted({reference for reference in named if reference})
+
+
+@dataclass(frozen=True)
+class PluginRecipe:
+    """The recipe of an experiment that our trainer trains from a user's plug-ins.
+
+    Attributes:
+        shared: what it shares with the other experiments of its sweep.
+        size: the value of the size parameter.
+        tokens: D in target elements.
+        batch_items: the global batch in items.
+        steps: steps of the optimiser.
+        learning_rate: the peak of the learning rate.
+        seed: of weights, order and dropout.
+        expected_items: as in `DecidingOptions`.
+    """
+
+    shared: SharedRecipe
+    size: Any
+    tokens: int
+    batch_items: int
+    steps: int
+    learning_rate: float
+    seed: int
+    expected_items: int | None = None
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "PluginRecipe":
+        """The recipe that `to_dict` made of one.
+
+        Raises a `LookupError`, `TypeError` or `AttributeError` where ``value`` is no such recipe.
+        """
+        names = ("tokens", "batch_items", "steps", "learning_rate", "seed", "expected_items")
+        model = dict(value["model"])
+        size = model.pop("size")
+        shared = {name: part for name, part in value.items() if name not in names}
+        return cls(
+            shared=SharedRecipe.from_dict({**shared, "model": model}),
+            size=size,
+            tokens=value["tokens"],
+            batch_items=value["batch_items"],
+            steps=value["steps"],
+            learning_rate=value["learning_rate"],
+            seed=value["seed"],
+            expected_items=value.get("expected_items"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain data: the ``identity`` of specs and records, which is hashed."""
+        shared = self.shared.to_dict()
+        value = {
+            **shared,
+            "expected_items": self.expected_items,  # only where targets are ignored or items differ
+            "model": {**shared["model"], "size": self.size},
+            "tokens": self.tokens,
+            "batch_items": self.batch_items,
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+        }
+        return _without_none(value, "expected_items")
+
+    @cached_property
+    def hash(self) -> str:
+        """The hash of all that decides the result."""
+        return canonical_hash(self.to_dict())
+
+    @property
+    def experiment_id(self) -> str:
+        """The experiment's id, such as ``gpt-d_model96-D1.5e6-s0-3f2a9c1b``."""
+        model = self.shared.model
+        name = model.factory.rsplit(":", 1)[1].rsplit(".", 1)[-1].lower()
+        size = f"{model.size_param}{self.size}"
+        return readable_id([name, size, tokens_text(self.tokens), f"s{self.seed}"], self.hash)
+
+    @property
+    def references(self) -> list[str]:
+        """The import paths of the plug-ins that decide the result."""
+        return self.shared.references
+
+    @property
+    def options(self) -> DecidingOptions:
+        """The same as options of the trainer."""
+        shared = self.shared
+        return DecidingOptions(
+            tokens=self.tokens,
+            batch_items=self.batch_items,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+            schedule=shared.schedule,
+            clip_norm=shared.optimizer.clip_norm,
+            precision=shared.precision,
+            deterministic=shared.deterministic,
+            evaluation_tokens=shared.evaluation.tokens,
+            evaluation_batch_items=shared.evaluation.batch_items,
+            expected_items=self.expected_items,
+        )
+
+    def changed(self, uses: Uses, search_paths: Iterable[str], hashes: FileHashes) -> list[str]:
+        """What is no longer as the recipe has it: live plug-ins, data and the trainer's version.
+
+        ``uses``: where the things lie that the recipe's part of that name hashes; ``search_paths``:
+        where plug-ins and data are looked for; ``hashes``: the hashes of files that are known.
+        """
+        paths, shared = list(search_paths), self.shared
+        dataset = shared.dataset
+        planned = {
+            shared.model.factory: shared.model.source,
+            dataset.factory: dataset.source,
+            shared.loss.function: shared.loss.source,
+            shared.optimizer.factory: shared.optimizer.source,
+        }
+        if dataset.prepare:
+            planned[dataset.prepare] = dataset.prepare_source
+        changed = [r for r, source in planned.items() if source_fingerprint(r, paths) != source]
+        for source, content in dataset.sources:
+            if source_identity(source, paths, hashes) != content:
+                changed.append(source)
+        if data_files(dataset.kwargs, dataset.prepare_kwargs, paths, hashes) != dataset.files:
+            changed.append("a file that the dataset's arguments name")
+        changed += changed_uses(shared.uses, uses, hashes)
+        if shared.trainer_version != TRAINER_VERSION:
+            changed.append(f"the trainer's version ({shared.trainer_version})")
+        return changed
+
+
+# The union of recipes by kind of trainer, of which there is one. Each has `to_dict`, `hash`,
+# `experiment_id`, `references`, `changed`, and `size`, `tokens`, `batch_items`, `steps`,
+# `learning_rate` and `seed`.
+Recipe = PluginRecipe
+
+
+def read_recipe(value: Mapping[str, Any]) -> Recipe:
+    """The recipe of the ``identity`` of a spec or a record, whose kind ``value`` decides.
+
+    Raises a `LookupError`, `TypeError` or `AttributeError` where it is no recipe.
+    """
+    return PluginRecipe.from_dict(value)
+
+
+def tokens_text(tokens: float) -> str:
+    """The part of an id that names D, such as ``D1.5e6`` for 1500000 ``tokens``."""
+    return "D" + f"{tokens:.3g}".replace("e+0", "e").replace("e+", "e")
+
+
+def readable_id(parts: list[str], digest: str) -> str:
+    """An id of ``parts`` for people, which ends in the first characters of the hash ``digest``.
+
+    It names files: letters beyond ASCII lose their accents or become underscores, and parts of an id
+    that would be longer than a file name are cut. The hash keeps such ids apart.
+    """
+    if sum(map(len, parts)) > LONGEST_NAME:
+        parts = [part[:LONGEST_PART] for part in parts]
+    plain = unicodedata.normalize("NFKD", "-".join(parts))
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    return f"{re.sub(r'[^A-Za-z0-9._+-]+', '_', plain)}-{digest[:8]}"
+
+
+def data_files(
+    kwargs: Mapping[str, Any],
+    prepare_kwargs: Mapping[str, Any],
+    search_paths: Iterable[str],
+    hashes: FileHashes,
+) -> dict[str, str]:
+    """Hashes of the files that the arguments of a dataset and of its preparation name.
+
+    ``kwargs`` and ``prepare_kwargs`` are those arguments; files are looked for below
+    ``search_paths``, and ``hashes`` remembers what was read before.
+    """
+    return file_arguments({**prepare_kwargs, **kwargs}, search_paths, hashes)
+
+
+def _without_none(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """``value`` without the key ``name`` where that is None."""
+    return {key: part for key, part in value.items() if key != name or part is not None}

@@ -1,0 +1,82 @@
+"""The record of a run: what was trained, what came of it, what it cost, and where it ran."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flops_fit.constants import flops_6nd
+from flops_fit.files import FORMAT
+from flops_fit.plan.devices import speed
+from flops_fit.sweep import ModelCount
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record of a run, from the workflow as from Python; `to_dict` gives what is stored.
+
+    Attributes:
+        experiment_id: the id of the experiment.
+        hash: the hash of what decides its result.
+        identity: what decides its result, as plain data.
+        count: what its size holds and costs, as counted before the training.
+        tokens_per_item: target elements of an item.
+        outcome: what `flops_fit.trainer.train` returned.
+    """
+
+    experiment_id: str
+    hash: str
+    identity: Mapping[str, Any]
+    count: ModelCount
+    tokens_per_item: float
+    outcome: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain data, not sealed yet."""
+        flops = self.flops()
+        per_token = flops["flops_counted"] / self.outcome["tokens_seen"]
+        outcome = {k: v for k, v in self.outcome.items() if k != "input_positions"}
+        return {
+            "format": FORMAT,
+            "experiment_id": self.experiment_id,
+            "hash": self.hash,
+            "identity": self.identity,
+            **self.count.to_dict(self.tokens_per_item),
+            **outcome,
+            **flops,
+            **speed(self.outcome, per_token),
+            "versions": versions(),
+            "host": platform.node(),
+        }
+
+    def flops(self) -> dict[str, float]:
+        """The FLOPs of the run by both counts.
+
+        Where positions decide, they stand beside it, with the FLOPs that were expected.
+        """
+        tokens, positions = self.outcome["tokens_seen"], self.outcome["input_positions"]
+        flops = {
+            "flops_6nd": flops_6nd(self.outcome["num_params"], tokens),
+            "flops_counted": self.count.spent_flops(tokens, positions),
+        }
+        if self.count.flops_per_position is not None:
+            flops["input_positions"] = positions
+            flops["flops_expected"] = self.count.flops_per_token * tokens
+        return flops
+
+
+def versions() -> dict[str, str]:
+    """The versions that a bitwise repetition of a run needs."""
+    import accelerate
+    import numpy
+    import torch
+
+    from flops_fit import __version__
+
+    return {
+        "flops_fit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "accelerate": accelerate.__version__,
+        "numpy": numpy.__version__,
+    }
