@@ -15,7 +15,7 @@ from flops_fit.plan.table import COLUMNS, format_plan, plan_csv, plan_rows, tota
 from flops_fit.plan.warnings import plan_warnings
 from flops_fit.plots.plan import plan_figure
 from flops_fit.report.plan_page import plan_page
-from flops_fit.sweep import Skipped
+from flops_fit.sweep import TABLE_NAMES, Skipped
 
 RATE = Rate(1e10, 0.01, "measured by nobody")
 
@@ -53,6 +53,7 @@ def test_the_csv_has_every_column_and_row():
     table = list(csv.DictReader(io.StringIO(plan_csv(rows))))
     assert len(table) == 15
     assert tuple(table[0]) == COLUMNS
+    assert not TABLE_NAMES.keys() & set(COLUMNS)  # one name for a quantity in tables
     assert float(table[3]["tokens_per_param"]) == pytest.approx(60, rel=1e-3)
 
 

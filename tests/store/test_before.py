@@ -13,6 +13,7 @@ from flops_fit.store.collect import collect, run_table
 from flops_fit.store.plan_file import read_plan, read_plan_use
 from flops_fit.store.records import read_record
 from flops_fit.store.runs import check_foreign
+from flops_fit.sweep import TABLE_NAMES
 
 BEFORE = Path(__file__).with_name("before")
 ID = "gpt-d_model32-D3.58e3-s0-a79a5e8b"
@@ -51,3 +52,4 @@ def test_a_record_is_read_imported_and_collected(tmp_path):
     assert (row["experiment_id"], row["budget"], row["size"]) == (ID, 4e8, 32)
     assert (row["params"], row["tokens"], row["flops"]) == (16384, 3584, 110592.0 * 3584)
     assert row["loss"] == record["final_loss"]
+    assert not TABLE_NAMES.keys() & row.keys()  # one name for a quantity in tables

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from flops_fit.constants import flops_6nd
 from flops_fit.errors import FlopsFitError
 from flops_fit.model_factory import create_model, num_params
 from flops_fit.plan.one_pass import (
@@ -128,7 +129,7 @@ def ratio_warnings(counts: Mapping[Any, ModelCount], size_param: str) -> list[st
 
     ``counts``: the counts by size; ``size_param``: the name of the size.
     """
-    ratios = {size: c.flops_per_token / (6 * c.num_params) for size, c in counts.items()}
+    ratios = {size: c.flops_per_token / flops_6nd(c.num_params, 1) for size, c in counts.items()}
     low, high = USUAL_RATIO
     reasons = (
         (

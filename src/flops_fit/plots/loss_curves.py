@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from flops_fit.constants import Status
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import (
     MOST_LABELS,
@@ -43,8 +44,8 @@ def drawn_records(records: list[dict]) -> list[dict]:
     if len(trained) <= MOST_CURVES:
         return trained
     trained.sort(key=lambda r: (r["compute_budget"], r["params"], r["seed"]))
-    diverged = [r for r in trained if r["status"] == "diverged"][: MOST_CURVES // 4]
-    others = [r for r in trained if r["status"] != "diverged"]
+    diverged = [r for r in trained if r["status"] == Status.DIVERGED][: MOST_CURVES // 4]
+    others = [r for r in trained if r["status"] != Status.DIVERGED]
     count = min(MOST_CURVES - len(diverged), len(others))
     return diverged + [others[i * len(others) // count] for i in range(count)]
 
@@ -79,7 +80,7 @@ def heldout_numbers(records: list[dict]) -> pd.DataFrame:
             "loss": r["final_loss"],
         }
         for r in records
-        if r["status"] == "completed" and r.get("final_loss") is not None
+        if r["status"] == Status.COMPLETED and r.get("final_loss") is not None
     ]
     return pd.DataFrame(rows, columns=["budget", "tokens", "flops", "loss"])
 
@@ -97,7 +98,7 @@ def draw_losses(
     (`heldout_numbers`), drawn as a dot; ``colours`` are those of the budgets. Diverged runs end in a
     cross, at the top of the axis where they leave the range of the completed runs.
     """
-    good = numbers.loc[numbers["status"] != "diverged", "loss"]
+    good = numbers.loc[numbers["status"] != Status.DIVERGED, "loss"]
     top = 1.04 * float((good if len(good) else numbers["loss"]).max())
     for _, run in numbers.groupby("run_id", sort=False):
         _draw_run(ax, run, run["loss"].clip(upper=top), colours, against)
@@ -134,7 +135,7 @@ def draw_rates(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
 def _draw_run(
     ax: Axes, run: pd.DataFrame, values: pd.Series, colours: BudgetColours, against: str = "tokens"
 ) -> None:
-    colour, diverged = colours(run["budget"].iloc[0]), run["status"].iloc[0] == "diverged"
+    colour, diverged = colours(run["budget"].iloc[0]), run["status"].iloc[0] == Status.DIVERGED
     ax.plot(
         run[against],
         values,
@@ -166,6 +167,6 @@ def _key(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> None:
     if not handles:
         colours.bar(ax)
     handles.append(mark("o", "held-out loss at the end", markersize=4))
-    if (numbers["status"] == "diverged").any():
+    if (numbers["status"] == Status.DIVERGED).any():
         handles.append(mark("x", "diverged", markersize=5, markeredgewidth=1.6))
     key(ax, handles)
