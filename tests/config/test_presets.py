@@ -13,13 +13,13 @@ from flops_fit.config.load import load_config
 from flops_fit.experiment.places import spec_file
 from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.spec import read_spec
-from flops_fit.files import read_json
 from flops_fit.jobs.job import train_spec
 from flops_fit.notation import count_text, time_text
 from flops_fit.plan.planner import make_plan
 from flops_fit.plan.price import rate_for
 from flops_fit.plan.table import PlanRow, plan_rows, totals
 from flops_fit.plan.warnings import plan_warnings
+from flops_fit.store.plan_file import read_plan
 from flops_fit.store.stopping import StopRequest
 from flops_fit.trainer import train
 from flops_fit.training.checks import check_inputs
@@ -29,12 +29,12 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "presets.md"
 
 
-def priced(name: str, results: Path) -> tuple[dict, list[dict], dict]:
+def priced(name: str, results: Path) -> tuple[Plan, list[PlanRow], dict]:
     """Plan, priced rows and config of a preset, made without any data."""
     config = load_config(ROOT / "config" / f"{name}.yaml")
     make_plan(config, results, [str(ROOT)])
     (file,) = results.glob(".plan/plans/*.json")
-    plan, pricing = read_json(file), config["pricing"]
+    plan, pricing = read_plan(file), config["pricing"]
     rate = rate_for(pricing, config["resources"]["gpus"], config["precision"], results)
     return plan, plan_rows(plan, rate, pricing["per_hour"], None), config
 

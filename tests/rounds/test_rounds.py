@@ -15,6 +15,7 @@ from flops_fit.cli.main import main
 from flops_fit.config.complete import complete_config
 from flops_fit.config.load import load_config
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.plan import Plan
 from flops_fit.files import write_json
 from flops_fit.fit import fit_runs, prepare_runs
 from flops_fit.plan.cache import search_paths
@@ -248,7 +249,7 @@ def test_a_grown_config_keeps_every_old_run(tmp_path, sizes):
     raw["sizes"] = sizes
     config = complete_config(raw)
     old = make_plan(config, tmp_path, ["."])
-    plan = {"convention": "counted", "experiments": [vars(e) for e in old.experiments]}
+    plan = Plan("", "counted", old.experiments)
     found = Grid(design_of(plan), count)
     largest = found.sizes(8e8)[-1]
     action = Action("", "", {8e8: [largest + 8], 1.6e9: [16, 32]}, (1,))
@@ -388,9 +389,7 @@ def test_the_commands_write_configs_that_plan(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("flops_fit.rounds.next.TIMES", 3)
     config, paths = load_config(SMOKE), search_paths()
     plan = make_plan(config, tmp_path, paths)
-    design = design_of(
-        {"convention": "counted", "experiments": [vars(e) for e in plan.experiments]}
-    )
+    design = design_of(Plan("", "counted", plan.experiments))
     smooth = 1 + 30 * design["params"] ** -0.5 + 300 * design["tokens"] ** -0.5
     write_json(
         tmp_path / "fit.json", fit_runs(prepare_runs(design.assign(loss=smooth)), bootstrap=20)
