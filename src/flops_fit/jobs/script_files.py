@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import FORMAT, check_format, read_json, write_json
 from flops_fit.run import ERROR, STOPPED, TRIAL_STEPS
-from flops_fit.store.records import COMPLETED, DIVERGED
 
 SPEC, RESULT, TRY = "FLOPS_FIT_SPEC", "FLOPS_FIT_RESULT", "FLOPS_FIT_TRY"  # the script's variables
-FAILED = "failed"
 PARAMS_TOLERANCE = 0.01  # beyond it the script has built another model than the plan counted
 RESULT_KEYS: dict[str, Any] = {
     "format": int,
@@ -36,8 +35,8 @@ RESULT_KEYS: dict[str, Any] = {
     "try": bool,
 }
 REQUIRED = {
-    COMPLETED: ("format", "experiment_id", "hash", "status", "loss", "tokens"),
-    DIVERGED: ("format", "experiment_id", "hash", "status"),
+    Status.COMPLETED: ("format", "experiment_id", "hash", "status", "loss", "tokens"),
+    Status.DIVERGED: ("format", "experiment_id", "hash", "status"),
     STOPPED: ("format", "experiment_id", "hash", "status"),
     ERROR: ("format", "experiment_id", "hash", "status", "reason"),
 }
@@ -128,12 +127,12 @@ def outcome_of(
         if result["status"] == ERROR:
             if asked_to_stop:  # as another process has left, or in the midst of a save
                 return ScriptOutcome(STOPPED, result["reason"])
-            return ScriptOutcome(FAILED, result["reason"])
+            return ScriptOutcome(Status.FAILED, result["reason"])
         if result["status"] == STOPPED:
             return ScriptOutcome(STOPPED)
         verified, notes = _compared(result, spec, counts, exit_status)
     except FlopsFitError as error:
-        return ScriptOutcome(FAILED, str(error))
+        return ScriptOutcome(Status.FAILED, str(error))
     known = {key: result[key] for key in _RECORDED if key in result}
     return ScriptOutcome(**known, verified=verified, notes=notes)
 
@@ -171,7 +170,7 @@ def read_result(path: str | Path, spec: ScriptSpec, trial: bool = False) -> dict
             f"{path}: try: {not trial}; allowed: {str(trial).lower()}, "
             f"as {TRY} was {'' if trial else 'not '}set"
         )
-    if status == COMPLETED:
+    if status == Status.COMPLETED:
         _check_completed(result, path)
     _check_numbers(result, path)
     return result
@@ -221,7 +220,7 @@ def _without_result(exit_status: int, asked_to_stop: bool) -> ScriptOutcome:
         return ScriptOutcome(STOPPED, "the script was ended by the stop signal and saved nothing")
     if exit_status == 0:
         return ScriptOutcome(
-            FAILED,
+            Status.FAILED,
             "the script ended without run.finish(loss=..., tokens=...), so it has no result (it must "
             "be called by the process of rank 0, or by all)",
         )
@@ -229,7 +228,9 @@ def _without_result(exit_status: int, asked_to_stop: bool) -> ScriptOutcome:
     if exit_status < 0 or exit_status > 128:
         number = -exit_status if exit_status < 0 else exit_status - 128
         how = f"by signal {number}" + (", usually for lack of memory" if number == 9 else "")
-    return ScriptOutcome(FAILED, f"the script was ended {how} and left no result; see its log")
+    return ScriptOutcome(
+        Status.FAILED, f"the script was ended {how} and left no result; see its log"
+    )
 
 
 def _compared(
@@ -237,7 +238,7 @@ def _compared(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What of ``result`` agrees with the plan, and what is to be said of the rest."""
     verified, notes = [], []
-    if result["status"] == COMPLETED:
+    if result["status"] == Status.COMPLETED:
         if abs(result["tokens"] - spec.tokens) <= spec.batch_tokens:
             verified.append("tokens")
         else:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.plan import Plan
 from flops_fit.fit.answer import predict
@@ -28,7 +27,7 @@ from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
 from flops_fit.fit.saved import check_flops, interval
 from flops_fit.notation import count_text
 from flops_fit.rounds.truth import Truth
-from flops_fit.store.collect import run_table
+from flops_fit.store.collect import planned_table
 
 TIMES, RESAMPLES, FITS = 200, 200, 20
 BEYOND = 10.0  # default budget to answer for, as a multiple of the largest
@@ -42,9 +41,7 @@ def design_of(plan: Plan, params: str = "params") -> pd.DataFrame:
     Returns one row per run, with N in the column ``params``; the argument ``params`` names the count
     that is N.
     """
-    done = {"status": Status.COMPLETED, "reason": ""}
-    records = [{**experiment.to_dict(), **done} for experiment in plan.experiments]
-    frame = pd.DataFrame(run_table(records, plan.convention))
+    frame = pd.DataFrame(planned_table(plan))
     frame["params"] = frame[params]
     counts = ["params", "params_nonembedding", "params_total", "flops_per_token"]
     return frame[["experiment_id", "budget", "size", "seed", *counts, "tokens", "flops"]]

@@ -101,6 +101,14 @@ def run_table(records: Iterable[Mapping[str, Any]], convention: str) -> list[dic
     return [_row(record, convention) for record in records]
 
 
+def planned_table(plan: Plan) -> list[dict[str, Any]]:
+    """The `run_table` of the experiments of ``plan``, as if all were completed, without losses."""
+    ended = {"status": Status.COMPLETED, "reason": ""}
+    return run_table(
+        [{**experiment.to_dict(), **ended} for experiment in plan.experiments], plan.convention
+    )
+
+
 def _row(record: Mapping[str, Any], convention: str) -> dict[str, Any]:
     identity = record.get("identity", {})
     named, count = table_names(record), ModelCount.from_dict(record)
