@@ -479,7 +479,7 @@ RULES = [
         "a rule file without a value",
         {"learning_rate": {"file": "rule.json"}},
         "rule.json: no positive number under 'value'; allowed: a rule as learning_rate takes it",
-        {"rule__json": "[]"},
+        {"rule__json": "{}"},
     ),
     (
         "a rule file with half a power law",
@@ -883,7 +883,7 @@ HANDED = [
     (
         "a plan that is none",
         "plan --plan {plan}",
-        "done.json: no plan, or another version's (see its list); plan again",
+        "done.json: list; allowed: a JSON object",
         {"{plan}": "[]"},
     ),
     (
