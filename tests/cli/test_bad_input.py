@@ -355,7 +355,7 @@ PLUGINS = [
     (
         "no import path",
         with_model(factory="parts.Net"),
-        "parts.Net: not an import path; write 'package.module:callable'",
+        "parts.Net: not an import path; allowed: 'package.module:callable'",
     ),
     ("no such module", with_model(factory="prats:Net"), "prats:Net: no module named 'prats' in"),
     (
@@ -366,12 +366,12 @@ PLUGINS = [
     (
         "nothing that can be called",
         with_model(factory="parts:VOCABULARY"),
-        "parts:VOCABULARY: is a int, not something that can be called",
+        "parts:VOCABULARY: cannot be called, its type is int",
     ),
     (
-        "a module that does not import",
+        "a module that cannot be imported",
         with_model(factory="broken:Net"),
-        "broken:Net: broken does not import: ModuleNotFoundError: No module named 'surely_missing'",
+        "broken:Net: broken cannot be imported: ModuleNotFoundError: No module named 'surely_missing'",
     ),
     (
         "a module that does not parse",
@@ -396,7 +396,7 @@ PLUGINS = [
     (
         "the size among the arguments",
         with_model(kwargs={"width": 3}),
-        "model.kwargs: 'width' is set by flops-fit, leave it out",
+        "model.kwargs: 'width' is set by flops-fit; leave it out",
     ),
     (
         "a model that is none",
@@ -414,7 +414,7 @@ PLUGINS = [
     (
         "an optimiser's argument that flops-fit sets",
         {"optimizer": {"kwargs": {"lr": 1}}},
-        "optimizer.kwargs: 'lr' is set by flops-fit, leave it out",
+        "optimizer.kwargs: 'lr' is set by flops-fit; leave it out",
     ),
     (
         "no such preparation",

@@ -327,9 +327,15 @@ def test_what_only_a_job_saw_counts_once_it_changes(folder):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("import sqlite3", "files that sqlite3 reads are not followed"),
-        ("import os; os.environ.get('MIXTURE', '')", "environment variables are not followed"),
-        ("import subprocess; subprocess.run(['true', 'k.jsonl'])", "the plug-ins run true k.jsonl"),
+        ("import sqlite3", "changes of files that sqlite3 reads are not noticed"),
+        (
+            "import os; os.environ.get('MIXTURE', '')",
+            "the plug-ins read the environment variables MIXTURE",
+        ),
+        (
+            "import subprocess; subprocess.run(['true', 'k.jsonl'])",
+            "the plug-ins run other programs (true k.jsonl)",
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_named_in_the_plan(folder, line, sentence):
@@ -340,4 +346,4 @@ def test_what_cannot_be_followed_is_named_in_the_plan(folder, line, sentence):
 
 def test_an_ordinary_plug_in_is_warned_of_nothing(folder):
     folder.ids()
-    assert "not followed" not in folder.warnings()
+    assert "not noticed" not in folder.warnings()

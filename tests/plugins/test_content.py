@@ -609,7 +609,7 @@ def test_an_object_that_raises_when_it_is_looked_at_cannot_be_hashed(tmp_path):
 
 
 def test_hashing_that_takes_long_is_said_with_its_amount(tmp_path, monkeypatch):
-    monkeypatch.setattr(content, "SECONDS", -1.0)
+    monkeypatch.setattr(content, "PATIENCE_SECONDS", -1.0)
     said = []
     Contents(FileHashes(tmp_path / "h.json"), said.append).digest(torch.zeros(25_000_000), "it")
     assert said == ["hashing 0.1 GB of data, to see whether they changed"]

@@ -1,1 +1,1 @@
-"""A user's own code: found and called, and known by its source and its files."""
+"""The user's code: import it, call it, and identify it by its source and the files it reads."""

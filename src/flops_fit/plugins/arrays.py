@@ -1,4 +1,4 @@
-"""Tensors, arrays and tables by all their bytes; nothing is imported that is not loaded already."""
+"""Hash tensors, arrays and tables by all their bytes, without importing any library for it."""
 
 import sys
 from collections.abc import Iterable
@@ -8,12 +8,16 @@ from typing import Any
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.parts import Part
 
-BY_FILE = 2**28  # bytes from which a read-only memory map is known by its file's remembered hash
-ROWS = 10_000  # of a table, read at once
+BY_FILE = 2**28  # bytes; a larger read-only memory map is identified by the cached hash of its file
+ROWS = 10_000  # rows of a table that are read at once
 
 
 def array_part(value: Any, hashes: FileHashes) -> Part | None:
-    """``value`` by all its bytes, type and shape; None where it is no tensor, array or table."""
+    """Describe a tensor, array or table by its type, its shape and all its bytes.
+
+    Returns None where ``value`` is none of these. ``hashes`` caches the hashes of files: a large
+    memory map is identified by the hash of the file behind it.
+    """
     for name, describe in DESCRIPTIONS.items():
         module = sys.modules.get(name)
         part = describe(module, value, hashes) if module is not None else None
@@ -33,12 +37,12 @@ def _tensor(torch: Any, value: Any, hashes: FileHashes) -> Part | None:
         value = value.coalesce()
         return Part(label, [("", value.indices()), ("", value.values())])
     if value.layout != torch.strided:
-        ways = (
+        names = (
             ("crow_indices", "col_indices")
             if value.layout == torch.sparse_csr
             else ("ccol_indices", "row_indices")
         )
-        return Part(label, [("", getattr(value, way)()) for way in (*ways, "values")])
+        return Part(label, [("", getattr(value, name)()) for name in (*names, "values")])
     if value.is_quantized:
         return Part(f"{label} {value!r}", [("", value.int_repr())])
 
@@ -71,7 +75,7 @@ def _array(numpy: Any, value: Any, hashes: FileHashes) -> Part | None:
 
 
 def _mapped_file(numpy: Any, value: Any) -> tuple[Path, str] | None:
-    """The file behind a large read-only memory map, and which part of it ``value`` shows."""
+    """Return the file behind a large read-only memory map, and which part of it ``value`` covers."""
     root = value
     while isinstance(root.base, numpy.ndarray):
         root = root.base
@@ -85,10 +89,11 @@ def _mapped_file(numpy: Any, value: Any) -> tuple[Path, str] | None:
 def _table(pyarrow: Any, value: Any, hashes: FileHashes) -> Part | None:
     if not isinstance(value, pyarrow.Table):
         return None
-    fields = [(field.name, str(field.type)) for field in value.schema]  # no metadata: may be random
+    # without the metadata, which may be random
+    fields = [(field.name, str(field.type)) for field in value.schema]
 
     def chunks() -> Iterable[Any]:
-        for start in range(0, value.num_rows, ROWS):  # the same, however the table is chunked
+        for start in range(0, value.num_rows, ROWS):  # the result does not depend on the chunking
             for batch in value.slice(start, ROWS).combine_chunks().to_batches():
                 yield batch.serialize()
 
@@ -96,7 +101,7 @@ def _table(pyarrow: Any, value: Any, hashes: FileHashes) -> Part | None:
 
 
 def _hugging_face(datasets: Any, value: Any, hashes: FileHashes) -> Part | None:
-    """A Hugging Face data set; its ``_fingerprint`` is random, so its data are read."""
+    """Describe a Hugging Face dataset by its data, because its ``_fingerprint`` is random."""
     if not isinstance(value, datasets.Dataset):
         return None
     indices = value._indices

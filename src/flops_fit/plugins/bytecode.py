@@ -1,8 +1,9 @@
-"""What a function does, read from its bytecode and without the lines that it was written on.
+"""Read what a function does from its bytecode, ignoring where in a file it was written.
 
-Bytecode and not source: it is what runs (a file may have been saved after it was imported), and a
-class typed into a notebook has no source file. Comments, docstrings, line numbers and formatting
-leave no trace in what is read here; another minor version of Python compiles to other bytecode.
+Bytecode is used instead of source because it is what runs (a file may have been saved again after
+it was imported) and because a class typed into a notebook has no source file. Comments,
+docstrings, line numbers and formatting do not affect the result. Each minor version of Python
+compiles to different bytecode.
 """
 
 import dis
@@ -17,7 +18,7 @@ GLOBAL_READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 ATTRIBUTE_READS = {"LOAD_ATTR", "LOAD_METHOD"}
 WRITTEN_BY_PYTHON = {"__doc__", "__firstlineno__", "__static_attributes__"}  # in a class body
 JUMPS = frozenset([*dis.hasjrel, *dis.hasjabs])
-KINDS = (
+DECISIVE_FLAGS = (
     inspect.CO_VARARGS
     | inspect.CO_VARKEYWORDS
     | inspect.CO_GENERATOR
@@ -29,11 +30,12 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Code:
-    """One code object.
+    """The content of one code object.
 
-    ``text``: its instructions. ``constants``: the values that they use, in that order; a nested
-    function is a code object. ``names``: the globals that it or a nested function reads, each
-    followed by the attributes read from it. ``imports``: (level, module, names) of the imports.
+    ``text`` holds the instructions and ``constants`` the values that they use, in the same order
+    (a nested function is a code object). ``names`` holds the globals that the code or a function
+    nested in it reads, each followed by the attributes read from it. ``imports`` holds one
+    ``(level, module, names)`` for each import statement.
     """
 
     text: str
@@ -43,12 +45,12 @@ class Code:
 
 
 def read_code(code: CodeType) -> Code:
-    """Read a code object with all that is nested in it."""
+    """Read the code object ``code``, including the functions nested in it."""
     instructions = _without_notes(
         [i for i in dis.get_instructions(code) if i.opname not in WITHOUT_EFFECT]
     )
     offsets = [i.offset for i in instructions]
-    spelled: list[str] = []
+    lines: list[str] = []
     constants: list[Any] = []
     names: set[tuple[str, ...]] = set()
     imports: set[tuple[int, str, tuple[str, ...]]] = set()
@@ -56,16 +58,16 @@ def read_code(code: CodeType) -> Code:
         value = instruction.argval
         if instruction.opcode in dis.hasconst:
             constants.append(value)
-            spelled.append(instruction.opname)
+            lines.append(instruction.opname)
         elif instruction.opcode in JUMPS:
-            spelled.append(f"{instruction.opname} {bisect_left(offsets, value)}")
+            lines.append(f"{instruction.opname} {bisect_left(offsets, value)}")
         else:
-            spelled.append(f"{instruction.opname} {value!r}")
+            lines.append(f"{instruction.opname} {value!r}")
         if instruction.opname in GLOBAL_READS:
             names.add((value, *_attributes(instructions, at + 1)))
         elif instruction.opname == "IMPORT_NAME":
-            level, wanted = (before.argval for before in instructions[at - 2 : at])
-            imports.add((level, value, tuple(wanted or ())))
+            level, members = (before.argval for before in instructions[at - 2 : at])
+            imports.add((level, value, tuple(members or ())))
     for constant in constants:
         if isinstance(constant, CodeType):
             nested = read_code(constant)
@@ -73,13 +75,13 @@ def read_code(code: CodeType) -> Code:
             imports |= nested.imports
     handlers = [
         [
-            *(bisect_left(offsets, place) for place in (entry.start, entry.end, entry.target)),
+            *(bisect_left(offsets, offset) for offset in (entry.start, entry.end, entry.target)),
             entry.depth,
             entry.lasti,
         ]
         for entry in vars(dis.Bytecode(code))["exception_entries"]
     ]
-    text = "\n".join([_signature(code), *spelled, repr(handlers)])
+    text = "\n".join([_signature(code), *lines, repr(handlers)])
     return Code(text, tuple(constants), frozenset(names), frozenset(imports))
 
 
@@ -92,13 +94,13 @@ def _signature(code: CodeType) -> str:
             code.co_posonlyargcount,
             code.co_kwonlyargcount,
             code.co_varnames[:count],
-            code.co_flags & KINDS,
+            code.co_flags & DECISIVE_FLAGS,
         )
     )
 
 
 def _without_notes(instructions: list[dis.Instruction]) -> list[dis.Instruction]:
-    """Without what Python notes in the body of a nested class, such as its docstring."""
+    """Drop what Python itself stores in the body of a nested class, such as its docstring."""
     kept: list[dis.Instruction] = []
     for instruction in instructions:
         if instruction.opname == "STORE_NAME" and instruction.argval in WRITTEN_BY_PYTHON:

@@ -1,4 +1,4 @@
-"""The code behind a reference, fingerprinted without importing it."""
+"""Fingerprint the code behind a reference without importing it."""
 
 import ast
 import contextlib
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -21,25 +21,29 @@ from flops_fit.plugins.resolve import one_line, split_reference
 
 @dataclass(frozen=True)
 class Module:
-    """Where a module's source lies; a package's ``file`` is its ``__init__.py`` (or None)."""
+    """Where the source of the module called ``name`` is.
+
+    ``file`` is None where there is no Python source; for a package it is ``__init__.py``, if there
+    is one. ``folders`` holds the folders in which a package's submodules are looked up.
+    """
 
     name: str
     file: Path | None
-    folders: tuple[Path, ...] = ()  # of a package: where its submodules lie
+    folders: tuple[Path, ...] = ()
 
 
 def source_fingerprint(reference: str, search_paths: Iterable[str | Path] | None = None) -> str:
-    """SHA-256 of the code that a reference stands for, read without importing anything.
+    """Return the SHA-256 of the code behind ``reference``, without importing anything.
 
-    Hashed is the syntax tree, without comments and docstrings, of the reference's module and of
-    the modules that it imports (see `import_closure`). Code installed by others (``site-packages``)
-    or without Python source is known by its reference alone: its version is recorded with each
-    run, never hashed. So is our own code outside of the examples: it counts by the version of the
-    trainer, which the identity holds beside this hash.
+    The hash covers the syntax trees, without comments and docstrings, of the reference's module
+    and of the modules that it imports (see `import_closure`). Installed code (``site-packages``)
+    and code without Python source are represented by the reference alone: their versions are
+    recorded with each run but not hashed. The same holds for flops-fit itself, except the
+    examples: its trainer's version is part of the identity, next to this hash.
 
-    ``search_paths`` are looked through before ``sys.path``. The value does not depend on where
-    files lie, nor on the version of Python (3.11 or newer). Raises `FlopsFitError` where the
-    module is missing or does not parse.
+    ``search_paths`` come before ``sys.path``. The hash depends neither on the location of the
+    files nor on the version of Python (3.11 or newer). Raises `FlopsFitError` where the module
+    does not exist or does not parse.
     """
     module, top = _located(
         split_reference(reference)[0], tuple(search_paths or ()), reference=reference
@@ -59,12 +63,13 @@ def source_fingerprint(reference: str, search_paths: Iterable[str | Path] | None
 def import_closure(
     module_name: str, leave_out: Callable[[str], bool] = lambda name: False
 ) -> dict[str, str]:
-    """Module name -> digest of its syntax tree: a module and all that it imports of its package.
+    """Return the syntax tree digests of a module and of what it imports from its package, by name.
 
-    Followed are imports by name, anywhere in a file, within the module's top-level package; for a
-    module outside any package, within its own folder. A package's ``__init__.py`` counts when
-    something is imported from it, not for being passed through. Modules whose name ``leave_out``
-    accepts are neither counted nor looked into.
+    Import statements anywhere in a file are followed within the top-level package of
+    ``module_name``, or within the folder of a module that belongs to no package. A package's
+    ``__init__.py`` counts only where something is imported from it. A module is skipped, with its
+    imports, where ``leave_out(name)`` is true. Raises `FlopsFitError` where the module does not
+    exist or a file does not parse.
     """
     module, top = _located(module_name, reference=module_name)
     files = _closure(module, top, lambda imported: leave_out(imported.name))
@@ -74,9 +79,10 @@ def import_closure(
 def source_files(
     reference: str, search_paths: Iterable[str | Path], installed: bool = False
 ) -> set[Path]:
-    """The files that `source_fingerprint` looks into; none of our own, nor of installed code.
+    """Return the files that `source_fingerprint` of ``reference`` and ``search_paths`` reads.
 
-    With ``installed``, those of installed code too.
+    Files of flops-fit itself are never included, and files of installed packages only where
+    ``installed`` is true. Raises `FlopsFitError` where the module does not exist.
     """
     module, top = _located(split_reference(reference)[0], tuple(search_paths), reference=reference)
     if module.file is None or (is_installed(module.file) and not installed):
@@ -87,7 +93,7 @@ def source_files(
 def _located(
     module_name: str, search_paths: Iterable[str | Path] = (), *, reference: str
 ) -> tuple[Module, Module]:
-    """A module and the top-level one that it belongs to; errors name the ``reference`` to it."""
+    """Find a module and the top-level module above it; an error names the ``reference``."""
     roots = [Path(path).absolute() for path in [*search_paths, *sys.path]]
     top = _find_top(module_name.partition(".")[0], roots)
     module = _find(module_name, top)
@@ -100,7 +106,7 @@ def _located(
 
 
 def _closure(module: Module, top: Module, leave_out: Callable[[Module], bool]) -> dict[str, Path]:
-    """Module name -> file, of a module and those that it imports of its package."""
+    """Return the files, by module name, of a module and of what it imports from its package."""
     files: dict[str, Path] = {}
     pending = [module]
     while pending:
@@ -114,7 +120,10 @@ def _closure(module: Module, top: Module, leave_out: Callable[[Module], bool]) -
 
 
 def absolute_base(module: Module, level: int, base: str | None) -> str | None:
-    """What an import statement in ``module`` starts from, its leading dots (``level``) resolved."""
+    """Return the absolute name of the module that an import statement in ``module`` starts from.
+
+    ``level`` is the number of leading dots and ``base`` the name behind them (None: no name).
+    """
     if not level:
         return base
     package = module.name.split(".") if module.folders else module.name.split(".")[:-1]
@@ -123,29 +132,31 @@ def absolute_base(module: Module, level: int, base: str | None) -> str | None:
 
 
 def _imported(
-    module: Module, top: Module, level: int, base: str | None, names: tuple[str, ...]
+    module: Module, top: Module, level: int, base: str | None, names: Sequence[str]
 ) -> Iterator[Module]:
-    """The modules that one import statement names, of those whose source is the user's."""
+    """Yield the modules that one import statement names and whose source belongs to the user."""
     base = absolute_base(module, level, base)
     if not base:
         return
     if base.partition(".")[0] != top.name.partition(".")[0]:
-        if top.folders or top.file is None:  # a package ends at its own name
+        if top.folders or top.file is None:  # imports of other packages are not followed
             return
-        top = _find_top(base.partition(".")[0], [top.file.parent], hooks=False)
-    submodules = [found for name in names if (found := _find(f"{base}.{name}", top))]
+        neighbour = _find_top(base.partition(".")[0], [top.file.parent], hooks=False)
+    else:
+        neighbour = top
+    submodules = [part for name in names if (part := _find(f"{base}.{name}", neighbour))]
     yield from submodules
     if len(submodules) < len(names) or not names:
-        found = _find(base, top)
-        if found:
-            yield found
+        parent = _find(base, neighbour)
+        if parent:
+            yield parent
 
 
 def _find_top(name: str, roots: list[Path], hooks: bool = True) -> Module | None:
-    found = _find_in(name, name, roots)
-    if found or not hooks:
-        return found
-    for finder in sys.meta_path:  # editable installs bring a finder of their own
+    module = _find_in(name, name, roots)
+    if module or not hooks:
+        return module
+    for finder in sys.meta_path:  # an editable install adds its finder here
         spec = finder.find_spec(name, None) if hasattr(finder, "find_spec") else None
         if spec:
             file = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
@@ -155,7 +166,7 @@ def _find_top(name: str, roots: list[Path], hooks: bool = True) -> Module | None
 
 
 def _find(name: str, top: Module | None) -> Module | None:
-    """The module of this full name, walking down from its top-level package."""
+    """Find the module with this full name, walking down from its top-level package."""
     parts = name.split(".")
     module = top
     for depth in range(2, len(parts) + 1):
@@ -166,29 +177,31 @@ def _find(name: str, top: Module | None) -> Module | None:
 
 
 def _find_in(tail: str, name: str, folders: Iterable[Path]) -> Module | None:
-    """As Python's own path finder does, which cannot enter a package without importing it.
+    """Find a module as Python's path finder does, but without importing the package above it.
 
-    With text instead of paths, as every start of the workflow does this a thousand times; and
-    ``os.path`` says no where ``Path.is_file`` raises: at a name that is too long.
+    This works on text instead of paths because every start of the workflow does it a thousand
+    times, and because ``os.path`` returns False where ``Path.is_file`` raises: for a name that is
+    too long.
     """
     portions = []
     for folder in folders:
-        place = f"{folder}{os.sep}{tail}"
-        if os.path.isdir(place):
-            if os.path.isfile(f"{place}{os.sep}__init__.py"):
-                return Module(name, Path(place, "__init__.py"), (Path(place),))
-            portions.append(Path(place))
-        if any(os.path.isfile(place + suffix) for suffix in EXTENSION_SUFFIXES):
+        path = f"{folder}{os.sep}{tail}"
+        if os.path.isdir(path):
+            if os.path.isfile(f"{path}{os.sep}__init__.py"):
+                return Module(name, Path(path, "__init__.py"), (Path(path),))
+            portions.append(Path(path))
+        if any(os.path.isfile(path + suffix) for suffix in EXTENSION_SUFFIXES):
             return Module(name, None)
-        if os.path.isfile(f"{place}.py"):
-            return Module(name, Path(f"{place}.py"))
+        if os.path.isfile(f"{path}.py"):
+            return Module(name, Path(f"{path}.py"))
     return Module(name, None, tuple(portions)) if portions else None
 
 
 def find_module(name: str, roots: list[Path], top: Module | None = None) -> Module | None:
-    """The module of this full name below ``roots``, or as an import hook of another project knows it.
+    """Find the module with the full name ``name`` below ``roots``, or through an import hook.
 
-    ``top``: its top-level package, where that is known already. None where there is no such module.
+    ``top`` is its top-level package where the caller has it already. Returns None where there is
+    no such module.
     """
     if top is None:
         top = _find_top(name.partition(".")[0], roots, hooks=name not in sys.builtin_module_names)
@@ -196,25 +209,29 @@ def find_module(name: str, roots: list[Path], top: Module | None = None) -> Modu
 
 
 def tree_digest(file: Path) -> str:
-    """The digest of one file's syntax tree, as `source_fingerprint` knows it; `EMPTY` for no code."""
+    """Return the digest of the syntax tree of ``file`` as `source_fingerprint` uses it.
+
+    A file without any code has the digest `EMPTY`. Raises `FlopsFitError` where the file does not
+    parse.
+    """
     digest = _known_source(file)[0]
     return EMPTY if digest == NO_CODE else digest
 
 
 def imports_of(file: Path) -> Iterable[tuple[int, str | None, list[str]]]:
-    """The import statements of a file, as (level, module, names)."""
+    """Return the import statements of ``file``, each as ``(level, module, names)``."""
     return _known_source(file)[1]
 
 
-_remembered: dict[str, list] = {}  # by path: state, digest and imports of a source
+_remembered: dict[str, list] = {}  # path -> state of the file, digest of its tree, its imports
 
 
 @contextlib.contextmanager
 def remembered_sources(cache: Path) -> Iterator[None]:
-    """Within, sources are parsed only where they differ from those in ``cache`` (see `file_state`).
+    """Within the block, parse only the sources that changed since ``cache`` was written.
 
-    Parsing is most of what a start of the workflow takes. What another version of this module has
-    written is not used.
+    Parsing takes most of the time of a start of the workflow. Changes are noticed by `file_state`.
+    A cache that another version of this module wrote is ignored.
     """
     reader = file_state(Path(__file__))
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -240,7 +257,7 @@ def _known_source(file: Path) -> tuple[str, Iterable]:
 
 @lru_cache(maxsize=4096)
 def _read_source(file: Path, state: tuple[int, ...]) -> tuple[str, tuple[tuple, ...]]:
-    """The digest of a file's syntax tree, and its imports as (level, module, names)."""
+    """Return the digest of a file's syntax tree, and its imports as (level, module, names)."""
     try:
         tree = ast.parse(file.read_bytes(), filename=str(file))
     except (SyntaxError, ValueError) as error:
@@ -262,24 +279,23 @@ EMPTY = "empty"
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def _is_text(statements: list[ast.stmt]) -> bool:
-    """Whether a body's first statement is a docstring."""
-    return any(
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-        for statement in statements
+def _starts_with_docstring(body: list[ast.stmt]) -> bool:
+    return bool(body) and (
+        isinstance(body[0], ast.Expr)
+        and isinstance(body[0].value, ast.Constant)
+        and isinstance(body[0].value.value, str)
     )
 
 
 def _write_tree(node: ast.AST, parts: list[str], imports: list[tuple]) -> None:
-    """Append a spelling of the tree that Python versions share, and what it imports.
+    """Append the tree in a text form that all Python versions share, and what the tree imports.
 
-    What is empty is left out: new versions add fields (3.12 gave functions ``type_params``) that
-    are empty in older code. One pass for both, since every start of the workflow reads the sources.
+    Empty fields are left out, because new versions add fields that are empty in older code (3.12
+    gave functions ``type_params``). One pass does both, because every start of the workflow reads
+    the sources.
     """
     parts.append(f"({type(node).__name__}")
-    if isinstance(node, ast.Constant):  # its None is a value; `kind` is the u of u"text"
+    if isinstance(node, ast.Constant):  # here None is a value; `kind` is the u of u"text"
         parts.append(f" {type(node.value).__name__} {node.value!r})")
         return
     if isinstance(node, ast.Import):
@@ -287,7 +303,7 @@ def _write_tree(node: ast.AST, parts: list[str], imports: list[tuple]) -> None:
     elif isinstance(node, ast.ImportFrom):
         imports.append((node.level, node.module, tuple(alias.name for alias in node.names)))
     for field, value in ast.iter_fields(node):
-        if field == "body" and isinstance(node, WITH_DOCSTRING) and _is_text(value[:1]):
+        if field == "body" and isinstance(node, WITH_DOCSTRING) and _starts_with_docstring(value):
             value = value[1:]
         if isinstance(node, ast.JoinedStr):  # 3.12 ends a format such as {x:{width}} with ""
             value = [part for part in value if getattr(part, "value", None) != ""]

@@ -1,12 +1,14 @@
-"""What objects handed over in Python are, by their content: equal content, equal digest.
+"""Hash Python objects by their content: equal content gives an equal digest.
 
-A model class, a loss or a data set from a notebook has no import path and no file to be known by.
-Here everything that an object's behaviour rests on becomes one graph: bytecode, defaults, closures,
-the globals that code names, the members of classes, the state of instances, the bytes of tensors.
-The digest of an object depends on its part of that graph alone. The order of dictionaries and sets,
-addresses, files, lines, and whether equal parts are one object or several do not count.
+A model class, a loss or a dataset from a notebook has no import path and no file that could
+identify it. Here everything that determines an object's behaviour becomes one graph: bytecode,
+defaults, closures, the globals that code names, the members of classes, the state of instances, the
+bytes of tensors. The digest of an object depends only on its part of that graph. It does not depend
+on the order of dictionaries and sets, on addresses, files or lines, or on whether equal parts are
+one object or several.
 
-Library code (the standard library, installed packages, our own core) is known by name and version.
+Library code (the standard library, installed packages, the core of flops-fit) is identified by its
+name and version.
 """
 
 import hashlib
@@ -18,20 +20,21 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flops_fit.plugins.data_files import FileHashes
-from flops_fit.plugins.objects import kind_in_words, part_of
+from flops_fit.plugins.objects import describe_type, part_of
 from flops_fit.plugins.parts import ATOMS, Part
 from flops_fit.plugins.randomness import is_generator
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-CHUNK, SECONDS = 2**26, 2.0
+CHUNK = 2**26  # bytes that are hashed at once
+PATIENCE_SECONDS = 2.0  # hashing that takes longer is announced
 
 
 class Contents:
-    """Digests of objects; what was hashed is kept alive, and taken as unchanged since.
+    """Computes digests of objects; it keeps them alive, and assumes that they do not change.
 
-    ``hashes`` remembers the hashes of files. ``say`` is given a sentence where hashing takes longer
-    than two seconds. ``generators`` are the random generators in the objects hashed so far, and
-    ``bytes_read`` counts their tensors, arrays and tables.
+    ``hashes`` caches the hashes of files. ``say`` is called with a sentence where hashing takes
+    longer than two seconds. ``generators`` lists the random generators in the objects hashed so
+    far, and ``bytes_read`` is the size in bytes of their tensors, arrays and tables.
     """
 
     def __init__(self, hashes: FileHashes, say: Callable[[str], None]):
@@ -39,22 +42,22 @@ class Contents:
         self.generators: list[Any] = []
         self.bytes_read = 0
         self._numbers: dict[Any, int] = {}
-        self._values: list[Any] = []  # kept alive, so that no id is met twice
-        self._origins: list[tuple[int, str]] = []  # how each was reached first
+        self._values: list[Any] = []  # kept alive, so that no id() is used twice
+        self._origins: list[tuple[int, str]] = []  # parent and step by which each was first reached
         self._labels: list[bytes] = []
         self._children: list[list[int]] = []
         self._unordered: list[bool] = []
         self._unhashable: dict[int, str] = {}
         self._bytecode: set[int] = set()
         self._unread: list[tuple[int, int, Callable[[], Iterable[Any]]]] = []
-        self._digests: dict[int, bytes] = {}  # of all that reaches no cycle
+        self._digests: dict[int, bytes] = {}  # of the nodes that lead to no cycle
 
     def digest(self, value: Any, name: str) -> tuple[str, list[str]]:
-        """The digest of ``value``, and what in it cannot be hashed, each as a clause.
+        """Return the digest of ``value``, and one clause for each part that cannot be hashed.
 
-        Where it rests on bytecode, the digest ends in the version of Python. What cannot be hashed
-        (a lock, an open file, a generator) counts by its kind alone; the clause leads to it from
-        ``name``: "loss_fn.table is a lock".
+        Where bytecode is part of it, the digest ends in the version of Python. A part that cannot
+        be hashed (a lock, an open file, a generator) is represented by its type; its clause gives
+        the path to it, starting at ``name``: "loss_fn.table is a lock".
         """
         root = self._number(value, -1, name)
         while len(self._labels) < len(self._values):
@@ -65,9 +68,9 @@ class Contents:
         if any(at in self._bytecode for at in reached):
             digest += f"-py{PYTHON}"
         refused = [at for at in reached if at in self._unhashable]
-        return digest, sorted(f"{self._way(at)} is {self._unhashable[at]}" for at in refused)
+        return digest, sorted(f"{self._path(at)} is {self._unhashable[at]}" for at in refused)
 
-    def _number(self, value: Any, parent: int, way: str) -> int:
+    def _number(self, value: Any, parent: int, step: str) -> int:
         kind = type(value)
         key: Any = id(value)
         if kind in ATOMS:
@@ -75,7 +78,7 @@ class Contents:
         if key not in self._numbers:
             self._numbers[key] = len(self._values)
             self._values.append(value)
-            self._origins.append((parent, way))
+            self._origins.append((parent, step))
         return self._numbers[key]
 
     def _describe(self, at: int) -> None:
@@ -86,7 +89,7 @@ class Contents:
             part = None
         if part is None:
             part = Part(f"unhashable {type(value).__module__}:{type(value).__qualname__}")
-            self._unhashable[at] = kind_in_words(value)
+            self._unhashable[at] = describe_type(value)
         if type(value) is types.CodeType:
             self._bytecode.add(at)
         if is_generator(value):
@@ -96,11 +99,11 @@ class Contents:
             text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         )
         self._unordered.append(part.unordered)
-        self._children.append([self._number(child, at, way) for way, child in part.parts])
+        self._children.append([self._number(child, at, step) for step, child in part.parts])
         if part.chunks is not None:
             self._unread.append((at, part.size, part.chunks))
 
-    def _way(self, at: int) -> str:
+    def _path(self, at: int) -> str:
         steps: list[str] = []
         while at >= 0:
             at, step = self._origins[at]
@@ -108,16 +111,17 @@ class Contents:
         return "".join(steps)
 
     def _read(self) -> None:
-        """Hash what was met in bytes; how much that is, is known by now."""
-        total, started, said = sum(size for _, size, _ in self._unread), time.monotonic(), False
+        """Hash the tensors, arrays and tables that were met; their total size is known by now."""
+        total = sum(size for _, size, _ in self._unread)
+        started, announced = time.monotonic(), False
         for at, _, chunks in self._unread:
             digest = hashlib.blake2b(self._labels[at], digest_size=20)
             for chunk in chunks():
                 view = memoryview(chunk).cast("B")
                 for start in range(0, len(view), CHUNK):
                     digest.update(view[start : start + CHUNK])
-                    if not said and time.monotonic() - started > SECONDS:
-                        said = True
+                    if not announced and time.monotonic() - started > PATIENCE_SECONDS:
+                        announced = True
                         self.say(
                             f"hashing {total / 1e9:.3g} GB of data, to see whether they changed"
                         )
@@ -139,10 +143,10 @@ class Contents:
         return order
 
     def _combine(self, root: int, order: list[int]) -> bytes:
-        """The digest of ``root``, from the leaves up.
+        """Compute the digest of ``root`` from the leaves up.
 
-        A digest does not depend on where a cycle was entered, nor on how often equal parts were
-        copied: what only leads to a cycle is told from what is in one by its digest alone.
+        A digest depends neither on where a cycle was entered nor on how often equal parts were
+        copied: a node that only leads to a cycle gets the digest of the equal node within it.
         """
         known, rest = self._digests, []
         for at in order:
@@ -154,27 +158,27 @@ class Contents:
         if root in known:
             return known[root]
         core = self._within_cycles(rest)
-        found = self._tell_apart(core)
-        together = ChainMap(found, known)
-        same = {self._hash(at, together): found[at] for at in core}
+        digests = self._refine(core)
+        together = ChainMap(digests, known)
+        same = {self._hash(at, together): digests[at] for at in core}
         for at in rest:
-            if at not in found:
+            if at not in digests:
                 digest = self._hash(at, together)
-                found[at] = same.get(digest, digest)
-        return found[root]
+                digests[at] = same.get(digest, digest)
+        return digests[root]
 
     def _within_cycles(self, rest: list[int]) -> list[int]:
-        """``rest`` without what only leads to a cycle."""
-        left = set(rest)
+        """Return ``rest`` without the nodes that only lead to a cycle."""
+        remaining = set(rest)
         parents = Counter(child for at in rest for child in self._children[at])
-        for at in reversed(rest):  # parents come before their children, but for cycles
+        for at in reversed(rest):  # parents come before their children, except in cycles
             if not parents[at]:
-                left.remove(at)
+                remaining.remove(at)
                 parents.subtract(self._children[at])
-        return [at for at in rest if at in left]
+        return [at for at in rest if at in remaining]
 
-    def _tell_apart(self, core: list[int]) -> dict[int, bytes]:
-        """Digests within cycles, in rounds: each tells parts apart one step further than before."""
+    def _refine(self, core: list[int]) -> dict[int, bytes]:
+        """Compute digests within cycles in rounds; each separates nodes by one more step."""
         colours, count = {at: _hash(self._labels[at]) for at in core}, 0
         while len(set(colours.values())) > count:
             count = len(set(colours.values()))

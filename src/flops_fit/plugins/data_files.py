@@ -1,4 +1,4 @@
-"""What the data of a sweep are, without reading them twice: hashes of files, versions of packages."""
+"""Identify the data of a sweep, without reading them twice: file hashes and package versions."""
 
 import hashlib
 import os
@@ -13,16 +13,19 @@ PACKAGE = "package:"
 
 
 def find_path(name: str, search_paths: Iterable[str]) -> Path | None:
-    """``name`` as an existing path: itself, else below the first of ``search_paths`` that has it."""
+    """Return ``name`` as an existing path, or None.
+
+    It is looked up in the working directory first, then below each of ``search_paths``.
+    """
     for base in ("", *search_paths):
         path = Path(base, name)
-        if os.path.exists(path):  # unlike Path.exists, also where a text is too long for a name
+        if os.path.exists(path):  # Path.exists raises where a text is too long to be a file name
             return path
     return None
 
 
 class FileHashes:
-    """SHA-256 of files, remembered in one JSON file by path and state (see `file_state`)."""
+    """SHA-256 of files, cached in the JSON file ``cache`` by path and `file_state`."""
 
     def __init__(self, cache: str | Path):
         self.cache = Path(cache)
@@ -36,7 +39,10 @@ class FileHashes:
             return {}
 
     def of(self, path: Path) -> str:
-        """The hash of a file, or of the names and hashes of all files below a folder."""
+        """Return the hash of the file ``path``; of a folder, that of the files below it.
+
+        Raises `FlopsFitError` where a file cannot be read.
+        """
         if path.is_dir():
             files = sorted(
                 p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts
@@ -58,6 +64,7 @@ class FileHashes:
         return digest
 
     def save(self) -> None:
+        """Write the cache, if anything was added to it."""
         if self.changed:
             write_object(self.cache, self.known)
             self.changed = False
@@ -66,17 +73,19 @@ class FileHashes:
 def source_identity(
     source: str, search_paths: Iterable[str], hashes: FileHashes, key: str = "dataset.sources"
 ) -> str:
-    """Identity of one data source: the version of ``package:NAME``, else the hash of a path.
+    """Return the identity of one data source: the version of a package, or the hash of a path.
 
-    Raises `FlopsFitError` naming ``key`` when the package or path does not exist.
+    ``source`` is ``package:NAME`` or a path, which is looked up below ``search_paths`` too;
+    ``hashes`` caches the hashes of files. Raises `FlopsFitError` that names the config key ``key``
+    where the package or path does not exist.
     """
     if source.startswith(PACKAGE):
-        from importlib import metadata  # brings e-mail: as long to import as all of the rest
+        from importlib import metadata  # imports email, which takes as long as everything else
 
         name = source.removeprefix(PACKAGE)
         try:
             return f"{name} {metadata.version(name)}"
-        except (metadata.PackageNotFoundError, ValueError):  # ValueError: no name at all
+        except (metadata.PackageNotFoundError, ValueError):  # ValueError: the name is empty
             raise FlopsFitError(
                 f"{key}: package {name!r} is not installed; install it (pip install {name}) or name "
                 "files instead"
@@ -93,11 +102,15 @@ def source_identity(
 def file_arguments(
     arguments: dict, search_paths: Iterable[str], hashes: FileHashes
 ) -> dict[str, str]:
-    """Hashes of the arguments, or members of list arguments, that name existing files."""
-    found = {}
+    """Return the hashes of the existing files that ``arguments``, or lists in them, name.
+
+    Names are looked up below ``search_paths`` too; ``hashes`` caches the hashes. The keys have the
+    form ``ARGUMENT=NAME``.
+    """
+    digests = {}
     for name, value in arguments.items():
         for text in value if isinstance(value, list) else [value]:
             path = find_path(text, search_paths) if isinstance(text, str) and text else None
             if path is not None and path.is_file():
-                found[f"{name}={text}"] = f"sha256 {hashes.of(path)}"
-    return found
+                digests[f"{name}={text}"] = f"sha256 {hashes.of(path)}"
+    return digests

@@ -1,20 +1,20 @@
-"""Whether a file may have changed since it was last read, without reading it again."""
+"""Decide whether a file may have changed since it was last read, without reading it again."""
 
 import time
 from pathlib import Path
 
-SETTLED_SECONDS = 2.0  # a later write within a clock tick of the last one leaves the state as it is
+SETTLED_SECONDS = 2.0  # two writes within one tick of the clock leave the same state
 
 
 def file_state(path: Path) -> list[int]:
-    """Size, time of the last write, time of the last change of any kind, and inode of a file.
+    """Return the size in bytes, write time, change time (both in ns) and inode of the file ``path``.
 
-    Archives and copies restore size and write time; the other two then tell files apart.
+    Archives and copies restore the size and the write time; the other two then differ.
     """
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def is_settled(state: list[int]) -> bool:
-    """Whether a file in this ``state`` (of `file_state`) is old enough to be remembered by it."""
+    """Whether ``state``, of `file_state`, is old enough that a later change would alter it."""
     return time.time_ns() - state[2] > SETTLED_SECONDS * 1e9

@@ -1,4 +1,4 @@
-"""What Python objects consist of, one step deep: code, classes, instances, collections."""
+"""Take Python objects apart, one step deep: code, classes, instances, collections."""
 
 import copyreg
 import enum
@@ -25,7 +25,7 @@ from flops_fit.plugins.origin import is_library
 from flops_fit.plugins.parts import ATOMS, Part, atom, mapping_part
 from flops_fit.plugins.randomness import generator_part
 
-NO_MEMBERS = {
+IGNORED_MEMBERS = {
     "__doc__",
     "__module__",
     "__qualname__",
@@ -35,7 +35,7 @@ NO_MEMBERS = {
     "_autograd_function_id",
     "_backward_cls",
 }
-MEANT = {"__slots__", "__dataclass_fields__"}  # special members that decide, beside functions
+DECISIVE_MEMBERS = {"__slots__", "__dataclass_fields__"}  # special members that are no functions
 FUNCTIONS = (types.FunctionType, classmethod, staticmethod, property)
 C_MEMBERS = (
     types.MethodDescriptorType,
@@ -45,10 +45,10 @@ C_MEMBERS = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
 )
-CACHES = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
-HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is no fixed part of a C library
-UNVERSIONED = {"torch", "numpy"}  # another build is the same experiment, as in the workflow
-NAMES = {
+WEAK_COLLECTIONS = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
+HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE, which classes built into a C library lack
+UNVERSIONED = {"torch", "numpy"}  # another version is the same experiment, as in the workflow
+TYPE_NAMES = {
     "lock": "a lock",
     "RLock": "a lock",
     "generator": "a generator",
@@ -59,18 +59,21 @@ NAMES = {
     "BufferedRandom": "an open file",
     "FileIO": "an open file",
 }
-NEW_OBJECT = object().__reduce_ex__(4)[0]  # how pickle makes one without arguments
-MOST_FILES = 10_000  # texts of one collection that are looked up as names of files
-LONGEST_NAME = 1024
+NEW_OBJECT = object().__reduce_ex__(4)[0]  # how pickle creates an object without arguments
+MOST_NAMES = 10_000  # a longer collection is not searched for names of files
+LONGEST_NAME = 1024  # characters
 
 
 def part_of(value: Any, hashes: FileHashes) -> Part | None:
-    """What ``value`` consists of; None where it cannot be taken apart, as a lock cannot."""
+    """Describe what ``value`` consists of; None where it cannot be taken apart, such as a lock.
+
+    ``hashes`` caches the hashes of files.
+    """
     if type(value) in ATOMS:
         return _file_part(value, hashes) or atom(value)
     if type(value) in (list, tuple):
         return _sequence(value)
-    for kinds, describe in KINDS:
+    for kinds, describe in DESCRIPTIONS:
         if isinstance(value, kinds):
             return describe(value)
     name = library_name(value)
@@ -81,14 +84,14 @@ def part_of(value: Any, hashes: FileHashes) -> Part | None:
     return generator_part(value) or array_part(value, hashes) or _instance(value)
 
 
-def kind_in_words(value: Any) -> str:
-    """What cannot be hashed, as a sentence calls it."""
+def describe_type(value: Any) -> str:
+    """Return the type of ``value`` as a noun with its article, such as "a lock"."""
     kind = type(value)
-    return NAMES.get(kind.__name__) or f"a {kind.__module__}.{kind.__qualname__}"
+    return TYPE_NAMES.get(kind.__name__) or f"a {kind.__module__}.{kind.__qualname__}"
 
 
 def _file_part(value: Any, hashes: FileHashes) -> Part | None:
-    """A text that names a file: its content counts, where it lies does not."""
+    """Describe a text that names a file by the file's content, whatever its folder."""
     if type(value) is not str or not 0 < len(value) <= LONGEST_NAME or not os.path.isfile(value):
         return None
     path = Path(value)
@@ -107,7 +110,7 @@ def _sequence(value: list | tuple) -> Part:
 
 
 def _is_flat(value: list | tuple) -> bool:
-    """Whether it holds atoms, or rows of atoms, alone: then it is hashed at once."""
+    """Whether ``value`` holds only atoms, or rows of atoms; it is then hashed in one step."""
     kinds = set(map(type, value))
     if kinds <= {list, tuple}:
         kinds = set(map(type, chain.from_iterable(value)))
@@ -115,7 +118,7 @@ def _is_flat(value: list | tuple) -> bool:
 
 
 def _may_name_files(value: list | tuple) -> bool:
-    if len(value) > MOST_FILES:
+    if len(value) > MOST_NAMES:
         return False
     rows = chain.from_iterable(row if type(row) in (list, tuple) else (row,) for row in value)
     return any(
@@ -139,16 +142,16 @@ def _mapping(value: Any) -> Part | None:
 
 
 def library_name(value: Any) -> str | None:
-    """``module:name version`` of what library code offers under just that name, else None."""
+    """Return ``module:name version`` where a library offers ``value`` under that name, else None."""
     name, module = getattr(value, "__qualname__", None), getattr(value, "__module__", None)
     if not isinstance(name, str) or not isinstance(module, str):
         return None
-    found: Any = sys.modules.get(module)
-    if found is None or not _is_library(found):
+    member: Any = sys.modules.get(module)
+    if member is None or not _is_library(member):
         return None
     for step in name.split("."):
-        found = getattr(found, step, None)
-    return f"{module}:{name}{_version(module)}" if found is value else None
+        member = getattr(member, step, None)
+    return f"{module}:{name}{_version(module)}" if member is value else None
 
 
 def _version(module: str) -> str:
@@ -190,7 +193,7 @@ def _function(value: types.FunctionType) -> Part:
         ("", mapping_part(vars(value).items(), ".{}".format)),
         ("", Part("cells", [(f" -> {name}", _content_of(cell)) for name, cell in cells])),
     ]
-    if is_library(code.co_filename):  # a library's wrapper around what may be the user's
+    if is_library(code.co_filename):  # a library's wrapper, perhaps around the user's code
         return Part(f"library {value.__globals__.get('__name__')}:{code.co_qualname}", parts)
     return Part("function", [*parts, ("", code), ("", _globals(value))])
 
@@ -203,25 +206,25 @@ def _content_of(cell: types.CellType) -> Any:
 
 
 def _globals(function: types.FunctionType) -> Part:
-    """What the globals that a function names are now; of the user's modules, what is read of them."""
-    code, around = read_code(function.__code__), function.__globals__
-    found: dict[str, Any] = {}
+    """The globals that a function names, and the attributes of the user's modules that it reads."""
+    code, namespace = read_code(function.__code__), function.__globals__
+    values: dict[str, Any] = {}
     for name, *attributes in code.names:
-        if name not in around or (name.startswith("__") and name.endswith("__")):
+        if name not in namespace or (name.startswith("__") and name.endswith("__")):
             continue
-        value = around[name]
+        value = namespace[name]
         for attribute in attributes:
             if not isinstance(value, types.ModuleType) or _is_library(value):
                 break
             name, value = f"{name}.{attribute}", getattr(value, attribute, None)
-        found[name] = value
-    for level, name, wanted in code.imports:
-        found |= _imported(around.get("__package__") or "", level, name, wanted)
-    return mapping_part(found.items(), " -> {}".format)
+        values[name] = value
+    for level, name, members in code.imports:
+        values |= _imported(namespace.get("__package__") or "", level, name, members)
+    return mapping_part(values.items(), " -> {}".format)
 
 
-def _imported(package: str, level: int, name: str, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """What an import within a function brings from the user's modules: imported now, as it will be."""
+def _imported(package: str, level: int, name: str, members: tuple[str, ...]) -> dict[str, Any]:
+    """Import now what a function will import from the user's modules when it is called."""
     try:
         name = importlib.util.resolve_name("." * level + name, package) if level else name
         top = name.partition(".")[0]
@@ -231,11 +234,11 @@ def _imported(package: str, level: int, name: str, wanted: tuple[str, ...]) -> d
         if top in sys.modules and _is_library(sys.modules[top]):
             return {}
         module = importlib.import_module(name)
-    except Exception:  # whatever the user's module raises: the call itself would, too
+    except Exception:  # the user's module may raise anything, and will again when it is called
         return {}
-    if not wanted:
+    if not members:
         return {name: module}
-    return {f"{name}.{one}": getattr(module, one, None) for one in wanted}
+    return {f"{name}.{member}": getattr(module, member, None) for member in members}
 
 
 def _code(value: types.CodeType) -> Part:
@@ -252,8 +255,8 @@ def _class(value: type) -> Part:
     members = {
         name: member
         for name, member in vars(value).items()
-        if name not in NO_MEMBERS
-        and (not name.startswith("__") or name in MEANT or isinstance(member, FUNCTIONS))
+        if name not in IGNORED_MEMBERS
+        and (not name.startswith("__") or name in DECISIVE_MEMBERS or isinstance(member, FUNCTIONS))
         and not isinstance(member, C_MEMBERS)
     }
     if isinstance(value, enum.EnumMeta):
@@ -284,7 +287,7 @@ def _builtin(value: types.BuiltinFunctionType) -> Part:
 
 
 def _instance(value: Any) -> Part | None:
-    """An object by its class and by what pickle would keep of it."""
+    """Describe an object by its class and by what pickle would keep of it."""
     if any(value is stream for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)):
         return Part("a standard stream")
     try:
@@ -292,8 +295,8 @@ def _instance(value: Any) -> Part | None:
             warnings.simplefilter("ignore")
             reduce = copyreg.dispatch_table.get(type(value))
             reduced = reduce(value) if reduce else value.__reduce_ex__(4)
-    except Exception:  # each kind refuses in its own way
-        if not _is_torch_module(value):  # which refuses where parametrizations made its class
+    except Exception:  # objects refuse to be pickled with exceptions of any class
+        if not _is_torch_module(value):  # a module refuses if parametrizations made its class
             return None
         reduced = (NEW_OBJECT, (type(value),), vars(value))
     if isinstance(reduced, str):
@@ -316,7 +319,7 @@ def _is_torch_module(value: Any) -> bool:
 
 def _state(value: Any, state: Any) -> Any:
     if type(value).__reduce__ is object.__reduce__ and isinstance(state, tuple) and len(state) == 2:
-        attributes, slots = state  # as Python gives them where there are slots
+        attributes, slots = state  # the form that Python uses for a class with slots
         if isinstance(slots, dict):
             state = (attributes or {}) | slots
     if state is None:  # no attribute is set
@@ -327,17 +330,17 @@ def _state(value: Any, state: Any) -> Any:
 
 
 def _kept(value: Any, state: dict) -> Iterator[tuple[Any, Any]]:
-    """State without what is only a cache, or a running number."""
+    """Yield the state without cached values and without running numbers."""
     for name, member in state.items():
         if isinstance(getattr(type(value), str(name), None), functools.cached_property):
             continue
-        if str(name).endswith("_hooks") and isinstance(member, dict):  # keys count up in a process
+        if str(name).endswith("_hooks") and isinstance(member, dict):  # the keys are a counter
             member = list(member.values())
         yield name, member
 
 
 def _wrapped(*names: str) -> Callable[[Any], Part]:
-    """A describer of what only wraps other objects, its attributes ``names``."""
+    """Return a function that describes an object which only wraps its attributes ``names``."""
 
     def describe(value: Any) -> Part:
         return Part(type(value).__name__, [("", getattr(value, name)) for name in names])
@@ -354,7 +357,7 @@ def _c_member(value: Any) -> Part:
     return Part(f"member {owner.__module__}:{owner.__qualname__}.{value.__name__}")
 
 
-KINDS: list[tuple[Any, Callable[[Any], Part | None]]] = [
+DESCRIPTIONS: list[tuple[Any, Callable[[Any], Part | None]]] = [
     (type, _class),
     (types.FunctionType, _function),
     (types.CodeType, _code),
@@ -368,7 +371,7 @@ KINDS: list[tuple[Any, Callable[[Any], Part | None]]] = [
     (functools.cached_property, _wrapped("func")),
     (property, _wrapped("fget", "fset", "fdel")),
     (weakref.ref, lambda value: Part("reference", [("", value())])),
-    (CACHES, lambda value: Part("cache")),
+    (WEAK_COLLECTIONS, lambda value: Part("cache")),
     (types.BuiltinFunctionType, _builtin),
     (C_MEMBERS, _c_member),
 ]

@@ -1,4 +1,4 @@
-"""Whose code a file holds: ours, an installed distribution's, Python's own, or the user's."""
+"""Tell whose code a file holds: that of flops-fit, an installed package, Python, or the user."""
 
 import json
 import os
@@ -13,13 +13,13 @@ INSTALLED = ("site-packages", "dist-packages")
 
 @lru_cache(maxsize=4096)
 def is_core(file: Path) -> bool:
-    """Whether a file is ours; the examples are not: they are reached as a user's code would be."""
+    """Whether ``file`` is part of flops-fit; its examples are not, they count as a user's code."""
     return file.is_relative_to(OWN_FOLDER) and not file.is_relative_to(OWN_FOLDER / "examples")
 
 
 @lru_cache(maxsize=4096)
 def is_installed(file: Path) -> bool:
-    """Whether a file came with another distribution or with Python."""
+    """Whether ``file`` came with Python or with an installed package other than flops-fit."""
     if file.is_relative_to(OWN_FOLDER):
         return False
     return file.is_relative_to(STANDARD_LIBRARY) or any(part in INSTALLED for part in file.parts)
@@ -27,10 +27,10 @@ def is_installed(file: Path) -> bool:
 
 @cache
 def is_library(file: str) -> bool:
-    """Whether the code in ``file`` is known by name and version, and not by its content.
+    """Whether the code in ``file`` is identified by its name and version, not by its content.
 
-    The user's own is not: nor is a package that was installed from a folder or a repository, which
-    changes without a new version, nor code without a file, as in a notebook.
+    This is false for the user's code, for a package that was installed from a folder or a
+    repository (it may change without a new version), and for code without a file, as in a notebook.
     """
     path = Path(file)
     if not path.is_absolute():
@@ -45,7 +45,7 @@ def is_library(file: str) -> bool:
 
 @cache
 def _copied_packages(folder: Path) -> frozenset[str]:
-    """Top-level names below ``folder`` that were installed from a folder or a repository."""
+    """Return the packages and modules in ``folder`` that came from a folder or a repository."""
     names: set[str] = set()
     for origin in folder.glob("*.dist-info/direct_url.json"):
         try:
@@ -56,3 +56,15 @@ def _copied_packages(folder: Path) -> frozenset[str]:
             continue
         names |= {Path(line.split(",")[0].split("/")[0]).stem for line in files if ".py," in line}
     return frozenset(names)
+
+
+@cache
+def is_user_code(filename: str) -> bool:
+    """Whether the code of a stack frame is the user's; ``filename`` is the file that it names.
+
+    The examples count as the user's code. A generated file name such as ``<string>`` does not.
+    """
+    path = Path(filename)
+    if filename.startswith("<") or any(part in INSTALLED for part in path.parts):
+        return False
+    return not is_core(path) and not path.is_relative_to(STANDARD_LIBRARY)

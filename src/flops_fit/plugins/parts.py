@@ -1,4 +1,4 @@
-"""A node of the graph that an object's content is, see `flops_fit.plugins.content`."""
+"""The nodes of the graph of an object's content, see `flops_fit.plugins.content`."""
 
 import marshal
 from collections.abc import Callable, Iterable
@@ -10,10 +10,10 @@ ATOMS = {str, int, float, bool, bytes, complex, type(None), type(...)}
 
 @dataclass(eq=False, slots=True)
 class Part:
-    """Something by its own ``label`` and (how it is reached, what) it consists of.
+    """A node: its ``label``, and its ``parts`` as pairs of the step to a part and the part.
 
-    ``unordered``: whether the order of ``parts`` does not count. ``size``, ``chunks``: bytes that
-    belong to the label, and a function that gives them; they are read once all sizes are known.
+    ``unordered`` is true where the order of the parts does not count. ``chunks()`` yields ``size``
+    bytes that belong to the label; they are read once all sizes are known.
     """
 
     label: str | bytes
@@ -24,15 +24,18 @@ class Part:
 
 
 def atom(value: Any) -> Any:
-    """``value`` as it is spelled, where it is an atom; else itself."""
+    """Return ``value`` as a `Part` where it is an atom, and unchanged where it is not."""
     if type(value) not in ATOMS:
         return value
-    return Part(b"atom " + marshal.dumps(value, 2))  # version 2 does not tell what is shared
+    return Part(b"atom " + marshal.dumps(value, 2))  # version 2 does not mark shared objects
 
 
-def mapping_part(pairs: Iterable[tuple[Any, Any]], way: Callable[[Any], str]) -> Part:
-    """Keys and values in any order; ``way`` spells how a key leads to its value."""
-    return Part("mapping", [(way(key), _item(key, value)) for key, value in pairs], unordered=True)
+def mapping_part(pairs: Iterable[tuple[Any, Any]], step: Callable[[Any], str]) -> Part:
+    """Describe ``pairs`` of keys and values, in any order.
+
+    ``step(key)`` writes the step from a mapping to the value of a key, such as ``.key``.
+    """
+    return Part("mapping", [(step(key), _item(key, value)) for key, value in pairs], unordered=True)
 
 
 def _item(key: Any, value: Any) -> Part:

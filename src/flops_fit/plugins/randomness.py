@@ -1,4 +1,4 @@
-"""Random generators by how they were seeded, and code run as if all of them were at their start."""
+"""Identify random generators by their seeds, and run code as if all had just been seeded."""
 
 import contextlib
 import random
@@ -10,13 +10,14 @@ import numpy as np
 
 from flops_fit.plugins.parts import Part
 
-SEEDED_BY_HAND = 2**64  # the system's entropy has 128 bits
+SMALLEST_ENTROPY = 2**64  # seeds from the operating system have 128 bits; written ones are smaller
 
 
 def generator_part(value: Any) -> Part | None:
-    """A random generator by its seed, where it knows it, else by its state; None for anything else.
+    """Describe a random generator by its seed, or by its state where it does not keep the seed.
 
-    A seed from the system's entropy is no content, and neither is what the process shares.
+    Returns None where ``value`` is no random generator. A seed that the operating system chose
+    does not count, and neither does the state of a generator that the whole process shares.
     """
     torch = sys.modules.get("torch")
     kind = type(value).__name__
@@ -30,7 +31,7 @@ def generator_part(value: Any) -> Part | None:
         seeds = value.seed_seq
         if not isinstance(seeds, np.random.SeedSequence):
             return Part(f"generator {kind}", [("", value.state)])
-        by_system = isinstance(seeds.entropy, int) and seeds.entropy >= SEEDED_BY_HAND
+        by_system = isinstance(seeds.entropy, int) and seeds.entropy >= SMALLEST_ENTROPY
         return Part(
             f"generator {kind}", [("", None if by_system else seeds.entropy), ("", seeds.spawn_key)]
         )
@@ -49,7 +50,7 @@ def is_generator(value: Any) -> bool:
 
 
 def _shared(torch: Any) -> list[Any]:
-    """The generators behind ``random.random()``, ``numpy.random.rand()`` and ``torch.rand()``."""
+    """Return the generators behind ``random.random``, ``numpy.random.rand`` and ``torch.rand``."""
     numpys = np.random.mtrand._rand
     torchs = [] if torch is None else [torch.default_generator]
     return [random._inst, numpys, numpys._bit_generator, *torchs]
@@ -57,7 +58,10 @@ def _shared(torch: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def fixed_seeds(generators: Iterable[Any]) -> Iterator[None]:
-    """Within, ``generators`` and the shared ones draw as freshly seeded; afterwards as before."""
+    """Within the block, let all random generators draw as if freshly seeded; then restore them.
+
+    These are ``generators`` and the ones that the whole process shares.
+    """
     torch = sys.modules.get("torch")
     before: list[tuple[Callable[[Any], object], Any]] = []
     for generator in [*_shared(torch), *generators]:
@@ -73,7 +77,7 @@ def fixed_seeds(generators: Iterable[Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        for restore, state in reversed(before):  # one may be there twice
+        for restore, state in reversed(before):  # a generator may be listed twice
             restore(state)
 
 

@@ -1,4 +1,4 @@
-"""A user's own code, reached by import path: found, called, and its errors put into one line."""
+"""Reach the user's code by its import path, check its arguments, and shorten its errors."""
 
 import difflib
 import importlib
@@ -7,20 +7,20 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.plugins.origin import INSTALLED, STANDARD_LIBRARY, is_core
+from flops_fit.plugins.origin import is_user_code
 
 
 def resolve(reference: str) -> Callable:
-    """Import ``reference``, ``"package.module:callable"``, and return what it names.
+    """Import ``reference``, ``"package.module:callable"``, and return the callable.
 
-    The name may be dotted. Raises `FlopsFitError`, naming the reference, when it is not of that
-    form, when the module does not import (with the user's own exception and its line), when the
-    name is missing (with close matches), or when what it names cannot be called.
+    The name behind the colon may contain dots. Raises `FlopsFitError` that names the reference
+    where it does not have this form, where the module cannot be imported (with the user's
+    exception and its line), where the module lacks the name (with close matches), and where the
+    name is not callable.
     """
     module_name, name = split_reference(reference)
     try:
@@ -37,14 +37,12 @@ def resolve(reference: str) -> Callable:
             ) from None
         path = f"{path}.{attribute}"
     if not callable(value):
-        raise FlopsFitError(
-            f"{reference}: is a {type(value).__name__}, not something that can be called"
-        )
+        raise FlopsFitError(f"{reference}: cannot be called, its type is {type(value).__name__}")
     return value
 
 
 def add_search_paths(paths: Iterable[str | Path]) -> None:
-    """Put folders at the front of ``sys.path``, in their order, each only once."""
+    """Put the folders ``paths`` at the front of ``sys.path``, in this order, each only once."""
     for path in reversed([os.path.abspath(path) for path in paths]):
         if path in sys.path:
             sys.path.remove(path)
@@ -60,12 +58,13 @@ def check_arguments(
     positional: int = 0,
     supplied: Collection[str] = (),
 ) -> None:
-    """Check that ``function(*positional, **kwargs)`` fits its signature, without calling it.
+    """Check that the signature of ``function`` accepts ``kwargs``, without calling it.
 
-    ``key`` is the config key that holds ``kwargs``; it opens the error. ``positional`` counts
-    leading arguments that we pass by position, ``supplied`` names those that we add by name: they
-    are not missing where ``kwargs`` lacks them, and not allowed in it. A callable with
-    ``**kwargs`` accepts any name; one without a readable signature (C code) is not checked.
+    ``reference`` names the function in an error, and ``key`` is the config key that holds
+    ``kwargs``. flops-fit itself passes the first ``positional`` arguments by position and those in
+    ``supplied`` by name; ``kwargs`` must not repeat them. A callable with ``**kwargs`` accepts any
+    name; one without a readable signature (C code) is not checked. Raises `FlopsFitError` for an
+    argument that is unknown, missing, or set by flops-fit.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -90,7 +89,7 @@ def check_arguments(
         refuse_unknown(argument, [p.name for p in named], section, ", which flops-fit sets")
     for argument in kwargs:
         if argument in supplied or argument in taken:
-            raise FlopsFitError(f"{key}: '{argument}' is set by flops-fit, leave it out")
+            raise FlopsFitError(f"{key}: '{argument}' is set by flops-fit; leave it out")
         refuse_unknown(argument, [p.name for p in named if p.name not in supplied], key)
     missing = [
         p.name
@@ -102,32 +101,28 @@ def check_arguments(
 
 
 def one_line(error: BaseException) -> str:
-    """``Type: first line of the message (file:line)``, the line being the user's own.
+    """Return ``error`` as ``Type: first line of the message (file:line)``.
 
-    That is the innermost frame outside of installed packages, the standard library and our core;
-    where there is none, no place is given.
+    The line is the innermost one in the user's code, that is, outside of installed packages, the
+    standard library and flops-fit; it is left out where there is none.
     """
     message = (str(error).strip().splitlines() or [""])[0]
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
-    frame = next((f for f in reversed(frames) if _is_users(f.filename)), None)
+    frame = next((f for f in reversed(frames) if is_user_code(f.filename)), None)
     return f"{text} ({frame.filename}:{frame.lineno})" if frame else text
 
 
-@lru_cache
-def _is_users(filename: str) -> bool:
-    if filename.startswith("<") or any(part in INSTALLED for part in Path(filename).parts):
-        return False
-    path = Path(filename)
-    return not is_core(path) and not path.is_relative_to(STANDARD_LIBRARY)
-
-
 def split_reference(reference: str) -> tuple[str, str]:
+    """Split ``reference``, ``"package.module:callable"``, into the module and the callable's name.
+
+    Raises `FlopsFitError` where it does not have this form.
+    """
     module_name, colon, name = reference.partition(":")
     if not (colon and module_name and name) or ":" in name or module_name.startswith("."):
-        raise FlopsFitError(f"{reference}: not an import path; write 'package.module:callable'")
+        raise FlopsFitError(f"{reference}: not an import path; allowed: 'package.module:callable'")
     return module_name, name
 
 
@@ -135,7 +130,7 @@ def _import_failure(module_name: str, error: BaseException) -> str:
     missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
     if missing and (module_name == missing or module_name.startswith(missing + ".")):
         return f"no module named '{missing}' in {os.getcwd()} or on the Python path"
-    return f"{module_name} does not import: {one_line(error)}"
+    return f"{module_name} cannot be imported: {one_line(error)}"
 
 
 def _close_matches(name: str, allowed: Iterable[str]) -> str:

@@ -1,11 +1,11 @@
-"""What plug-ins use beside their own package: modules, files and distributions that decide a result.
+"""What plug-ins use outside of their package: modules, files and distributions that decide a result.
 
-The fingerprint of a plug-in's source covers its module and its package. Research code reaches further:
-a sibling package, a module found at run time, a file that the model opens, an installed distribution.
-What the import statements say is read without running anything (`static_uses`); what a trial run of
-the plug-ins was seen to import and open is added to it (`flops_fit.plugins.watch`). Both are known by
-names relative to the search paths, so that a folder may be moved, and are hashed by content: code by
-its syntax tree, other files by all their bytes.
+The fingerprint of a plug-in's source covers its module and its package. Research code uses more: a
+neighbouring package, a module that is imported at run time, a file that the model opens, an
+installed distribution. Import statements are read without running anything (`static_uses`), and
+what a trial run of the plug-ins imports and opens is added (`flops_fit.plugins.watch`). Modules and
+files are named relative to the search paths, so that a folder can be moved, and hashed by content:
+code by its syntax tree, other files by all their bytes.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from flops_fit.plugins.code import (
 from flops_fit.plugins.data_files import FileHashes, find_path
 from flops_fit.plugins.origin import is_core, is_installed
 
-START_PATH = tuple(sys.path)  # plug-ins may add to it; the walk must not depend on that
+START_PATH = tuple(sys.path)  # plug-ins may change sys.path; the search must not depend on that
 
 
 @dataclass(frozen=True)
 class Uses:
-    """Name -> path of what plug-ins use; ``packages`` names the distributions that provide them."""
+    """What plug-ins use: paths of ``code`` and ``files`` by name, and names of ``packages``."""
 
     code: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Uses:
 
     @staticmethod
     def one(kind: str, name: str, path: str) -> "Uses":
-        """A single use; ``kind`` is code or files."""
+        """Return a single use of ``kind`` code or files, with its ``name`` and ``path``."""
         return Uses(code={name: path}) if kind == "code" else Uses(files={name: path})
 
     def __or__(self, other: "Uses") -> "Uses":
@@ -51,25 +51,29 @@ class Uses:
         return Uses({**self.code, **other.code}, {**self.files, **other.files}, packages)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the uses as plain data for a JSON file."""
         return {"code": self.code, "files": self.files, "packages": list(self.packages)}
 
     @staticmethod
     def from_dict(value: Mapping[str, Any]) -> "Uses":
+        """Return the uses that `to_dict` wrote as ``value``."""
         return Uses(dict(value["code"]), dict(value["files"]), tuple(value["packages"]))
 
 
 def uses_identity(uses: Uses, hashes: FileHashes) -> dict[str, dict[str, str]]:
-    """The part of an identity that ``uses`` stand for: digests by kind and name, nothing where empty.
+    """Return the part of an identity that describes ``uses``: digests by kind and name.
 
-    A file or package that is gone has the digest ``missing``: it makes another experiment.
+    Empty kinds are left out. ``hashes`` caches the hashes of files. A file or package that no
+    longer exists has the digest ``missing``, so that the experiment becomes another one. Raises
+    `FlopsFitError` where a module does not parse.
     """
     code = {name: _code_digest(Path(path)) for name, path in sorted(uses.code.items())}
-    found = {
+    identity = {
         "code": {name: digest for name, digest in code.items() if digest != EMPTY},
         "files": {name: _file_digest(Path(p), hashes) for name, p in sorted(uses.files.items())},
         "packages": {name: package_identity(name) for name in uses.packages},
     }
-    return {kind: part for kind, part in found.items() if part}
+    return {kind: part for kind, part in identity.items() if part}
 
 
 def _code_digest(path: Path) -> str:
@@ -85,7 +89,10 @@ def _file_digest(path: Path, hashes: FileHashes) -> str:
 
 
 def folder_digest(folder: Path, hashes: FileHashes) -> str:
-    """SHA-256 of the names and contents below a folder; Python files count by their syntax tree."""
+    """Return the SHA-256 of the names and contents of all files below ``folder``.
+
+    A Python file counts with its syntax tree; ``hashes`` caches the hashes of the others.
+    """
     parts = []
     for path in files_below(folder):
         digest = tree_digest(path) if path.suffix == ".py" else hashes.of(path)
@@ -94,26 +101,30 @@ def folder_digest(folder: Path, hashes: FileHashes) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files below a folder, links followed and loops cut, without caches and version control."""
-    found, seen = [], set()
+    """Return the files below ``folder``, sorted, without caches and version control.
+
+    Links are followed, and each folder is read only once.
+    """
+    paths, seen = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(root)
-        if place in seen:
+        real = os.path.realpath(root)
+        if real in seen:
             folders.clear()
             continue
-        seen.add(place)
+        seen.add(real)
         folders[:] = sorted(d for d in folders if d not in ("__pycache__", ".git", ".snakemake"))
-        found += [Path(root, name) for name in names if not name.endswith(".pyc")]
-    return sorted(path for path in found if path.is_file())
+        paths += [Path(root, name) for name in names if not name.endswith(".pyc")]
+    return sorted(path for path in paths if path.is_file())
 
 
 def package_identity(name: str) -> str:
-    """The version of a distribution; of one installed from a folder or a repository, its sources.
+    """Return the version of the distribution ``name``, or ``missing``.
 
-    Such a one is often installed again without another version. Local labels (``+cpu``) are left
-    out, as they differ between machines.
+    For one that was installed from a folder or a repository a hash of its sources is added, because
+    its code often changes without a new version. Local labels (``+cpu``) are left out, because they
+    differ between machines.
     """
-    from importlib import metadata  # slow to import, and seldom needed
+    from importlib import metadata  # slow to import, and rarely needed
 
     try:
         distribution = metadata.distribution(name)
@@ -128,10 +139,11 @@ def package_identity(name: str) -> str:
 
 
 def static_uses(references: Iterable[str], search_paths: Iterable[str]) -> Uses:
-    """What the import statements of the plug-ins behind ``references`` lead to, nothing being run.
+    """Return the modules that the plug-ins behind ``references`` import, without running anything.
 
-    Followed is every ``import`` anywhere in a file, wherever the module lies that is not installed,
-    Python's own or ours. Every package on the way counts with its ``__init__.py``.
+    Every import statement in a file is followed, except into installed packages, the standard
+    library and flops-fit itself. Modules are looked up below ``search_paths``, then on Python's
+    path. Each package above an imported module counts with its ``__init__.py``.
     """
     walk = _Walk([Path(path).absolute() for path in search_paths])
     for reference in references:
@@ -146,8 +158,8 @@ class _Walk:
         self.code: dict[str, str] = {}
 
     def add(self, module_name: str) -> None:
-        """A module and all that it leads to."""
-        pending = [*self._on_the_way(module_name)]
+        """Add a module and everything that it imports, directly or not."""
+        pending = [*self._with_parents(module_name)]
         while pending:
             module = pending.pop()
             file = module.file
@@ -166,12 +178,11 @@ class _Walk:
         base = absolute_base(module, level, base)
         if not base:
             return []
-        found = list(self._on_the_way(base))
         members = (self._find(f"{base}.{name}") for name in names)
-        return found + [member for member in members if member is not None]
+        return [*self._with_parents(base), *(member for member in members if member is not None)]
 
-    def _on_the_way(self, name: str) -> Iterator[Module]:
-        """The module of this name and the packages that Python enters before it."""
+    def _with_parents(self, name: str) -> Iterator[Module]:
+        """Yield the module with this name and the packages that Python imports before it."""
         parts = name.split(".")
         for depth in range(1, len(parts) + 1):
             module = self._find(".".join(parts[:depth]))
@@ -184,19 +195,23 @@ class _Walk:
             self.tops[top] = find_module(top, self.roots)
         known = self.tops[top]
         if known is None or (known.file is not None and is_installed(known.file)):
-            return None  # nobody needs to look into it
+            return None  # installed code is not followed
         return find_module(name, self.roots, known)
 
 
 def roots_of(search_paths: Iterable[str | Path]) -> list[Path]:
-    """Where modules are looked for, and what names are relative to."""
+    """Return the absolute folders in which modules are looked up, ``search_paths`` first.
+
+    Names of modules and files are relative to them.
+    """
     return [Path(path).absolute() for path in (*search_paths, *START_PATH)]
 
 
 def installed_uses(references: Iterable[str], search_paths: Iterable[str]) -> Uses:
-    """The distributions that bring those plug-ins that are installed; slow (0.1 s).
+    """Return the distributions that provide the installed ones among the plug-ins ``references``.
 
-    Of one that no distribution owns, such as a folder copied by hand, the sources count.
+    Plug-ins are looked up below ``search_paths``, then on Python's path. The sources count for a
+    plug-in that belongs to no distribution, such as a folder copied by hand. This takes 0.1 s.
     """
     paths = tuple(search_paths)
     roots = roots_of(paths)
@@ -216,17 +231,20 @@ def installed_uses(references: Iterable[str], search_paths: Iterable[str]) -> Us
 
 
 def _owners(top: str) -> set[str]:
-    from importlib import metadata  # slow to import, and seldom needed
+    from importlib import metadata  # slow to import, and rarely needed
 
     owners = {*metadata.packages_distributions().get(top, ())}
-    if not owners:  # one that lists no files is known by its name alone
+    if not owners:  # a distribution that lists no files can only be found by its name
         with contextlib.suppress(metadata.PackageNotFoundError):
             owners = {str(metadata.distribution(top).name)}
     return owners
 
 
 def name_of(path: Path, roots: Iterable[Path]) -> str:
-    """A path relative to the first root that holds it, else its last part: equal on every machine."""
+    """Return ``path`` relative to the first of ``roots`` above it, or only its last part.
+
+    The name is the same on every machine.
+    """
     for root in roots:
         if path.is_relative_to(root):
             return path.relative_to(root).as_posix()
@@ -234,16 +252,19 @@ def name_of(path: Path, roots: Iterable[Path]) -> str:
 
 
 def named_files(arguments: Any, search_paths: Iterable[str]) -> dict[str, str]:
-    """Files that arguments name at any depth: name as given -> path.
+    """Return the files that ``arguments`` name at any depth, as paths by the name as given.
 
-    Folders are not among them: many words are names of folders too, so that these count only where
-    the plug-ins were seen to look into them.
+    Names are looked up below ``search_paths`` too. Folders are not included: an ordinary word may
+    be the name of a folder, so a folder counts only where a trial run looks into it.
     """
     return {text: str(path) for text, path in _paths_in(arguments, search_paths) if path.is_file()}
 
 
 def named_folders(arguments: Any, search_paths: Iterable[str]) -> dict[str, str]:
-    """Folders that arguments name at any depth, but none that holds a search path."""
+    """Return the folders that ``arguments`` name at any depth, as paths by the name as given.
+
+    A folder that contains one of ``search_paths`` is left out.
+    """
     roots = [Path(path).resolve() for path in search_paths]
     return {
         text: str(path)
@@ -269,10 +290,14 @@ def _paths_in(value: Any, search_paths: Iterable[str]) -> Iterator[tuple[str, Pa
 def changed_uses(
     planned: Mapping[str, Mapping[str, str]], uses: Uses, hashes: FileHashes
 ) -> list[str]:
-    """Names of what is no longer as an identity's part ``uses`` has it."""
+    """Return the names of the modules, files and packages that changed since they were planned.
+
+    ``planned`` is the `uses_identity` of ``uses`` at the time of the plan; ``hashes`` caches the
+    hashes of files.
+    """
     try:
         now = uses_identity(uses, hashes)
-    except FlopsFitError as error:  # a module that does not parse any more
+    except FlopsFitError as error:  # a module no longer parses
         return [str(error)]
     kinds = {*planned, *now}
     return sorted(

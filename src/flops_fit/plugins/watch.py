@@ -1,10 +1,11 @@
-"""What a trial run of the plug-ins is seen to import and open.
+"""Watch which modules and files a trial run of the plug-ins imports and opens.
 
-An audit hook sees every file that Python code opens. Counted are those opened for reading with a
-frame of the user's on the stack, and the user's modules that are imported by the end. Left out is what
-the process itself wrote (logs, temporary files), what belongs to Python, to installed packages or to
-us, caches, and everything below the results. Readers written in C (Parquet, tokenizers, databases) and
-other processes open files unseen: `not_followed` says so.
+An audit hook sees every file that Python code opens. A file counts where it is opened for reading
+while the user's code is on the stack; a module of the user counts where it is imported by the end of
+the run. The watch leaves out files that the process itself wrote (logs, temporary files), files of
+Python, of installed packages and of flops-fit, caches, and everything below the results. It cannot
+see files that other processes or libraries written in C open (Parquet, tokenizers, databases);
+`not_followed` returns a warning about each of these.
 """
 
 import ast
@@ -13,17 +14,18 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER, STANDARD_LIBRARY, is_core, is_installed
+from flops_fit.plugins.origin import OWN_FOLDER, is_core, is_installed, is_user_code
 from flops_fit.plugins.uses import Uses, name_of
 
-MOST_FILES = 10_000  # a data set of single files: beyond, its folder has to be named instead
-PRIVATE = {"__pycache__", ".git", ".snakemake", ".venv"}
-SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/run", "/bin", "/lib")
-CACHES = (
+MOST_FILES = 10_000  # a dataset of more single files must be named by its folder
+PRIVATE_FOLDERS = {"__pycache__", ".git", ".snakemake", ".venv"}
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev", "/etc", "/usr", "/run", "/bin", "/lib")
+CACHE_VARIABLES = (
     "HF_HOME",
     "MPLCONFIGDIR",
     "NUMBA_CACHE_DIR",
@@ -47,14 +49,14 @@ C_READERS = (
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
-_active: list["Watch"] = []  # a hook cannot be removed: there is one, which asks whom to tell
+_active: list["Watch"] = []  # a hook cannot be removed, so the only one asks which watch is active
 
 
 class Watch:
-    """What was opened and imported while it was active.
+    """Records what is opened and imported while it is active.
 
-    ``search_paths``: files below them count even in places that are otherwise left out, such as the
-    temporary folder. ``left_out``: folders that never count.
+    Files below ``search_paths`` count even in places that are otherwise left out, such as the
+    temporary folder. Files below the folders ``left_out`` never count.
     """
 
     def __init__(self, search_paths: Iterable[str], left_out: Iterable[str | Path]):
@@ -66,10 +68,13 @@ class Watch:
         self.commands: dict[str, None] = {}
         self.truncated = False
         self.before = {*sys.modules}
-        self.boundary = _calling_frame()  # whoever called from further up is not looked at
+        self.boundary = _calling_frame()  # frames further up the stack do not count
 
     def note(self, event: str, arguments: tuple) -> None:
-        """Called by the hook at each audit event that concerns files or programs."""
+        """Record one audit event that concerns files or programs, with its ``arguments``.
+
+        The hook calls this; ``event`` is the name of the event, such as ``open``.
+        """
         first = arguments[0]
         named = isinstance(first, str | bytes | os.PathLike)
         if event == "open" and named:
@@ -90,7 +95,7 @@ class Watch:
                 self.opened[name] = None
 
     def uses(self, roots: Iterable[Path]) -> Uses:
-        """The user's modules and files that were seen, by names relative to ``roots``."""
+        """Return the user's modules and files that were seen, by names relative to ``roots``."""
         roots = list(roots)
         code: dict[str, str] = {}
         files: dict[str, str] = {}
@@ -105,15 +110,15 @@ class Watch:
         return Uses(code, files)
 
     def looked_into(self, folder: str) -> bool:
-        """Whether a folder was listed, or anything below it opened."""
-        place = Path(folder).resolve()
-        return any(Path(t).resolve().is_relative_to(place) for t in (*self.opened, *self.listed))
+        """Whether ``folder`` was listed, or a file below it was opened."""
+        top = Path(folder).resolve()
+        return any(Path(p).resolve().is_relative_to(top) for p in (*self.opened, *self.listed))
 
     def _called_by_user(self) -> bool:
-        """Whether a frame of the user's code led here, from where the watch was started."""
+        """Whether the user's code is on the stack, below the frame that started the watch."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and id(frame) != self.boundary:
-            if _is_users(frame.f_code.co_filename):
+            if _is_watched_code(frame.f_code.co_filename):
                 return True
             frame = frame.f_back
         return False
@@ -121,7 +126,7 @@ class Watch:
     def _counts(self, path: Path) -> bool:
         if is_core(path) or is_installed(path) or not path.is_file():
             return False
-        if PRIVATE & {*path.parts} or path.suffix in (".pyc", ".so"):
+        if PRIVATE_FOLDERS & {*path.parts} or path.suffix in (".pyc", ".so"):
             return False
         if any(part.endswith((".egg-info", ".dist-info")) for part in path.parts):
             return False
@@ -135,7 +140,7 @@ class Watch:
 
 @contextlib.contextmanager
 def unwatched() -> Iterator[None]:
-    """Let no watch see what happens meanwhile."""
+    """Suspend all watches within the block."""
     active = [*_active]
     _active.clear()
     try:
@@ -145,40 +150,32 @@ def unwatched() -> Iterator[None]:
 
 
 def _foreign_places() -> list[Path]:
-    """Where files lie that are not the user's, unless a search path lies there too."""
+    """Return the folders whose files are not the user's, unless they are below a search path."""
     home = Path.home()
-    variables = [os.environ[name] for name in CACHES if os.environ.get(name)]
-    names = (*SYSTEM, tempfile.gettempdir(), sys.prefix, sys.base_prefix, *variables)
+    variables = [os.environ[name] for name in CACHE_VARIABLES if os.environ.get(name)]
+    names = (*SYSTEM_FOLDERS, tempfile.gettempdir(), sys.prefix, sys.base_prefix, *variables)
     return [*map(Path, names), home / ".cache", home / ".config"]
 
 
 def _calling_frame() -> int:
-    """The identity of the frame that started to watch."""
+    """Return the id() of the frame that started the watch."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename in (__file__, contextlib.__file__):
         frame = frame.f_back
     return id(frame)
 
 
-_judged: dict[str, bool] = {}
-
-
-def _is_users(filename: str) -> bool:
-    if filename not in _judged:
-        path = Path(filename)
-        _judged[filename] = (
-            path.is_absolute()
-            and not path.is_relative_to(OWN_FOLDER)
-            and not path.is_relative_to(STANDARD_LIBRARY)
-            and not any(part in INSTALLED for part in path.parts)
-        )
-    return _judged[filename]
+@cache
+def _is_watched_code(filename: str) -> bool:
+    """Whether a frame is the user's code; the examples declare what they read, so they are not."""
+    path = Path(filename)
+    return path.is_absolute() and is_user_code(filename) and not path.is_relative_to(OWN_FOLDER)
 
 
 def _command(arguments: tuple) -> str:
-    words = arguments[1] if len(arguments) > 1 and arguments[1] else arguments[0]
-    words = words if isinstance(words, list | tuple) else [words]
-    return " ".join(os.fsdecode(w) for w in words if isinstance(w, str | bytes | os.PathLike))
+    command = arguments[1] if len(arguments) > 1 and arguments[1] else arguments[0]
+    parts = command if isinstance(command, list | tuple) else [command]
+    return " ".join(os.fsdecode(p) for p in parts if isinstance(p, str | bytes | os.PathLike))
 
 
 def _hook(event: str, arguments: tuple) -> None:
@@ -186,7 +183,7 @@ def _hook(event: str, arguments: tuple) -> None:
         event in ("open", "sqlite3.connect") or event.startswith(("os.", "subp"))
     ):
         return
-    watch = _active.pop()  # what the watch itself opens is not to be noted
+    watch = _active.pop()  # files that the watch itself opens do not count
     try:
         if arguments:
             watch.note(event, arguments)
@@ -196,7 +193,10 @@ def _hook(event: str, arguments: tuple) -> None:
 
 @contextlib.contextmanager
 def watching(search_paths: Iterable[str], left_out: Iterable[str | Path]) -> Iterator[Watch]:
-    """Note what is opened and imported within; the arguments are those of `Watch`."""
+    """Watch what is opened and imported within the block.
+
+    ``search_paths`` and ``left_out`` are folders, as for `Watch`.
+    """
     watch = Watch(search_paths, left_out)
     _install_once()
     _active.append(watch)
@@ -206,14 +206,13 @@ def watching(search_paths: Iterable[str], left_out: Iterable[str | Path]) -> Ite
         _active.remove(watch)
 
 
-def _install_once(installed: list = []) -> None:  # noqa: B006 - remembers for the process
-    if not installed:
-        sys.addaudithook(_hook)
-        installed.append(True)
+@cache
+def _install_once() -> None:
+    sys.addaudithook(_hook)
 
 
 def not_followed(code: Iterable[str | Path], watch: Watch) -> list[str]:
-    """Sentences on what the user's files ``code`` may read without being seen."""
+    """Return warnings about what the user's files ``code`` may read unseen by ``watch``."""
     readers: dict[str, None] = {}
     variables: dict[str, None] = {}
     for path in code:
@@ -222,22 +221,24 @@ def not_followed(code: Iterable[str | Path], watch: Watch) -> list[str]:
                 readers |= dict.fromkeys(_readers_in(node))
                 variables |= dict.fromkeys(_variables_in(node))
     sentences = [
-        f"files that {name} reads are not followed: name them in dataset.sources, or in the arguments "
-        "of the plug-in, so that a change of them is noticed"
+        f"changes of files that {name} reads are not noticed; to have them noticed, name the files in "
+        "dataset.sources or in the arguments of the plug-in"
         for name in readers
     ]
     if variables:
         sentences.append(
-            f"environment variables are not followed: the plug-ins read {', '.join(variables)}, and "
-            "runs made with other values count as the same"
+            f"the plug-ins read the environment variables {', '.join(variables)}; changes of these are "
+            "not noticed, so runs with different values count as the same experiment"
         )
     if watch.commands:
         shown = "; ".join(f"{command:.60}" for command in list(watch.commands)[:3])
-        sentences.append(f"what other programs read is not followed: the plug-ins run {shown}")
+        sentences.append(
+            f"the plug-ins run other programs ({shown}); changes of what these read are not noticed"
+        )
     if watch.truncated:
         sentences.append(
-            f"more than {MOST_FILES} files were opened, and the others are not followed: name their "
-            "folder in dataset.sources"
+            f"the plug-ins opened more than {MOST_FILES} files, and changes of the others are not "
+            "noticed; name their folder in dataset.sources"
         )
     return sentences
 
@@ -252,7 +253,7 @@ def _readers_in(node: ast.AST) -> Iterator[str]:
 
 
 def _variables_in(node: ast.AST) -> Iterator[str]:
-    """Names of environment variables that an expression reads."""
+    """Yield the names of the environment variables that an expression reads."""
     key: ast.AST | None = None
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
         key = node.slice if ast.unparse(node.value) in ("os.environ", "environ") else None
