@@ -186,7 +186,7 @@ def test_too_few_runs_for_a_law_are_said_and_not_an_error(dataset, tmp_path):
         ({"compute_budgets": [-1.0]}, "compute_budgets: -1 given"),
         ({"convention": "6n"}, "convention: '6n' given; allowed: 6nd, counted"),
         ({"convention": "counted"}, "needs a dataset and a loss"),
-        ({"dataset": 3}, "int is no dataset"),
+        ({"dataset": 3}, "int is not a dataset"),
         ({"model_kwargs": {"depth": 3}}, "has no argument 'depth'"),
     ],
 )

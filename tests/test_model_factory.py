@@ -107,7 +107,7 @@ def test_tensors_tuples_and_mappings_reach_the_model_as_the_contract_says():
     ],
 )
 def test_lazy_layers_are_refused_until_a_first_item_has_given_them_shapes(layer):
-    with pytest.raises(FlopsFitError, match=r"uninitialised until a first batch: .*Lazy"):
+    with pytest.raises(FlopsFitError, match=r"uninitialised until the first batch: .*Lazy"):
         create_model(lambda width: nn.Sequential(nn.ReLU(), layer), "width", 4)
 
 

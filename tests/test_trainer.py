@@ -167,8 +167,8 @@ class TestLocalTraining:
             num_processes, device = 4, torch.device("cpu")
 
         options = TrainOptions(tokens=30, batch_items=3, learning_rate=0.1)
-        with pytest.raises(FlopsFitError, match="4 items or more, or at most 3 processes"):
-            trainer_module.check_devices(World(), options)
+        with pytest.raises(FlopsFitError, match="at least 4 items, or at most 3 processes"):
+            trainer_module.check_accelerator(World(), options)
 
     def test_a_dataloader_lends_its_dataset_and_collate_function(
         self, tmp_path, tiny_experiment, tiny_dataset

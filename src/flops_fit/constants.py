@@ -1,10 +1,11 @@
-"""What several rooms share: figures from the literature, defaults, and how a run can have ended."""
+"""What several packages share: figures from the literature, defaults, and how a run can end."""
 
 import enum
 
-MOST_EPOCHS = 4  # beyond, repeated data are worth less (Muennighoff et al. 2023, arXiv 2305.16264)
-PUBLISHED_RATIO = 20  # tokens per parameter, Hoffmann et al. 2022 (arXiv 2203.15556)
-ANSWER_FACTORS = (1, 3, 10)  # times the largest budget: what is answered for unless asked otherwise
+# Repeating data more often than this is worth less (Muennighoff et al. 2023, arXiv 2305.16264).
+MOST_EPOCHS = 4
+PUBLISHED_RATIO = 20  # tokens per parameter (Hoffmann et al. 2022, arXiv 2203.15556)
+ANSWER_FACTORS = (1, 3, 10)  # by default, answers are given for the largest budget times these
 
 
 class Status(enum.StrEnum):

@@ -1,10 +1,10 @@
-"""Datasets as the contract knows them: what is trained on, what is held out, how items are batched."""
+"""Datasets: the items to train on, the items to hold out, and how items become batches."""
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,20 +23,19 @@ from torch.utils.data import (
 
 from flops_fit.errors import FlopsFitError
 
-HELDOUT_SHARE = 0.05  # of a dataset that comes without a held-out part
+HELDOUT_SHARE = 0.05  # for a dataset that has no held-out part
 MIN_HELDOUT_ITEMS = 32
-# Above, the table of the split would take minutes and gigabytes in each process of each run. So it
-# did before there was another rule, which no sweep of such data will have borne.
+# For more items, the table of the split would take minutes and gigabytes in each process of each run.
 LARGEST_TABLE = 10_000_000  # items
-BLOCK = 20  # items, of which one is held out: the share above
-ORDERS = (SequentialSampler, RandomSampler, DistributedSampler)  # that change no distribution
+BLOCK = 20  # items, one of which is held out: the share above
+ORDERS = (SequentialSampler, RandomSampler, DistributedSampler)  # each item once in every pass
 
 
 @dataclass(frozen=True)
 class Data:
-    """``train`` and ``heldout`` items, and ``collate``, which stacks a list of items into a batch.
+    """The ``train`` and ``heldout`` items, and ``collate``, which makes a batch of a list of items.
 
-    ``notes`` says in sentences what of the user's objects is not used.
+    ``notes`` holds sentences on which settings of the user's objects are not used.
     """
 
     train: Dataset
@@ -46,27 +45,27 @@ class Data:
 
     @property
     def is_stream(self) -> bool:
-        """Whether the items can only be read in their own order."""
+        """Whether the items can only be read one after another."""
         return isinstance(self.train, IterableDataset)
 
     @property
     def read_once(self) -> bool:
-        """Whether a part is an iterator, such as a generator, which cannot be read a second time."""
+        """Whether a part is an iterator, such as a generator, which can be read only once."""
         parts = (self.train, self.heldout)
         return any(isinstance(p, Stream) and isinstance(p.items, Iterator) for p in parts)
 
     @property
     def unique_items(self) -> int | None:
-        """Number of training items, or None for a stream."""
-        return None if self.is_stream else len(self.train)
+        """The number of training items, or None for a stream."""
+        return None if self.is_stream else length_of(self.train)
 
 
 def as_data(made: Any, reference: str = "dataset") -> Data:
-    """What a dataset factory returned, as `Data`.
+    """Return what a dataset factory made as `Data`.
 
-    ``made``: ``(train, heldout)`` of map-style or iterable datasets or DataLoaders, or a single
-    map-style one, which is split by a fixed hash of the index (the last 5%, at least 32 items).
-    Raises `FlopsFitError` naming ``reference`` for anything else.
+    ``made`` is a pair ``(train, heldout)`` of map-style datasets, iterable datasets or DataLoaders;
+    or a single map-style dataset, which is split by a fixed hash of the index (5%, but at least 32
+    items, are held out). Raises `FlopsFitError` that names ``reference`` for anything else.
     """
     if isinstance(made, Data):
         return made
@@ -76,7 +75,7 @@ def as_data(made: Any, reference: str = "dataset") -> Data:
     dataset = _dataset_of(made, reference)
     if isinstance(dataset, IterableDataset):
         raise FlopsFitError(
-            f"{reference}: an iterable dataset must bring its held-out part; return (train, heldout)"
+            f"{reference}: an iterable dataset cannot be split; allowed: a (train, heldout) pair"
         )
     train, heldout = split_by_hash(dataset, reference)
     return Data(train, heldout, _collate_of(made), _not_used(made, reference))
@@ -92,10 +91,10 @@ def _dataset_of(part: Any, reference: str) -> Dataset:
         return dataset if isinstance(dataset, IterableDataset) else Stream(dataset)
     if not _is_map(dataset):
         raise FlopsFitError(
-            f"{reference}: {type(dataset).__name__} is no dataset; allowed: an object with "
+            f"{reference}: {type(dataset).__name__} is not a dataset; allowed: an object with "
             "__getitem__ and __len__, an IterableDataset, a DataLoader, or a (train, heldout) pair"
         )
-    if len(dataset) == 0:
+    if length_of(dataset) == 0:
         raise FlopsFitError(f"{reference}: the dataset is empty; allowed: at least one item")
     return dataset
 
@@ -109,11 +108,11 @@ def _collate_of(part: Any) -> Callable:
 
 
 def _check_loader(loader: DataLoader, reference: str) -> None:
-    """Refuse a DataLoader whose sampler decides which items are seen, or that makes no batches."""
+    """Refuse a DataLoader whose sampler decides which items are used, or that makes no batches."""
     if loader.batch_sampler is None:
         raise FlopsFitError(
-            f"{reference}: a DataLoader with batch_size=None hands over ready batches; allowed: one "
-            "that makes batches of single (inputs, targets) items, or the dataset of such items"
+            f"{reference}: a DataLoader with batch_size=None makes no batches; allowed: a DataLoader "
+            "that makes batches of single (inputs, targets) items, or a dataset of such items"
         )
     if isinstance(loader.dataset, IterableDataset):
         return
@@ -122,56 +121,63 @@ def _check_loader(loader: DataLoader, reference: str) -> None:
         sampler = sampler.sampler
     plain = type(sampler) in ORDERS
     if isinstance(sampler, RandomSampler):
-        plain = plain and not sampler.replacement and sampler.num_samples == len(loader.dataset)
+        plain = plain and not sampler.replacement
+        plain = plain and sampler.num_samples == length_of(loader.dataset)
     if not plain:
         raise FlopsFitError(
-            f"{reference}: the DataLoader's {type(sampler).__name__} decides which items are seen and "
-            "how often, and would be replaced by an order that follows from the seed, the same on any "
-            "number of processes; allowed: shuffle=True or False; to leave out or repeat items, do so "
-            "in the dataset (torch.utils.data.Subset), or give an IterableDataset"
+            f"{reference}: the DataLoader's {type(sampler).__name__} decides which items are used and "
+            "how often, but flops-fit replaces it by an order that depends on the seed alone; allowed: "
+            "shuffle=True or False; to leave out or repeat items, do so in the dataset "
+            "(torch.utils.data.Subset), or use an IterableDataset"
         )
 
 
 def _not_used(part: Any, reference: str) -> tuple[str, ...]:
-    """What of a DataLoader over the training data is replaced, as a sentence."""
+    """Return a sentence on the settings of a DataLoader over the training data that are not used."""
     if not isinstance(part, DataLoader):
         return ()
     not_used = f"its batch_size={part.batch_size}, drop_last={part.drop_last}"
     order = ""
     if not isinstance(part.dataset, IterableDataset):
         not_used += f", shuffle={type(part.sampler) is not SequentialSampler}"
-        order = ", and each pass is shuffled by the seed and leaves no item out"
+        order = "; each pass uses every item once, in an order that depends on the seed"
     return (
-        f"{reference}: of the DataLoader the dataset and the collate function are used; {not_used} and "
-        f"workers are not: the global batch is the sweep's{order}",
+        f"{reference}: the dataset and the collate function of the DataLoader are used, but {not_used} "
+        f"and its workers are not: the sweep sets the global batch{order}",
     )
 
 
 class Stream(IterableDataset):
-    """Items of any iterable, counted as they are ``taken``."""
+    """The items of any iterable; ``taken`` counts those that were read."""
 
-    def __init__(self, items):
+    def __init__(self, items: Iterable):
         self.items, self.taken = items, 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         for item in self.items:
             self.taken += 1
             yield item
 
 
-def split_by_hash(dataset: Dataset, reference: str = "dataset") -> tuple[Subset, Subset]:
-    """``dataset`` as (train, heldout): the items whose index hashes highest, 5%, at least 32, held out.
+def length_of(dataset: Dataset) -> int:
+    """Return the number of items of the map-style ``dataset``."""
+    return len(cast(Sized, dataset))
 
-    The split depends on the length alone, so every run and every process agrees on it. Of more than
-    `LARGEST_TABLE` items one in every `BLOCK` is held out, at a place in it that is computed from
-    the index of the block, without a table. Raises `FlopsFitError` naming ``reference`` where
-    nothing is left to train on.
+
+def split_by_hash(dataset: Dataset, reference: str = "dataset") -> tuple[Subset, Subset]:
+    """Split ``dataset`` into (train, heldout), holding out 5% of the items, but at least 32.
+
+    Held out are the items whose index has the largest hashes, so the split depends only on the
+    length, and every run and every process makes the same one. For more than `LARGEST_TABLE` items,
+    one item in every `BLOCK` is held out; its position is computed from the index of the block,
+    without a table. Raises `FlopsFitError` that names ``reference`` where nothing would be left to
+    train on.
     """
-    count = len(dataset)
+    count = length_of(dataset)
     held = max(MIN_HELDOUT_ITEMS, round(HELDOUT_SHARE * count))
     if count <= held:
         raise FlopsFitError(
-            f"{reference}: {count} items are too few to hold {held} of them out; allowed: more than "
+            f"{reference}: {count} items are too few to hold out {held} of them; allowed: more than "
             f"{MIN_HELDOUT_ITEMS}, or a (train, heldout) pair"
         )
     if count > LARGEST_TABLE:
@@ -183,17 +189,19 @@ def split_by_hash(dataset: Dataset, reference: str = "dataset") -> tuple[Subset,
     keys = np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, count)
     out = np.zeros(count, bool)
     out[np.argpartition(keys, count - held)[-held:]] = True
-    return tuple(
-        Subset(dataset, array("q", np.flatnonzero(part).astype(np.int64).tobytes()))
-        for part in (~out, out)
-    )
+    return _subset(dataset, ~out), _subset(dataset, out)
+
+
+def _subset(dataset: Dataset, mask: np.ndarray) -> Subset:
+    return Subset(dataset, array("q", np.flatnonzero(mask).astype(np.int64).tobytes()))
 
 
 class BlockIndices(Sequence):
-    """Indices of the training or the held-out part of ``count`` items, computed when asked for.
+    """The indices of one part of ``count`` items, computed on demand.
 
-    Takes an integer, or an array of them, which gives an array. Items beyond the last whole block
-    are trained on.
+    The part is the held-out one where ``heldout`` is true, else the training part. A position may
+    be an integer or an array of integers, which gives an array. Items behind the last whole block
+    belong to the training part.
     """
 
     def __init__(self, count: int, heldout: bool):
@@ -205,9 +213,9 @@ class BlockIndices(Sequence):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: Any) -> Any:
         if np.ndim(position) == 0:
-            place = range(self.length)[position]  # the errors and negative places of a list
+            place = range(self.length)[position]  # errors and negative positions as in a list
             return int(self._indices(np.array([place]))[0])
         return self._indices(np.asarray(position))
 
@@ -220,7 +228,7 @@ class BlockIndices(Sequence):
 
 
 def _place_in_block(blocks: np.ndarray) -> np.ndarray:
-    """Which item of each block is held out: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    """Choose the held-out item of each block by the finaliser of SplitMix64 (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         mixed = blocks.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -230,23 +238,23 @@ def _place_in_block(blocks: np.ndarray) -> np.ndarray:
 
 
 def first_item(data: Data) -> tuple[Any, Any]:
-    """One ``(inputs, targets)`` training item, checked to be such a pair; targets are tensors.
+    """Return the first training item of ``data`` as ``(inputs, targets)``, its targets as tensors.
 
-    Raises `FlopsFitError` for anything else, and for an iterable without items.
+    Raises `FlopsFitError` where the item is not such a pair, and where there is no item.
     """
     item = next(iter(data.train), None) if data.is_stream else data.train[0]
     if item is None and data.is_stream:
-        raise FlopsFitError("dataset: the iterable holds no items")
+        raise FlopsFitError("dataset: the iterable has no items; allowed: at least one item")
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise FlopsFitError(
-            f"dataset: an item is {type(item).__name__}; allowed: a pair (inputs, targets)"
+            f"dataset: an item is a {type(item).__name__}; allowed: a pair (inputs, targets)"
         )
     inputs, targets = item
     return inputs, as_targets(targets)
 
 
 def as_targets(value: Any) -> Any:
-    """The targets of an item as tensors: one, or a tuple or mapping of them.
+    """Return the targets ``value`` of an item as a tensor, or as a tuple or mapping of tensors.
 
     Numbers, lists of numbers and arrays become tensors. Raises `FlopsFitError` for anything else.
     """
@@ -266,11 +274,11 @@ def as_targets(value: Any) -> Any:
 
 
 def one_item_batch(targets: Any) -> Any:
-    """Targets of one item with a batch dimension in front."""
+    """Return the ``targets`` of one item with a batch dimension of 1 in front."""
     return tree_map(lambda t: t[None], as_targets(targets))
 
 
 def bytes_per_token(dataset: Dataset) -> float | None:
-    """Mean bytes of text behind a token, where the dataset knows its tokenizer."""
+    """Return the mean bytes of text per token where ``dataset`` states them, else None."""
     whole = dataset.dataset if isinstance(dataset, Subset) else dataset
     return getattr(whole, "bytes_per_token", None)

@@ -1,8 +1,8 @@
-"""The one error that users are meant to read."""
+"""The error that users read."""
 
 
 class FlopsFitError(Exception):
-    """Bad input: the message names the key or file, the value, and what is allowed.
+    """Raised for bad input; the message names the key or file, the value, and what is allowed.
 
-    Command lines print it alone, without a traceback, and exit with status 2.
+    The command line prints the message without a traceback and exits with status 2.
     """

@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all, and hashes of plain data."""
+"""Write files whole or not at all, read JSON, and hash plain data."""
 
 import hashlib
 import json
@@ -10,11 +10,14 @@ from typing import Any
 
 from flops_fit.errors import FlopsFitError
 
-FORMAT = 1  # stands in the JSON objects that we write; raised when older readers would misread them
+FORMAT = 1  # part of every JSON object we write; raised when an older version would misread it
 
 
 def write_atomic(path: str | Path, data: str | bytes) -> None:
-    """Write ``data`` to ``path``: beside it, flushed to disk, then renamed over it."""
+    """Write ``data`` to ``path`` whole or not at all.
+
+    The data go to a temporary file in the same folder, which is flushed to disk and then renamed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(data, str):
@@ -32,13 +35,19 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
         raise
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically; NaN and infinity are refused."""
+def write_json(path: str | Path, value: object) -> None:
+    """Write ``value`` to ``path`` as indented JSON, whole or not at all.
+
+    Raises ValueError for NaN and infinity.
+    """
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON; a missing or broken file is a `FlopsFitError` that names it."""
+    """Read the JSON file ``path``.
+
+    Raises `FlopsFitError` that names the file where it is missing, unreadable or not JSON.
+    """
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -50,7 +59,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_object(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write ``value`` as a JSON object with its ``format`` to ``path``, atomically."""
+    """Write ``value`` as a JSON object with its ``format`` to ``path``, whole or not at all."""
     write_json(path, {"format": FORMAT, **value})
 
 
@@ -66,20 +75,21 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return {name: part for name, part in value.items() if name != "format"}
 
 
-def check_format(value: Any, name: str | Path) -> None:
-    """Refuse a JSON object that a newer version of this project wrote: it may mean something else.
+def check_format(value: object, name: str | Path) -> None:
+    """Refuse a JSON object that a newer version of flops-fit wrote, because its meaning may differ.
 
-    ``value``: as read; one without ``format`` is from before there was one. ``name``: of its file.
+    ``value`` is the object as read from the file ``name``. The oldest versions wrote no ``format``;
+    such an object is accepted. Raises `FlopsFitError` that names the file and the format.
     """
-    found = value.get("format", 0) if isinstance(value, dict) else 0
-    if not isinstance(found, int) or found > FORMAT:
+    version = value.get("format", 0) if isinstance(value, dict) else 0
+    if not isinstance(version, int) or version > FORMAT:
         raise FlopsFitError(
-            f"{name}: format {found!r}, which a newer version of flops-fit wrote; allowed: up to "
-            f"{FORMAT}, so upgrade, or make it again"
+            f"{name}: format {version!r} was written by a newer version of flops-fit; allowed: up to "
+            f"{FORMAT}; upgrade flops-fit, or make the file again"
         )
 
 
-def canonical_hash(value: Any) -> str:
-    """SHA-256 (hex) of plain data, independent of key order and white space."""
+def canonical_hash(value: object) -> str:
+    """Return the SHA-256 (hex) of the plain data ``value``, whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

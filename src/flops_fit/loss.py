@@ -1,6 +1,6 @@
-"""The default loss, and how target elements (tokens) are counted."""
+"""The default loss, and the rules by which target elements (tokens) are counted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from flops_fit.errors import FlopsFitError
 
-IGNORE_INDEX = -100  # torch's own default: such targets are neither trained on nor counted
+IGNORE_INDEX = -100  # torch's default; such targets are neither trained on nor counted
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over the targets that are not `IGNORE_INDEX`.
+    """Return the mean cross-entropy in nats over the targets that are not `IGNORE_INDEX`.
 
-    ``outputs``: logits of shape ``(*targets.shape, classes)``; ``targets``: integer classes. Raises
-    `FlopsFitError` where a model returns something around its logits.
+    ``outputs`` are logits of shape ``(*targets.shape, classes)`` and ``targets`` integer classes.
+    Raises `FlopsFitError` where one of them is not a tensor, such as a model's output with several
+    fields.
     """
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         raise FlopsFitError(_not_logits(outputs, targets))
@@ -28,11 +29,11 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _not_logits(outputs: Any, targets: Any) -> str:
-    """What is wrong with a call of the default loss, and the loss to write instead."""
+    """Explain why the default loss cannot be called, and which loss to write instead."""
     if isinstance(outputs, Tensor):
         return (
-            f"loss: the default loss takes targets that are one tensor, not {_kind(targets)}; allowed: "
-            "a loss.function of your own"
+            f"loss: the targets are {_kind(targets)}, and the default loss takes a single tensor; "
+            "allowed: targets that are one tensor, or your loss under loss.function"
         )
     if isinstance(outputs, Mapping):
         part = f"outputs[{next((k for k in outputs if k == 'logits'), 'NAME')!r}]"
@@ -41,8 +42,8 @@ def _not_logits(outputs: Any, targets: Any) -> str:
     else:
         part = "outputs[0]"
     return (
-        f"loss: the model returns {_kind(outputs)}, and the default loss takes the logits alone; "
-        "allowed: a model that returns them, or a loss.function of your own, such as "
+        f"loss: the model returns {_kind(outputs)}, and the default loss takes only the logits; "
+        "allowed: a model that returns the logits, or your loss under loss.function, such as "
         f"def loss(outputs, targets): return cross_entropy({part}, targets)"
     )
 
@@ -52,25 +53,25 @@ def _kind(value: Any) -> str:
     return f"a {type(value).__name__}{size}"
 
 
-def ignore_index_of(loss_fn) -> int:
-    """The target value that ``loss_fn`` leaves out: its own ``ignore_index``, else torch's -100."""
+def ignore_index_of(loss_fn: Callable) -> int:
+    """Return the target value that ``loss_fn`` ignores: its ``ignore_index``, or torch's -100."""
     return getattr(loss_fn, "ignore_index", IGNORE_INDEX)
 
 
-def count_per_item(targets: Any, loss_fn) -> np.ndarray:
-    """Target elements of each item of a batch that are not the loss's ``ignore_index``.
+def count_per_item(targets: Any, loss_fn: Callable) -> np.ndarray:
+    """Count the target elements of each item of a batch that ``loss_fn`` does not ignore.
 
-    ``targets`` has shape ``(items, ...)``, the counts ``(items,)``: an array, as accelerate looks
-    for tensors in every element of a list. Of a tuple or mapping of such tensors all elements
-    count. A loss may override the rule with its own ``count_targets(targets) -> int``, which is
-    then asked item by item.
+    ``targets`` has the shape ``(items, ...)``, or is a tuple or mapping of such tensors, whose
+    elements are all counted. The result has the shape ``(items,)``; it is an array because
+    accelerate searches every element of a list for tensors. A loss may replace this rule by a
+    method ``count_targets(targets) -> int``, which is then called for each item.
     """
-    own = getattr(loss_fn, "count_targets", None)
-    if own is not None:
+    custom = getattr(loss_fn, "count_targets", None)
+    if custom is not None:
         items = len(tree_leaves(targets)[0])
         return np.array(
             [
-                int(own(tree_map(lambda t: t[i : i + 1], targets)))  # noqa: B023
+                int(custom(tree_map(lambda t: t[i : i + 1], targets)))  # noqa: B023
                 for i in range(items)
             ]
         )
@@ -84,11 +85,11 @@ def count_per_item(targets: Any, loss_fn) -> np.ndarray:
     return (kept.flatten(1).sum(1) if kept.ndim > 1 else kept.long()).numpy(force=True)
 
 
-def masks_targets(loss_fn, outputs, targets: Tensor) -> bool:
+def masks_targets(loss_fn: Callable, outputs: Any, targets: Any) -> bool:
     """Whether ``loss_fn`` is a mean over exactly the targets that are not its ``ignore_index``.
 
-    Checked on real outputs: the losses of two complementary halves, weighted by their counts, must
-    add up to the loss of the whole.
+    The test uses real ``outputs`` and their ``targets``: the losses of two complementary halves of
+    the targets, weighted by their counts, must add up to the loss of all targets.
     """
     halves = _losses_of_halves(loss_fn, outputs, targets)
     if halves is None:
@@ -98,9 +99,12 @@ def masks_targets(loss_fn, outputs, targets: Tensor) -> bool:
     return bool(torch.isclose(mean, whole, rtol=1e-4, atol=1e-6))
 
 
-def adds_up(loss_fn, outputs, targets: Tensor) -> bool:
-    """Whether ``loss_fn`` is a sum over those targets of an item that are not its ``ignore_index``."""
-    if not isinstance(targets, Tensor) or targets.numel() <= len(targets):  # one for each item
+def adds_up(loss_fn: Callable, outputs: Any, targets: Any) -> bool:
+    """Whether ``loss_fn`` is a sum over the targets of an item, without its ``ignore_index``.
+
+    The test compares the losses of halves of the ``targets`` that belong to real ``outputs``.
+    """
+    if not isinstance(targets, Tensor) or targets.numel() <= len(targets):  # one target per item
         return False
     halves = _losses_of_halves(loss_fn, outputs, targets)
     if halves is None:
@@ -111,10 +115,10 @@ def adds_up(loss_fn, outputs, targets: Tensor) -> bool:
     return not _is_mean_of_parts(loss_fn, outputs, targets, whole)
 
 
-def _is_mean_of_parts(loss_fn, outputs: Any, targets: Tensor, whole: Tensor) -> bool:
-    """Whether ``whole`` is the mean of the losses of each item's first and second part.
+def _is_mean_of_parts(loss_fn: Callable, outputs: Any, targets: Tensor, whole: Tensor) -> bool:
+    """Whether ``whole`` is the mean of the losses of the first and the second part of each item.
 
-    A mean that gives ignored targets a loss of zero, and counts them, looks like a sum but for this.
+    This distinguishes a sum from a mean that counts ignored targets with a loss of zero.
     """
     if not isinstance(outputs, Tensor) or outputs.shape[:2] != targets.shape[:2]:
         return False
@@ -128,10 +132,13 @@ def _is_mean_of_parts(loss_fn, outputs: Any, targets: Tensor, whole: Tensor) -> 
     return bool(torch.isclose(mean, whole, rtol=1e-3))
 
 
-def _losses_of_halves(loss_fn, outputs, targets: Any) -> tuple[list[Tensor], list[int]] | None:
-    """The losses with only the first, only the second half of the kept targets, and all; the counts.
+def _losses_of_halves(
+    loss_fn: Callable, outputs: Any, targets: Any
+) -> tuple[list[Tensor], list[int]] | None:
+    """Return the losses of the first half of the targets, the second half and all; and the counts.
 
-    None where that cannot be tried: targets that are no integers, or fewer than two that are kept.
+    Ignored targets are not part of the halves. Returns None where the targets are no integers, or
+    fewer than two are not ignored.
     """
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         return None

@@ -1,4 +1,4 @@
-"""A user's model: built at one size, counted, and called, by the contract alone."""
+"""Build the user's model at one size, count its parameters, and call it."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -18,10 +18,11 @@ def create_model(
     size: Any,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Call ``model_cls(**{size_param: size}, **model_kwargs)`` and return the module.
+    """Call ``model_cls(**{size_param: size}, **model_kwargs)`` and return the model.
 
-    Raises `FlopsFitError` when ``model_cls`` has no such argument, when building fails (with the
-    user's exception and its line), and when what comes back is no `torch.nn.Module`.
+    Raises `FlopsFitError` where ``model_cls`` has no such argument, where it fails (with the user's
+    exception and its line), where it does not return a `torch.nn.Module`, and where the model has
+    lazy layers.
     """
     kwargs = dict(model_kwargs or {})
     name = getattr(model_cls, "__qualname__", repr(model_cls))
@@ -42,7 +43,7 @@ def create_model(
 
 
 def _check_shapes(model: nn.Module, name: str) -> None:
-    """Refuse lazy layers: N, memory and the optimiser need shapes before the first batch."""
+    """Refuse lazy layers, because N, memory and the optimiser need shapes before the first batch."""
     lazy = [
         (path, type(part).__name__)
         for path, part in model.named_modules()
@@ -51,9 +52,9 @@ def _check_shapes(model: nn.Module, name: str) -> None:
     if lazy:
         layers = ", ".join(f"{path or 'the model'} ({kind})" for path, kind in lazy[:3])
         raise FlopsFitError(
-            f"model: {name} has lazy layers whose parameters are uninitialised until a first batch: "
+            f"model: {name} has lazy layers, whose parameters are uninitialised until the first batch: "
             f"{layers}{', ...' if len(lazy) > 3 else ''}; allowed: layers with all sizes given, or a "
-            "factory that passes one item through the model before it returns it"
+            "factory that passes one item through the model before it returns the model"
         )
 
 
@@ -63,10 +64,11 @@ def create_on_meta(
     size: Any,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """`create_model` on the meta device: shapes without memory, whatever the size.
+    """Build a model with `create_model` on the meta device, which stores shapes but no values.
 
-    Raises `FlopsFitError` as `create_model` does, also where the constructor reads a tensor's
-    value (``.item()``), which a tensor without memory does not have.
+    ``model_cls``, ``size_param``, ``size`` and ``model_kwargs`` are those of `create_model`. Raises
+    `FlopsFitError` as `create_model` does, and also where the constructor reads the value of a
+    tensor (``.item()``).
     """
     with torch.device("meta"):
         model = create_model(model_cls, size_param, size, model_kwargs)
@@ -74,20 +76,20 @@ def create_on_meta(
 
 
 def num_params(model: nn.Module) -> int:
-    """N as the model itself says (``model.num_params()``), else its trainable parameters.
+    """Return N: ``model.num_params()`` where the model has it, else its trainable parameters.
 
-    Shared parameters count once. Raises `FlopsFitError` when ``num_params()`` returns anything
-    but a positive integer, or when nothing is trainable.
+    Shared parameters count once. Raises `FlopsFitError` where ``num_params()`` fails or does not
+    return a positive integer, and where ``model`` has no trainable parameters.
     """
-    own = getattr(model, "num_params", None)
+    method = getattr(model, "num_params", None)
     name = type(model).__name__
-    if not callable(own):
+    if not callable(method):
         count = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if not count:
             raise FlopsFitError(f"model: {name} has no trainable parameters")
         return count
     try:
-        value = own()
+        value = method()
     except Exception as error:
         raise FlopsFitError(f"model: {name}.num_params() fails: {one_line(error)}") from error
     try:
@@ -102,7 +104,11 @@ def num_params(model: nn.Module) -> int:
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """``model(inputs)``: as ``*inputs`` for a tuple or list, as ``**inputs`` for a mapping."""
+    """Call ``model`` and return its output.
+
+    ``inputs`` are passed as ``*inputs`` where they are a tuple or list, as ``**inputs`` where they
+    are a mapping, and else as one argument.
+    """
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):

@@ -1,7 +1,8 @@
-"""The default optimiser, several optimisers behind one, and what the loop asks of an optimiser."""
+"""The default optimiser, several optimisers used as one, and the checks of an optimiser."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,15 +10,15 @@ from torch.optim import Optimizer
 
 from flops_fit.errors import FlopsFitError
 
-FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")  # where torch has fused steps
+FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")  # devices for which torch has fused steps
 
 
-def adamw(model: nn.Module, lr: float, **kwargs) -> Optimizer:
-    """AdamW over the trainable parameters of ``model``; matrices decay, gains and biases do not.
+def adamw(model: nn.Module, lr: float, **kwargs: Any) -> Optimizer:
+    """Return AdamW over the trainable parameters of ``model``, with weight decay of matrices only.
 
-    ``lr``: the peak rate, which the schedule multiplies. ``kwargs``: arguments of
-    `torch.optim.AdamW`; by default betas (0.9, 0.95), weight decay 0.1, and torch's fused step
-    where the device has one.
+    ``lr`` is the peak learning rate, which the schedule multiplies. ``kwargs`` are arguments of
+    `torch.optim.AdamW`; the defaults are betas (0.9, 0.95), weight decay 0.1, and torch's fused
+    step where the device has one.
     """
     weight_decay = kwargs.pop("weight_decay", 0.1)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -32,11 +33,11 @@ def adamw(model: nn.Module, lr: float, **kwargs) -> Optimizer:
 
 
 class OptimizerList(Optimizer):
-    """Several optimisers over disjoint parameters that step, save and load as one.
+    """Several ``optimizers`` over disjoint parameters that step, save and load as one.
 
-    Mixed recipes (Muon for matrices, AdamW for the rest) then need no second code path in the
-    training loop, in gradient scaling or in checkpoints. ``param_groups`` are the members' own
-    groups, shared, so that a schedule reaches them.
+    A mixed recipe (Muon for matrices, AdamW for the rest) then needs no second code path in the
+    training loop, in gradient scaling or in checkpoints. ``param_groups`` holds the groups of the
+    members themselves, so that a schedule changes their rates.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]):
@@ -48,48 +49,60 @@ class OptimizerList(Optimizer):
         self.param_groups = [group for o in self.optimizers for group in o.param_groups]
 
     @property
-    def state(self) -> dict:  # type: ignore[override]  # made of the members' own
+    def state(self) -> dict:  # type: ignore[override]
+        """The states of all members by parameter."""
         return {key: value for o in self.optimizers for key, value in o.state.items()}
 
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Step all members; ``closure`` is passed on to each of them."""
         for optimizer in self.optimizers:
             optimizer.step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all members: to None where ``set_to_none`` is true, else to zero."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none)
 
     def train(self) -> None:
+        """Put the weights to train into the model, see `switch_mode`."""
         switch_mode(self, training=True)
 
     def eval(self) -> None:
+        """Put the weights to evaluate into the model, see `switch_mode`."""
         switch_mode(self, training=False)
 
     def state_dict(self) -> dict:
+        """Return the states of all members for a checkpoint."""
         return {"optimizers": [o.state_dict() for o in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict) -> None:
+        """Restore all members from ``state_dict``, which the method of that name returned."""
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self._refresh()
 
 
 def as_one_optimizer(made: Optimizer | Sequence[Optimizer]) -> Optimizer:
-    """What an optimiser factory returned, as one optimiser; anything else is a `TypeError`."""
+    """Return what an optimiser factory made as one optimiser.
+
+    ``made`` is a torch optimiser or a sequence of them. Raises TypeError for anything else.
+    """
     if isinstance(made, Optimizer):
         return made
     if isinstance(made, Sequence) and made and all(isinstance(o, Optimizer) for o in made):
         return made[0] if len(made) == 1 else OptimizerList(made)
-    raise TypeError(f"expected a torch optimizer or a list of them, got {type(made).__name__}")
+    raise TypeError(
+        f"the factory returned a {type(made).__name__}; allowed: a torch optimizer or a list of them"
+    )
 
 
 def members_of(optimizer: Optimizer) -> list[Optimizer]:
-    """The optimisers behind ``optimizer``: those of an `OptimizerList`, else itself."""
+    """Return the members of ``optimizer`` where it is an `OptimizerList`, else itself in a list."""
     return optimizer.optimizers if isinstance(optimizer, OptimizerList) else [optimizer]
 
 
 def has_modes(optimizer: Optimizer) -> bool:
-    """Whether weights differ between training and evaluation, as with schedule-free optimisers."""
+    """Whether ``optimizer`` evaluates other weights than it trains, as schedule-free ones do."""
     return any(
         callable(getattr(member, "train", None)) and callable(getattr(member, "eval", None))
         for member in members_of(optimizer)
@@ -97,7 +110,11 @@ def has_modes(optimizer: Optimizer) -> bool:
 
 
 def switch_mode(optimizer: Optimizer, training: bool) -> None:
-    """Put the weights that are to be trained, or those to be evaluated, into the model."""
+    """Put the weights of ``optimizer`` into the model: to train them, or to evaluate them.
+
+    ``training`` tells which. An optimiser without ``train`` and ``eval`` has only one set of
+    weights, and nothing happens.
+    """
     for member in members_of(optimizer):
         switch = getattr(member, "train" if training else "eval", None)
         if callable(switch):
@@ -105,26 +122,27 @@ def switch_mode(optimizer: Optimizer, training: bool) -> None:
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
-    """Refuse an optimiser that the loop cannot step, whose rate it cannot set, or that trains nothing.
+    """Check that the training loop can step ``optimizer``, set its rate, and train ``model`` with it.
 
-    Raises `FlopsFitError` that names its class.
+    Raises `FlopsFitError` that names the class of the optimiser.
     """
     for member in members_of(optimizer):
         name = type(member).__name__
         step = inspect.signature(type(member).step).parameters.values()
         if any(p.name == "closure" and p.default is p.empty for p in step):
             raise FlopsFitError(
-                f"optimizer.factory: {name}.step() needs a closure that computes the loss again, and a "
-                "run computes it once for each batch; allowed: an optimiser whose step() needs none"
+                f"optimizer.factory: {name}.step() needs a closure that computes the loss again, but a "
+                "run computes it once per batch; allowed: an optimiser whose step() needs no closure"
             )
         if any(group.get("lr") is None for group in member.param_groups):
             raise FlopsFitError(
                 f"optimizer.factory: {name} has no learning rate (lr) in its param_groups, so "
-                "learning_rate and schedule would do nothing; allowed: an optimiser that has one"
+                "learning_rate and schedule would have no effect; allowed: an optimiser with a "
+                "learning rate"
             )
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in trained for p in model.parameters()):
         raise FlopsFitError(
-            f"optimizer.factory: {type(optimizer).__name__} holds no parameter of the model; allowed: "
-            "an optimiser over the parameters of the model that it is given"
+            f"optimizer.factory: {type(optimizer).__name__} has no parameter of the model; allowed: an "
+            "optimiser over the parameters of the model that the factory receives"
         )

@@ -1,7 +1,7 @@
-"""Train one experiment on exactly its D tokens, and say what happened.
+"""Train one experiment on exactly its D tokens, and return the outcome.
 
-The loop reads top to bottom: settings, data, model, optimiser, schedule, steps, evaluation,
-outcome. What it calls on the way lies in `flops_fit.training`.
+The function `train` reads from top to bottom: settings, data, model, optimiser, schedule, steps,
+evaluation, outcome. The functions that it calls are in `flops_fit.training`.
 """
 
 import itertools
@@ -39,8 +39,8 @@ from flops_fit.training.batches import (
 )
 from flops_fit.training.checkpoint import START, Checkpoints
 from flops_fit.training.checks import (
+    check_accelerator,
     check_amounts,
-    check_devices,
     check_partial_item,
     enable_activation_checkpointing,
 )
@@ -68,21 +68,24 @@ def train(
     stop: StopRequest | None = None,
     flops_per_token: float = 0.0,
 ) -> dict:
-    """Train one experiment and return its outcome as plain data.
+    """Train the experiment ``name`` and return its outcome as plain data.
 
-    Checkpoints go to ``checkpoint_folder`` (None: none are kept) under ``experiment_hash``;
-    ``stop`` is looked at between steps; ``flops_per_token``, as counted, is only said.
+    ``build_model()`` returns the model and ``build_optimizer(model, learning_rate)`` one or several
+    optimisers. ``data``, ``loss_fn`` and ``options`` are what the experiment is trained on and how.
+    Checkpoints go to ``checkpoint_folder`` (None: none are saved) and carry ``experiment_hash``. A
+    request in ``stop`` is noticed between two steps. ``flops_per_token``, the counted FLOPs, is
+    only printed.
 
-    The outcome holds ``status`` (completed or diverged) with its ``reason``, ``final_loss`` on the
-    held-out part (None if diverged) with its standard error and, where the dataset knows its
-    ``bytes_per_token``, ``bits_per_byte``; ``loss_curve``, ``tokens_seen``, ``num_params``, times in
-    seconds, ``tokens_per_second`` and the devices' ``peak_flops_per_second``. Raises
+    The outcome contains ``status`` (completed or diverged) and its ``reason``; ``final_loss`` on
+    the held-out part (None if diverged) with its standard error; ``bits_per_byte`` where the
+    dataset states its ``bytes_per_token``; ``loss_curve``, ``tokens_seen``, ``num_params``, times
+    in seconds, ``tokens_per_second``, and ``peak_flops_per_second`` of the devices together. Raises
     `FlopsFitError` for input that cannot be trained as asked, and `Stopped` after a stop request.
     """
     started = time.perf_counter()
     seed_everything(options)
     accelerator = new_accelerator(Accelerator, options, checkpoint_folder)
-    check_devices(accelerator, options)
+    check_accelerator(accelerator, options)
 
     # Data
     per_item = target_elements(first_item(data)[1], loss_fn)
@@ -118,15 +121,15 @@ def train(
     optimizer = as_one_optimizer(build_optimizer(model, options.learning_rate))
     check_optimizer(optimizer, model)
     model, optimizer, dataloader = accelerator.prepare(model, optimizer, dataloader)
-    if accelerator.scaler is None:  # accelerate's wrapper looks for a package on disk at each step
+    if accelerator.scaler is None:  # accelerate's wrapper searches for a package at each step
         optimizer = optimizer.optimizer
     params = num_params(accelerator.unwrap_model(model))
-    torch.manual_seed(options.seed + accelerator.process_index)  # dropout differs by process
+    torch.manual_seed(options.seed + accelerator.process_index)  # other dropout in each process
 
-    # Schedule: outside of `prepare`, which would step it once per process
+    # Schedule: not through `prepare`, which would step it once per process
     peaks = [group["lr"] for group in optimizer.param_groups]
 
-    # Where an earlier attempt stopped
+    # The state of an earlier attempt
     checkpoints = Checkpoints(
         checkpoint_folder, experiment_hash, accelerator, options.checkpoint_minutes
     )
@@ -153,7 +156,7 @@ def train(
     inputs_seen = InputPositions(accelerator, saved["input_positions"])
     incoming = inputs_seen.counted(read_ahead(dataloader))
     model.train()
-    switch_mode(optimizer, training=True)  # a checkpoint holds these weights, too
+    switch_mode(optimizer, training=True)  # checkpoints contain these weights
     with progress_bar(name, options, seen, accelerator) as bar:
         while seen < options.tokens:
             asked = time.perf_counter()
@@ -181,11 +184,12 @@ def train(
                 trackers.follow(curve)
                 if stopping:
                     trackers.close()
-                    raise Stopped(f"{name}: stopped on {stop.signal or 'request'} at step {step}")
+                    cause = (stop and stop.signal) or "request"
+                    raise Stopped(f"{name}: stopped on {cause} at step {step}")
             if total == 0:
                 raise FlopsFitError(
-                    f"dataset: no target of the global batch of step {step + 1} counts (all are "
-                    "ignored); allowed: batches with at least one"
+                    f"dataset: the loss ignores all targets of the global batch of step {step + 1}; "
+                    "allowed: batches with at least one target"
                 )
             if seen + total > options.tokens:
                 micro_batches = trim(
@@ -198,11 +202,11 @@ def train(
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
 
-            share_of_loss = None
+            share_of_loss: torch.Tensor | None = None
             for i, (inputs, targets, counts) in enumerate(micro_batches):
                 last = i == len(micro_batches) - 1
                 with last_micro_batch_syncs(accelerator, model, last):
-                    # of the global batch: uneven shares stay exact
+                    # share of the global batch, so that uneven micro-batches are weighted exactly
                     share = int(counts.sum()) / total
                     if not share:
                         targets = tree_map_only(torch.Tensor, torch.zeros_like, targets)
@@ -220,6 +224,7 @@ def train(
 
             step, seen = step + 1, seen + total
             position += batches.step_items(position)
+            assert share_of_loss is not None  # each step has a micro-batch
             curve.add(share_of_loss, seen, options.learning_rate * factor)
             bar.update(total)
             bad_step = curve.flush(accelerator)
@@ -262,11 +267,11 @@ def train(
 
 
 class TrainingRunner:
-    """Trains planned experiments with the caller's own model, data and loss.
+    """Trains planned experiments with the model, data and loss of the caller.
 
-    How many processes take part is decided by how the script was started (``python script.py`` or
-    ``accelerate launch script.py``); model and dataset stay unmodified. Results and checkpoints go
-    to ``output_dir``; only the process of rank 0 writes.
+    The way in which the script is started (``python script.py`` or ``accelerate launch script.py``)
+    decides the number of processes; model and dataset need no changes for it. Results and
+    checkpoints go to the folder ``output_dir``; only the process of rank 0 writes.
     """
 
     def __init__(self, output_dir: str | Path = "results/local"):
@@ -287,13 +292,14 @@ class TrainingRunner:
         epochs: float | None = None,
         batch_size: int = 32,
         learning_rate: float = 1e-3,
-        **train_options,
+        **train_options: Any,
     ) -> tuple[float, float, float]:
-        """Train one experiment on exactly ``experiment.num_tokens``.
+        """Train one experiment on exactly ``experiment.num_tokens`` tokens.
 
-        ``epochs`` bounds the passes over the data (None: as many as that needs); ``batch_size`` is
-        the global batch in items, whatever the number of processes. Returns the held-out loss (NaN
-        if the run diverged), ``6 * num_params * num_tokens`` FLOPs, and the wall time in seconds.
+        ``epochs`` is the largest number of passes over the data (None: as many as needed);
+        ``batch_size`` is the global batch in items, whatever the number of processes. Returns the
+        held-out loss (NaN if the run diverged), ``6 * num_params * num_tokens`` FLOPs, and the wall
+        time in seconds.
         """
         call = Call(
             model_cls,
@@ -357,19 +363,21 @@ class TrainingRunner:
         loss_fn: Callable,
         resume: bool | str = True,
         identity: LocalIdentity | None = None,
-        **train_options,
+        **train_options: Any,
     ) -> list[dict]:
-        """Train every experiment of ``plan``; returns their records, also in ``results.json``.
+        """Train every experiment of ``plan`` and return their records, in the order of the plan.
 
-        ``model_cls, size_param, model_kwargs, dataset_or_loader, loss_fn``: as `find_optimal` takes
-        them. ``train_options``: ``batch_size`` and ``learning_rate`` for all experiments in place of
-        the plan's, ``optimizer``, and fields of `TrainOptions`.
+        The records are also written to ``results.json``. ``model_cls``, ``size_param``,
+        ``model_kwargs``, ``dataset_or_loader`` and ``loss_fn`` are those of `find_optimal`.
+        ``train_options`` are ``batch_size`` and ``learning_rate``, which replace those of the plan,
+        ``optimizer``, and fields of `TrainOptions`.
 
-        With ``resume``, an experiment is not trained again where the stored record has the same
-        content of model, data, loss and optimizer and the same settings. What cannot be hashed, a
-        lock or an open file, counts as changed and is named; ``resume="trust"`` takes it as
-        unchanged, and so what another version of Python has compiled. ``identity``: of these
-        objects, where it was taken before they were used.
+        With ``resume``, an experiment is not trained again if its stored record has the same
+        settings and the same content of model, data, loss and optimizer. A part that cannot be
+        hashed, such as a lock or an open file, counts as changed and is named;
+        ``resume="trust"`` assumes that it is unchanged, and also ignores a change of the Python
+        version. ``identity`` describes these objects where it was computed before they were used.
+        Raises `FlopsFitError` for input that cannot be trained as asked.
         """
         check_resume(resume)
         results, data = ResultsFile(self.output_dir), as_data(dataset_or_loader)

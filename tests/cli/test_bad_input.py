@@ -187,20 +187,20 @@ KEYS = [
     (
         "a missing key",
         {"sizes": None, "model": {"size_param": "width"}},
-        "model.factory: missing, and has no default",
+        "model.factory: missing, and it has no default",
     ),
-    ("no name", {"name": None}, "name: missing, and has no default"),
+    ("no name", {"name": None}, "name: missing, and it has no default"),
     ("a name that is a path", {"name": "../up"}, "name: '../up' is not allowed; allowed: letters"),
-    ("a section left empty", {"model": {}}, "model.factory: missing, and has no default"),
+    ("a section left empty", {"model": {}}, "model.factory: missing, and it has no default"),
     (
         "runs together with a model",
         {"runs": "runs.csv"},
-        "model: not used together with runs, which trains nothing; remove one of them",
+        "model: cannot be combined with runs, which trains nothing; remove one of them",
     ),
     (
         "preparation without an example",
         {"dataset": {"factory": "parts:Tokens", "prepare": "parts:prepare"}},
-        "dataset.example: missing; where dataset.prepare is set",
+        "dataset.example: missing; allowed: the import path of a callable that returns one",
     ),
 ]
 VALUES = [
@@ -231,7 +231,7 @@ VALUES = [
     (
         "a budget twice",
         {"budgets": [1e6, "1e6"]},
-        "budgets: 1e+06 stands twice; allowed: each budget once",
+        "budgets: 1e+06 is given twice; allowed: each budget once",
     ),
     (
         "a negative size",
@@ -251,7 +251,7 @@ VALUES = [
     (
         "a budget without sizes",
         {"sizes": {"per_budget": {"1e6": [4]}}},
-        "sizes.per_budget: budget 2e+06 has no list of sizes",
+        "sizes.per_budget: no sizes for the budget 2e+06; allowed: a list of sizes",
     ),
     ("a seed twice", {"seeds": [0, 0]}, "seeds: [0, 0] is not allowed; allowed: each entry once"),
     (
@@ -311,8 +311,12 @@ VALUES = [
     ),
 ]
 CONFIG_FILES = [
-    ("an empty config", "", "bad.yaml: a config is a mapping of keys, not an empty file"),
-    ("a list for a config", "- 1\n", "bad.yaml: a config is a mapping of keys, not a list"),
+    ("an empty config", "", "bad.yaml: an empty file is not a config; allowed: a mapping of keys"),
+    (
+        "a list for a config",
+        "- 1\n",
+        "bad.yaml: a list is not a config; allowed: a mapping of keys",
+    ),
     ("broken YAML", "budgets: [1e6\n", "bad.yaml: not valid YAML: "),
     (
         "a key given twice",
@@ -442,7 +446,7 @@ RULES = [
     (
         "a power without a reference",
         {"batch": {"value": 64, "params": {"power": 2}}},
-        "batch.params.reference: missing, and has no default",
+        "batch.params.reference: missing, and it has no default",
         {},
     ),
     (
@@ -558,7 +562,7 @@ CHECKED = [
     (
         "targets that are not finite",
         {"dataset": {"factory": "parts:lost_targets"}, "loss": {"function": "parts:number_loss"}},
-        "parts:lost_targets: training targets hold values that are not finite; allowed: finite numbers",
+        "parts:lost_targets: training targets have values that are not finite; allowed: finite numbers",
     ),
     ("no optimiser", {"optimizer": {"factory": "parts:no_optimizer"}}, "parts:no_optimizer: "),
     (
@@ -574,7 +578,7 @@ CHECKED = [
     (
         "too few items to hold some out",
         with_data(kwargs={"items": 20}),
-        "parts:Tokens: 20 items are too few to hold 32 of them out",
+        "parts:Tokens: 20 items are too few to hold out 32 of them",
     ),
     (
         "more passes than allowed",
@@ -1111,12 +1115,12 @@ OPTIONS = [
     ),
     ("no processes", TRAIN + " --processes 0", "--processes: 0; allowed: 1 or more"),
 ]
-TOO_MANY = "resources.gpus: an experiment asks for 3, CUDA_VISIBLE_DEVICES='' shows 0; ask for less"
+TOO_MANY = "resources.gpus: an experiment asks for 3, but CUDA_VISIBLE_DEVICES='' shows 0; allowed: at most 0"
 DEVICES = [
     (
         "another number of processes than of GPUs",
         TRAIN + " --gpus 2",
-        "resources.processes: 1, but a run is given 2 GPUs (resources.gpus, or gpu or gres under the",
+        "resources.processes: 1, but a run has 2 GPUs (from resources.gpus, or from gpu or gres under",
         {"{record}": None},
         {"CUDA_VISIBLE_DEVICES": "0,1"},
     ),
@@ -1148,7 +1152,7 @@ JOBS = [
         "half precision on a CPU",
         {"precision": "fp16"},
         {},
-        "precision: fp16 is not offered by cpu; allowed here: no, bf16",
+        "precision: fp16 is not available on cpu; allowed: no, bf16",
     ),
     (
         "recomputation that the model lacks",
@@ -1160,13 +1164,13 @@ JOBS = [
         "two processes asked for, one started",
         {},
         {"FLOPS_FIT_PROCESSES": "2"},
-        "resources.processes: 2 were asked for, but 1 runs; launch with `flops-fit train`",
+        "resources.processes: 2 requested, but 1 running; launch with `flops-fit train`",
     ),
     (
         "a GPU given that is not there",
         {},
         {"FLOPS_FIT_GPUS": "1"},
-        "resources.gpus: the job was given 1 and sees none; check the driver and CUDA_VISIBLE_DEVICES",
+        "resources.gpus: 1 given, but the job sees none; check the driver and CUDA_VISIBLE_DEVICES",
     ),
     (
         "a plug-in edited since the plan",

@@ -68,13 +68,16 @@ def test_a_table_of_runs_needs_nothing_to_train():
         ),
         ({"budgets": []}, "budgets: [] is not allowed; allowed: at least 1"),
         ({"budgets": [-1e9]}, "budgets.0: -1000000000.0 is not allowed; allowed: more than 0"),
-        ({"budgets": [1e9, 1e9]}, "budgets: 1e+09 stands twice"),
+        ({"budgets": [1e9, 1e9]}, "budgets: 1e+09 is given twice"),
         ({"budgets": [float("inf")]}, "budgets.0: inf is not allowed; allowed: finite numbers"),
         ({"seeds": [0.5]}, "seeds.0: 0.5 is not allowed; allowed: integer"),
         ({"name": "a/b"}, "name: 'a/b' is not allowed; allowed: letters"),
         ({"sizes": {}}, "sizes: [] given; allowed: exactly one of values, per_budget, window"),
         ({"sizes": {"values": [8], "window": {}}}, "sizes: ['values', 'window'] given"),
-        ({"sizes": {"per_budget": {"2e9": [8]}}}, "sizes.per_budget: budget 1e+09 has no list"),
+        (
+            {"sizes": {"per_budget": {"2e9": [8]}}},
+            "sizes.per_budget: no sizes for the budget 1e+09",
+        ),
         (
             {"sizes": {"per_budget": {"1e9": [8], "2e9": [8]}}},
             "sizes.per_budget.2e+09: not a budget; allowed: 1e+09",
@@ -85,7 +88,7 @@ def test_a_table_of_runs_needs_nothing_to_train():
             "learning_rate: [] given; allowed: exactly one of value, function, file",
         ),
         ({"dataset": {"factory": "c:d", "prepare": "e:f"}}, "dataset.example: missing"),
-        ({"runs": "runs.csv"}, "model: not used together with runs"),
+        ({"runs": "runs.csv"}, "model: cannot be combined with runs"),
         ({"fit": {"delta": "small"}}, "fit.delta: 'small' is not allowed; allowed: auto or number"),
         ({"schedule": {"warmup": 1}}, "schedule.warmup: 1 is not allowed; allowed: less than 1"),
     ],
@@ -101,9 +104,9 @@ def test_bad_values_are_refused_with_key_value_and_allowed(change, message):
     ("content", "message"),
     [
         ("a: [", "not valid YAML"),
-        ("", "a config is a mapping of keys, not an empty file"),
-        ("- 1", "a config is a mapping of keys, not a list"),
-        ("name: x", "model: missing, and has no default"),
+        ("", "an empty file is not a config; allowed: a mapping of keys"),
+        ("- 1", "a list is not a config; allowed: a mapping of keys"),
+        ("name: x", "model: missing, and it has no default"),
     ],
 )
 def test_broken_files_are_named(tmp_path, content, message):

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("name", ["runs", "data", "local", "Runs", "DATA"])
 def test_a_sweep_cannot_take_the_folder_of_something_else(name):
-    with pytest.raises(FlopsFitError, match=rf"name: '{name}' is taken: results/.*; allowed: any"):
+    with pytest.raises(
+        FlopsFitError, match=rf"name: '{name}' is reserved, because results/.*; allowed: any"
+    ):
         complete_config({"name": name, "runs": "table.csv"})
 
 

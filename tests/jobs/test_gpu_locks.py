@@ -371,14 +371,10 @@ def test_without_nvidia_smi_a_list_is_believed(tmp_path, monkeypatch, listed, se
 @pytest.mark.parametrize(
     ("listed", "program", "message"),
     [
-        ("0,1", None, r"asks for 3, CUDA_VISIBLE_DEVICES='0,1' shows 2; ask for less"),
-        ("", None, r"asks for 3, CUDA_VISIBLE_DEVICES='' shows 0"),
-        (
-            None,
-            None,
-            r"no nvidia-smi to tell which GPUs there are; list them in CUDA_VISIBLE_DEVICES",
-        ),
-        (None, "echo 'GPU 0: NVIDIA T4 (UUID: GPU-a)'", r"asks for 3, there are 1"),
+        ("0,1", None, r"asks for 3, but CUDA_VISIBLE_DEVICES='0,1' shows 2; allowed: at most 2"),
+        ("", None, r"asks for 3, but CUDA_VISIBLE_DEVICES='' shows 0"),
+        (None, None, r"cannot be listed without nvidia-smi; list them in CUDA_VISIBLE_DEVICES"),
+        (None, "echo 'GPU 0: NVIDIA T4 (UUID: GPU-a)'", r"asks for 3, but there are 1"),
         (
             None,
             "echo 'Driver/library version mismatch'; exit 18",

@@ -378,7 +378,7 @@ def test_the_frozen_prediction_passes_the_schema_and_stands_for_one_run(noisy):
     raw = yaml.safe_load(SMOKE.read_text())
     raw |= {"budgets": [8e8], "sizes": {"per_budget": {"8e8": [16]}}, "confirm": told_of(noisy)}
     assert complete_config(json.loads(json.dumps(raw)))["confirm"]["sweep"] == "demo"
-    with pytest.raises(FlopsFitError, match="confirm: stands for one run"):
+    with pytest.raises(FlopsFitError, match="confirm: the config must describe a single run"):
         complete_config({**raw, "sizes": {"per_budget": {"8e8": [16, 32]}}})
     with pytest.raises(FlopsFitError, match="confirm"):
         complete_config({**raw, "confirm": {"sweep": "demo"}})

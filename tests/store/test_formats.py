@@ -58,7 +58,7 @@ def test_a_newer_format_is_refused_and_an_older_one_read(job, kind, tmp_path):
     for value in (FORMAT + 1, "two"):
         other.write_text(rewritten(path, value))
         with pytest.raises(
-            FlopsFitError, match=r"format .*, which a newer version of flops-fit wrote"
+            FlopsFitError, match=r"format .* was written by a newer version of flops-fit"
         ):
             read(other)
 

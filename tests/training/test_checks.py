@@ -71,11 +71,11 @@ class TestMean:
     @pytest.mark.parametrize("data", [points(40), Windows()], ids=["one", "four"])
     @pytest.mark.parametrize("loss", [summed, mean_of_sums])
     def test_a_sum_is_refused(self, data, loss):
-        with pytest.raises(FlopsFitError, match="a batch of 2n items is twice that of n"):
+        with pytest.raises(FlopsFitError, match="is a sum over items: the loss of a batch is"):
             check_mean(Net(), as_data(data), loss)
 
     def test_a_sum_over_the_targets_of_an_item_is_refused(self):
-        with pytest.raises(FlopsFitError, match="sums over the targets of an item"):
+        with pytest.raises(FlopsFitError, match="is a sum over the targets of an item"):
             check_mean(Net(), as_data(Windows()), summed_over_targets)
 
     @pytest.mark.parametrize("data", [points(40), Windows()], ids=["one", "four"])
@@ -87,7 +87,7 @@ class TestMean:
     def test_a_loss_over_the_batch_is_said(self, loss):
         torch.manual_seed(0)
         (note,) = check_mean(Net(16), as_data(points(40)), loss)
-        assert "is no mean over items" in note
+        assert "is not a mean over items" in note
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -97,7 +97,7 @@ def test_a_few_targets_that_are_not_finite_are_found_among_many(bad):
     check_batch(nn.Linear(4, 4), as_data(TensorDataset(inputs, targets)), mse, "mydata:data")
     targets[7::50] = bad
     with pytest.raises(
-        FlopsFitError, match="mydata:data: training targets hold values that are not"
+        FlopsFitError, match="mydata:data: training targets have values that are not"
     ):
         check_batch(nn.Linear(4, 4), as_data(TensorDataset(inputs, targets)), mse, "mydata:data")
 
@@ -203,7 +203,7 @@ class TestTwoSteps:
 
     def test_what_is_not_used_of_a_loader_is_said(self, planned):
         (note,) = check_inputs(planned(dataset="loader"), train).notes
-        assert "batch_size=4, drop_last=True, shuffle=True and workers are not" in note
+        assert "batch_size=4, drop_last=True, shuffle=True and its workers are not" in note
 
     def test_a_short_generator_is_counted_and_named(self, planned):
         known = check_inputs(planned(dataset="once"), train)

@@ -44,7 +44,7 @@ class TestLoaders:
                 {"batch_sampler": BatchSampler(WeightedRandomSampler([1.0] * 100, 9), 3, False)},
                 "WeightedRandomSampler",
             ),
-            ({"batch_size": None}, "batch_size=None hands over ready batches"),
+            ({"batch_size": None}, "batch_size=None makes no batches"),
         ],
     )
     def test_one_that_decides_which_items_are_seen_is_refused(self, settings, named):
@@ -142,7 +142,9 @@ class TestTargets:
             first_item(as_data(Items(form)))
 
     def test_a_batch_without_a_single_target_ends_in_words(self):
-        with pytest.raises(FlopsFitError, match="no target of the global batch of step 1 counts"):
+        with pytest.raises(
+            FlopsFitError, match="the loss ignores all targets of the global batch of step 1"
+        ):
             run(data=as_data(Items(lambda row: torch.tensor(-100))))
 
 

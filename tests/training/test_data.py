@@ -38,12 +38,12 @@ def test_a_single_dataset_is_split_by_a_fixed_hash_of_the_index(count, held):
 
 
 def test_a_dataset_too_small_to_split_is_refused_in_words():
-    with pytest.raises(FlopsFitError, match="32 items are too few to hold 32 of them out"):
+    with pytest.raises(FlopsFitError, match="32 items are too few to hold out 32 of them"):
         as_data(Numbers(32))
 
 
 def test_an_iterable_must_bring_its_heldout_part():
-    with pytest.raises(FlopsFitError, match="must bring its held-out part"):
+    with pytest.raises(FlopsFitError, match="an iterable dataset cannot be split"):
         as_data(Endless())
     data = as_data((Endless(), Numbers(5)))
     assert data.is_stream
@@ -52,7 +52,7 @@ def test_an_iterable_must_bring_its_heldout_part():
 
 def test_what_is_no_dataset_is_named():
     with pytest.raises(
-        FlopsFitError, match="int is no dataset; allowed: an object with __getitem__"
+        FlopsFitError, match="int is not a dataset; allowed: an object with __getitem__"
     ):
         as_data(3)
 

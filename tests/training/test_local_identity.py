@@ -262,15 +262,15 @@ class TestTrust:
         reused, trained, said = ask(loss=Guarded())
         assert (reused, trained) == (0, 1)
         assert (
-            "loss_fn.guard is a lock, and cannot be compared with an earlier call: every run is "
-            'trained; resume="trust" takes it as unchanged' in said
+            "loss_fn.guard is a lock, which cannot be compared with an earlier call: every run is "
+            'trained; resume="trust" assumes that it is unchanged' in said
         )
 
     def test_trust_takes_it_as_unchanged_and_compares_the_rest(self, ask):
         ask(loss=Guarded())
         reused, trained, said = ask(loss=Guarded(), resume="trust")
         assert (reused, trained) == (1, 0)
-        assert "trusted to be unchanged" in said
+        assert "it is assumed to be unchanged" in said
         assert ask(loss=Guarded(smoothing=0.3), resume="trust")[:2] == (0, 1)
 
     def test_another_python_is_called_so_and_can_be_trusted(self, ask_again):
@@ -289,9 +289,7 @@ class TestTrust:
         assert f"trained with another Python (3.9, this is {content.PYTHON})" in said
 
     def test_other_words_are_refused(self, ask):
-        with pytest.raises(
-            FlopsFitError, match="resume: 'always' given; allowed: True, False, 'trust'"
-        ):
+        with pytest.raises(FlopsFitError, match="resume: 'always'; allowed: True, False, 'trust'"):
             ask(resume="always")
 
 

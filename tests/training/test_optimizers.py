@@ -144,7 +144,7 @@ def foreign(model, lr):
         (lambda m, lr: torch.optim.LBFGS(m.parameters(), lr), r"LBFGS.step\(\) needs a closure"),
         (lambda m, lr: RateLess(m.parameters()), "RateLess has no learning rate"),
         (lambda m, lr: RateLess(m.parameters(), lr=None), "RateLess has no learning rate"),
-        (foreign, "SGD holds no parameter of the model"),
+        (foreign, "SGD has no parameter of the model"),
         (
             lambda m, lr: [sgd(m, lr), torch.optim.LBFGS([nn.Parameter(torch.ones(2))])],
             "needs a closure",

@@ -29,7 +29,7 @@ def model(**changes) -> dict:
         (model(size_param="depth"), "Net has no"),
         (
             {"seeds": [7], "resources": {"processes": 2, "gpus": 1}},
-            "flops-fit: error: resources.processes: 2, but a run is given 1 GPUs (resources.gpus, or",
+            "flops-fit: error: resources.processes: 2, but a run has 1 GPUs (from resources.gpus, or",
         ),
         (
             {"dataset": {**SWEEP["dataset"], "sources": ["none.txt"]}},

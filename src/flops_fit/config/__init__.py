@@ -1,1 +1,1 @@
-"""A sweep's config: read, completed, checked."""
+"""Read, complete and check the config of a sweep."""

@@ -1,16 +1,19 @@
-"""Check a config: plain values, the closed schema, and what must hold across its keys."""
+"""Check a config: its values must be plain, match the schema, and fit together."""
 
 import difflib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
 
+if TYPE_CHECKING:  # slow to import
+    from jsonschema import ValidationError
+
 LARGEST = sys.float_info.max
-DEEPEST = 50
+DEEPEST = 50  # levels of nesting
 MOST_VALUES = 100_000
-RESERVED = {  # names of folders below results that are no sweep's, whatever the letters' case
+RESERVED = {  # folders below results that belong to no sweep; some disks ignore the case of a name
     "runs": "the runs of all sweeps",
     "data": "prepared data",
     "local": "what find_optimal writes",
@@ -18,10 +21,11 @@ RESERVED = {  # names of folders below results that are no sweep's, whatever the
 TRAINING_KEYS = ("model", "dataset", "budgets", "sizes")
 
 
-def check_size(raw: Any) -> None:
-    """Refuse a config whose aliases stand for more values than anyone writes, before copying it.
+def check_size(raw: object) -> None:
+    """Refuse a config whose YAML aliases stand for too many values, before it is copied.
 
-    A few lines of YAML can name a list ten times in a list that is named ten times, and so on.
+    ``raw`` is the config as read. A few lines of YAML can name a list ten times in a list that is
+    named ten times, and so on. Raises `FlopsFitError` beyond `MOST_VALUES` values.
     """
     size = _expanded(raw, {})
     if size > MOST_VALUES:
@@ -30,19 +34,23 @@ def check_size(raw: Any) -> None:
         )
 
 
-def _expanded(value: Any, known: dict[int, float]) -> float:
-    """How many values there are once every alias is written out."""
+def _expanded(value: object, known: dict[int, float]) -> float:
+    """Count the values that there are when every alias is written out."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
-        known[id(value)] = 0  # one that holds itself is named by `check_plain`
+        known[id(value)] = 0  # `check_plain` refuses a list that contains itself
         children = value.values() if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_expanded(child, known) for child in children)
     return known[id(value)]
 
 
-def check_plain(value: Any, key: str = "", depth: int = 0) -> None:
-    """Refuse what no JSON file or hash can hold; YAML has dates, sets, NaN and loops as well."""
+def check_plain(value: object, key: str = "", depth: int = 0) -> None:
+    """Refuse a value that JSON cannot hold, such as the dates, sets, NaN and loops of YAML.
+
+    ``key`` is the dotted config key of ``value``, and ``depth`` its level of nesting. Raises
+    `FlopsFitError` that names the key.
+    """
     if depth > DEEPEST:
         raise FlopsFitError(f"{key[:80]}...: nested too deep; allowed: {DEEPEST} levels")
     match value:
@@ -56,8 +64,8 @@ def check_plain(value: Any, key: str = "", depth: int = 0) -> None:
                     )
                 check_plain(child, f"{key}.{name}" if key else str(name), depth + 1)
         case list():
-            for place, child in enumerate(value):
-                check_plain(child, f"{key}.{place}", depth + 1)
+            for number, child in enumerate(value):
+                check_plain(child, f"{key}.{number}", depth + 1)
         case str():
             if not _is_unicode(value):
                 raise FlopsFitError(f"{key}: {_show(value)} is not allowed; allowed: Unicode text")
@@ -71,19 +79,23 @@ def check_plain(value: Any, key: str = "", depth: int = 0) -> None:
         case _:
             raise FlopsFitError(
                 f"{key}: {_show(value)} is not allowed; allowed: numbers, text, true, false, null, "
-                "lists and mappings of them (a date or a tag needs quotes to be text)"
+                "and lists and mappings of these (write a date in quotes to make it text)"
             )
 
 
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:  # text with half of a surrogate pair
         return False
     return True
 
 
 def validate(config: dict, part: dict | None = None) -> None:
+    """Check ``config`` against the schema, or against ``part``, a JSON schema of its keys.
+
+    Raises `FlopsFitError` that names all keys with errors, each with its value and what is allowed.
+    """
     import jsonschema
 
     errors = list(jsonschema.Draft202012Validator(part or schema()).iter_errors(config))
@@ -91,7 +103,7 @@ def validate(config: dict, part: dict | None = None) -> None:
         raise FlopsFitError("; ".join(sorted({_explain(e) for e in errors})))
 
 
-def _explain(error) -> str:
+def _explain(error: "ValidationError") -> str:
     key = ".".join(str(part) for part in error.absolute_path) or "config"
     if error.validator == "additionalProperties":
         allowed = sorted(error.schema["properties"])
@@ -101,7 +113,7 @@ def _explain(error) -> str:
     if error.validator == "required":
         missing = sorted(set(error.validator_value) - set(error.instance))
         prefix = "" if key == "config" else f"{key}."
-        return "; ".join(f"{prefix}{name}: missing, and has no default" for name in missing)
+        return "; ".join(f"{prefix}{name}: missing, and it has no default" for name in missing)
     return f"{key}: {_show(error.instance)} is not allowed; {_allowed(error)}"
 
 
@@ -111,7 +123,7 @@ def _unknown_key(prefix: str, name: str, allowed: list[str]) -> str:
     return f"{prefix}{name}: unknown key; {hint}"
 
 
-def _allowed(error) -> str:
+def _allowed(error: "ValidationError") -> str:
     value = error.validator_value
     match error.validator:
         case "type":
@@ -138,31 +150,39 @@ def _allowed(error) -> str:
         case "maxLength":
             return f"allowed: at most {value} characters"
         case "pattern":
-            return "allowed: letters, digits, dot, dash and underscore, first a letter or digit"
+            return (
+                "allowed: letters, digits, dots, dashes and underscores, starting with a letter or "
+                "digit"
+            )
     return error.message
 
 
 def _check_name(name: str) -> None:
-    held = RESERVED.get(name.lower())
-    if held:
+    content = RESERVED.get(name.lower())
+    if content:
         raise FlopsFitError(
-            f"name: {name!r} is taken: results/{name.lower()} holds {held}; allowed: any name but "
-            f"{', '.join(RESERVED)}"
+            f"name: {name!r} is reserved, because results/{name.lower()} holds {content}; allowed: any "
+            f"name except {', '.join(RESERVED)}"
         )
 
 
 def check_across_keys(config: dict) -> None:
+    """Check what the schema cannot express: which keys of ``config`` need or exclude each other.
+
+    It also writes the budgets under ``sizes.per_budget`` as numbers. Raises `FlopsFitError` that
+    names the key.
+    """
     _check_name(config["name"])
     if config.get("runs") is not None:
         given = [key for key in TRAINING_KEYS if key in config]
         if given:
             raise FlopsFitError(
-                f"{given[0]}: not used together with runs, which trains nothing; remove one of them"
+                f"{given[0]}: cannot be combined with runs, which trains nothing; remove one of them"
             )
         return
     for key in TRAINING_KEYS:
         if key not in config:
-            raise FlopsFitError(f"{key}: missing, and has no default")
+            raise FlopsFitError(f"{key}: missing, and it has no default")
     _check_sizes(config)
     _check_confirm(config)
     for key in ("batch", "learning_rate"):
@@ -170,8 +190,8 @@ def check_across_keys(config: dict) -> None:
     dataset = config["dataset"]
     if dataset.get("prepare") and not dataset.get("example"):
         raise FlopsFitError(
-            "dataset.example: missing; where dataset.prepare is set, the plan needs the import "
-            "path of a callable that returns one (inputs, targets) item"
+            "dataset.example: missing; allowed: the import path of a callable that returns one "
+            "(inputs, targets) item, which the plan needs because dataset.prepare is set"
         )
 
 
@@ -179,7 +199,7 @@ def _check_sizes(config: dict) -> None:
     sizes, budgets = config["sizes"], config["budgets"]
     repeated = {b for b in budgets if budgets.count(b) > 1}
     if repeated:
-        raise FlopsFitError(f"budgets: {min(repeated):g} stands twice; allowed: each budget once")
+        raise FlopsFitError(f"budgets: {min(repeated):g} is given twice; allowed: each budget once")
     if len(sizes) != 1:
         raise FlopsFitError(
             f"sizes: {_show(sorted(sizes))} given; "
@@ -195,7 +215,10 @@ def _check_sizes(config: dict) -> None:
         )
     for budget in budgets:
         if budget not in keys:
-            raise FlopsFitError(f"sizes.per_budget: budget {budget:g} has no list of sizes")
+            raise FlopsFitError(
+                f"sizes.per_budget: no sizes for the budget {budget:g}; allowed: a list of sizes for "
+                "every budget"
+            )
     for key in keys:
         if key not in budgets:
             allowed = ", ".join(f"{b:g}" for b in budgets)
@@ -209,14 +232,14 @@ def _check_confirm(config: dict) -> None:
     sizes: list = next(iter(config["sizes"].get("per_budget", {}).values()), [])
     if len(config["budgets"]) != 1 or len(sizes) != 1 or len(config.get("seeds", [0])) != 1:
         raise FlopsFitError(
-            "confirm: stands for one run; allowed: one budget, one size under sizes.per_budget and "
-            "one seed, as flops-fit confirm writes them"
+            "confirm: the config must describe a single run; allowed: one budget, one size under "
+            "sizes.per_budget and one seed, as flops-fit confirm writes them"
         )
 
 
-def _budget_key(key: Any) -> float:
+def _budget_key(key: object) -> float:
     try:
-        return float(key)
+        return float(key)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise FlopsFitError(f"sizes.per_budget.{key}: not a number; allowed: the budgets") from None
 
@@ -229,13 +252,9 @@ def _check_rule(key: str, rule: dict) -> None:
         )
 
 
-def kind_of(value: Any) -> str:
-    return "an empty file" if value is None else f"a {type(value).__name__}"
-
-
-def _show(value: Any, limit: int = 80) -> str:
+def _show(value: object, limit: int = 80) -> str:
     try:
         text = repr(value)
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        text = f"an integer of {value.bit_length()} bits"
+    except ValueError:  # Python does not print an integer of more than 4300 digits
+        text = "an integer of more than 4300 digits"
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,23 +1,25 @@
-"""Complete a config: text becomes numbers where those are wanted, and defaults are filled in."""
+"""Complete a config: convert text to numbers where the schema asks for them, fill in defaults."""
 
 import re
 from typing import Any
 
-from flops_fit.config.check import check_across_keys, check_plain, check_size, kind_of, validate
+from flops_fit.config.check import check_across_keys, check_plain, check_size, validate
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
 
 SCIENTIFIC = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
 
-def complete_config(raw: Any) -> dict:
-    """Check ``raw`` against the schema and fill in its defaults; ``raw`` stays untouched.
+def complete_config(raw: object) -> dict:
+    """Check the config ``raw`` and return a copy of it with all defaults filled in.
 
-    Text becomes a number or boolean where one is wanted: YAML 1.1 reads ``1e12`` as text, and so
-    does Snakemake's command line with ``true``.
+    Text becomes a number or a boolean where the schema asks for one: YAML 1.1 reads ``1e12`` as
+    text, and so does Snakemake's command line with ``true``. Raises `FlopsFitError` that names the
+    key, its value and what is allowed.
     """
     if not isinstance(raw, dict):
-        raise FlopsFitError(f"a config is a mapping of keys, not {kind_of(raw)}")
+        kind = "an empty file" if raw is None else f"a {type(raw).__name__}"
+        raise FlopsFitError(f"{kind} is not a config; allowed: a mapping of keys")
     check_size(raw)
     config = _convert(raw, schema())
     check_plain(config)
@@ -29,15 +31,18 @@ def complete_config(raw: Any) -> dict:
 
 
 def _spell_sizes(sizes: dict) -> None:
-    """Let sizes be integers where all of a sweep are whole: a layer's width cannot be 4.0."""
+    """Turn sizes into integers where all of them are whole: a layer's width cannot be 4.0."""
     lists = [sizes["values"]] if "values" in sizes else [*sizes.get("per_budget", {}).values()]
     if all(size.is_integer() for values in lists for size in values):
         for values in lists:
             values[:] = map(int, values)
 
 
-def check_section(name: str, value: Any) -> None:
-    """Check what stands for the config's section ``name`` elsewhere, such as on a command line."""
+def check_section(name: str, value: object) -> None:
+    """Check ``value`` as the section ``name`` of a config, for input that is not from a config.
+
+    Raises `FlopsFitError` that names the key.
+    """
     check_plain(value, name)
     validate({name: value}, {"properties": {name: schema()["properties"][name]}})
 
@@ -49,7 +54,7 @@ def _resolve(part: dict) -> dict:
 
 
 def _convert(value: Any, part: dict, fill: bool = False) -> Any:
-    """Copy ``value``, turning numeric strings into numbers and, if asked, adding defaults."""
+    """Copy ``value``, turning numeric strings into numbers, and add defaults if ``fill`` is true."""
     part = _resolve(part)
     if isinstance(value, dict) and "properties" in part:
         known = part["properties"]
@@ -69,15 +74,15 @@ def _convert(value: Any, part: dict, fill: bool = False) -> Any:
         return _from_text(value, part)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _number(value, _types(part), fill)
-    if value is False and "no" in part.get("enum", ()):  # YAML 1.1 reads the word no as false
+    if value is False and "no" in part.get("enum", ()):  # YAML 1.1 reads an unquoted no as false
         return "no"
     return value
 
 
 def _types(part: dict) -> set[str]:
     kinds = part.get("type", [])
-    own = {kinds} if isinstance(kinds, str) else set(kinds)
-    return own.union(*(_types(option) for option in part.get("oneOf", ())))
+    types = {kinds} if isinstance(kinds, str) else set(kinds)
+    return types.union(*(_types(option) for option in part.get("oneOf", ())))
 
 
 def _from_text(text: str, part: dict) -> Any:
@@ -97,9 +102,9 @@ def _from_text(text: str, part: dict) -> Any:
 
 
 def _number(value: int | float, kinds: set[str], checked: bool = False) -> int | float:
-    """``value`` in the one spelling that its key has: identities must not tell 0 from 0.0.
+    """Return ``value`` as the type that its key has, because identities must not differ by 0 and 0.0.
 
-    Whole numbers become decimals only once they are ``checked``: errors show what the user wrote.
+    Whole numbers become floats only after they were ``checked``: errors show what the user wrote.
     """
     if "integer" in kinds:
         return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -107,10 +112,10 @@ def _number(value: int | float, kinds: set[str], checked: bool = False) -> int |
 
 
 def _free(value: Any) -> Any:
-    """Arguments of a plug-in, which no schema knows: text such as 1e-5 is the number it looks like.
+    """Convert text such as ``1e-5`` to a number in the arguments of a plug-in, which have no schema.
 
-    YAML 1.1 reads a number as text where its mantissa has no point. Whole and decimal numbers stay
-    different, since a plug-in can tell them apart.
+    YAML 1.1 reads a number as text where its mantissa has no point. Integers and floats stay
+    different here, because a plug-in can distinguish them.
     """
     if isinstance(value, dict):
         return {key: _free(child) for key, child in value.items()}

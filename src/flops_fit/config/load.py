@@ -1,4 +1,4 @@
-"""Read a config file: YAML in which each key stands once, then completed and checked."""
+"""Read a config file: YAML without repeated keys, which is then completed and checked."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,9 +11,9 @@ from flops_fit.errors import FlopsFitError
 
 
 def load_config(path: str | Path) -> dict:
-    """Read, complete and check the config file ``path``.
+    """Read, check and complete the config file ``path``, and return the config.
 
-    Raises `FlopsFitError` naming the file, the key, the value and what is allowed.
+    Raises `FlopsFitError` that names the file, the key, its value and what is allowed.
     """
     try:
         raw = _read_yaml(Path(path).read_text())
@@ -23,7 +23,7 @@ def load_config(path: str | Path) -> dict:
         raise FlopsFitError(f"{path}: a folder, not a config file") from None
     except OSError as error:
         raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a month 13
         reason = " ".join(str(error).split())
         raise FlopsFitError(f"{path}: not valid YAML: {reason}") from None
     except FlopsFitError as error:
@@ -35,9 +35,10 @@ def load_config(path: str | Path) -> dict:
 
 
 def check_keys_once(paths: Iterable[str | Path]) -> None:
-    """Refuse a key given twice in config files that another loader has read, keeping the last value.
+    """Refuse config files in which a key is given twice; other loaders keep the last value.
 
-    Whatever else may be wrong with a file is that loader's to say.
+    ``paths`` are the files. Another loader reads them too and reports all other errors. Raises
+    `FlopsFitError` that names the file, the key and its lines.
     """
     for path in paths:
         try:
@@ -60,13 +61,13 @@ def _read_yaml(text: str) -> Any:
         loader.dispose()
 
 
-def _check_keys_once(node: yaml.Node, place: str, seen: set[int]) -> None:
+def _check_keys_once(node: yaml.Node, prefix: str, seen: set[int]) -> None:
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for number, child in enumerate(node.value):
-            _check_keys_once(child, f"{place}{number}.", seen)
+            _check_keys_once(child, f"{prefix}{number}.", seen)
     elif isinstance(node, yaml.MappingNode):
         lines: dict[tuple, int] = {}
         for key, child in node.value:
@@ -74,8 +75,8 @@ def _check_keys_once(node: yaml.Node, place: str, seen: set[int]) -> None:
             shown = name if name.isprintable() else repr(name)
             if (key.tag, name) in lines:
                 raise FlopsFitError(
-                    f"{place}{shown}: given twice, on lines {lines[key.tag, name]} and {line}; "
+                    f"{prefix}{shown}: given twice, on lines {lines[key.tag, name]} and {line}; "
                     "allowed: each key once"
                 )
             lines[key.tag, name] = line
-            _check_keys_once(child, f"{place}{shown}.", seen)
+            _check_keys_once(child, f"{prefix}{shown}.", seen)

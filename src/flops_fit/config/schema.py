@@ -1,4 +1,4 @@
-"""The schema of a config: the only place where keys, defaults and descriptions stand."""
+"""The schema of a config, which alone defines its keys, their defaults and their descriptions."""
 
 import functools
 from importlib import resources
@@ -8,9 +8,8 @@ import yaml
 
 @functools.cache
 def schema() -> dict:
-    """The JSON schema of a config."""
+    """Return the JSON schema of a config."""
     text = resources.files("flops_fit.config").joinpath("config.schema.yaml").read_text()
-    loader = getattr(
-        yaml, "CSafeLoader", yaml.SafeLoader
-    )  # in C where there is one: 10 times faster
+    # the C loader is 10 times faster, but not every build of PyYAML has it
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load(text, loader)

@@ -1,1 +1,1 @@
-"""One experiment as a job: started, given its GPUs, followed."""
+"""One experiment as a job: start it, give it GPUs, follow its progress."""

@@ -1,8 +1,8 @@
-"""The environment that a run starts from: what other launchers left in it must not train the run.
+"""The environment of a run, without the settings that other launchers left in it.
 
-accelerate and torch take settings from variables (gradient accumulation, FSDP, a rank, another
-process to meet) and from a file in the user's home. A shell, an MPI start or another project may
-have set them; a run is what its spec says.
+accelerate and torch read settings from environment variables (gradient accumulation, FSDP, a rank,
+the address of another process) and from a file in the user's home. A shell, an MPI launcher or
+another project may have set them, but a run must follow its spec alone.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from importlib import resources
 
 from flops_fit.jobs.gpu_locks import USE_CPU
 
-# What `accelerate launch`, torchrun (which also reads each of its options from PET_*), MPI's
-# launchers and srun tell a process about its place among others, or how to train.
+# Variables in which `accelerate launch`, torchrun (which also reads each of its options from PET_*),
+# the launchers of MPI and srun give a process its rank, or settings of the training.
 LEFT_BY_LAUNCHERS = re.compile(
     r"(LOCAL_|GROUP_|ROLE_|NODE_)?RANK|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME|MASTER_(ADDR|PORT)"
     r"|NPROC|FORK_LAUNCHED|SLURM_(PROCID|LOCALID|NODEID|GTIDS|STEP_\w+)|MPI_LOCAL\w+"
@@ -24,12 +24,15 @@ LEFT_BY_LAUNCHERS = re.compile(
 
 
 def accelerate_config() -> str:
-    """The file that `accelerate launch` reads in place of the user's own."""
+    """Return the path of the file that `accelerate launch` reads instead of the user's file."""
     return str(resources.files("flops_fit.jobs") / "accelerate.yaml")
 
 
 def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without what launchers left, except ``ACCELERATE_USE_CPU``, a switch of ours."""
+    """Return ``environment`` without the variables of launchers.
+
+    ``ACCELERATE_USE_CPU`` stays, because users set it to train on the CPU.
+    """
     return {
         name: value
         for name, value in environment.items()
@@ -39,7 +42,10 @@ def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def clean_environment(**added: str) -> Iterator[None]:
-    """Let this process see its environment `cleaned`, with ``added`` variables, within a block."""
+    """Within the block, replace the environment of this process by its `cleaned` form.
+
+    ``added`` holds further variables.
+    """
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update({**cleaned(before), **added})

@@ -1,9 +1,10 @@
-"""The GPUs of one machine, handed out one job at a time.
+"""Locks on the GPUs of one machine, so that each GPU has at most one job.
 
-A job locks one byte of a file for each GPU that it takes. The bytes belong to the file's open
-description (Linux's OFD locks), which is the job's standard input: of all descriptors only the
-three standard ones pass through the launchers, so every trainer holds the locks too, and the kernel
-frees them when the last one has died. The file stays empty, as an input that has nothing to say.
+A job locks one byte of a file for each GPU that it takes. The locks belong to the open file
+description (OFD locks of Linux). The job makes this file its standard input, because the launchers
+pass only the three standard descriptors on to their processes. So every trainer holds the locks
+too, and the kernel frees them when the last trainer has ended. The file stays empty, so nothing can
+be read from this standard input.
 """
 
 import fcntl
@@ -23,18 +24,19 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-USE_CPU = "ACCELERATE_USE_CPU"  # keeps runs off the GPUs on purpose
-POLL_SECONDS = 0.5
-LISTING_SECONDS = 60.0
-_TURN = 0  # the byte of the one job that may keep some devices while it waits for more
+USE_CPU = "ACCELERATE_USE_CPU"  # the user sets this to keep runs off the GPUs
+POLL_SECONDS = 0.5  # between two attempts to lock GPUs
+LISTING_SECONDS = 60.0  # the longest time to wait for nvidia-smi
+_TURN = 0  # byte that is locked by the one job that may hold some GPUs while it waits for more
 
 
 def take_devices(count: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """Wait until ``count`` GPUs are free, hold them, and return the variable that shows only them.
+    """Wait until ``count`` GPUs are free, lock them, and return the variable that selects them.
 
-    Only GPUs that ``environment`` shows are taken. Empty where there is nothing to share: without
-    ``count``, on the CPU by choice (``ACCELERATE_USE_CPU``), within a SLURM job, which was given its
-    own, and on other systems than Linux. Raises `FlopsFitError` for more GPUs than there are.
+    Only GPUs that are visible in ``environment`` are taken. The result is empty where there is
+    nothing to lock: where ``count`` is 0, where the user chose the CPU (``ACCELERATE_USE_CPU``), in
+    a SLURM job, to which SLURM has given its GPUs, and on systems other than Linux. Raises
+    `FlopsFitError` where there are fewer GPUs than ``count``.
     """
     if (
         not count
@@ -48,8 +50,8 @@ def take_devices(count: int, environment: Mapping[str, str]) -> dict[str, str]:
         listed = environment.get(VISIBLE)
         shown = "there are" if listed is None else f"{VISIBLE}={listed!r} shows"
         raise FlopsFitError(
-            f"resources.gpus: an experiment asks for {count}, {shown} {len(devices)}; ask for "
-            "less, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
+            f"resources.gpus: an experiment asks for {count}, but {shown} {len(devices)}; allowed: at "
+            f"most {len(devices)}, or ACCELERATE_USE_CPU=true to train on the CPU on purpose"
         )
     descriptor = open_locks(Path(tempfile.gettempdir(), "flops-fit-devices.lock"))
     taken = _wait(descriptor, devices, count)
@@ -58,26 +60,27 @@ def take_devices(count: int, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def cpu_by_choice(environment: Mapping[str, str]) -> bool:
-    """Whether accelerate is told to leave the GPUs alone."""
+    """Whether ``environment`` tells accelerate to train on the CPU."""
     return environment.get(USE_CPU, "").lower() in {"1", "true", "t", "yes", "y", "on"}
 
 
 def _make_standard_input(descriptor: int) -> None:
-    if descriptor:  # else it is that already: the job was started without one
+    if descriptor:  # 0 where the job was started without a standard input
         os.dup2(descriptor, 0)
         os.close(descriptor)
     os.set_inheritable(0, True)
 
 
 def _wait(descriptor: int, devices: Mapping[str, str], count: int) -> list[str]:
-    """Lock ``count`` of ``devices`` and return how they are called in `VISIBLE`.
+    """Lock ``count`` of ``devices`` and return their names in `VISIBLE`.
 
-    All or none, so that no two jobs keep what the other waits for. But one job at a time, whose
-    turn it is, keeps what it has and is next on every device that it could take: else one that
-    needs several would wait for ever among jobs that need one.
+    A job locks all of them or none, so that no two jobs hold what the other one waits for. There is
+    one exception: the job whose turn it is keeps the devices that it has and is next on every
+    device that it could take. Otherwise a job that needs several devices could wait for ever among
+    jobs that need one.
     """
     taken: list[str] = []
-    my_turn = said = False
+    my_turn = announced = False
     while True:
         my_turn = my_turn or _lock(descriptor, _TURN)
         for token, name in devices.items():
@@ -94,46 +97,47 @@ def _wait(descriptor: int, devices: Mapping[str, str], count: int) -> list[str]:
                 _unlock(descriptor, _place(f"next {name}"))
         if done:
             break
-        if not said:
+        if not announced:
             print(f"flops-fit: waiting for {count} of {len(devices)} GPUs", file=sys.stderr)
-            said = True
+            announced = True
         while taken and not my_turn:
             _unlock(descriptor, _place(devices[taken.pop()]))
-        time.sleep(POLL_SECONDS)  # a blocking call would wait for one device, not for any
+        time.sleep(POLL_SECONDS)  # a blocking call would wait for one certain device
     if my_turn:
         _unlock(descriptor, _TURN)
-    os.utime(descriptor)  # or the system, tidying up, might take the file for forgotten
+    os.utime(descriptor)  # systems delete old temporary files
     return taken
 
 
 def visible_devices(listed: str | None) -> dict[str, str]:
-    """The GPUs that a job may take: how `VISIBLE` calls each -> its name on this machine.
+    """Return the GPUs that a job may take: the name of each on this machine, by its name in `VISIBLE`.
 
-    ``listed`` is that variable's value: indices or UUIDs, also shortened, of which the first
-    unknown one ends the list (CUDA's rule); None means all GPUs. Names are UUIDs where
-    ``nvidia-smi`` knows them, so that jobs that call a GPU differently, or count from another
-    container, share its lock.
+    ``listed`` is the value of that variable: indices or UUIDs, which may be shortened. The first
+    unknown one ends the list, as in CUDA; None means all GPUs. The names on this machine are UUIDs
+    where ``nvidia-smi`` is available, so that all jobs lock the same byte for a GPU, even if they
+    list it in different ways or run in different containers. Raises `FlopsFitError` where ``listed``
+    is None and there is no ``nvidia-smi``.
     """
     installed = installed_gpus()
     if listed is None:
         if installed is None:
             raise FlopsFitError(
-                "resources.gpus: there is no nvidia-smi to tell which GPUs there are; list them in "
-                f"{VISIBLE}, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
+                "resources.gpus: the GPUs of this machine cannot be listed without nvidia-smi; list "
+                f"them in {VISIBLE}, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
             )
         return {uuid: uuid for uuid in itertools.chain(*installed.values())}
-    found: dict[str, str] = {}
+    devices: dict[str, str] = {}
     for token in map(str.strip, listed.split(",")):
         name = _name(token, installed)
         if name is None:
             break
-        if name not in found.values():
-            found[token] = name
-    return found
+        if name not in devices.values():
+            devices[token] = name
+    return devices
 
 
 def _name(token: str, installed: dict[str, list[str]] | None) -> str | None:
-    """The name of the GPU that ``token`` stands for; None if there is no such GPU."""
+    """Return the name of the GPU that ``token`` stands for, or None if there is no such GPU."""
     if installed is None:
         return token if re.fullmatch(r"\d+|(GPU|MIG)-\S+", token) else None
     if token.isdigit():
@@ -141,15 +145,15 @@ def _name(token: str, installed: dict[str, list[str]] | None) -> str | None:
     parts = itertools.chain(
         installed.items(), ((u, [u]) for u in itertools.chain(*installed.values()))
     )
-    found = {own[0] for uuid, own in parts if token and uuid.startswith(token)}
-    return found.pop() if len(found) == 1 else None
+    matches = {slices[0] for uuid, slices in parts if token and uuid.startswith(token)}
+    return matches.pop() if len(matches) == 1 else None
 
 
 def installed_gpus() -> dict[str, list[str]] | None:
-    """UUID of each GPU, in the driver's order -> what of it a job can take.
+    """Return for the UUID of each GPU, in the driver's order, the UUIDs that a job can take.
 
-    That is the GPU, or its slices (MIG). None without ``nvidia-smi``, which is asked because torch
-    would take seconds.
+    These are the GPU itself or its slices (MIG). Returns None where there is no ``nvidia-smi``;
+    asking torch instead would take seconds. Raises `FlopsFitError` where ``nvidia-smi`` fails.
     """
     if shutil.which("nvidia-smi") is None:
         return None
@@ -162,8 +166,8 @@ def installed_gpus() -> dict[str, list[str]] | None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stdout", None) or str(error)
-        raise FlopsFitError(f"nvidia-smi -L fails: {str(said).strip()}") from None
+        output = getattr(error, "stdout", None) or str(error)
+        raise FlopsFitError(f"nvidia-smi -L fails: {str(output).strip()}") from None
     installed: dict[str, list[str]] = {}
     for kind, uuid in re.findall(r"^\s*(GPU|MIG) .*\(UUID: (\S+)\)", done.stdout, re.MULTILINE):
         if kind == "GPU":
@@ -174,16 +178,21 @@ def installed_gpus() -> dict[str, list[str]] | None:
 
 
 def open_locks(path: Path) -> int:
-    """Open the file of the locks, which all users of the machine share; made if missing."""
+    """Open the file of the locks at ``path``, which all users of the machine share.
+
+    The file is made if it is missing. Returns its descriptor. Raises `FlopsFitError` where it
+    cannot be opened.
+    """
     try:
         while True:
-            try:  # without O_CREAT: Linux refuses it for another user's file in a shared folder
+            try:  # without O_CREAT, which Linux refuses for another user's file in a shared folder
                 return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             except FileNotFoundError:
                 _make_for_everyone(path)
     except OSError as error:
         raise FlopsFitError(
-            f"{path}: cannot be opened ({error.strerror}); it holds the locks on this machine's GPUs"
+            f"{path}: cannot be opened ({error.strerror}); this file has the locks on the GPUs of this "
+            "machine"
         ) from None
 
 
@@ -198,12 +207,12 @@ def _make_for_everyone(path: Path) -> None:
 
 
 def _place(name: str) -> int:
-    """The byte that stands for a device."""
+    """Return the position of the byte that stands for a device."""
     return 1 + int(hashlib.sha256(name.encode()).hexdigest()[:14], 16)
 
 
 def _lock(descriptor: int, place: int) -> bool:
-    """Lock a byte for the open file; False if another open file has it."""
+    """Lock a byte; return False if another job has locked it."""
     try:
         _request(descriptor, place, fcntl.F_WRLCK)
     except (BlockingIOError, PermissionError):

@@ -1,6 +1,6 @@
-"""One process of one experiment's job: read the spec, train, leave the record.
+"""One process of the job of an experiment: read the spec, train, write the record.
 
-Run by `flops_fit.jobs.launch` through ``accelerate launch -m flops_fit.jobs.job SPEC RESULT ROOT``.
+`flops_fit.jobs.launch` starts it by ``accelerate launch -m flops_fit.jobs.job SPEC RESULT ROOT``.
 """
 
 import contextlib
@@ -33,18 +33,17 @@ BACKEND_ERROR = re.compile(
     r"gloo|NCCL|ProcessGroup|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE
 )
 OUT_OF_MEMORY = (
-    "out of memory; set resources.micro_batch_items (gradients are then accumulated, the result "
-    "stays the same), resources.activation_checkpointing, or ask for more memory"
+    "out of memory; set resources.micro_batch_items (gradients are then accumulated, and the result "
+    "stays the same) or resources.activation_checkpointing, or request more memory"
 )
 
 
 def main(arguments: list[str]) -> int:
-    """Train the experiment of a spec file: ``arguments`` are it, the result's path and the root.
+    """Train the experiment of a spec file and return the exit status.
 
-    The root is the folder of all results, in which the run has its own.
-
-    Exit status: 0 done (diverged included), 2 bad input, 75 stopped on request and saved (the
-    workflow's retry resumes), 1 anything else.
+    ``arguments`` are the path of the spec, the path of the result, and the folder of all results.
+    The status is 0 for a finished run (diverged included), 2 for bad input, 75 for a run that was
+    stopped on request and saved (the workflow's retry resumes it), and 1 for anything else.
     """
     logging.basicConfig(format="flops-fit: %(message)s")
     logging.getLogger("flops_fit").setLevel(logging.INFO)
@@ -98,7 +97,7 @@ def run(spec: Spec, results: str, result: str, stop: StopRequest) -> int:
 
 
 def has_lost_another(error: Exception) -> bool:
-    """Whether ``error`` is the backend's on losing another process, such as gloo's or NCCL's."""
+    """Whether ``error`` comes from the backend (gloo, NCCL) because another process ended."""
     import torch
 
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -108,6 +107,7 @@ def has_lost_another(error: Exception) -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` means that the CPU or the GPU has no memory left."""
     import torch
 
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (

@@ -1,7 +1,7 @@
-"""Start an experiment's job: restore it from its record, or run ``accelerate launch``.
+"""Start the job of an experiment: restore it from its record, or run ``accelerate launch``.
 
-Light on purpose: a finished run is restored in milliseconds, without torch. Otherwise this process
-stays until the last trainer has ended, which may be after its launcher.
+This module does not import torch, so that a finished run is restored in milliseconds. Otherwise
+the process stays until the last trainer has ended, which may be after its launcher.
 """
 
 import os
@@ -22,12 +22,13 @@ from flops_fit.store.stopping import outlive
 def launch(
     spec_path: str, result: str, results: str, processes: int, threads: int, gpus: int
 ) -> None:
-    """Restore or train the experiment of ``spec_path``; its result goes to ``result``.
+    """Restore or train the experiment of the spec file ``spec_path``; its result goes to ``result``.
 
-    ``results`` is the folder of all results, in which the run has its own. ``processes`` train one
-    experiment together; ``threads`` are each process's CPU threads; ``gpus`` is how many GPUs the
-    job was given (0: train on the CPU); on one machine it waits until so many are free. After a
-    start it exits with the launcher's status.
+    ``results`` is the folder of all results. ``processes`` processes train the experiment together,
+    each with ``threads`` CPU threads. The job was given ``gpus`` GPUs (0: train on the CPU); outside
+    of SLURM it waits until as many are free. After training, this process exits with the status of
+    the launcher. Raises `FlopsFitError` for options out of range, and for a spec that does not
+    belong to ``results``.
     """
     for name, value, least in (
         ("processes", processes, 1),
@@ -39,7 +40,7 @@ def launch(
     spec = read_spec(spec_path)
     if Path(spec_path).resolve() != spec_file(results, spec.experiment_id).resolve():
         raise FlopsFitError(
-            f"--results: {results} does not hold {spec_path}; allowed: the folder whose plan it is of"
+            f"--results: {results} does not contain {spec_path}; allowed: the folder of the plan"
         )
     folder = run_folder(results, spec.experiment_id)
     with run_lock(folder):
@@ -49,7 +50,7 @@ def launch(
             print(f"{spec.experiment_id}: finished before; restored from its record")
             return
     if cpu_by_choice(os.environ):
-        gpus = 0  # accelerate heeds its own variable only through its option
+        gpus = 0  # accelerate obeys its variable only together with its option
     check_process_count(processes, gpus)
     environment = {
         **cleaned(os.environ),
@@ -68,39 +69,51 @@ def launch(
 
 
 def report_loss(folder: Path, experiment_id: str, experiment_hash: str) -> None:
-    """Say in words what a trainer could not say itself, or what its launcher's traceback has buried."""
+    """Print the reason of a failure that the trainer could not print, or that a traceback hides.
+
+    ``folder`` is the folder of the run, with its ``experiment_id`` and ``experiment_hash``.
+    """
     at_work = folder / AT_WORK
     if at_work.exists():
         at_work.unlink()
         note_failure(folder, experiment_id, experiment_hash, KILLED)
     reason = read_failure(folder, experiment_hash)
     if reason in (KILLED, LOST):
-        print(f"\nflops-fit: {experiment_id}: {reason}", file=sys.stderr)  # after a bar, perhaps
+        print(f"\nflops-fit: {experiment_id}: {reason}", file=sys.stderr)  # behind a progress bar
 
 
 def check_process_count(processes: int, gpus: int) -> None:
-    """Refuse a number of processes that is not that of the GPUs given; without GPUs any will do."""
+    """Check that a run with ``gpus`` GPUs has as many ``processes``; without GPUs, any number will do.
+
+    Raises `FlopsFitError` where the numbers differ.
+    """
     if gpus and processes != gpus:
         raise FlopsFitError(
-            f"resources.processes: {processes}, but a run is given {gpus} GPUs (resources.gpus, or "
-            "gpu or gres under the profile's set-resources); allowed: one process for each GPU"
+            f"resources.processes: {processes}, but a run has {gpus} GPUs (from resources.gpus, or from "
+            "gpu or gres under set-resources of the profile); allowed: one process per GPU"
         )
 
 
 def command(
     spec_path: str, result: str, results: str, processes: int, threads: int, gpus: int
 ) -> list[str]:
-    """The line that trains one experiment."""
+    """Return the command that trains one experiment; the arguments are those of `launch`.
+
+    ``spec_path``, ``result`` and ``results`` are paths; ``processes``, ``threads`` (per process) and
+    ``gpus`` are numbers.
+    """
     job = ["-m", "flops_fit.jobs.job", spec_path, result, results]
     return [*launcher(processes, threads, gpus), *job]
 
 
 def launcher(processes: int, threads: int, gpus: int) -> list[str]:
-    """``accelerate launch`` with everything said that it would otherwise guess.
+    """Return the ``accelerate launch`` command with all settings that it would otherwise guess.
 
-    What the line leaves out comes from a file of ours, or else would from one in the user's home.
-    ``--cpu --num_processes 2`` silently runs one process: several need ``--multi_gpu``, also on CPUs.
-    ``--quiet`` leaves the trainer's own message the last one in the log.
+    It starts ``processes`` processes with ``threads`` CPU threads each, on ``gpus`` GPUs. The other
+    settings come from our configuration file, not from the one in the user's home.
+    ``--cpu --num_processes 2`` silently runs one process, so several processes need
+    ``--multi_gpu``, also on CPUs. With ``--quiet``, the trainer's message is the last one in the
+    log.
     """
     line = [
         sys.executable,

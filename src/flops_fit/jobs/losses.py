@@ -1,11 +1,11 @@
-"""Trainers that end without a word: how that is noticed, and how it is said."""
+"""Trainers that end without a message: the file that shows it, and the message to print instead."""
 
-AT_WORK = ".at_work"  # in a run's folder while the main process trains: what is left was killed
+AT_WORK = ".at_work"  # file in a run's folder during training; a trainer that is killed leaves it
 KILLED = (
-    "the trainer was killed from outside, usually for want of memory, or crashed; start the run again: "
-    "it goes on from its last checkpoint; with less memory see resources.micro_batch_items"
+    "the trainer was killed, usually because it used too much memory, or it crashed; start the run "
+    "again: it continues from its last checkpoint; resources.micro_batch_items reduces its memory"
 )
 LOST = (
-    "another process of this run was killed from outside, usually for want of memory, or failed (its "
-    "own message is then above); start the run again: it goes on from its last checkpoint"
+    "another process of this run was killed, usually because it used too much memory, or it failed "
+    "(then its message is above); start the run again: it continues from its last checkpoint"
 )

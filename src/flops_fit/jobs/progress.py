@@ -1,4 +1,4 @@
-"""How far a sweep is: runs done, FLOPs spent of those planned, time left."""
+"""The progress of a sweep: finished runs, the share of its FLOPs, the remaining time."""
 
 import time
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from flops_fit.store.plan_file import read_plan
 from flops_fit.store.records import RESULT, read_failure
 from flops_fit.sweep import Experiment
 
-PAUSE = 2.0  # seconds between two looks while watching
-COST = 0.02  # and no more of a core than this, however many runs there are
-LATEST = 20  # finished runs from which the speed is taken
+PAUSE = 2.0  # seconds between two looks at the runs, at least
+COST = 0.02  # share of a core that looking may take, however many runs there are
+LATEST = 20  # finished runs that give the speed
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Progress:
 
     @property
     def ended(self) -> tuple[int, int]:
-        """How many runs are done and how many have failed: what is worth a new line."""
+        """The numbers of finished and of failed runs; a change of them is worth a new line."""
         return len(self.done), len(self.failed)
 
     def line(self) -> str:
-        """One line on the sweep; the time left follows its latest finished runs."""
+        """Return one line on the sweep; the remaining time is based on its latest finished runs."""
         planned = self.plan.experiments
         at_work = sum(_at_work(run_folder(self.results, e.experiment_id)) for e in self.left)
         spent, total = (sum(e.flops_counted for e in part) for part in (self.done, planned))
@@ -72,20 +72,21 @@ class Progress:
 
 
 class Reporter:
-    """Gives the line of a sweep again whenever more of its runs have ended.
+    """Reports the progress of the sweep in ``plan_file`` whenever more of its runs have ended.
 
-    Looking at a large sweep takes time, so it is done the more seldom the longer it takes.
+    ``results`` is the folder of all results. The longer it takes to look at the runs, the less often
+    this is done.
     """
 
     def __init__(self, plan_file: str | Path, results: str | Path):
         self.plan_file, self.results = Path(plan_file), results
         self.ended: tuple[int, int] | None = None
         self.finished = False
-        self.pause = 0.0  # seconds that the last look is good for
+        self.pause = 0.0  # seconds until the next look
         self._next = 0.0
 
     def news(self) -> str | None:
-        """The line, with the sweep's name, if there is something new and it is time to look."""
+        """Return the name and the line of the sweep if more runs have ended, else None."""
         if time.monotonic() < self._next:
             return None
         started = time.thread_time()
@@ -100,7 +101,7 @@ class Reporter:
 
 
 def watch(reporters: list[Reporter]) -> None:
-    """Print the lines of sweeps whenever more of their runs have ended, until all have."""
+    """Print the lines of the sweeps of ``reporters`` as their runs end, until all have ended."""
     while reporters:
         for reporter in reporters:
             if line := reporter.news():

@@ -1,1 +1,1 @@
-"""What surrounds the loop of `flops_fit.trainer`: data order, checks, checkpoints, evaluation."""
+"""The parts around the loop of `flops_fit.trainer`: data order, checks, checkpoints, evaluation."""

@@ -1,4 +1,4 @@
-"""Training checkpoints that are whole, verified and their own experiment's, or not used at all."""
+"""Training checkpoints, which are used only if they are whole and belong to the experiment."""
 
 import contextlib
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import FORMAT, canonical_hash, check_format, write_json
@@ -18,35 +19,41 @@ from flops_fit.store.records import seal
 
 CHECKPOINT_MANIFEST = "manifest.json"
 START: dict[str, Any] = {"step": 0, "position": 0, "seen": 0, "seconds": 0.0, "input_positions": 0}
-KEEP = 2  # the newest and one to fall back on
+KEEP = 2  # checkpoints: the newest one, and another in case it is damaged
 
 log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """Checkpoints of one experiment below ``folder``; with ``folder=None``, none are kept.
+    """The checkpoints of one experiment below ``folder``; where it is None, there are none.
 
-    A checkpoint is accelerate's ``save_state`` in a temporary folder, flushed to disk, listed with
-    its hashes in a manifest that names the experiment, and only then renamed into place. The
-    loop's own counters are plain JSON in the manifest. What this run cannot use (truncated, another
-    experiment's, of another number of processes) stays where it is until the run is finished.
+    A checkpoint is saved by ``accelerator`` into a temporary folder and flushed to disk. A manifest
+    lists its files with their hashes and names the experiment by ``experiment_hash``; only then is
+    the folder renamed. The counters of the training loop are plain JSON in the manifest. A
+    checkpoint that the run cannot use (truncated, of another experiment or of another number of
+    processes) stays until the run is finished. ``minutes`` is the time between two checkpoints.
     """
 
-    def __init__(self, folder: Path | None, experiment_hash: str, accelerator, minutes: float):
+    def __init__(
+        self, folder: Path | None, experiment_hash: str, accelerator: Accelerator, minutes: float
+    ):
         self.folder, self.experiment_hash = folder, experiment_hash
         self.accelerator, self.seconds = accelerator, 60 * minutes
         self.latest = time.monotonic()
-        self.step, self.kept = 0, []  # the last saved step; sound checkpoints, the newest first
+        self.step = 0  # the last saved step
+        self.kept: list[Path] = []  # valid checkpoints, the newest first
 
     def due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
         return self.folder is not None and time.monotonic() - self.latest >= self.seconds
 
     def save(self, counters: dict) -> None:
-        """Save on every process together; returns when the checkpoint is in place.
+        """Save a checkpoint with the loop's ``counters``; every process must call this.
 
-        Raises `FlopsFitError` where it cannot be written; the checkpoints before it stay.
+        Nothing happens where the step was saved before. Raises `FlopsFitError` where the checkpoint
+        cannot be written; the earlier ones stay.
         """
-        if self.folder is None or counters["step"] == self.step:  # nothing new since the last one
+        if self.folder is None or counters["step"] == self.step:
             return
         final = self.folder / f"step-{counters['step']:08d}"
         temporary = self.folder / f".{final.name}"
@@ -55,8 +62,8 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
             raise FlopsFitError(
-                f"{final}: the checkpoint could not be written ({error}); make room or make the "
-                "folder writable, and start the run again: it goes on from its last checkpoint"
+                f"{final}: the checkpoint cannot be written ({error}); free disk space or make the "
+                "folder writable, then start the run again: it continues from its last checkpoint"
             ) from error
         self.kept.insert(0, final)
         if self.accelerator.is_main_process:
@@ -69,14 +76,14 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        # .bin files: safetensors drops tied weights
+        # as .bin files, because safetensors drops tied weights
         self.accelerator.save_state(str(temporary), safe_serialization=False)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self._seal(temporary, counters)
-            shutil.rmtree(final, ignore_errors=True)  # one that could not be used
+            shutil.rmtree(final, ignore_errors=True)  # an earlier one that could not be used
             temporary.rename(final)
-            _flush_folder(self.folder)
+            _flush_folder(final.parent)
         self.accelerator.wait_for_everyone()
 
     def _seal(self, folder: Path, counters: dict) -> None:
@@ -99,35 +106,37 @@ class Checkpoints:
         _flush_folder(folder)
 
     def restore(self) -> dict | None:
-        """Load the newest sound checkpoint and return its counters, or None.
+        """Load the newest valid checkpoint and return its counters, or None.
 
-        A truncated or foreign one is named in the log and passed over. All processes verify the
-        same files, so they choose the same one.
+        A checkpoint that is truncated or of another experiment is named in the log and skipped. All
+        processes verify the same files, so they choose the same one. Raises `FlopsFitError` where
+        the state of the random generators cannot be restored.
         """
         if self.folder is None:
             return None
         if self.accelerator.is_main_process:
             for unfinished in self.folder.glob(".step-*"):  # left by a kill
                 shutil.rmtree(unfinished)
-        found = sorted(self.folder.glob("step-*"), reverse=True)
-        for i, folder in enumerate(found):
+        folders = sorted(self.folder.glob("step-*"), reverse=True)
+        for i, folder in enumerate(folders):
             problem, manifest = self._verify(folder)
             if not problem:
                 self._load(folder)
-                self.step, self.kept = manifest["counters"]["step"], found[i:]
+                self.step, self.kept = manifest["counters"]["step"], folders[i:]
                 return manifest["counters"]
             if self.accelerator.is_main_process:
                 log.warning("checkpoint %s is not used: %s", folder, problem)
         return None
 
     def _load(self, folder: Path) -> None:
-        torch.seed()  # a state that no run has, to see whether it is replaced
+        torch.seed()  # a random state that no run has, to see whether it is replaced
         before = _random_states()
         self.accelerator.load_state(str(folder))
         if any(map(torch.equal, before, _random_states())):  # accelerate only logs this failure
             raise FlopsFitError(
-                f"{folder}: the random state was not restored, so the run would not go on as it "
-                "began; use the versions and devices it was saved with, or delete this folder"
+                f"{folder}: the state of the random generators was not restored, so the run would not "
+                "continue as it began; use the versions and devices with which it was saved, or delete "
+                "this folder"
             )
 
     def _verify(self, folder: Path) -> tuple[str, dict]:
@@ -159,7 +168,7 @@ def _random_states() -> list[torch.Tensor]:
 
 
 def _flush_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system lets a folder be synced
+    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

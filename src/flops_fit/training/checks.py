@@ -1,4 +1,4 @@
-"""What can be refused before the first step: devices, amounts of data, and contracts."""
+"""Checks before the first step: devices, amounts of data, and the contracts of plug-ins."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from flops_fit.data import Data, as_targets, bytes_per_token
+from flops_fit.data import Data, as_targets, bytes_per_token, length_of
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
 from flops_fit.experiment.options import TrainOptions
@@ -26,25 +26,25 @@ from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plugins.resolve import add_search_paths, one_line
 from flops_fit.training.batches import GlobalBatches
 
-LOOKED_AT = 256  # items of each part of the data
-STEP_ITEMS = 8  # of a batch of the two steps, which test the code and not the machine
-DRAWS = 16  # of a loss that is random
-COMPARED = 8  # items whose loss is compared with those of their halves
-PARTIAL_ITEMS = 32  # a single one may keep no target at all
+SAMPLED_ITEMS = 256  # items of each part of the data that are inspected
+STEP_ITEMS = 8  # items of a batch in the two trial steps, which test the code, not the machine
+DRAWS = 16  # evaluations of a random loss, whose mean is compared
+COMPARED_ITEMS = 8  # items whose loss is compared with the losses of their halves
+PARTIAL_ITEMS = 32  # more than one, because the loss may ignore all targets of an item
 SHARDING = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 
 
-def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
-    """Refuse to run on other devices, processes or number formats than were asked for.
+def check_accelerator(accelerator: Accelerator, options: TrainOptions) -> None:
+    """Check that ``accelerator`` has the devices, processes and precision that ``options`` ask for.
 
     ``accelerate launch --cpu --num_processes 2`` silently runs one process, and fp16 on a CPU
-    silently trains in fp32.
+    silently trains in fp32. Raises `FlopsFitError` that names the setting.
     """
     world = accelerator.num_processes
     if options.processes is not None and world != options.processes:
         raise FlopsFitError(
-            f"resources.processes: {options.processes} were asked for, but {world} runs; launch "
-            "with `flops-fit train`, or with accelerate's --multi_gpu and ACCELERATE_USE_CPU=true"
+            f"resources.processes: {options.processes} requested, but {world} running; launch with "
+            "`flops-fit train`, or with accelerate's --multi_gpu and ACCELERATE_USE_CPU=true"
         )
     if (
         options.gpus
@@ -52,18 +52,18 @@ def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
         and not parse_flag_from_env("ACCELERATE_USE_CPU")
     ):
         raise FlopsFitError(
-            f"resources.gpus: the job was given {options.gpus} and sees none; check the driver and "
+            f"resources.gpus: {options.gpus} given, but the job sees none; check the driver and "
             "CUDA_VISIBLE_DEVICES, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
         )
     if options.precision != "no" and not accelerator.native_amp:
         raise FlopsFitError(
-            f"precision: {options.precision} is not offered by {accelerator.device.type}; allowed "
-            "here: no, bf16"
+            f"precision: {options.precision} is not available on {accelerator.device.type}; allowed: "
+            "no, bf16"
         )
     if options.batch_items < world:
         raise FlopsFitError(
             f"batch: {options.batch_items} items are fewer than the {world} processes; allowed: a "
-            f"global batch of {world} items or more, or at most {options.batch_items} processes"
+            f"global batch of at least {world} items, or at most {options.batch_items} processes"
         )
     if accelerator.distributed_type in SHARDING:
         raise FlopsFitError(
@@ -73,7 +73,10 @@ def check_devices(accelerator: Accelerator, options: TrainOptions) -> None:
 
 
 def check_amounts(options: TrainOptions, batches: GlobalBatches) -> None:
-    """Refuse more passes over the data than ``max_epochs`` allows."""
+    """Check that ``batches`` pass over the data no more often than ``options.max_epochs`` allows.
+
+    Raises `FlopsFitError` with the largest D that is allowed.
+    """
     limit = options.max_epochs
     if limit is None or batches.items is None:
         return
@@ -88,17 +91,27 @@ def check_amounts(options: TrainOptions, batches: GlobalBatches) -> None:
 
 
 def enable_activation_checkpointing(model: nn.Module) -> None:
-    """Ask the model to recompute activations; only the model knows where that is worth it."""
-    if not hasattr(model, "set_activation_checkpointing"):
+    """Tell ``model`` to recompute activations; the model decides which ones.
+
+    Raises `FlopsFitError` where it has no method ``set_activation_checkpointing``.
+    """
+    enable: Any = getattr(model, "set_activation_checkpointing", None)
+    if enable is None:
         raise FlopsFitError(
             f"resources.activation_checkpointing: {type(model).__name__} has no method "
-            "set_activation_checkpointing(enabled); allowed: false, or a model that has it"
+            "set_activation_checkpointing(enabled); allowed: false, or a model with this method"
         )
-    model.set_activation_checkpointing(True)
+    enable(True)
 
 
-def check_partial_item(model: nn.Module, data: Data, loss_fn, tokens: int, per_item: int) -> None:
-    """Refuse a D that ends inside an item, unless the loss can ignore the item's other targets."""
+def check_partial_item(
+    model: nn.Module, data: Data, loss_fn: Callable, tokens: int, per_item: int
+) -> None:
+    """Check that the loss can ignore a part of an item, for a D that ends inside an item.
+
+    D is ``tokens``, an item has ``per_item`` targets, and ``model``, ``data`` and ``loss_fn`` are
+    used to try the loss. Raises `FlopsFitError` with the nearest values of D that are allowed.
+    """
     inputs, targets = data.collate(leading_items(data, PARTIAL_ITEMS))
     with torch.no_grad():
         masks = masks_targets(loss_fn, call_model(model, inputs), targets)
@@ -106,7 +119,7 @@ def check_partial_item(model: nn.Module, data: Data, loss_fn, tokens: int, per_i
         low = tokens // per_item * per_item
         raise FlopsFitError(
             f"tokens: D = {tokens} ends inside an item of {per_item} targets, and the loss does not "
-            f"ignore targets of {ignore_index_of(loss_fn)}; allowed: {low} or {low + per_item}"
+            f"ignore targets equal to {ignore_index_of(loss_fn)}; allowed: {low} or {low + per_item}"
         )
 
 
@@ -147,7 +160,7 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
         notes=notes,
         read_once=data.read_once,
         **known_amount(items),
-        heldout_items=None if data.is_stream else len(data.heldout),
+        heldout_items=None if data.is_stream else length_of(data.heldout),
         bytes_per_token=bytes_per_token(data.train),
     )
 
@@ -208,15 +221,16 @@ def take_two_steps(
 
 
 def check_mean(model: nn.Module, data: Data, loss_fn: Callable) -> list[str]:
-    """Compare the loss of some items with those of their halves: is it the mean over targets?
+    """Check that ``loss_fn`` is a mean over targets, on some items of ``data`` and their halves.
 
-    Raises `FlopsFitError` for a sum, over items or over the targets of an item. Returns a note where
-    it is neither sum nor mean, as with losses that compare the items of a batch with each other.
+    ``model`` computes the outputs. Raises `FlopsFitError` where the loss is a sum over the items or
+    over the targets of an item. Returns a note where it is neither a sum nor a mean, such as a loss
+    that compares the items of a batch with each other.
     """
     items = (
-        list(itertools.islice(iter(data.train), COMPARED))
+        list(itertools.islice(iter(data.train), COMPARED_ITEMS))
         if data.is_stream
-        else [data.train[i] for i in range(min(COMPARED, len(data.train)))]
+        else [data.train[i] for i in range(min(COMPARED_ITEMS, length_of(data.train)))]
     )
     half = len(items) // 2
     if half < 1:
@@ -224,7 +238,7 @@ def check_mean(model: nn.Module, data: Data, loss_fn: Callable) -> list[str]:
     items = items[: 2 * half]
     name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
     training = model.training
-    model.eval()  # no dropout, and no item's numbers in another's
+    model.eval()  # without dropout, and without statistics of the batch
 
     def loss_of(part: list, draws: int = 1) -> tuple[float, int]:
         inputs, targets = data.collate([(i, as_targets(t)) for i, t in part])
@@ -239,90 +253,97 @@ def check_mean(model: nn.Module, data: Data, loss_fn: Callable) -> list[str]:
             )
             inputs, targets = data.collate([(i, as_targets(t)) for i, t in items[:half]])
             sums_targets = adds_up(loss_fn, call_model(model, inputs), targets)
-    except Exception:  # a model that refuses one item alone is no reason to stop: batches pass
+    except Exception:  # the model may refuse a small batch; the check of whole batches follows
         return []
     finally:
         model.train(training)
     if abs(first + second - whole) <= (0.2 if drawn else 0.01) * abs(whole):
         raise FlopsFitError(
-            f"loss.function: {name} is a sum: the loss of a batch of 2n items is twice that of n "
-            f"({whole:.4g}, and its halves {first:.4g} and {second:.4g}); allowed: the mean over targets"
+            f"loss.function: {name} is a sum over items: the loss of a batch is {whole:.4g}, and the "
+            f"losses of its halves are {first:.4g} and {second:.4g}; allowed: the mean over targets"
         )
     if sums_targets:
         raise FlopsFitError(
-            f"loss.function: {name} sums over the targets of an item: half of the targets have about "
-            "half of its value; allowed: the mean over targets"
+            f"loss.function: {name} is a sum over the targets of an item: half of the targets give "
+            "about half of its value; allowed: the mean over targets"
         )
     if drawn or not n + m:
         return []
     if abs((n * first + m * second) / (n + m) - whole) <= 0.001 * abs(whole):
         return []
     return [
-        f"loss.function: {name} is no mean over items: of {len(items)} items it is {whole:.4g}, of "
-        f"their halves {first:.4g} and {second:.4g}; its value depends on the "
-        "batch, so compare runs of one batch size only"
+        f"loss.function: {name} is not a mean over items: for {len(items)} items it is {whole:.4g}, for "
+        f"their halves {first:.4g} and {second:.4g}; its value depends on the batch size, so compare "
+        "only runs with the same batch size"
     ]
 
 
-def check_batch(model: nn.Module, data: Data, loss_fn, reference: str) -> None:
-    """Run one real batch forward and backward; the error names the contract that it breaks."""
+def check_batch(model: nn.Module, data: Data, loss_fn: Callable, reference: str) -> None:
+    """Run a real batch of the training and of the held-out part of ``data``, forward and backward.
+
+    ``model`` and ``loss_fn`` compute the loss; ``reference`` names the dataset in an error. Raises
+    `FlopsFitError` that says which part of the contract is broken.
+    """
     for part, name in ((data.train, "training"), (data.heldout, "held-out")):
-        seen = looked_at(itertools.islice(iter(part), LOOKED_AT) if data.is_stream else part)
-        inputs, targets = data.collate([(i, as_targets(t)) for i, t in telling_items(seen)])
-        if targets_are_lost([targets, *(target for _, target in seen)]):
+        sample = sample_items(
+            itertools.islice(iter(part), SAMPLED_ITEMS) if data.is_stream else part
+        )
+        inputs, targets = data.collate([(i, as_targets(t)) for i, t in extreme_items(sample)])
+        if has_nonfinite([targets, *(target for _, target in sample)]):
             raise FlopsFitError(
-                f"{reference}: {name} targets hold values that are not finite; allowed: finite numbers"
+                f"{reference}: {name} targets have values that are not finite; allowed: finite numbers"
             )
         try:
             outputs = call_model(model, inputs)
         except Exception as error:
             raise FlopsFitError(
-                f"{reference}: the model refuses a {name} batch ({span(inputs)}): {one_line(error)}"
+                f"{reference}: the model refuses a {name} batch ({describe_batch(inputs)}): "
+                f"{one_line(error)}"
             ) from error
         try:
             loss = loss_fn(outputs, targets)
         except Exception as error:
             raise FlopsFitError(
-                f"{reference}: the loss refuses a {name} batch (targets {span(targets)}): "
+                f"{reference}: the loss refuses a {name} batch (targets: {describe_batch(targets)}): "
                 f"{one_line(error)}"
             ) from error
         check_loss(loss, loss_fn)
     loss.backward()
 
 
-def targets_are_lost(targets) -> bool:
-    """Whether targets hold NaN or infinity, which no loss survives."""
+def has_nonfinite(targets: Any) -> bool:
+    """Whether ``targets``, at any depth, contain NaN or infinity, which make every loss NaN."""
     return any(
         leaf.is_floating_point() and not bool(torch.isfinite(leaf).all())
         for leaf in map(torch.as_tensor, tree_leaves(targets))
     )
 
 
-def looked_at(part) -> list:
-    """`LOOKED_AT` items spread over ``part``, or all of what has no length."""
+def sample_items(part: Any) -> list:
+    """Return `SAMPLED_ITEMS` items spread evenly over ``part``, or all items where it has no length."""
     if hasattr(part, "__len__"):
-        last, steps = len(part) - 1, LOOKED_AT - 1
-        part = [part[i] for i in sorted({last * i // steps for i in range(LOOKED_AT)})]
+        last, steps = len(part) - 1, SAMPLED_ITEMS - 1
+        part = [part[i] for i in sorted({last * i // steps for i in range(SAMPLED_ITEMS)})]
     return list(part)
 
 
-def telling_items(items: list) -> list:
-    """Of ``items`` the first, the last, and each extreme integer's.
+def extreme_items(items: list) -> list:
+    """Return the first and the last of ``items``, and those with the smallest and largest integers.
 
-    A token beyond the vocabulary may be rare; the first and the last item need not hold it.
+    A token beyond the vocabulary may be rare, so the first items need not contain it.
     """
-    told = {0, len(items) - 1}
+    chosen = {0, len(items) - 1}
     for leaves in zip(*(tree_leaves(tuple(item)) for item in items), strict=False):
         values = [integers(leaf) for leaf in leaves]
         with_values = [i for i, value in enumerate(values) if len(value)]
         if with_values:
-            told.add(min(with_values, key=lambda i: values[i].min().item()))
-            told.add(max(with_values, key=lambda i: values[i].max().item()))
-    return [items[i] for i in sorted(told)]
+            chosen.add(min(with_values, key=lambda i: values[i].min().item()))
+            chosen.add(max(with_values, key=lambda i: values[i].max().item()))
+    return [items[i] for i in sorted(chosen)]
 
 
-def integers(leaf) -> torch.Tensor:
-    """The integers of one leaf of an item, flat; empty for anything else."""
+def integers(leaf: Any) -> torch.Tensor:
+    """Return the integers in ``leaf``, a leaf of an item, as a flat tensor; it may be empty."""
     if isinstance(leaf, int) or hasattr(leaf, "__array__"):
         values = torch.as_tensor(leaf).flatten()
         if not values.is_floating_point():
@@ -330,8 +351,11 @@ def integers(leaf) -> torch.Tensor:
     return torch.empty(0)
 
 
-def check_loss(loss, loss_fn) -> None:
-    """The loss contract: one finite, positive scalar with a gradient."""
+def check_loss(loss: Any, loss_fn: Callable) -> None:
+    """Check that ``loss``, which ``loss_fn`` returned, is a finite positive scalar with a gradient.
+
+    Raises `FlopsFitError` that names the function and the value.
+    """
     name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
     if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
         shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
@@ -346,15 +370,17 @@ def check_loss(loss, loss_fn) -> None:
     if loss <= 0:
         raise FlopsFitError(
             f"loss.function: {name} is {loss.item():.4g} on a real batch before any training; "
-            "allowed: a loss that stays above zero, as the law L = E + A/N^alpha + B/D^beta does; to a "
-            "log-likelihood add a constant"
+            "allowed: a loss that stays above zero, as the law L = E + A/N^alpha + B/D^beta does (add a "
+            "constant to a log-likelihood)"
         )
     if not loss.requires_grad:
-        raise FlopsFitError(f"loss.function: {name} returned a value without a gradient")
+        raise FlopsFitError(
+            f"loss.function: {name} returned a value without a gradient; allowed: a value with one"
+        )
 
 
-def span(value) -> str:
-    """Shape and range of a batch in words."""
+def describe_batch(value: Any) -> str:
+    """Describe the tensor ``value`` by its shape and range, and anything else by its type."""
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
     return f"shape {tuple(value.shape)}, values {value.min().item():g} to {value.max().item():g}"

@@ -1,17 +1,18 @@
-"""The course of a run: losses kept on the device until they are needed, then thinned for the record."""
+"""The training curve: losses stay on the device until they are needed, and the record gets few."""
 
 import math
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
 
-FLUSH_STEPS = 64  # how often the host reads losses back: each read stalls the device's queue
-MAX_POINTS = 128  # of a recorded curve
+FLUSH_STEPS = 64  # steps between two reads of the losses; each read makes the device wait
+MAX_POINTS = 128  # points of a recorded curve
 
 
 @dataclass
 class Curve:
-    """Per-step training loss (global mean), tokens seen and realised learning rate."""
+    """The training ``loss`` (global mean), ``tokens`` seen and ``learning_rate`` of each step."""
 
     loss: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -19,16 +20,20 @@ class Curve:
     _pending: list[torch.Tensor] = field(default_factory=list)
 
     def add(self, share_of_loss: torch.Tensor, tokens: int, learning_rate: float) -> None:
-        """Note a step; ``share_of_loss`` is this process's part of the global mean loss."""
+        """Add a step.
+
+        ``share_of_loss`` is the part of the global mean loss that this process computed, ``tokens``
+        are all tokens seen so far, and ``learning_rate`` is the rate of the step.
+        """
         self._pending.append(share_of_loss)
         self.tokens.append(tokens)
         self.learning_rate.append(learning_rate)
 
-    def flush(self, accelerator, force: bool = False) -> int | None:
-        """Read back pending losses, summed over processes, when there are enough of them.
+    def flush(self, accelerator: Accelerator, force: bool = False) -> int | None:
+        """Read the pending losses from the device, once there are enough or if ``force`` is true.
 
-        Returns the index of the first step whose loss is not finite, or None. Every process sees
-        the same sums and decides alike.
+        ``accelerator`` sums them over the processes, so that all processes see the same values.
+        Returns the index of the first step whose loss is not finite, or None.
         """
         if not self._pending or (len(self._pending) < FLUSH_STEPS and not force):
             return None
@@ -41,11 +46,14 @@ class Curve:
         )
 
     def until(self, step: int) -> "Curve":
-        """The first ``step`` steps."""
+        """Return the curve of the first ``step`` steps."""
         return Curve(self.loss[:step], self.tokens[:step], self.learning_rate[:step])
 
     def points(self) -> dict[str, list]:
-        """At most `MAX_POINTS` points: each the mean loss of a run of steps, at its last step."""
+        """Return at most `MAX_POINTS` points: the mean loss of successive steps, at their last step.
+
+        The lists are ``tokens``, ``loss`` and ``learning_rate``.
+        """
         count = len(self.loss)
         edges = sorted({round(i * count / MAX_POINTS) for i in range(MAX_POINTS + 1)} - {0})
         starts = [0, *edges][: len(edges)]
@@ -56,6 +64,7 @@ class Curve:
         }
 
     def state(self) -> dict:
+        """Return all steps as plain data for a checkpoint."""
         return {"loss": self.loss, "tokens": self.tokens, "learning_rate": self.learning_rate}
 
 

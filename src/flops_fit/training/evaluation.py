@@ -1,20 +1,29 @@
-"""The held-out loss: sums and counts over all processes, divided once."""
+"""The held-out loss: sums and counts over all processes, which are divided once."""
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
+from accelerate import Accelerator
+from torch import nn
 
 from flops_fit.model_factory import call_model
 
 
 @torch.no_grad()
-def evaluate(accelerator, model, loader, loss_fn) -> dict:
-    """Mean held-out loss, its standard error across batches of windows, and the targets counted.
+def evaluate(
+    accelerator: Accelerator, model: nn.Module, loader: Iterable[tuple], loss_fn: Callable
+) -> dict:
+    """Return the mean held-out ``loss``, its standard error ``loss_se``, and the ``tokens`` counted.
 
-    The error is that of one run's loss as an estimate over all text; it is common to all runs of a
-    sweep, which share the windows, so it is not the error of a difference between runs. A model or
-    loss that draws at random (diffusion) draws the same for a batch in every run, however many
-    processes there are; the state of the generators is then as it was.
+    ``loader`` yields the batches ``(inputs, targets, counts)`` of this process, ``model`` and
+    ``loss_fn`` compute their losses, and ``accelerator`` collects them from all processes.
+
+    The standard error is taken over the batches (None for a single one). It is the error of one
+    run's loss as an estimate over all text. All runs of a sweep share the held-out items and thus
+    this error, so it is not the error of a difference between runs. A model or loss that draws
+    random numbers (diffusion) draws the same ones for a batch in every run, whatever the number of
+    processes; the state of the random generators is restored afterwards.
     """
     model.eval()
     sums = []
@@ -36,7 +45,7 @@ def evaluate(accelerator, model, loader, loss_fn) -> dict:
 
 
 def _standard_error(batches: torch.Tensor, mean: float) -> float | None:
-    """Of a ratio of sums over independent batches (linearised); None for a single batch."""
+    """The linearised error of a ratio of sums over independent batches; None for a single batch."""
     count = len(batches)
     if count < 2 or not math.isfinite(mean):
         return None

@@ -1,4 +1,4 @@
-"""Where the Python API keeps its records, and who speaks and writes."""
+"""The records of the Python API, and the process that writes and prints."""
 
 import os
 import sys
@@ -20,12 +20,12 @@ from flops_fit.sweep import Experiment
 
 
 def is_main_process() -> bool:
-    """Whether this process writes; a script without a launcher has rank 0."""
+    """Whether this process writes and prints; without a launcher there is no other."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def say(text: str) -> None:
-    """A line to the user, from the main process alone."""
+    """Print ``text`` as one line to standard error, in the main process only."""
     if is_main_process():
         print(f"flops-fit: {text}", file=sys.stderr)
 
@@ -49,8 +49,9 @@ class Call:
         """Print what the data's notes say; refuse data that are read once for several ``runs``."""
         if self.data.read_once and runs > 1:
             raise FlopsFitError(
-                f"dataset: a generator is read once, and the sweep has {runs} runs; allowed: an "
-                "iterable that can be read again, such as an IterableDataset whose __iter__ begins anew"
+                f"dataset: a generator can be read only once, but the sweep has {runs} runs; allowed: "
+                "an iterable that can be read again, such as an IterableDataset whose __iter__ starts "
+                "from the beginning"
             )
         for note in self.data.notes:
             say(note)
@@ -82,7 +83,7 @@ def options_for(
 
 
 class ResultsFile:
-    """``results.json``: a list of records, at most one for each experiment id."""
+    """The file ``results.json`` in ``folder``: a list of records, at most one per experiment id."""
 
     def __init__(self, folder: str | Path):
         self.path = Path(folder, "results.json")
@@ -96,7 +97,7 @@ class ResultsFile:
         except (FlopsFitError, KeyError):
             if is_main_process():
                 kept = set_aside(self.path)
-                say(f"{self.path} is broken; moved to {kept.name}, starting anew")
+                say(f"{self.path} is broken; it was moved to {kept.name}, and a new one is begun")
             return {}
 
     def add(self, record: dict[str, Any]) -> None:

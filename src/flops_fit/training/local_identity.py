@@ -1,4 +1,4 @@
-"""What a call of the Python API is given: hashed once, by content, and compared with before."""
+"""Identify the objects that a call of the Python API receives, by hashes of their content."""
 
 import copy
 import os
@@ -20,11 +20,12 @@ from flops_fit.plugins.randomness import fixed_seeds
 from flops_fit.sweep import Experiment
 from flops_fit.training.local import Call, is_main_process, say
 
-PROBED_ITEMS = 32  # of each part of the data, evenly spread; of a stream, the first
-COPIED_BYTES = 2**28  # of a stream's state, up to which its items are read from a copy
-SETTLING_SECONDS = 2.0  # what took longer to hash is not hashed again after training
-LONGEST_TEXT, MOST_CLAUSES = 200, 3
-TRUST = "trust"  # the value of resume that takes what cannot be compared as unchanged
+PROBED_ITEMS = 32  # items of each part of the data, spread evenly; of a stream, the first ones
+COPIED_BYTES = 2**28  # a stream with a larger state is not copied, and its items are not read
+SETTLING_SECONDS = 2.0  # objects that took longer to hash are not hashed again after training
+LONGEST_TEXT = 200  # characters, or items of a list
+MOST_CLAUSES = 3  # clauses in a sentence; further ones are counted
+TRUST = "trust"  # the value of resume that assumes that what cannot be compared is unchanged
 PARTS = {
     "model": "model",
     "model_kwargs": "model_kwargs",
@@ -43,11 +44,11 @@ _settled: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class LocalIdentity:
-    """The objects of one call, and what they are.
+    """The objects of one call and their hashes.
 
-    ``objects``: by the names of `PARTS`, whose digests are ``content``. ``refused``: clauses that
-    name what cannot be hashed. ``readable``: the same objects for people. ``seconds``: how long
-    hashing took; ``hashes`` remembers files.
+    ``objects`` holds the objects by the names of `PARTS`, ``content`` their digests, and
+    ``readable`` a description for people. ``refused`` holds one clause for each part that cannot be
+    hashed. Hashing took ``seconds``, and ``hashes`` caches the hashes of files.
     """
 
     objects: dict[str, Any]
@@ -96,17 +97,17 @@ class LocalIdentity:
         return cls(objects, readable, content, refused, time.monotonic() - started, contents.hashes)
 
     def settle(self) -> None:
-        """After training: remember what it has changed in the objects, so that it is no change."""
+        """Remember the state of the objects after training, so that it does not count as a change."""
         if self.seconds > SETTLING_SECONDS:
             return
         contents = Contents(self.hashes, say)
         for part, value in self.objects.items():
-            left, _ = contents.digest(value, PARTS[part])
-            if left != self.content[part]:
-                _settled[left] = self.content[part]
+            after, _ = contents.digest(value, PARTS[part])
+            if after != self.content[part]:
+                _settled[after] = self.content[part]
 
     def settings(self, options: TrainOptions) -> dict:
-        """What decides a result beside the content of the objects."""
+        """Return what decides a result besides the content of the objects, with ``options``."""
         return {
             "size_param": self.readable["model"]["size_param"],
             "trainer_version": TRAINER_VERSION,
@@ -114,16 +115,16 @@ class LocalIdentity:
         }
 
     def hash(self, size: Any, options: TrainOptions) -> str:
-        """The hash of one experiment."""
+        """Return the hash of the experiment with this ``size`` and these ``options``."""
         digest, _ = Contents(self.hashes, say).digest(size, "size")
         return canonical_hash({**self.settings(options), "size": digest, "content": self.content})
 
     def once(self, digest: str) -> str:
-        """``digest``, made unlike any other where something cannot be compared with before."""
+        """Return ``digest``, made unique where a part of the objects cannot be hashed."""
         return f"{digest}-{uuid.uuid4().hex}" if self.refused else digest
 
     def record(self, options: TrainOptions) -> dict:
-        """What a record keeps of it: references for people, and the digests beside them."""
+        """Return the part of a record that describes the objects and ``options``, with digests."""
         return {
             **self.readable,
             "content": self.content,
@@ -134,16 +135,17 @@ class LocalIdentity:
         }
 
     def difference(self, stored: dict, size: Any, options: TrainOptions, trust: bool) -> str:
-        """How a stored record was trained otherwise, to be said after "with"; empty if it was not.
+        """Return in which way the ``stored`` record was trained differently, or an empty text.
 
-        With ``trust``, what another Python has compiled is taken as the same.
+        The text follows "trained with". The record is compared with the experiment of ``size`` and
+        ``options``. Where ``trust`` is true, bytecode of another version of Python counts as equal.
         """
         if stored.get("hash") == self.hash(size, options):
             return ""
         identity = stored.get("identity", {})
         then = identity.get("content")
         if not isinstance(then, dict):
-            return "an older version of flops-fit, which compared less"
+            return "an older version of flops-fit, which recorded less"
         before = {**identity, "size_param": identity["model"]["size_param"]}
         settings = self.settings(options)
         if canonical_hash(settings) != canonical_hash(
@@ -165,9 +167,12 @@ class LocalIdentity:
 
 
 def check_resume(resume: bool | str) -> None:
-    """Raise `FlopsFitError` for a value of ``resume`` that is not known."""
+    """Check the value of ``resume``.
+
+    Raises `FlopsFitError` for anything but True, False and "trust".
+    """
     if resume not in (True, False, TRUST):
-        raise FlopsFitError(f"resume: {resume!r} given; allowed: True, False, {TRUST!r}")
+        raise FlopsFitError(f"resume: {resume!r}; allowed: True, False, {TRUST!r}")
 
 
 def reusable_records(
@@ -176,7 +181,12 @@ def reusable_records(
     identity: LocalIdentity,
     resume: bool | str,
 ) -> dict[str, dict]:
-    """The stored records that answer for what is planned, by id; says why others do not."""
+    """Return the stored records that can be used for the planned experiments, by id.
+
+    ``planned`` holds the experiments with their options, ``records`` the stored records by id, and
+    ``identity`` describes the objects of this call. ``resume`` is False (use none), True, or
+    "trust" (assume that what cannot be hashed is unchanged). Prints why others are not used.
+    """
     if not resume:
         return {}
     trust = resume == TRUST
@@ -196,11 +206,11 @@ def reusable_records(
         say(f"{names[0]}{several} trained with {difference}; training again")
     if identity.refused:
         say(
-            f"{_listed(identity.refused)}, and cannot be compared with an earlier call: "
+            f"{_listed(identity.refused)}, which cannot be compared with an earlier call: "
             + (
-                "trusted to be unchanged"
+                "it is assumed to be unchanged"
                 if trust
-                else 'every run is trained; resume="trust" takes it as unchanged'
+                else 'every run is trained; resume="trust" assumes that it is unchanged'
             )
         )
     return reusable
@@ -212,13 +222,13 @@ def _listed(clauses: list[str]) -> str:
 
 
 def reference(thing: Any) -> str:
-    """Where a class, a function or the class of an object is defined."""
+    """Return ``module:name`` of ``thing``, or of its class where it has no name."""
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{named.__module__}:{named.__qualname__}"
 
 
 def as_text(value: Any) -> Any:
-    """``value`` if JSON can hold it, else a short text that does not hold an address."""
+    """Return ``value`` as data that JSON can hold; an object becomes a short text without address."""
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, (list, tuple)) and len(value) <= LONGEST_TEXT:
@@ -234,7 +244,7 @@ def as_text(value: Any) -> Any:
 
 
 def _items_digest(contents: Contents, dataset: Any, name: str) -> tuple[str, list[str]]:
-    """The digest of some items, read as if every random generator had just been seeded."""
+    """Return the digest of some items, read as if all random generators had just been seeded."""
     if isinstance(dataset, IterableDataset):
         return _first_items_digest(contents, dataset, name)
     count = len(dataset)
@@ -244,13 +254,16 @@ def _items_digest(contents: Contents, dataset: Any, name: str) -> tuple[str, lis
         try:
             with fixed_seeds(contents.generators):
                 items.append(dataset[position])
-        except Exception as error:  # training says more, should it meet this item
+        except Exception as error:  # training will report more, if it reads this item
             return "", [f"{name}[{position}] cannot be read ({type(error).__name__}: {error})"]
     return contents.digest([count, *items], f"an item of the {name}")
 
 
 def _first_items_digest(contents: Contents, stream: Any, name: str) -> tuple[str, list[str]]:
-    """Of a copy, as reading may consume; a stream that cannot be copied counts by its state."""
+    """Return the digest of the first items of a copy of a stream, because reading may consume it.
+
+    The digest is empty where the stream cannot be copied; its state then counts alone.
+    """
     _, refused = contents.digest(stream, name)
     if refused or contents.bytes_read > COPIED_BYTES:
         return "", []
@@ -263,12 +276,12 @@ def _first_items_digest(contents: Contents, stream: Any, name: str) -> tuple[str
 
 
 def _of_the_main_process(value: list) -> list:
-    """``value`` as rank 0 has it: ranks that disagreed on what to train would wait for ever."""
+    """Return the ``value`` of rank 0; ranks that disagree on what to train would wait for ever."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from accelerate import Accelerator
         from accelerate.utils import broadcast_object_list
 
-        Accelerator()  # sets up the processes as training does: on CPUs where the launcher says so
+        Accelerator()  # sets up the processes as training does, on CPUs if the launcher says so
         return broadcast_object_list(value)
     return value
 

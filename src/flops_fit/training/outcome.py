@@ -1,4 +1,4 @@
-"""How a run ended: completed with its held-out loss, or diverged with the reason."""
+"""The end of a run: completed with its held-out loss, or diverged with a reason."""
 
 import math
 
@@ -9,10 +9,11 @@ from flops_fit.training.curve import Curve
 def status_of(
     curve: Curve, bad_step: int | None, scores: dict | None, bytes_per_token: float | None
 ) -> dict:
-    """Status, reason and held-out loss: a loss that is not finite makes a run diverged.
+    """Return the status, the reason and the held-out loss; a run with a non-finite loss diverged.
 
-    ``bad_step`` is the index of the first step whose loss is not finite, ``scores`` what
-    `evaluate` returned (None after a bad step).
+    ``curve`` is the training curve, ``bad_step`` the index of the first step whose loss is not
+    finite (None: there is none), and ``scores`` the result of `evaluate` (None after a bad step).
+    ``bytes_per_token``, where known, gives the loss in bits per byte.
     """
     if scores is not None and math.isfinite(scores["loss"]):
         bits = scores["loss"] / math.log(2) / bytes_per_token if bytes_per_token else None

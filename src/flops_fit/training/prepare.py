@@ -1,4 +1,4 @@
-"""Before any training: make the data's files once, and try one real batch."""
+"""Prepare the files of the data once, before any training."""
 
 import contextlib
 import shutil
@@ -17,8 +17,8 @@ from flops_fit.plugins.data_files import PACKAGE, FileHashes, find_path
 from flops_fit.plugins.resolve import add_search_paths, resolve
 from flops_fit.store.locks import LOCK, lock_if_free, run_lock
 
-UNFINISHED = ".prepare-"  # how folders of data that are being made begin
-FORGOTTEN_SECONDS = 3600.0  # after which one without a lock is taken for left behind
+UNFINISHED = ".prepare-"  # prefix of the folders in which data are being made
+ABANDONED_SECONDS = 3600.0  # an older folder without a lock belongs to no running preparation
 
 
 def prepare_data(plan: Plan, results: str | Path) -> Path:
@@ -64,7 +64,10 @@ def prepare_data(plan: Plan, results: str | Path) -> Path:
 
 @contextlib.contextmanager
 def unfinished_folder(parent: Path) -> Iterator[Path]:
-    """A folder below ``parent`` to make data in: locked while this process lives, removed at the end."""
+    """Make a folder below ``parent`` for data in the making, and remove it at the end.
+
+    It is locked while this process lives.
+    """
     outer = Path(tempfile.mkdtemp(dir=parent, prefix=UNFINISHED))
     try:
         with run_lock(outer):
@@ -76,16 +79,16 @@ def unfinished_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a preparation that was killed has left in ``folder`` and beside it.
+    """Remove what killed preparations left in ``folder`` and next to it.
 
-    A process that lives holds the lock of its folder, on any machine that shares the disk; one
-    without a lock may be a moment old.
+    A running process holds the lock of its folder, on every machine that shares the disk; a folder
+    without a lock may have been made only a moment ago.
     """
-    for left in folder.parent.glob(f"{UNFINISHED}*"):
-        with contextlib.suppress(OSError), lock_if_free(left) as free:
-            old = time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS
-            if free and (old or (left / LOCK).exists()):
-                shutil.rmtree(left)
+    for leftover in folder.parent.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError), lock_if_free(leftover) as free:
+            old = time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS
+            if free and (old or (leftover / LOCK).exists()):
+                shutil.rmtree(leftover)
     for half in folder.glob(f".{DATA_MANIFEST}.*"):  # see `write_atomic`
         half.unlink(missing_ok=True)
 
@@ -99,21 +102,22 @@ def located_sources(spec: Spec) -> list[str]:
 
 
 def check_prepared(folder: str, hashes: FileHashes) -> None:
-    """Refuse prepared files that are missing, or do not have the size and content they were made with.
+    """Check that the prepared files in ``folder`` exist with the size and content of the manifest.
 
-    Contents are read by the first job that uses them, and again only where a file's state differs.
+    The first job that uses the files reads them; ``hashes`` caches their hashes, so that later jobs
+    read only files that changed. Raises `FlopsFitError` that names the file.
     """
     manifest = read_object(Path(folder, DATA_MANIFEST))
     for name, size in manifest["files"].items():
         path = Path(folder, name)
-        found = path.stat().st_size if path.exists() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes"
-            raise _spoilt(path, f"{state}, made with {size}", folder)
-        digest = manifest.get("sha256", {}).get(name)  # none where prepared by an older version
+        actual = path.stat().st_size if path.exists() else None
+        if actual != size:
+            state = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
+            raise _damaged(path, state, folder)
+        digest = manifest.get("sha256", {}).get(name)  # older versions wrote none
         if digest is not None and hashes.of(path) != digest:
-            raise _spoilt(path, "has another content than it was made with", folder)
+            raise _damaged(path, "has another content than when it was made", folder)
 
 
-def _spoilt(path: Path, state: str, folder: str) -> FlopsFitError:
+def _damaged(path: Path, state: str, folder: str) -> FlopsFitError:
     return FlopsFitError(f"{path}: {state}; delete {folder} and run the workflow again")

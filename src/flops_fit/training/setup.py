@@ -1,4 +1,4 @@
-"""What a run needs before its first step: seeds, the accelerator, and a line that says what runs."""
+"""The start of a run: seeds, the accelerator, a progress bar, and one line that describes the run."""
 
 import os
 from collections.abc import Callable
@@ -25,9 +25,9 @@ from flops_fit.plan.schedule import phases
 
 
 def seed_everything(options: TrainOptions) -> None:
-    """Seed Python, NumPy and torch alike on every process; the one place where seeds are set."""
+    """Seed Python, NumPy and torch with the seed of ``options``, the same on every process."""
     set_seed(options.seed)
-    if options.deterministic:  # read when cuBLAS starts
+    if options.deterministic:  # cuBLAS reads this variable when it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(options.deterministic)
 
@@ -35,12 +35,13 @@ def seed_everything(options: TrainOptions) -> None:
 def new_accelerator(
     make: Callable[..., Accelerator], options: TrainOptions, checkpoint_folder: Path | None
 ) -> Accelerator:
-    """This experiment's accelerator, made by ``make``; trackers write to ``logs`` beside checkpoints.
+    """Return the accelerator of one experiment, made by ``make`` with the settings of ``options``.
 
-    Everything that accelerate would otherwise take from the environment is passed on purpose.
-    Raises `FlopsFitError` for a precision or tracker that this machine does not offer.
+    Trackers write to the folder ``logs`` next to ``checkpoint_folder``. All settings that accelerate
+    would otherwise take from the environment are passed explicitly. Raises `FlopsFitError` for a
+    precision or a tracker that is not available here.
     """
-    # accelerate would keep the precision and compiler of the process's first experiment
+    # otherwise accelerate keeps the precision and compiler of the first experiment in the process
     AcceleratorState._reset_state()
     logs = ProjectConfiguration(
         logging_dir=str(checkpoint_folder.parent / "logs") if checkpoint_folder else None
@@ -48,7 +49,7 @@ def new_accelerator(
     try:
         return make(
             mixed_precision=options.precision,
-            # the number alone would give way to a variable of the environment
+            # an environment variable would override the plain number
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             dataloader_config=DataLoaderConfiguration(even_batches=False, non_blocking=True),
             dynamo_backend="inductor" if options.compile else "no",
@@ -62,7 +63,10 @@ def new_accelerator(
 
 
 def progress_bar(name: str, options: TrainOptions, seen: int, accelerator: Accelerator) -> tqdm:
-    """A bar over tokens, on the main process only."""
+    """Return a progress bar over the tokens of ``options``, ``seen`` of which are done.
+
+    ``name`` stands in front of it. Only the main process of ``accelerator`` draws it.
+    """
     return tqdm(
         total=options.tokens,
         initial=seen,
@@ -83,9 +87,11 @@ def run_line(
     options: TrainOptions,
     accelerator: Accelerator,
 ) -> str:
-    """What was derived for this run, in one line to be checked before it trains for hours.
+    """Describe a run in one line, so that it can be checked before it trains for hours.
 
-    ``params`` is N, ``per_item`` the tokens of an item, ``flops_per_token`` as counted (0: unknown).
+    ``name`` is the experiment's id, ``params`` the N of ``model``, ``per_item`` the tokens of an
+    item, and ``flops_per_token`` the counted FLOPs per token (0: unknown). ``options`` and
+    ``accelerator`` give the rest.
     """
     tokens, batch_tokens = options.tokens, round(options.batch_items * per_item)
     steps = -(-tokens // batch_tokens)

@@ -1,4 +1,4 @@
-"""Values for accelerate's trackers while a run goes on; our own JSON stays the truth."""
+"""Values for accelerate's trackers during a run; the records remain the reference."""
 
 from accelerate import Accelerator
 
@@ -6,19 +6,20 @@ from flops_fit.training.curve import Curve
 
 
 class Trackers:
-    """The trackers of one run; without ``log_with`` there are none, and nothing happens.
+    """The trackers of the run ``name``, started through ``accelerator``.
 
-    Each attempt at a run begins its own log, so one that is resumed logs its restored steps too.
+    ``log_with`` names the tracker; where it is None, nothing is logged. Each attempt at a run
+    starts a new log, so a resumed run logs its restored steps too.
     """
 
     def __init__(self, accelerator: Accelerator, name: str, log_with: str | None):
         self.accelerator, self.on = accelerator, log_with is not None
-        self.logged = 0  # steps
+        self.logged = 0  # steps that were logged
         if self.on:
             accelerator.init_trackers(name)
 
     def follow(self, curve: Curve) -> None:
-        """Log the steps whose losses have been read back since the last call."""
+        """Log the steps of ``curve`` whose losses were read since the last call."""
         if not self.on:
             return
         for step in range(self.logged, len(curve.loss)):
@@ -31,7 +32,7 @@ class Trackers:
         self.logged = len(curve.loss)
 
     def close(self, scores: dict | None = None) -> None:
-        """Log the held-out loss, if there is one, and end."""
+        """Log the held-out loss in ``scores``, if there is one, and end the trackers."""
         if not self.on:
             return
         if scores:
