@@ -1,4 +1,4 @@
-"""Write config/README.md from the schema, so that the two cannot disagree (a test compares them)."""
+"""Write config/README.md from the schema; a test holds that the two agree."""
 
 import json
 from pathlib import Path
@@ -7,24 +7,24 @@ from flops_fit.config.schema import schema
 
 HEAD = """# Config
 
-A config says *what* is studied; *where* it runs (partitions, GPUs, retries) belongs in a profile.
+A config states *what* is studied; *where* it runs (partitions, GPUs, retries) belongs in a profile.
 Run one with `snakemake --cores all --configfile config/NAME.yaml`; without `--configfile`,
-`config/config.yaml` is used. Keys can be overridden with `--config name=value`. Unknown keys,
-wrong types and values out of range are refused before anything runs, with the key and what is
-allowed. Numbers may be written `1e12` or `1.0e+12`. Relative paths are looked for in the working
-directory, then in the checkout.
+`config/config.yaml` is used. Keys can be overridden with `--config name=value`. Unknown keys, wrong
+types and values out of range are refused before anything runs; the message names the key and what
+is allowed. Numbers may be written as `1e12` or `1.0e+12`. Relative paths are looked up in the
+working directory first, then in the checkout.
 
 | file | what |
 |---|---|
-| `config.yaml` | the demo: 25 runs of a small GPT on real text, minutes on two cores |
-| `standard.yaml` | the same model and text over five budgets with two seeds: half an hour on two cores |
-| `gpu.yaml` | where to start on real GPUs: subword tokens, bf16, budgets from 1e17 to 1e19 FLOPs |
-| `smoke.yaml` | seconds: every part of the path once, for tests |
-| `lr.yaml` | a grid of learning rates, from which a rule of N and D is fitted |
-| `vit.yaml` | a vision transformer on Fashion-MNIST, D in images; its law is provisional |
-| `runs.yaml` | a table of runs that exist already: fit, figures and report without training |
+| `config.yaml` | the demo: 25 runs of a small GPT on real text; takes minutes on two cores |
+| `standard.yaml` | the same model and text with five budgets and two seeds; half an hour on two cores |
+| `gpu.yaml` | a starting point for GPUs: subword tokens, bf16, budgets from 1e17 to 1e19 FLOPs |
+| `smoke.yaml` | for tests: runs every step once, in seconds |
+| `lr.yaml` | a grid of learning rates, to which a rule of N and D is fitted |
+| `vit.yaml` | a vision transformer on Fashion-MNIST, with D in images; its law is provisional |
+| `runs.yaml` | a table of existing runs: fit, figures and report without training |
 
-Everything under `resources`, `fit`, `answer` and `plot` can change without retraining anything.
+Changes under `resources`, `fit`, `answer` and `plot` never retrain a run.
 
 ## Keys
 
