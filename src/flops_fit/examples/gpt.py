@@ -1,9 +1,9 @@
 """A small GPT whose only size is its width, and the optimisers that train it.
 
-Every choice that keeps one recipe good from d_model = 12 to 128 is fixed here, so that a sweep
-over widths compares sizes and nothing else: rotary positions (Su et al. 2021), RMSNorm without
-gain, normalised queries and keys (Henry et al. 2020), ReLU^2 (So et al. 2021), zero-initialised
-output projections, and Muon (Jordan et al. 2024) for the matrices.
+All choices that keep one recipe good from d_model = 12 to 128 are fixed here, so that a sweep over
+widths compares only sizes: rotary positions (Su et al. 2021), RMSNorm without gain, normalised
+queries and keys (Henry et al. 2020), ReLU^2 (So et al. 2021), zero-initialised output projections,
+and Muon (Jordan et al. 2024) for the matrices.
 """
 
 import torch
@@ -12,25 +12,27 @@ from torch.nn.functional import relu, rms_norm, scaled_dot_product_attention
 from torch.optim import AdamW, Muon, Optimizer
 from torch.utils.checkpoint import checkpoint
 
-ROTARY_BASE = 100.0  # for contexts of tens of tokens; 10,000 is for thousands
+ROTARY_BASE = 100.0  # for contexts of tens of tokens; the usual 10,000 is for thousands
 
-# Queries and keys have norm sqrt(head_dim), so attention scores lie within +-12. The usual
-# 1/sqrt(head_dim) allows only +-4 at head_dim 16: 0.08 nats worse, and twice the seed spread.
+# Queries and keys have norm sqrt(head_dim), so attention scores are between -12 and 12. The usual
+# 1/sqrt(head_dim) allows only -4 to 4 at head_dim 16, which is 0.08 nats worse and doubles the
+# spread between seeds.
 MAX_SCORE = 12.0
 
-# Only directions count, for the look-up is normalised: small rows turn quickly at AdamW's steps of
-# lr. Against rows of std 1, 21 of 23 paired runs from 3e10 to 8.1e11 FLOPs ended lower, by 0.021
-# nats in the median; 0.02 and 0.3 were no better at 3e10.
+# The look-up is normalised, so only directions count, and short rows turn quickly at AdamW's steps
+# of lr. Compared with rows of std 1, 21 of 23 paired runs from 3e10 to 8.1e11 FLOPs had a lower
+# loss, with a median difference of 0.021 nats; 0.02 and 0.3 were no better at 3e10.
 EMBEDDING_STD = 0.1
 
-HEAD_REFERENCE_WIDTH = 64  # the width at which the output head's learning rate is `lr` itself
+HEAD_REFERENCE_WIDTH = 64  # at this width the learning rate of the output head is `lr`
 
 
 def head_dim_for(d_model: int, head_dim: int = 16) -> int:
-    """The largest even divisor of ``d_model`` that is at most ``head_dim``.
+    """Return the largest even divisor of ``d_model`` that is at most ``head_dim``.
 
-    16 divides most widths worth trying; d_model 12 and 24 get 12. A width that would leave less
-    than half of ``head_dim`` is refused: its loss would fall off the curve of its neighbours.
+    16 divides most useful widths; d_model 12 and 24 get heads of 12. A width that would have heads
+    smaller than half of ``head_dim`` is refused with a ValueError, because its loss would not lie
+    on the curve of the other sizes.
     """
     divisors = [n for n in range(2, head_dim + 1, 2) if d_model % n == 0]
     if not divisors or divisors[-1] < min(d_model, head_dim / 2):
@@ -42,12 +44,12 @@ def head_dim_for(d_model: int, head_dim: int = 16) -> int:
 
 
 def norm(x: Tensor) -> Tensor:
-    """RMSNorm over the last dimension, without gain."""
+    """Apply RMSNorm without gain over the last dimension."""
     return rms_norm(x, (x.size(-1),))
 
 
 def rotary_table(seq_len: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines of the rotation angles for `rotate`, each (seq_len, 1, head_dim)."""
+    """Return the cosines and signed sines for `rotate`, each of shape (seq_len, 1, head_dim)."""
     frequencies = ROTARY_BASE ** -(torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.arange(seq_len)[:, None, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
@@ -55,7 +57,7 @@ def rotary_table(seq_len: int, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x[i], x[i + head_dim / 2]) of (B, T, heads, head_dim) by their angles."""
+    """Rotate the pairs (x[i], x[i + head_dim / 2]) of ``x`` (B, T, heads, head_dim) by their angles."""
     return x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin
 
 
@@ -80,7 +82,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Four times as wide inside, ReLU^2 between."""
+    """Two linear layers with ReLU^2 between them; the inner width is four times the outer one."""
 
     def __init__(self, d_model: int):
         super().__init__()
@@ -92,7 +94,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each reading a normalised stream and adding to it."""
+    """Attention, then MLP; each reads the normalised stream and adds its output to the stream."""
 
     def __init__(self, d_model: int, head_dim: int):
         super().__init__()
@@ -107,8 +109,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A decoder-only transformer of width ``d_model``: tokens (B, T) -> logits (B, T, vocab_size).
 
-    ``seq_len`` is the longest T, ``head_dim`` the largest head (see `head_dim_for`). The embedding
-    and the output head are not tied. The head starts at zero, so that the first loss is
+    ``seq_len`` is the largest T and ``head_dim`` the largest size of a head (see `head_dim_for`).
+    The embedding and the output head are not tied. The head starts at zero, so the first loss is
     ln(vocab_size).
     """
 
@@ -133,7 +135,7 @@ class GPT(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Uniform matrices of standard deviation 1/sqrt(fan_in); every output starts at zero."""
+        """Draw uniform matrices of standard deviation 1/sqrt(fan_in); set output matrices to zero."""
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         for block in self.blocks:
             for matrix in (block.attention.qkv.weight, block.mlp.up.weight):
@@ -144,11 +146,11 @@ class GPT(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Whether blocks recompute their activations in the backward pass instead of storing them."""
+        """Recompute activations in the backward pass if ``enabled``, instead of storing them."""
         self.recompute = enabled
 
     def num_params(self) -> int:
-        """12 L d^2 + V d: every matrix that multiplies, so not the embedding look-up."""
+        """Return 12 L d^2 + V d: the parameters of all matrices except the embedding look-up."""
         return sum(p.numel() for p in self.parameters()) - self.embedding.weight.numel()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -172,10 +174,11 @@ def optimizer(
     momentum: float = 0.95,
     betas: tuple[float, float] = (0.9, 0.98),
 ) -> list[Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for embedding and head; no weight decay.
+    """Return Muon for the matrices in the blocks and AdamW for embedding and head, without decay.
 
-    Every rate is a multiple of ``lr``: Muon's steps are scaled by sqrt(max(1, fan_out / fan_in))
-    (its "original" rule), the head's by 64 / d_model, as its inputs grow more numerous with width.
+    All rates are multiples of ``lr``: the steps of Muon are scaled by sqrt(max(1, fan_out / fan_in))
+    (its "original" rule), and the rate of the head by 64 / d_model, because it has more inputs in a
+    wider model. ``momentum`` belongs to Muon, ``betas`` to AdamW.
     """
     embedding, head = model.embedding.weight, model.head.weight
     groups = [

@@ -1,9 +1,9 @@
-"""A GPT for GPUs: its one size, the depth, sets the width too, and its rates transfer over both.
+"""A GPT for GPUs whose only size is its depth; one learning rate fits all sizes.
 
-The shape rule is width = 64 x depth in heads of 64, so that N is one dial. What a learning rate
-means is kept the same over width by the maximal update parametrisation (muP, Yang et al. 2022,
-arXiv 2203.03466, table 8) and over depth by branches that count 1/depth (Dey et al. 2025, arXiv
-2505.01618): a rate tuned on a small model serves a large one.
+The width is 64 x depth, in heads of 64. The best learning rate is kept the same for all widths by
+the maximal update parametrisation (muP, Yang et al. 2022, arXiv 2203.03466, table 8), and for all
+depths by branches that are scaled by 1/depth (Dey et al. 2025, arXiv 2505.01618). So a rate that
+was tuned on a small model can be used for a large one.
 """
 
 import torch
@@ -15,16 +15,16 @@ from flops_fit.examples.gpt import MLP, Attention, norm
 
 ROTARY_BASE = 10_000.0  # for contexts of thousands of tokens (Su et al. 2021)
 
-# The shape at which every rate is `lr` itself and every multiplier 1.
+# The shape at which all rates are `lr` and all multipliers 1.
 REFERENCE_WIDTH, REFERENCE_DEPTH = 256, 4
 
-# The look-up is normalised, so only directions count: rows this short turn by a tenth of a radian
-# and more in the first steps at lr, as they must within some thousand steps.
+# The look-up is normalised, so only directions count. Such short rows turn by at least a tenth of a
+# radian in the first steps at lr, which they need in runs of some thousand steps.
 EMBEDDING_STD = 0.02
 
 
 def rotary_table(seq_len: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines for `gpt.rotate`, each (seq_len, 1, head_dim)."""
+    """Return the cosines and signed sines for `gpt.rotate`, each of shape (seq_len, 1, head_dim)."""
     frequencies = ROTARY_BASE ** -(torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.arange(seq_len)[:, None, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
@@ -32,7 +32,7 @@ def rotary_table(seq_len: int, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 class Block(nn.Module):
-    """Attention, then MLP; each reads a normalised stream and adds ``share`` of its output to it."""
+    """Attention, then MLP; each reads the normalised stream and adds ``share`` x its output to it."""
 
     def __init__(self, width: int, head_dim: int, share: float):
         super().__init__()
@@ -48,10 +48,10 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A decoder-only transformer of ``depth`` layers: tokens (B, T) -> logits (B, T, vocab_size).
 
-    Its width is ``aspect * depth``, in heads of ``head_dim``; ``seq_len`` is the longest T. The
-    embedding and the output head are not tied. Branches and head start at zero, so that the first
-    loss is ln(vocab_size). Under bf16 autocast the stream between the blocks stays in fp32. Raises
-    ValueError for a width that is no multiple of ``head_dim``, and for more tokens than
+    Its width is ``aspect * depth``, in heads of ``head_dim``; ``seq_len`` is the largest T. The
+    embedding and the output head are not tied. Branches and head start at zero, so the first loss
+    is ln(vocab_size). Under bf16 autocast the stream between the blocks stays in fp32. Raises
+    ValueError for a width that is not a multiple of ``head_dim``, and for more tokens than
     ``seq_len``.
     """
 
@@ -80,7 +80,7 @@ class GPT(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Matrices of standard deviation 1/sqrt(fan_in) that read the stream; zeros that write."""
+        """Draw matrices that read the stream with std 1/sqrt(fan_in); set those that write to zero."""
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         for block in self.blocks:
             for matrix in (block.attention.qkv.weight, block.mlp.up.weight):
@@ -90,11 +90,11 @@ class GPT(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Whether blocks recompute their activations in the backward pass instead of storing them."""
+        """Recompute activations in the backward pass if ``enabled``, instead of storing them."""
         self.recompute = enabled
 
     def num_params(self) -> int:
-        """12 L d^2 + V d: every matrix that multiplies, so not the embedding look-up."""
+        """Return 12 L d^2 + V d: the parameters of all matrices except the embedding look-up."""
         return sum(p.numel() for p in self.parameters()) - self.embedding.weight.numel()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -118,11 +118,11 @@ def optimizer(
     weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95),
 ) -> AdamW:
-    """AdamW with muP's rates: ``lr`` for embedding and head, ``lr`` x 256 / width inside the blocks.
+    """Return AdamW with the rates of muP: ``lr`` for embedding and head, lr x 256 / width for blocks.
 
-    The head needs no rate of its own, since its input is scaled by 256 / width. Only the matrices
-    inside the blocks decay, by rate x ``weight_decay`` at width 256 and as much at any other
-    (table 1 of arXiv 2505.01618).
+    The head needs no other rate, because its input is scaled by 256 / width. Only the matrices in
+    the blocks decay: by rate x ``weight_decay`` at width 256, and by the same amount per step at
+    every other width (table 1 of arXiv 2505.01618). ``betas`` are those of AdamW.
     """
     wider = model.head.in_features / REFERENCE_WIDTH
     ends = [model.embedding.weight, model.head.weight]
@@ -131,5 +131,5 @@ def optimizer(
         {"params": ends, "lr": lr, "weight_decay": 0.0},
         {"params": inside, "lr": lr / wider, "weight_decay": weight_decay * wider},
     ]
-    # Gradients shrink as width and depth grow; the usual eps of 1e-8 would come to outweigh them.
+    # Gradients get smaller as width and depth grow; the usual eps of 1e-8 would outweigh them.
     return AdamW(groups, betas=tuple(betas), eps=1e-12, fused=True)

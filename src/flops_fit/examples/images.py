@@ -1,7 +1,7 @@
-"""Images with class labels: read once from the files of Fashion-MNIST, or of any MNIST kin.
+"""Images with class labels, from the files of Fashion-MNIST or of a dataset in the same format.
 
 `prepare` turns a Debian package or a folder of four idx files into NumPy arrays; `images` reads
-them as two data sets of (image, label). D counts images.
+them as two datasets of (image, label). D counts images.
 """
 
 import gzip
@@ -19,26 +19,26 @@ from torch.utils.data import Dataset
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json, write_atomic, write_json
 
-PARTS = {"train": "train", "heldout": "t10k"}  # and what the four files call them
-AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # of ar(5), which a .deb is: name 16 bytes, size at 48:58
-UNSIGNED_BYTES = 8  # the only type of an idx file that these data sets use
+PARTS = {"train": "train", "heldout": "t10k"}  # and their names in the four files
+AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # a .deb is an ar(5) file; name in bytes 0-16, size in 48-58
+UNSIGNED_BYTES = 8  # the only type of idx files that these datasets use
 
 
 # -- Preparing ------------------------------------------------------------------------------------
 
 
 def prepare(directory: str | Path, sources: str | Sequence[str]) -> dict:
-    """Write both parts' images and labels as ``.npy`` files, then ``meta.json``, to ``directory``.
+    """Write the images and labels of both parts as ``.npy`` files, then ``meta.json``.
 
-    ``sources`` holds one name: a folder with ``train-images-idx3-ubyte.gz``,
-    ``train-labels-idx1-ubyte.gz`` and the same two of ``t10k``, or the Debian package
-    ``dataset-fashion-mnist`` as a ``.deb`` file, which is read as it is: nothing needs to be
+    They go to ``directory``. ``sources`` holds one name: a folder with
+    ``train-images-idx3-ubyte.gz``, ``train-labels-idx1-ubyte.gz`` and the same two files of
+    ``t10k``, or the Debian package ``dataset-fashion-mnist`` as a ``.deb`` file, which need not be
     installed. The 10,000 images of ``t10k`` are held out.
 
-    Returns what meta.json says: ``classes``, ``shape`` of an image, ``mean`` and ``std`` of the
-    training images' values from 0 to 1, and the number of images of each part.
+    Returns the content of meta.json: ``classes``, ``shape`` of an image, ``mean`` and ``std`` of
+    the values of the training images (between 0 and 1), and the number of images of each part.
 
-    Raises FlopsFitError for a file that is missing, cut short, or no idx file of bytes.
+    Raises FlopsFitError for a file that is missing, truncated, or not an idx file of bytes.
     """
     sources = [sources] if isinstance(sources, str) else list(sources)
     if len(sources) != 1:
@@ -53,7 +53,7 @@ def prepare(directory: str | Path, sources: str | Sequence[str]) -> dict:
         "std": float(train_images.std() / 255),
     }
     directory = Path(directory)
-    (directory / "meta.json").unlink(missing_ok=True)  # until the five files agree again
+    (directory / "meta.json").unlink(missing_ok=True)  # written again when the other files are
     for part, (images, labels) in arrays.items():
         _save(directory / f"{part}_images.npy", images[:, None])
         _save(directory / f"{part}_labels.npy", labels)
@@ -77,7 +77,7 @@ def _images_and_labels(read: Callable, name: str) -> tuple[np.ndarray, np.ndarra
 
 
 def _idx(read: Callable[[str], bytes], name: str, dimensions: int) -> np.ndarray:
-    """The array of an idx file: two zero bytes, type, dimensions, big-endian sizes, values."""
+    """Read an idx file: two zero bytes, type, dimensions, big-endian sizes, values."""
     try:
         data = gzip.decompress(read(name))
     except (OSError, EOFError) as error:
@@ -120,7 +120,7 @@ def _ar_member(content: bytes, wanted: str) -> bytes:
         start, size = position + AR_HEADER, int(header[48:58])
         if header[:16].decode().strip().rstrip("/") == wanted:
             return content[start : start + size]
-        position = start + size + size % 2  # members begin at even places
+        position = start + size + size % 2  # members begin at even positions
     raise KeyError(wanted)
 
 
@@ -130,7 +130,7 @@ def _ar_member(content: bytes, wanted: str) -> bytes:
 class Images(Dataset):
     """Item i is ``(image, label)``: float32 (channels, height, width), normalised, and int64 ().
 
-    All images lie in memory as bytes; they become numbers batch by batch.
+    All images are kept in memory as bytes and converted to floats batch by batch.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, mean: float, std: float):
@@ -144,12 +144,12 @@ class Images(Dataset):
         return self.images[index] * self.scale + self.shift, self.labels[index]
 
     def get_batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The items at ``indices``, stacked."""
+        """Return the items at ``indices``, stacked."""
         return self[torch.as_tensor(indices)]
 
 
 def images(data_dir: str | Path) -> tuple[Images, Images]:
-    """The (train, heldout) data sets that `prepare` wrote to ``data_dir``.
+    """Return the (train, heldout) datasets that `prepare` wrote to ``data_dir``.
 
     Both are normalised by the mean and standard deviation of the training images.
     """
@@ -169,5 +169,5 @@ def images(data_dir: str | Path) -> tuple[Images, Images]:
 
 
 def example_item(**_) -> tuple[Tensor, Tensor]:
-    """An item of Fashion-MNIST in shape and type, made without any data."""
+    """Return an item with the shape and type of Fashion-MNIST, without reading data."""
     return torch.zeros(1, 28, 28), torch.zeros((), dtype=torch.int64)

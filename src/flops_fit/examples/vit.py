@@ -1,7 +1,7 @@
-"""A small vision transformer whose only size is its width, for images of fixed size.
+"""A small vision transformer whose only size is its width, for images of a fixed size.
 
-The blocks follow the GPT of this package (normalised queries and keys, ReLU^2, output projections
-that start at zero, Muon), but attend both ways and know their place by a learned position.
+The blocks are those of the GPT of this package (normalised queries and keys, ReLU^2, output
+projections that start at zero, Muon), but with attention in both directions and learned positions.
 """
 
 import torch
@@ -15,7 +15,7 @@ POSITION_STD = 0.1
 
 
 class Attention(nn.Module):
-    """Self-attention of all patches with all others."""
+    """Self-attention of each patch to all patches."""
 
     def __init__(self, d_model: int, head_dim: int):
         super().__init__()
@@ -31,7 +31,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each reading a normalised stream and adding to it."""
+    """Attention, then MLP; each reads the normalised stream and adds its output to the stream."""
 
     def __init__(self, d_model: int, head_dim: int):
         super().__init__()
@@ -44,10 +44,10 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images (B, channels, size, size) -> logits (B, classes), by the mean over all patches.
+    """Images (B, channels, size, size) -> logits (B, classes), from the mean over all patches.
 
-    ``patch`` must divide ``image_size``; a patch becomes a vector of width ``d_model`` by one
-    matrix. The head starts at zero, so that the first loss is ln(classes).
+    ``patch`` must divide ``image_size``. One matrix turns a patch into a vector of width
+    ``d_model``. The head starts at zero, so the first loss is ln(classes).
     """
 
     def __init__(
@@ -89,9 +89,10 @@ class ViT(nn.Module):
 def optimizer(
     model: ViT, lr: float = 0.02, *, betas: tuple[float, float] = (0.9, 0.98)
 ) -> list[Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for the rest; no weight decay.
+    """Return Muon for the matrices in the blocks and AdamW for the rest, without weight decay.
 
-    Steps of ``lr`` for embedding and positions, of lr x 64 / d_model for the head, as the GPT's.
+    The rate is ``lr`` for embedding and positions and lr x 64 / d_model for the head, as in the
+    GPT. ``betas`` are those of AdamW.
     """
     groups = [
         {"params": [model.embedding.weight, model.positions], "lr": lr},
