@@ -64,14 +64,14 @@ def write_object(path: str | Path, value: Mapping[str, Any]) -> None:
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """Read the JSON object that `write_object` left at ``path``, without its ``format``.
+    """Read the JSON object that `write_object` wrote to ``path``, without its ``format``.
 
-    Raises `FlopsFitError` for a file that is missing, broken, no object, or of a newer version.
+    Raises `FlopsFitError` for a file that is missing, broken, not an object, or of a newer version.
     """
     value = read_json(path)
     check_format(value, path)
     if not isinstance(value, dict):
-        raise FlopsFitError(f"{path}: {type(value).__name__}; allowed: a JSON object")
+        raise FlopsFitError(f"{path}: a JSON {type(value).__name__}; allowed: a JSON object")
     return {name: part for name, part in value.items() if name != "format"}
 
 

@@ -78,7 +78,7 @@ def test_a_file_that_only_the_job_opens_is_recorded_said_and_watched_from_then_o
     late, results = planned.folder.parents[2] / "late.txt", planned.folder.parents[1]
     late.write_text("one")
     assert planned("late") == 0
-    assert "used, and not seen when planned: late.txt" in capsys.readouterr().err
+    assert "used by the run, but not by the plan: late.txt" in capsys.readouterr().err
     (entry,) = planned.record()["late"].items()
     assert entry[0] == "late.txt"
     config = read_spec(planned.spec).recipe.to_dict()

@@ -9,7 +9,7 @@ import pytest
 from planned_job import Job
 
 from flops_fit.jobs.job import has_lost_another
-from flops_fit.jobs.losses import KILLED, LOST
+from flops_fit.jobs.killed import KILLED, LOST
 
 
 @pytest.mark.slow

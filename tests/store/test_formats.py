@@ -116,7 +116,7 @@ def test_what_others_read_is_refused_where_a_newer_version_wrote_it(finished, tm
         lambda: rate_for(pricing, 0, "no", tmp_path),
         lambda: read_results(other),
     ):
-        with pytest.raises(FlopsFitError, match="which a newer version of flops-fit wrote"):
+        with pytest.raises(FlopsFitError, match="was written by a newer version of flops-fit"):
             read()
 
 

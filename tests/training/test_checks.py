@@ -184,10 +184,13 @@ class TestTwoSteps:
     @pytest.mark.parametrize(
         ("parts", "words"),
         [
-            ({"optimizer": "sparse"}, "two steps of training fail: RuntimeError: SparseAdam"),
+            (
+                {"optimizer": "sparse"},
+                "two trial steps of training failed: RuntimeError: SparseAdam",
+            ),
             (
                 {"optimizer": "second"},
-                "two steps of training fail: ZeroDivisionError: at the second",
+                "two trial steps of training failed: ZeroDivisionError: at the second",
             ),
             ({"optimizer": "lbfgs"}, r"LBFGS.step\(\) needs a closure"),
         ],
@@ -209,7 +212,7 @@ class TestTwoSteps:
         known = check_inputs(planned(dataset="once"), train)
         assert known.unique_items == 200
         assert known.read_once
-        assert "a generator, which can be read once" in known.notes[0]
+        assert "a generator, which can be read only once" in known.notes[0]
 
 
 def test_an_optimiser_with_modes_is_another_experiment_and_no_other_is(planned):

@@ -15,7 +15,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import hashes_file, run_folder
 from flops_fit.experiment.spec import Spec, options_of, read_spec
 from flops_fit.experiment.used import late_uses, note_late
-from flops_fit.jobs.losses import AT_WORK, LOST
+from flops_fit.jobs.killed import AT_WORK, LOST
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.watch import Watch, watching
 from flops_fit.store.locks import run_lock
@@ -55,10 +55,10 @@ def main(arguments: list[str]) -> int:
 
 
 def run(spec: Spec, results: str, result: str, stop: StopRequest) -> int:
-    """Train ``spec`` in its folder below ``results``, whose lock the main process holds.
+    """Train ``spec`` in its folder below ``results``, which the main process locks.
 
-    ``result``: where the copy of its record goes; ``stop``: whether and how it was asked to stop.
-    Returns the exit status of `main`.
+    A copy of the record goes to ``result``; ``stop`` holds a request to stop. Returns the exit
+    status of `main`.
     """
     folder = run_folder(results, spec.experiment_id)
     main_process = int(os.environ.get("RANK", 0)) == 0
@@ -80,7 +80,7 @@ def run(spec: Spec, results: str, result: str, stop: StopRequest) -> int:
                 finish_run(folder, record, result)
             return 0
         except Stopped as stopped:
-            print(f"flops-fit: {stopped}; to be resumed", file=sys.stderr)
+            print(f"flops-fit: {stopped}; a retry will resume it", file=sys.stderr)
             return RETRY_STATUS
         except FlopsFitError as error:
             if note_failure(folder, *id_and_hash, str(error)):
@@ -116,9 +116,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, Any]:
-    """Build what ``spec`` names, train it below ``results``, and return its record, not sealed yet.
+    """Build the parts of ``spec``, train it below ``results``, and return its record, not yet sealed.
 
-    ``stop`` is looked at between steps. Raises `FlopsFitError` where something changed since the plan.
+    A request in ``stop`` is noticed between two steps. Raises `FlopsFitError` where something
+    changed since the plan was made.
     """
     from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
     from flops_fit.plugins.resolve import add_search_paths
@@ -161,10 +162,10 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
 def used_late(
     spec: Spec, watch: Watch, results: str | Path, hashes: FileHashes
 ) -> dict[str, dict[str, dict[str, str]]]:
-    """The part of a record on what the run of ``spec`` used beyond its plan.
+    """Return the part of a record on modules and files that ``spec`` used but its plan does not have.
 
-    ``watch`` has watched the run. What is new is printed, and watched from now on: ``results`` keeps
-    it with its hashes, of which ``hashes`` knows some.
+    ``watch`` observed the run. New uses are printed, and stored below ``results``, so that later
+    plans include them; ``hashes`` caches the hashes of files.
     """
     if int(os.environ.get("RANK", 0)) != 0:
         return {}
@@ -172,8 +173,8 @@ def used_late(
     if not late:
         return {}
     print(
-        f"flops-fit: {spec.experiment_id}: used, and not seen when planned: {', '.join(late)}; a "
-        "change of them is noticed from now on",
+        f"flops-fit: {spec.experiment_id}: used by the run, but not by the plan: {', '.join(late)}; "
+        "changes of these are noticed from now on",
         file=sys.stderr,
     )
     return {"late": late}

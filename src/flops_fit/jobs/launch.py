@@ -13,7 +13,7 @@ from flops_fit.experiment.places import run_folder, spec_file
 from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.environment import accelerate_config, cleaned
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
-from flops_fit.jobs.losses import AT_WORK, KILLED, LOST
+from flops_fit.jobs.killed import AT_WORK, KILLED, LOST
 from flops_fit.store.locks import run_lock
 from flops_fit.store.records import finished_before, note_failure, read_failure, restore_run
 from flops_fit.store.stopping import outlive
@@ -64,11 +64,11 @@ def launch(
     sys.stdout.flush()
     status = outlive(command(spec_path, result, results, processes, threads, gpus), environment)
     if status:
-        report_loss(folder, spec.experiment_id, spec.hash)
+        report_killed(folder, spec.experiment_id, spec.hash)
     sys.exit(status)
 
 
-def report_loss(folder: Path, experiment_id: str, experiment_hash: str) -> None:
+def report_killed(folder: Path, experiment_id: str, experiment_hash: str) -> None:
     """Print the reason of a failure that the trainer could not print, or that a traceback hides.
 
     ``folder`` is the folder of the run, with its ``experiment_id`` and ``experiment_hash``.

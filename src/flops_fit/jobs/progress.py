@@ -21,9 +21,9 @@ LATEST = 20  # finished runs that give the speed
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the sweep of ``plan`` is, by the folders of its runs below ``results``.
+    """The progress of the sweep of ``plan``, read from the folders of its runs below ``results``.
 
-    Its experiments are ``done`` or ``left``; of those left, some have ``failed``.
+    Each experiment is either ``done`` or ``left``; some of those left have ``failed``.
     """
 
     plan: Plan
@@ -121,7 +121,10 @@ def _at_work(folder: Path) -> bool:
 def _seconds_left(
     done: list[Experiment], left: list[Experiment], at_work: int, plan: Plan, results: str | Path
 ) -> float:
-    """Wall time of ``left``, as many side by side as lately, each as far off its price as those."""
+    """Estimate the wall time of ``left`` in seconds from the latest of ``done``.
+
+    It assumes as many runs in parallel as lately, and the same ratio of real to estimated time.
+    """
     rate = cautious_rate(plan.resources.gpus)
 
     def expected(experiment: Experiment) -> float:
@@ -137,7 +140,7 @@ def _seconds_left(
     walls = [read_json(result_of(experiment))["wall_seconds"] for experiment in latest]
     span = ended(latest[-1]) - min(ended(e) - wall for e, wall in zip(latest, walls, strict=True))
     side_by_side = max(at_work, sum(walls) / max(span, 1e-9))
-    import statistics  # brings fractions and decimals, which no start of the workflow needs
+    import statistics  # imports fractions and decimal, which a start of the workflow does not need
 
     slower = statistics.median(w / expected(e) for e, w in zip(latest, walls, strict=True))
     return slower * sum(map(expected, left)) / side_by_side

@@ -124,11 +124,11 @@ def check_partial_item(
 
 
 def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedData:
-    """Try one real batch at the size of ``spec``: data, model, loss and optimiser together.
+    """Try data, model, loss and optimiser together on a real batch, at the size of ``spec``.
 
-    ``train`` is the trainer's, which takes two real steps and evaluates: what would end every job
-    ends here. Returns what is known of the data from then on. Raises `FlopsFitError` that says which
-    part of the contract is broken.
+    ``train`` is the function of `flops_fit.trainer`; it takes two real steps and evaluates, so that
+    an error which would end every job ends the check instead. Returns what is now known about the
+    data. Raises `FlopsFitError` that says which part of the contract is broken.
     """
     add_search_paths(spec.search_paths)
     recipe = spec.recipe
@@ -139,8 +139,8 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
     items = check_items(reread(data, spec), loss_fn, planned, recipe.batch_items)
     if planned.ordinary and items.ordinary and items.tokens != planned.tokens:
         raise FlopsFitError(
-            f"{reference}: an item has {items.tokens} target elements, the plan was made with "
-            f"{planned.tokens}; dataset.example must return an item of the same shape"
+            f"{reference}: an item has {items.tokens} target elements, but the plan was made with "
+            f"{planned.tokens}; allowed: a dataset.example that returns an item of the same shape"
         )
     model = make_model(recipe)
     check_batch(model, data, loss_fn, reference)
@@ -153,8 +153,8 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
     take_two_steps(spec, reread(data, spec), loss_fn, items.tokens, train)
     if data.read_once:
         notes.append(
-            f"{reference}: is a generator, which can be read once; a run that needs more items "
-            "than it has will end in an error"
+            f"{reference}: this is a generator, which can be read only once; a run that needs more "
+            "items than it has will end with an error"
         )
     return CheckedData(
         notes=notes,
@@ -166,7 +166,7 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
 
 
 def planned_items(spec: Spec) -> Items:
-    """What the plan of ``spec`` expects of an item."""
+    """Return what the plan of ``spec`` expects of an item."""
     tokens, per_position = spec.tokens_per_item, spec.count.flops_per_position
     return Items(
         tokens=tokens,
@@ -177,7 +177,7 @@ def planned_items(spec: Spec) -> Items:
 
 
 def reread(data: Data, spec: Spec) -> Data:
-    """The same ``data`` from their beginning: what can be read once is made again, from ``spec``."""
+    """Return ``data`` from their beginning; data that can be read only once are loaded by ``spec``."""
     return load_data(spec) if data.read_once else data
 
 
@@ -186,11 +186,11 @@ def take_two_steps(
 ) -> None:
     """Train two small batches of ``data`` as the job of ``spec`` would, on the CPU, and evaluate one.
 
-    ``per_item``: target elements of an item; ``loss_fn`` and ``train`` as in `check_inputs`. Raises
-    `FlopsFitError` where it fails.
+    An item has ``per_item`` target elements; ``loss_fn`` and ``train`` are those of `check_inputs`.
+    Raises `FlopsFitError` where a step fails.
     """
     options = options_of(spec)
-    few = math.ceil(STEP_ITEMS / min(per_item, 1))  # enough to keep a target in each step
+    few = math.ceil(STEP_ITEMS / min(per_item, 1))  # enough items for a kept target in each step
     items = min(options.batch_items, few, data.unique_items or few)
     options = replace(
         options,
@@ -217,7 +217,7 @@ def take_two_steps(
     except FlopsFitError:
         raise
     except Exception as error:
-        raise FlopsFitError(f"two steps of training fail: {one_line(error)}") from error
+        raise FlopsFitError(f"two trial steps of training failed: {one_line(error)}") from error
 
 
 def check_mean(model: nn.Module, data: Data, loss_fn: Callable) -> list[str]:

@@ -32,10 +32,10 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """The objects that a call of the Python API is given, and that decide its results.
+    """The objects that a call of the Python API receives and that decide its results.
 
     ``model_cls`` is called with ``size_param`` and ``model_kwargs``; ``data``, ``loss_fn`` and
-    ``optimizer`` are as `flops_fit.find_optimal` takes them.
+    ``optimizer`` are those of `flops_fit.find_optimal`.
     """
 
     model_cls: Callable[..., nn.Module]
@@ -46,7 +46,10 @@ class Call:
     optimizer: Callable[..., Any]
 
     def check_data(self, runs: int) -> None:
-        """Print what the data's notes say; refuse data that are read once for several ``runs``."""
+        """Print the notes on the data, and check that they can be read for all ``runs``.
+
+        Raises `FlopsFitError` for data that can be read only once, where there are several runs.
+        """
         if self.data.read_once and runs > 1:
             raise FlopsFitError(
                 f"dataset: a generator can be read only once, but the sweep has {runs} runs; allowed: "
@@ -57,7 +60,7 @@ class Call:
             say(note)
 
     def model(self, size: Any) -> nn.Module:
-        """The model at ``size``."""
+        """Build the model at ``size``."""
         return create_model(self.model_cls, self.size_param, size, self.model_kwargs)
 
 
@@ -67,7 +70,7 @@ def options_for(
     learning_rate: float | None = None,
     **train_options: Any,
 ) -> TrainOptions:
-    """How to train an ``experiment`` of a plan: as planned, unless the caller asks otherwise.
+    """Return the options for an ``experiment`` of a plan: as planned, unless the caller gives others.
 
     ``batch_size`` in items and ``learning_rate`` replace those of the plan; ``train_options`` are
     further fields of `TrainOptions`.
@@ -101,7 +104,7 @@ class ResultsFile:
             return {}
 
     def add(self, record: dict[str, Any]) -> None:
-        """Take in ``record``, in the place of an earlier one of its id, and write the file."""
+        """Add ``record``, or replace the one with its id, and write the file."""
         self.records[record["experiment_id"]] = record
         if is_main_process():
             write_json(self.path, list(self.records.values()))

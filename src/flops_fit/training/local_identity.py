@@ -37,8 +37,8 @@ PARTS = {
     "loss": "loss_fn",
     "optimizer": "optimizer",
 }
-# What the objects of a call were when it ended -> when it began, as far as it changed them itself:
-# reading fills caches and advances generators. Only this process meets them in that state.
+# Digest of an object when a call ended -> its digest when the call began. A call itself changes
+# objects: reading fills caches and advances generators. Only this process sees them in that state.
 _settled: dict[str, str] = {}
 
 
@@ -60,7 +60,7 @@ class LocalIdentity:
 
     @classmethod
     def of(cls, call: Call, folder: Path) -> "LocalIdentity":
-        """Hash the objects of ``call``; the hashes of files are remembered in ``folder``."""
+        """Hash the objects of ``call``; the hashes of files are cached in ``folder``."""
         started, kwargs = time.monotonic(), call.model_kwargs or {}
         objects = {
             "model": call.model_cls,

@@ -22,10 +22,11 @@ ABANDONED_SECONDS = 3600.0  # an older folder without a lock belongs to no runni
 
 
 def prepare_data(plan: Plan, results: str | Path) -> Path:
-    """Make the prepared files of the data of ``plan``, each moved into place whole.
+    """Make the prepared files of the data of ``plan``, and return the path of their manifest.
 
-    ``results`` is the folder of all results. Returns the manifest, which is written last. Raises
-    `FlopsFitError` where nothing is to be prepared, or the preparation writes no file.
+    ``results`` is the folder of all results. Each file is moved into place when it is complete, the
+    manifest last. Raises `FlopsFitError` where there is nothing to prepare, and where the
+    preparation fails or writes no file.
     """
     spec = read_spec(spec_file(results, plan.experiments[0].experiment_id))
     add_search_paths(spec.search_paths)
@@ -44,7 +45,10 @@ def prepare_data(plan: Plan, results: str | Path) -> Path:
         call(resolve(dataset.prepare), dataset.prepare, arguments)
         made = sorted(temporary.iterdir())
         if not made:
-            raise FlopsFitError(f"dataset.prepare: {dataset.prepare} wrote no file")
+            raise FlopsFitError(
+                f"dataset.prepare: {dataset.prepare} wrote no file; allowed: a callable that writes "
+                "files to its directory"
+            )
         for path in made:
             target = folder / path.name
             if target.is_dir():
@@ -94,7 +98,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def located_sources(spec: Spec) -> list[str]:
-    """The data's sources, paths resolved against the working directory and the search paths."""
+    """Return the sources of the data of ``spec``, with paths resolved as everywhere in a config."""
     return [
         s if s.startswith(PACKAGE) else str(find_path(s, spec.search_paths) or s)
         for s, _ in spec.recipe.shared.dataset.sources
