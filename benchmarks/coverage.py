@@ -23,11 +23,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 
-from flops_fit.fit.answer import spread_of_draws
 from flops_fit.fit.bootstrap import draw
 from flops_fit.fit.calibrate import QUANTITIES, form_error
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.estimators import Runs, estimate_isoflop, estimate_surface
+from flops_fit.fit.prediction import spread_of_draws
 from flops_fit.fit.runs import budget_groups
 from flops_fit.fit.stack import build
 

@@ -27,11 +27,12 @@ from scipy.stats import norm
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
-from flops_fit.fit import fit_runs, predict, read_runs
-from flops_fit.fit.answer import losses_at
+from flops_fit.fit import Fit, fit_runs, predict, read_runs
 from flops_fit.fit.calibrate import PRIOR, PRIOR_DF, QUANTITIES, from_tests, moments
 from flops_fit.fit.measure import groups_of, measure
+from flops_fit.fit.prediction import losses_at
 from flops_fit.fit.runs import RunTable, budget_groups
+from flops_fit.fit.sections import FittedLaw
 
 NEEDED = {"params", "tokens", "flops", "loss"}
 LEAST = {
@@ -62,8 +63,8 @@ def held_out(name: str, table: RunTable, most: int, resamples: int) -> list[dict
     frame = table.frame
     log_c = np.log(frame["flops"].to_numpy())
     groups = groups_of(log_c, budget_groups(frame)[0])
-    kept = fit_runs(table, bootstrap=0, sensitivity=False)["excluded"]
-    gone = frame["run_id"].isin({run["run_id"] for run in kept["runs"]}).to_numpy()
+    kept = fit_runs(table, bootstrap=0, sensitivity=False).excluded
+    gone = frame["experiment_id"].isin({run.experiment_id for run in kept.runs}).to_numpy()
     minima = measure(
         np.log(frame["params"].to_numpy()),
         np.log(frame["loss"].to_numpy()),
@@ -87,7 +88,7 @@ def held_out(name: str, table: RunTable, most: int, resamples: int) -> list[dict
             )
         except FlopsFitError:
             break
-        if predict(fit, groups[-1][0])["params"] is None:
+        if predict(fit, groups[-1][0]).params is None:
             rows.append({"table": name, "out": out, "verdict": "not identifiable"})
             continue
         for (flops, members), minimum in zip(groups[-out:], minima[-out:], strict=True):
@@ -103,37 +104,34 @@ def _row(name, out, fit, flops, minimum, known, runs) -> dict:
     slope = -np.polyfit(np.log([m.flops for m in near]), [m.log_loss for m in near], 1)[0]
     answer = predict(fit, flops)
     loss = losses_at(fit, runs["params"], runs["tokens"])["loss"]
-    off = minimum.excess(float(np.log(answer["params"])))
-    noise = answer["ci_noise"]
-    z = 2 * norm.ppf((1 + fit["bootstrap"]["level"]) / 2)
-    surface = fit["laws"]["surface"]
+    off = minimum.excess(float(np.log(answer.params)))
+    noise = answer.ci_noise
+    z = 2 * norm.ppf((1 + fit.bootstrap.level) / 2)
+    surface = fit.laws["surface"]
     return {
         "table": name,
         "family": family(name),
         "out": out,
         "flops": flops,
-        "beyond": answer["beyond_data"],
-        "params": np.log(answer["params"]),
-        "loss": np.log(answer["loss"]),
+        "beyond": answer.beyond_data,
+        "params": np.log(answer.params),
+        "loss": np.log(answer.loss),
         "measured": [minimum.log_n, minimum.log_loss, minimum.se_n, minimum.se_loss],
         "sd": [float(np.log(noise[q][1] / noise[q][0]) / z) for q in QUANTITIES],
-        "reach": [float(np.log(v / answer["params"])) for v in answer["range_5pct"]],
+        "reach": [float(np.log(v / answer.params)) for v in answer.range_5pct],
         "waste": float(np.expm1(np.clip(max(off, 0.0) / max(slope, 1e-3), 0, 5))),
-        "other": [r for r in answer["reasons"] if "with a probability" not in r],
+        "other": [r for r in answer.reasons if "with a probability" not in r],
         "runs": float(np.median(np.abs(np.log(loss) - np.log(runs["loss"])))),
-        "tests": [list(moments(fit["stack"]["tests"][q], q)) for q in QUANTITIES],
+        "tests": [list(moments(fit.stack.tests[q], q)) for q in QUANTITIES],
         "classic": _classic(surface, flops, fit),
     }
 
 
-def _classic(entry: dict, flops: float, fit: dict) -> list[float]:
+def _classic(surface: FittedLaw, flops: float, fit: Fit) -> list[float]:
     """ln N*, ln L* and percentile half widths of the classic surface: what was printed before."""
-    from flops_fit.fit.cost import Cost
-    from flops_fit.fit.laws import law_from_dict
-
-    cost, log_c = Cost.from_dict(fit["cost"]), np.log(flops)
-    point = law_from_dict(entry["law"]).optimum(log_c, cost)
-    drawn = law_from_dict(entry["draws"]).optimum(log_c, cost)
+    log_c = np.log(flops)
+    point = surface.law.optimum(log_c, fit.cost)
+    drawn = surface.draws.optimum(log_c, fit.cost)
     halves = [np.diff(np.quantile(v, [0.05, 0.95]))[0] / 2 for v in (drawn[0], np.log(drawn[1]))]
     return [float(point[0][0]), float(np.log(point[1][0])), *map(float, halves)]
 
@@ -142,8 +140,8 @@ def whole(found: dict[str, RunTable]) -> dict[str, list]:
     """Table -> [(S, W) of N*, of L*] from its tests on itself."""
     shown = {}
     for name, table in found.items():
-        stack = fit_runs(table, bootstrap=0, sensitivity=False)["stack"]
-        shown[name] = [list(moments(stack["tests"][q], q)) for q in QUANTITIES]
+        stack = fit_runs(table, bootstrap=0, sensitivity=False).stack
+        shown[name] = [list(moments(stack.tests[q], q)) for q in QUANTITIES]
     return shown
 
 

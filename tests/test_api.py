@@ -108,8 +108,8 @@ def test_every_experiment_trained_on_exactly_its_tokens_at_6nd(result):
 def test_the_table_covers_the_budgets_and_agrees_with_predict(result):
     table = result.chinchilla_table()
     assert table["flops"].tolist() == [1e6, 3e6, 1e7, 3e7, 1e8]
-    assert table["params"].iloc[2] == result.predict(1e7)["params"]
-    assert result.predict(1e8)["verdict"] in ("provisional", "not identifiable", "trust")
+    assert table["params"].iloc[2] == result.predict(1e7).params
+    assert result.predict(1e8).verdict in ("provisional", "not identifiable", "trust")
     assert "12 of 12 runs completed" in repr(result)
 
 
@@ -126,11 +126,11 @@ def test_the_page_of_a_result_holds_its_answers_and_what_the_run_says_of_itself(
     for budget in (1e7, 5e7):
         answer = result.predict(budget)
         assert f'data-flops="{budget}"' in page
-        assert answer["params"] is None  # four sizes of a toy do not determine a law
-        assert answer["verdict"] in page
+        assert answer.params is None  # four sizes of a toy do not determine a law
+        assert answer.verdict in page
     assert "test_api:Net; only width changes between sizes" in page
     assert "12 completed" in page
-    assert result.predict(1e7, params=300)["own"] is None
+    assert result.predict(1e7, params=300).chosen is None
 
 
 def test_a_notebook_shows_the_table(result):

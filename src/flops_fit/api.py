@@ -22,6 +22,8 @@ from flops_fit.training.local_identity import LocalIdentity, check_resume
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flops_fit.fit.answer import Answer
+    from flops_fit.fit.result import Fit
     from flops_fit.fit.runs import RunTable
 
 COMPUTE_BUDGETS = (1e11, 3e11, 1e12, 3e12)  # minutes on a laptop; choose yours
@@ -113,9 +115,9 @@ class Result:
 
     ``plan``: the `SweepPlan`. ``records``: a dict for each run, as in results.json.
     ``convention``: what its budgets mean, 6nd or counted. ``output_dir``: where everything lies.
-    ``law``: the content of fit.json, as `flops_fit.fit.fit_runs` returns it; None where nothing can
-    be fitted, and ``reason`` then says why. `predict`, `chinchilla_table`, `plot` and `report` then
-    raise `FlopsFitError` with that reason.
+    ``law``: the `flops_fit.fit.Fit`, as fit.json keeps it; None where nothing can be fitted, and
+    ``reason`` then says why. `predict`, `chinchilla_table`, `plot` and `report` then raise
+    `FlopsFitError` with that reason.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Result:
         records: list[dict],
         convention: str,
         output_dir: Path,
-        law: dict | None,
+        law: "Fit | None",
         reason: str,
     ):
         self.plan, self.records, self.convention = plan, records, convention
@@ -150,22 +152,22 @@ class Result:
         except FlopsFitError as error:
             law, reason = None, str(error)
         if law is not None and is_main_process():
-            write_json(output_dir / "fit.json", law)
+            write_json(output_dir / "fit.json", law.to_dict())
         return cls(plan, records, convention, output_dir, law, reason)
 
-    def _fitted(self) -> dict:
+    def _fitted(self) -> "Fit":
         if self.law is None:
             raise FlopsFitError(f"no law could be fitted: {self.reason}")
         return self.law
 
     def predict(
         self, compute_budget: float, params: float | None = None, tokens: float | None = None
-    ) -> dict:
+    ) -> "Answer":
         """The answer at ``compute_budget`` FLOPs, as `flops_fit.fit.predict` gives it.
 
         With ``params`` or ``tokens``, the answer also says what that N or D gives at the budget.
         """
-        from flops_fit.fit.answer import predict
+        from flops_fit.fit.prediction import predict
 
         return predict(self._fitted(), compute_budget, params, tokens)
 
@@ -180,7 +182,9 @@ class Result:
         budgets = sorted({e.compute_budget for e in self.plan.experiments})
         answers = [self.predict(c) for c in compute_budgets or [*budgets[:-1], *self._beyond()]]
         columns = ("flops", "params", "tokens", "tokens_per_param", "loss", "size_value", "verdict")
-        return pd.DataFrame([{name: answer[name] for name in columns} for answer in answers])
+        return pd.DataFrame(
+            [{name: getattr(answer, name) for name in columns} for answer in answers]
+        )
 
     def _beyond(self) -> list[float]:
         """What is answered for unless asked otherwise."""
@@ -259,9 +263,9 @@ class Result:
             head += f", {len(self.plan.skipped)} cells skipped"
         if self.law is None:
             return f"{head}; no law: {self.reason}"
-        headline = self.law["headline"]
+        headline = self.law.headline
         return (
-            f"{head}; N* ~ C^{headline['a']:.3f} by {headline['method']} ({self.law['status']})\n"
+            f"{head}; N* ~ C^{headline.a:.3f} by {headline.method} ({self.law.status})\n"
             f"{self.chinchilla_table().to_string(index=False)}"
         )
 

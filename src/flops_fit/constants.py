@@ -1,11 +1,15 @@
 """What several packages share: figures from the literature, defaults, and how a run can end."""
 
 import enum
+from typing import TypeVar
 
 # Repeating data more often than this is worth less (Muennighoff et al. 2023, arXiv 2305.16264).
 MOST_EPOCHS = 4
 PUBLISHED_RATIO = 20  # tokens per parameter (Hoffmann et al. 2022, arXiv 2203.15556)
 ANSWER_FACTORS = (1, 3, 10)  # by default, answers are given for the largest budget times these
+FLOPS_PER_PARAM_TOKEN = 6  # forward and backward (Kaplan et al. 2020, arXiv 2001.08361)
+
+Number = TypeVar("Number")
 
 
 class Status(enum.StrEnum):
@@ -21,10 +25,9 @@ class Status(enum.StrEnum):
         return self is Status.COMPLETED
 
 
-def flops_6nd(params: float, tokens: float) -> float:
-    """The usual estimate of the training FLOPs of ``params`` parameters on ``tokens`` tokens: 6 N D.
+def flops_6nd(params: Number, tokens: Number) -> Number:
+    """C = 6 N D in FLOPs, of N = ``params`` and D = ``tokens``: numbers, arrays or columns.
 
-    2 N FLOPs per token for the forward pass and 4 N for the backward pass (Kaplan et al. 2020,
-    arXiv 2001.08361).
+    2 N FLOPs per token for the forward pass and 4 N for the backward pass (Kaplan et al. 2020).
     """
-    return 6.0 * params * tokens
+    return float(FLOPS_PER_PARAM_TOKEN) * params * tokens  # type: ignore

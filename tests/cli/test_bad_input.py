@@ -663,7 +663,7 @@ TABLES = [
     (
         "fewer points than unknowns",
         table(good=GOOD[:4]),
-        "runs.csv: 4 runs to fit, fewer than the 5 unknowns",
+        "runs.csv: 4 runs to fit, fewer than the 5 parameters",
     ),
     ("no rows", table(good=[]), "runs.csv: no runs in it; at least one row is needed"),
     ("an empty table", "", "runs.csv: not a readable CSV table (No columns to parse from file)"),

@@ -197,7 +197,7 @@ def test_predict_tells_of_a_size_or_an_amount_of_data_of_ones_own(fitted, capsys
     text = capsys.readouterr().out
     run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--params", 1e10, "--json")
     own = json.loads(capsys.readouterr().out)["own"]
-    assert "at your own N = 1e+10, same C:" in text
+    assert "with N = 1e+10, same C:" in text
     assert f"{own['loss']:.4f}" in text
     run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--tokens", 1e9)
     assert "passes repeated data lose their value" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """predict: the optimum on the true cost, ranges that cost what they say, verdicts in words."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from simulated import GRIDS, LAWS, log_optimum, loss_of, small_models, sweep
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit import describe, fit_runs, predict
+from flops_fit.fit import Fit, describe, fit_runs, predict
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.laws import PathLaw, SurfaceLaw
 
@@ -44,37 +45,39 @@ def noisy():
 
 def test_the_answer_has_every_promised_key_and_only_finite_numbers(noisy):
     answer = predict(noisy, 1e21)
-    assert set(answer) >= KEYS
-    json.dumps(answer, allow_nan=False)
-    json.dumps(noisy, allow_nan=False)
-    assert set(answer["ci"]) == {"params", "tokens", "loss", "tokens_per_param"}
-    for name, (low, high) in answer["ci"].items():
-        least, most = answer["ci_noise"][name]
-        assert low < least < answer[name] < most < high
-    assert answer["params"] * answer["tokens"] * 6 == pytest.approx(1e21)
-    assert answer["tokens_per_param"] == pytest.approx(answer["tokens"] / answer["params"])
-    assert answer["beyond_data"] == pytest.approx(10)
+    assert set(answer.to_dict()) >= KEYS
+    json.dumps(answer.to_dict(), allow_nan=False)
+    json.dumps(noisy.to_dict(), allow_nan=False)
+    assert set(answer.ci) == {"params", "tokens", "loss", "tokens_per_param"}
+    for name, (low, high) in answer.ci.items():
+        least, most = answer.ci_noise[name]
+        assert low < least < getattr(answer, name) < most < high
+    assert answer.params * answer.tokens * 6 == pytest.approx(1e21)
+    assert answer.tokens_per_param == pytest.approx(answer.tokens / answer.params)
+    assert answer.beyond_data == pytest.approx(10)
 
 
 def test_a_bound_is_named_by_the_estimator_that_hit_it(noisy):
-    headline = {**noisy["headline"], "method": "tied", "reason": "at bound: E"}
-    asked = {**noisy, "status": "at_bound", "headline": headline, "stack": None}
+    headline = replace(noisy.headline, method="tied", reason="at bound: E")
+    asked = replace(noisy, status="at_bound", headline=headline, stack=None)
     answer = predict(asked, 1e20)
-    assert answer["reasons"][0] == "at bound: E"
-    assert answer["verdict"] == "provisional"
+    assert answer.reasons[0] == "at bound: E"
+    assert answer.verdict == "provisional"
 
 
 def test_the_answer_is_the_same_after_a_round_trip_through_json(noisy):
-    assert predict(json.loads(json.dumps(noisy)), 3e20) == predict(noisy, 3e20)
+    again = Fit.from_dict(json.loads(json.dumps(noisy.to_dict())))
+    assert again.to_dict() == noisy.to_dict()
+    assert predict(again, 3e20) == predict(noisy, 3e20)
 
 
 def test_noise_free_answers_are_exact_at_a_hundred_times_the_data():
     law = LAWS["hoffmann"]
     fit = fit_runs(sweep(law, GRIDS["off and drifting"]), bootstrap=0)
     answer = predict(fit, 1e22)
-    assert abs(np.log(answer["params"]) - log_optimum(law, 1e22)) <= 1e-10
-    assert answer["loss"] == pytest.approx(loss_of(law, answer["params"], answer["tokens"]))
-    assert answer["ci"] == {}
+    assert abs(np.log(answer.params) - log_optimum(law, 1e22)) <= 1e-10
+    assert answer.loss == pytest.approx(loss_of(law, answer.params, answer.tokens))
+    assert answer.ci == {}
 
 
 def test_the_optimum_is_found_on_the_cost_that_runs_really_have():
@@ -152,49 +155,49 @@ def test_range_of_a_path_law_agrees_with_the_surface_it_came_from():
 def test_small_models_get_a_buildable_size_near_the_best_n():
     fit = fit_runs(small_models(), bootstrap=100)
     answer = predict(fit, 2.43e12)
-    assert answer["method"] == "stack"
-    width = answer["size_value"]
-    assert 24 * width**2 + 128 * width == pytest.approx(answer["params"], rel=0.05)
+    assert answer.method == "stack"
+    width = answer.size_value
+    assert 24 * width**2 + 128 * width == pytest.approx(answer.params, rel=0.05)
     # A fifth budget was trained later: its parabola has N* = 141k and loss 1.2472.
-    assert answer["params"] == pytest.approx(141e3, rel=0.12)
-    low, high = answer["ci"]["loss"]
+    assert answer.params == pytest.approx(141e3, rel=0.12)
+    low, high = answer.ci["loss"]
     assert low < 1.2472 < high
 
 
 def test_there_is_no_size_value_without_integer_sizes(noisy):
-    assert predict(noisy, 1e20)["size_value"] is None
+    assert predict(noisy, 1e20).size_value is None
 
 
 @pytest.mark.seconds
 def test_verdicts():
     law = LAWS["besiroglu"]
     sure = fit_runs(sweep(law, noise=0.001, sizes=11), bootstrap=100)
-    assert predict(sure, 3e20)["verdict"] == "trust"
+    assert predict(sure, 3e20).verdict == "trust"
     far = predict(sure, 1e23)
-    assert far["verdict"] == "provisional"
-    assert not any("a guess" in r for r in far["reasons"])
-    assert any("a guess" in r for r in predict(sure, 1.1e23)["reasons"])
-    assert any("beyond the largest budget" in r for r in far["reasons"])
+    assert far.verdict == "provisional"
+    assert not any("a guess" in r for r in far.reasons)
+    assert any("a guess" in r for r in predict(sure, 1.1e23).reasons)
+    assert any("times the largest budget" in r for r in far.reasons)
     without = predict(fit_runs(sweep(law), bootstrap=0), 3e20)
-    assert without["verdict"] == "provisional"
-    assert any("no intervals" in r for r in without["reasons"])
+    assert without.verdict == "provisional"
+    assert any("no intervals" in r for r in without.reasons)
     vague = fit_runs(sweep(law, (1.2, 0, 0), budgets=1, sizes=8, noise=0.01), bootstrap=50)
     answer = predict(vague, 1e19)
-    assert answer["verdict"] == "not identifiable"
-    assert answer["params"] is None
+    assert answer.verdict == "not identifiable"
+    assert answer.params is None
 
 
 def test_beyond_the_data_an_untested_prediction_is_provisional():
     two = fit_runs(sweep(LAWS["besiroglu"], budgets=2, sizes=11, noise=0.0005), bootstrap=100)
-    assert not two["heldout"]["levels"]
-    largest = two["data"]["largest_budget"]
-    assert not any("untested" in r for r in predict(two, largest)["reasons"])
-    assert any("untested" in r for r in predict(two, 1.1 * largest)["reasons"])
+    assert not two.heldout.levels
+    largest = two.data.largest_budget
+    assert not any("untested" in r for r in predict(two, largest).reasons)
+    assert any("untested" in r for r in predict(two, 1.1 * largest).reasons)
 
 
 def test_runs_of_one_budget_say_so():
     fit = fit_runs(sweep(LAWS["besiroglu"], budgets=1, noise=0.001), bootstrap=50)
-    reasons = predict({**fit, "status": "converged"}, 1e18)["reasons"]
+    reasons = predict(replace(fit, status="converged"), 1e18).reasons
     assert any("too little to see a trend" in r for r in reasons)
 
 
@@ -203,7 +206,7 @@ def test_an_edge_budget_takes_trust_away():
     frame = sweep(law, GRIDS["narrow"], noise=0.0005)
     top = frame["budget"].max()
     cut = frame[(frame["budget"] < top) | (frame["params"] < np.exp(log_optimum(law, top)) * 0.8)]
-    reasons = predict(fit_runs(cut, bootstrap=100), 2e20)["reasons"]
+    reasons = predict(fit_runs(cut, bootstrap=100), 2e20).reasons
     assert any("at_edge" in r for r in reasons)
 
 
@@ -213,8 +216,8 @@ def test_edge_budgets_far_below_the_question_do_not_decide():
     cheap = frame["budget"] < 4e17
     cut = frame[~cheap | (frame["params"] < np.exp(log_optimum(law, 3e17)) * 0.7)]
     fit = fit_runs(cut, bootstrap=100)
-    assert sum(b["status"] != "bracketed" for b in fit["isoflop"]["budgets"]) >= 2
-    assert predict(fit, 2e20)["reasons"] == []
+    assert sum(b.status != "bracketed" for b in fit.isoflop.budgets) >= 2
+    assert predict(fit, 2e20).reasons == []
 
 
 @pytest.mark.parametrize(("most", "verdict"), [(4.0, "trust"), (7.6, "provisional")])
@@ -222,16 +225,16 @@ def test_data_read_more_often_than_they_stay_fresh_take_trust_away(most, verdict
     runs = sweep(LAWS["besiroglu"])
     runs["epochs"] = np.linspace(0.1, most, len(runs))
     answer = predict(fit_runs(runs, bootstrap=100), 1e20)
-    assert answer["verdict"] == verdict
-    assert [r for r in answer["reasons"] if "7.6 times" in r] == answer["reasons"]
+    assert answer.verdict == verdict
+    assert [r for r in answer.reasons if "7.6 times" in r] == answer.reasons
 
 
 def test_a_path_that_is_biased_gets_no_say_in_the_stack():
     frame = sweep(LAWS["lopsided"], (30.0, 0.0, 0.0), noise=0.0005)
     fit = fit_runs(frame, bootstrap=100)
     answer = predict(fit, 1e21)
-    assert answer["estimators"]["isoflop"] / answer["estimators"]["surface"] < 0.8
-    assert answer["params"] == pytest.approx(np.exp(log_optimum(LAWS["lopsided"], 1e21)), rel=0.05)
+    assert answer.estimators["isoflop"] / answer.estimators["surface"] < 0.8
+    assert answer.params == pytest.approx(np.exp(log_optimum(LAWS["lopsided"], 1e21)), rel=0.05)
 
 
 @pytest.mark.parametrize("flops", [0, -1e20, float("nan"), float("inf"), "much"])
@@ -243,9 +246,9 @@ def test_a_budget_that_is_not_positive_is_refused(noisy, flops):
 def test_the_description_says_what_the_answer_says(noisy):
     answer = predict(noisy, 1e21)
     text = describe(answer, noisy)
-    for part in (f"{answer['params']:.4g}", f"{answer['loss']:.4f}", answer["verdict"], "90%"):
+    for part in (f"{answer.params:.4g}", f"{answer.loss:.4f}", answer.verdict, "90%"):
         assert part in text
-    assert all(reason in text for reason in answer["reasons"])
+    assert all(reason in text for reason in answer.reasons)
 
 
 def frame_with_rate(rate):
@@ -295,9 +298,9 @@ def test_above_the_table_the_cost_follows_the_trend_of_its_last_sizes():
 def test_what_is_wasted_at_the_ends_of_a_range_is_its_share(method):
     fit = fit_runs(small_models(), bootstrap=0, method=method)
     for share, name in ((0.01, "range_1pct"), (0.05, "range_5pct")):
-        for end in predict(fit, 1e12)[name]:
-            own = predict(fit, 1e12, params=end)["own"]
-            assert own["waste"] == pytest.approx(share, rel=1e-6)
+        for end in getattr(predict(fit, 1e12), name):
+            own = predict(fit, 1e12, params=end).chosen
+            assert own.waste == pytest.approx(share, rel=1e-6)
 
 
 @pytest.mark.parametrize("method", ["auto", "surface"])
@@ -305,40 +308,40 @@ def test_the_waste_is_the_compute_that_buys_the_loss_of_the_optimum(method):
     law = LAWS["besiroglu"]
     fit = fit_runs(sweep(law), bootstrap=0, method=method)
     answer = predict(fit, 1e21)
-    assert [r["factor"] for r in answer["regret"]] == [0.5, 2.0, 4.0]
-    for entry in answer["regret"]:
-        tokens = 1e21 * (1 + entry["waste"]) / (6 * entry["params"])
-        assert loss_of(law, entry["params"], tokens) == pytest.approx(answer["loss"], rel=1e-9)
-    assert answer["regret"][1]["waste"] == pytest.approx(0.148, abs=0.002)
-    assert predict(fit, 1e21, params=answer["params"])["own"]["waste"] == pytest.approx(0, abs=1e-9)
+    assert [r.factor for r in answer.regret] == [0.5, 2.0, 4.0]
+    for entry in answer.regret:
+        tokens = 1e21 * (1 + entry.waste) / (6 * entry.params)
+        assert loss_of(law, entry.params, tokens) == pytest.approx(answer.loss, rel=1e-9)
+    assert answer.regret[1].waste == pytest.approx(0.148, abs=0.002)
+    assert predict(fit, 1e21, params=answer.params).chosen.waste == pytest.approx(0, abs=1e-9)
 
 
 def test_a_model_too_small_for_the_loss_says_that_no_compute_is_enough():
     answer = predict(fit_runs(sweep(LAWS["besiroglu"]), bootstrap=0), 1e21, params=1e6)
-    assert answer["own"]["waste"] is None
-    json.dumps(answer, allow_nan=False)
+    assert answer.chosen.waste is None
+    json.dumps(answer.to_dict(), allow_nan=False)
 
 
 def test_a_given_size_or_amount_of_data_is_a_point_of_the_same_compute():
     fit = fit_runs(small_models(), bootstrap=0, method="surface")
-    cost = Cost.from_dict(fit["cost"])
+    cost = fit.cost
     best = predict(fit, 1e12)
-    own = predict(fit, 1e12, params=2e5)["own"]
-    assert own["tokens"] * np.exp(cost.log_flops_per_token(np.log(2e5))) == pytest.approx(1e12)
-    assert own["loss"] > best["loss"]
-    same = predict(fit, 1e12, tokens=own["tokens"])["own"]
-    assert same["params"] == pytest.approx(2e5, rel=1e-9)
-    assert same["epochs"] == pytest.approx(best["tokens"] / own["tokens"])
-    assert "nearly as good as fresh" in same["words"][0]
-    few = predict(fit, 1e12, tokens=best["tokens"] / 10)["own"]
-    assert "lose their value" in few["words"][0]
+    own = predict(fit, 1e12, params=2e5).chosen
+    assert own.tokens * np.exp(cost.log_flops_per_token(np.log(2e5))) == pytest.approx(1e12)
+    assert own.loss > best.loss
+    same = predict(fit, 1e12, tokens=own.tokens).chosen
+    assert same.params == pytest.approx(2e5, rel=1e-9)
+    assert same.epochs == pytest.approx(best.tokens / own.tokens)
+    assert "nearly as good as fresh" in same.remarks[0]
+    few = predict(fit, 1e12, tokens=best.tokens / 10).chosen
+    assert "lose their value" in few.remarks[0]
 
 
 def test_enough_data_leave_the_optimum_as_it_is(noisy):
     answer = predict(noisy, 1e20, tokens=1e15)
-    assert answer["own"]["params"] == pytest.approx(answer["params"])
-    assert answer["own"]["waste"] == pytest.approx(0, abs=1e-9)
-    assert "enough tokens" in answer["own"]["words"][0]
+    assert answer.chosen.params == pytest.approx(answer.params)
+    assert answer.chosen.waste == pytest.approx(0, abs=1e-9)
+    assert "enough tokens" in answer.chosen.remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -359,10 +362,10 @@ def test_the_size_to_build_is_a_multiple_of_what_all_sizes_share_and_stands_in_t
 
     frame = small_models()
     answer = predict(fit_runs(frame[frame["size"] % 16 == 0], bootstrap=0), 3e12)
-    assert answer["size_value"] % 16 == 0
-    lines = yaml.safe_load(answer["config"])
+    assert answer.size_value % 16 == 0
+    lines = yaml.safe_load(answer.config)
     assert float(lines["budgets"][0]) == 3e12
-    assert lines["sizes"] == {"values": [answer["size_value"]]}
+    assert lines["sizes"] == {"values": [answer.size_value]}
 
 
 def test_a_loss_carries_the_unit_that_was_asked_for():
@@ -372,21 +375,21 @@ def test_a_loss_carries_the_unit_that_was_asked_for():
 
 def test_trust_is_given_and_withheld_by_the_probability_of_the_promise(noisy):
     near, far = predict(noisy, 1e20), predict(noisy, 1e21)
-    assert near["promise"] > far["promise"]
+    assert near.promise > far.promise
     for answer in (near, far):
-        doubted = any("at most 5% more compute" in r for r in answer["reasons"])
-        assert doubted == (answer["promise"] < 0.9)
-        assert (answer["verdict"] == "trust") == (not doubted)
+        doubted = any("at most 5% more compute" in r for r in answer.reasons)
+        assert doubted == (answer.promise < 0.9)
+        assert (answer.verdict == "trust") == (not doubted)
 
 
 def test_one_estimator_asked_for_has_an_interval_of_noise_alone_and_no_trust():
     fit = fit_runs(sweep(LAWS["besiroglu"], noise=0.001), bootstrap=60, method="surface")
     answer = predict(fit, 1e20)
-    assert fit["stack"] is None
-    assert answer["ci"] == answer["ci_noise"]
-    assert answer["promise"] is None
-    assert answer["verdict"] == "provisional"
-    assert any("noise alone" in r for r in answer["reasons"])
+    assert fit.stack is None
+    assert answer.ci == answer.ci_noise
+    assert answer.promise is None
+    assert answer.verdict == "provisional"
+    assert any("noise only" in r for r in answer.reasons)
 
 
 def one_axis(x):
@@ -411,34 +414,34 @@ def test_a_table_of_one_axis_offers_no_numbers_but_the_law_along_it(x, noise):
     fit = fit_runs(frame, bootstrap=50)
     flops = 2 * frame["flops"].max()
     answer = predict(fit, flops)
-    assert answer["verdict"] == "not identifiable"
+    assert answer.verdict == "not identifiable"
     for name in ("params", "tokens", "loss", "ci", "ci_noise", "config", "size_value", "slope"):
-        assert answer[name] is None
-    json.dumps(answer, allow_nan=False)
-    axis = answer["axis"]
-    assert axis["x"] == x
-    assert "N* needs" in axis["missing"]
+        assert getattr(answer, name) is None
+    json.dumps(answer.to_dict(), allow_nan=False)
+    axis = answer.axis
+    assert axis.x == x
+    assert "N* needs" in axis.missing
     at = {
         "params": (2 * frame["params"].max(), 1e9),
         "tokens": (1e8, 2 * frame["tokens"].max()),
         "flops": np.sqrt(flops / 120) * np.array([1, 20.0]),
     }[x]
-    assert axis["loss"] == pytest.approx(loss_of(LAWS["besiroglu"], *at), rel=0.002 + 4 * noise)
-    assert axis["ci"][0] <= axis["loss"] <= axis["ci"][1]
-    assert axis["verdict"] == "provisional"
+    assert axis.loss == pytest.approx(loss_of(LAWS["besiroglu"], *at), rel=0.002 + 4 * noise)
+    assert axis.ci[0] <= axis.loss <= axis.ci[1]
+    assert axis.verdict == "provisional"
     text = describe(answer, fit)
     assert text.splitlines()[0].endswith("not identifiable")
     assert "along their one axis" in text
     if noise == 0 and x != "flops":
         alpha, beta = LAWS["besiroglu"][3:]
-        assert axis["alpha"] == pytest.approx(alpha if x == "params" else beta, abs=1e-3)
+        assert axis.alpha == pytest.approx(alpha if x == "params" else beta, abs=1e-3)
 
 
 def test_one_budget_has_an_optimum_and_says_nothing_of_others():
     law = LAWS["besiroglu"]
     fit = fit_runs(sweep(law, budgets=1, noise=0.002), bootstrap=60)
     here, there = predict(fit, 1e18), predict(fit, 1e19)
-    assert here["params"] == pytest.approx(np.exp(log_optimum(law, 1e18)), rel=0.1)
-    assert here["verdict"] == "provisional"
-    assert there["verdict"] == "not identifiable"
-    assert there["params"] is None
+    assert here.params == pytest.approx(np.exp(log_optimum(law, 1e18)), rel=0.1)
+    assert here.verdict == "provisional"
+    assert there.verdict == "not identifiable"
+    assert there.params is None

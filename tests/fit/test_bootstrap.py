@@ -93,7 +93,7 @@ def test_an_outlier_is_left_out_inside_each_resample_too():
 @pytest.mark.seconds
 def test_the_same_seed_gives_the_same_intervals_and_another_does_not():
     frame = sweep(LAWS["besiroglu"], noise=0.01, sizes=8, budgets=4)
-    one, same, other = (fit_runs(frame, bootstrap=60, seed=s)["ci"] for s in (1, 1, 2))
+    one, same, other = (fit_runs(frame, bootstrap=60, seed=s).ci for s in (1, 1, 2))
     assert one == same
     assert one["a"] != other["a"]
 
@@ -115,9 +115,9 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
 def test_intervals_hold_the_estimate_and_mirror_between_a_and_b():
     fit = fit_runs(sweep(LAWS["besiroglu"], noise=0.005, seed=1), bootstrap=100)
     for name in ("E", "A", "B", "alpha", "beta", "a", "b"):
-        low, high = fit["ci"][name]
-        assert low < fit["parametric"][name] < high
-    assert fit["ci"]["b"] == pytest.approx([1 - v for v in reversed(fit["ci"]["a"])])
+        low, high = fit.ci[name]
+        assert low < getattr(fit.parametric, name) < high
+    assert fit.ci["b"] == pytest.approx([1 - v for v in reversed(fit.ci["a"])])
 
 
 @pytest.mark.parametrize("unit", ["runs", "groups", "wild"])
@@ -126,8 +126,8 @@ def test_every_unit_gives_intervals_that_grow_with_the_noise(unit):
     for noise in (0.002, 0.02):
         frame = sweep(LAWS["besiroglu"], noise=noise, sizes=8, budgets=4)
         fit = fit_runs(frame, bootstrap=100, resample=unit)
-        assert fit["bootstrap"]["unit"] == unit
-        widths.append(np.diff(fit["ci"]["a"])[0])
+        assert fit.bootstrap.unit == unit
+        widths.append(np.diff(fit.ci["a"])[0])
     assert 3 < widths[1] / widths[0] < 40
 
 
@@ -158,8 +158,8 @@ def test_several_seeds_make_groups_the_default_and_their_noise_is_measured():
     assert default_unit(frame) == "groups"
     assert default_unit(parts[0]) == "runs"
     noise = seed_noise(frame)
-    assert noise["df"] == 3 * 30
-    assert noise["sd"] == pytest.approx(0.01, rel=0.2)
+    assert noise.df == 3 * 30
+    assert noise.sd == pytest.approx(0.01, rel=0.2)
     assert seed_noise(parts[0]) is None
 
 
@@ -170,7 +170,7 @@ def test_a_form_that_does_not_fit_is_told_by_the_seed_noise():
         frame["loss"] *= 1 + 0.02 * np.sin(3 * np.log(frame["params"]))
         parts.append(frame)
     fit = fit_runs(pd.concat(parts), bootstrap=0)
-    assert any("its form does not fit here" in w for w in fit["headline"]["notes"])
+    assert any("its form does not fit here" in w for w in fit.headline.notes)
 
 
 def test_an_unknown_unit_is_refused():

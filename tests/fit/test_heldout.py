@@ -20,11 +20,11 @@ def test_without_shared_budgets_clusters_in_compute_test_the_stack():
     frame["loss"] = loss_of(LAWS["besiroglu"], frame["params"], frame["tokens"])
     frame["loss"] *= np.exp(0.003 * generator.standard_normal(len(frame)))
     fit = fit_runs(frame.drop(columns="budget"), bootstrap=0)
-    assert fit["headline"]["method"] == "stack"
-    assert "budgets left out" in fit["headline"]["words"]
-    assert fit["stack"]["tests"]["loss"]
-    assert fit["isoflop"]["budgets"] == []
-    assert "no shared budgets" in fit["isoflop"]["reason"]
+    assert fit.headline.method == "stack"
+    assert "budgets left out" in fit.headline.why
+    assert fit.stack.tests["loss"]
+    assert fit.isoflop.budgets == []
+    assert "no shared budgets" in fit.isoflop.reason
 
 
 def test_predictions_of_left_out_budgets_use_none_of_their_runs():
@@ -32,11 +32,11 @@ def test_predictions_of_left_out_budgets_use_none_of_their_runs():
     spoiled = frame.copy()
     top = spoiled["budget"] == spoiled["budget"].max()
     spoiled.loc[top, "loss"] += 0.05
-    one, two = (fit_runs(f, bootstrap=0)["heldout"]["levels"][0] for f in (frame, spoiled))
-    for a, b in zip(one["predictions"], two["predictions"], strict=True):
-        assert a["params"] == b["params"]
-        assert a["loss"] == b["loss"]
-        assert b["loss_measured"] == pytest.approx(a["loss_measured"] + 0.05)
+    one, two = (fit_runs(f, bootstrap=0).heldout.levels[0] for f in (frame, spoiled))
+    for a, b in zip(one.predictions, two.predictions, strict=True):
+        assert a.params == b.params
+        assert a.loss == b.loss
+        assert b.loss_measured == pytest.approx(a.loss_measured + 0.05)
 
 
 def test_the_reference_interpolates_the_runs_left_out():
@@ -62,10 +62,10 @@ def test_a_method_asked_for_is_the_headline():
     frame = sweep(LAWS["besiroglu"], noise=0.003, sizes=8, budgets=4)
     for method in ("isoflop", "tied"):
         fit = fit_runs(frame, bootstrap=20, method=method)
-        assert fit["headline"]["method"] == method
-        assert fit["stack"] is None
+        assert fit.headline.method == method
+        assert fit.stack is None
     fit = fit_runs(frame, bootstrap=0, method="fixed_e", fixed_e=1.8)
-    assert fit["fixed_e"]["E"] == pytest.approx(1.8)
+    assert pytest.approx(1.8) == fit.fixed_e.E
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_settings_that_make_no_sense_are_refused(settings, words):
 
 
 def test_fewer_runs_than_unknowns_are_refused():
-    with pytest.raises(FlopsFitError, match="4 runs to fit, fewer than the 5 unknowns"):
+    with pytest.raises(FlopsFitError, match="4 runs to fit, fewer than the 5 parameters"):
         fit_runs(sweep(LAWS["besiroglu"], sizes=2, budgets=2))
 
 
@@ -115,11 +115,11 @@ def envelope_data():
 def test_the_envelope_of_ideal_curves_gives_the_law():
     frame, curves = envelope_data()
     fit = fit_runs(frame, curves, bootstrap=30)
-    assert fit["envelope"]["status"] == "bracketed"
+    assert fit.envelope.status == "bracketed"
     alpha, beta = LAWS["besiroglu"][3:]
-    assert fit["envelope"]["a"] == pytest.approx(beta / (alpha + beta), abs=0.01)
-    assert "envelope.a" in fit["ci"]
-    flops, params, _ = fit["envelope"]["points"][-1]
+    assert fit.envelope.a == pytest.approx(beta / (alpha + beta), abs=0.01)
+    assert "envelope.a" in fit.ci
+    flops, params, _ = fit.envelope.points[-1]
     assert np.log(params) == pytest.approx(log_optimum(LAWS["besiroglu"], flops), abs=0.1)
 
 
@@ -127,4 +127,4 @@ def test_curves_of_a_single_size_make_no_envelope():
     frame, curves = envelope_data()
     only = frame["run_id"].iloc[:1]
     fit = fit_runs(frame, curves[curves["run_id"].isin(only)], bootstrap=0)
-    assert fit["envelope"]["status"] == "too_few_points"
+    assert fit.envelope.status == "too_few_points"

@@ -97,20 +97,18 @@ def test_loss_law_recovers_e_k_and_gamma():
 def test_exponent_of_a_centred_sweep_is_that_of_the_law():
     law = LAWS["besiroglu"]
     fit = fit_runs(sweep(law, GRIDS["narrow"]), bootstrap=0)
-    assert fit["isoflop"]["status"] == "bracketed"
-    assert fit["isoflop"]["a"] == pytest.approx(exponent(law), abs=1e-3)
-    for budget in fit["isoflop"]["budgets"]:
-        assert budget["params_opt"] == pytest.approx(
-            np.exp(log_optimum(law, budget["flops"])), rel=0.01
-        )
-        assert 6 * budget["params_opt"] * budget["tokens_opt"] == pytest.approx(budget["flops"])
+    assert fit.isoflop.status == "bracketed"
+    assert fit.isoflop.a == pytest.approx(exponent(law), abs=1e-3)
+    for budget in fit.isoflop.budgets:
+        assert budget.params_opt == pytest.approx(np.exp(log_optimum(law, budget.flops)), rel=0.01)
+        assert 6 * budget.params_opt * budget.tokens_opt == pytest.approx(budget.flops)
 
 
 def test_small_models_give_the_exponent_read_off_their_parabolas():
     fit = fit_runs(small_models(), bootstrap=0)
-    assert [b["status"] for b in fit["isoflop"]["budgets"]] == ["bracketed"] * 4
-    assert fit["isoflop"]["a"] == pytest.approx(0.444, abs=0.005)
-    optima = [b["params_opt"] for b in fit["isoflop"]["budgets"]]
+    assert [b.status for b in fit.isoflop.budgets] == ["bracketed"] * 4
+    assert fit.isoflop.a == pytest.approx(0.444, abs=0.005)
+    optima = [b.params_opt for b in fit.isoflop.budgets]
     assert optima == pytest.approx([18.8e3, 28.9e3, 46.7e3, 81.5e3], rel=0.03)
 
 
@@ -120,10 +118,10 @@ def test_an_edge_budget_takes_no_part_in_the_exponent():
     top = frame["budget"].max()
     cut = frame[(frame["budget"] < top) | (frame["params"] < np.exp(log_optimum(law, top)) * 0.8)]
     fit = fit_runs(cut, bootstrap=0)
-    assert [b["status"] for b in fit["isoflop"]["budgets"]] == ["bracketed"] * 4 + ["at_edge"]
-    assert "4 of 5" in fit["isoflop"]["reason"]
+    assert [b.status for b in fit.isoflop.budgets] == ["bracketed"] * 4 + ["at_edge"]
+    assert "4 of 5" in fit.isoflop.reason
     below = fit_runs(frame[frame["budget"] < top], bootstrap=0)
-    assert fit["isoflop"]["a"] == pytest.approx(below["isoflop"]["a"], rel=1e-9)
+    assert fit.isoflop.a == pytest.approx(below.isoflop.a, rel=1e-9)
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -8,8 +8,9 @@ import pytest
 from simulated import LAWS, sweep
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit import prepare_runs, read_curves, read_runs
+from flops_fit.fit import Size, prepare_runs, read_curves, read_runs
 from flops_fit.fit.curves import read_points
+from flops_fit.fit.rows import LeftOut
 
 N, D, LOSS = 1e8, 2e9, 3.1
 TABLES = {
@@ -111,7 +112,7 @@ def test_our_own_columns_win_over_aliases():
     )
     table = prepare_runs(frame)
     assert table.frame["params"].iloc[0] == N
-    assert table.sizes == [{"size": 64, "params": N, "params_total": 9.0}]
+    assert table.sizes == [Size(64, N, params_total=9.0)]
 
 
 @pytest.mark.parametrize("column", ["params", "tokens", "loss"])
@@ -134,12 +135,12 @@ def test_diverged_failed_and_outlying_runs_are_named_and_not_looked_at():
     frame.loc[2, "status"] = "failed"
     frame.loc[5, "outlier"] = True
     table = prepare_runs(frame)
-    assert {r["run_id"]: r["reason"] for r in table.left_out} == {
+    assert {r.experiment_id: r.reason for r in table.left_out} == {
         "r1": "diverged",
         "r2": "failed",
         "r5": "outlier",
     }
-    assert list(table.frame["run_id"]) == ["r0", "r3", "r4", "r6", "r7"]
+    assert list(table.frame["experiment_id"]) == ["r0", "r3", "r4", "r6", "r7"]
     assert table.marks_outliers
 
 
@@ -188,11 +189,11 @@ def test_json_records_and_their_curves_are_read(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(records))
     table = read_runs(path)
-    assert list(table.frame["run_id"]) == ["r1", "r2"]
+    assert list(table.frame["experiment_id"]) == ["r1", "r2"]
     assert list(table.frame["loss"]) == pytest.approx([3.0, 2.9])
     assert table.frame["flops"].tolist() == pytest.approx([12 * N * D, 18 * N * D])
     curves = read_curves(path)
-    assert set(curves["run_id"]) == {"r1", "r2"}
+    assert set(curves["experiment_id"]) == {"r1", "r2"}
     assert curves["flops"].iloc[0] == pytest.approx(6 * N * 2 * 1e6)
 
 
@@ -213,8 +214,8 @@ def test_empty_cells_of_status_outlier_and_name_leave_no_run_out(tmp_path):
         "a,10,100,4,completed,false\n,20,100,3,,\nc,20,100,9,diverged,\n"
     )
     table = read_runs(path)
-    assert list(table.frame["run_id"]) == ["a", "row 3"]
-    assert table.left_out == [{"run_id": "c", "row": 4, "reason": "diverged"}]
+    assert list(table.frame["experiment_id"]) == ["a", "row 3"]
+    assert table.left_out == [LeftOut("c", 4, "diverged")]
 
 
 def test_rows_longer_than_the_header_are_refused_but_a_comma_at_each_end_is_not(tmp_path):
@@ -231,7 +232,7 @@ def test_the_states_of_an_export_are_understood(tmp_path):
     path.write_text("params,tokens,loss,State\n1e6,2e7,3,finished\n1e6,3e7,2.9,crashed\n")
     table = read_runs(path)
     assert len(table.frame) == 1
-    assert [run["reason"] for run in table.left_out] == ["crashed"]
+    assert [run.reason for run in table.left_out] == ["crashed"]
 
 
 def test_rows_that_repeat_another_are_noted(tmp_path):

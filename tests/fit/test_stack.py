@@ -1,17 +1,19 @@
 """The stack: forms exact on their own data, weights by errors ahead, intervals that own up."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from simulated import GRIDS, LAWS, small_models, sweep
 
-from flops_fit.fit import fit_runs, losses_at, predict
+from flops_fit.fit import Fit, fit_runs, losses_at, predict
 from flops_fit.fit.calibrate import FormError, from_tests, growth, moments
 from flops_fit.fit.forms import FREE, BentDesign, bent_form, fit_bent, settle, starts_for
 from flops_fit.fit.laws import BentLaw, law_from_dict, law_to_dict
 from flops_fit.fit.measure import groups_of, measure
 from flops_fit.fit.record import record, record_words
+from flops_fit.fit.sections import ChainTest
 from flops_fit.fit.surface import Data
 
 # E, A, B, alpha, beta, gamma, kappa
@@ -68,7 +70,7 @@ def test_one_wild_run_leaves_every_problem_a_start():
     starts = starts_for(data, np.ones(len(frame)))
     assert len(starts)
     assert np.isfinite(starts).all()
-    assert np.isfinite(predict(fit_runs(frame, bootstrap=0), frame["flops"].max())["params"])
+    assert np.isfinite(predict(fit_runs(frame, bootstrap=0), frame["flops"].max()).params)
 
 
 def test_the_derivatives_are_those_of_the_objective():
@@ -95,9 +97,9 @@ def test_the_derivatives_are_those_of_the_objective():
 def test_the_stack_is_exact_on_noise_free_data_of_its_families(form, budgets):
     fit = fit_runs(bent_sweep(form, budgets=budgets), bootstrap=0, sensitivity=False)
     answer, best = predict(fit, 1e21), bent_optimum(BENT[form], 1e21)
-    assert np.log(answer["params"]) == pytest.approx(best, abs=1e-9)
+    assert np.log(answer.params) == pytest.approx(best, abs=1e-9)
     lowest = bent_loss(BENT[form], np.exp(best), 1e21 / 6 / np.exp(best))
-    assert answer["loss"] == pytest.approx(lowest, rel=1e-9)
+    assert answer.loss == pytest.approx(lowest, rel=1e-9)
     other = losses_at(fit, np.array([1e9]), np.array([3e11]))["loss"][0]
     assert other == pytest.approx(bent_loss(BENT[form], 1e9, 3e11), rel=1e-9)
 
@@ -105,10 +107,10 @@ def test_the_stack_is_exact_on_noise_free_data_of_its_families(form, budgets):
 def test_a_law_that_bends_is_followed_where_the_surface_is_not_one():
     stack = fit_runs(bent_sweep("gamma", noise=0.002, budgets=7), bootstrap=60, sensitivity=False)
     answer, best = predict(stack, 1e21), bent_optimum(BENT["gamma"], 1e21)
-    low, high = np.log(answer["ci"]["params"])
+    low, high = np.log(answer.ci["params"])
     assert low < best < high
-    surface = np.log(answer["estimators"]["surface"])
-    assert abs(np.log(answer["params"]) - best) < abs(surface - best)
+    surface = np.log(answer.estimators["surface"])
+    assert abs(np.log(answer.params) - best) < abs(surface - best)
 
 
 def test_the_error_of_the_form_is_shrunk_by_tests_and_grows_with_distance():
@@ -124,12 +126,21 @@ def test_the_error_of_the_form_is_shrunk_by_tests_and_grows_with_distance():
 
 
 def test_the_noise_of_both_sides_is_taken_off_a_test():
-    test = {"error": 0.1, "se": 0.06, "sd": 0.08, "ahead": 1, "distance": np.log(2), "age": 0}
+    test = ChainTest(
+        trained_up_to=1e18,
+        flops=2e18,
+        error=0.1,
+        sd=0.08,
+        se=0.06,
+        ahead=1,
+        distance=np.log(2),
+        age=0,
+    )
     squares, mass = moments([test], "params")
     assert squares == pytest.approx(0.0, abs=1e-12)
-    squares, _ = moments([{**test, "error": 0.2}], "params")
+    squares, _ = moments([replace(test, error=0.2)], "params")
     assert squares / mass == pytest.approx(0.03)
-    clear = {**test, "se": 0.0, "sd": 0.0}
+    clear = replace(test, se=0.0, sd=0.0)
     assert moments([clear], "params")[1] == pytest.approx(1)
     assert mass < 0.1  # noise of 0.1 drowns an error of 0.03
 
@@ -160,10 +171,11 @@ def test_clusters_hold_every_run_once_and_none_is_small():
 
 def test_a_stack_survives_json_and_its_weights_are_shares():
     fit = fit_runs(small_models(), bootstrap=50)
-    again = json.loads(json.dumps(fit))
+    again = Fit.from_dict(json.loads(json.dumps(fit.to_dict())))
     assert predict(again, 2.43e12) == predict(fit, 2.43e12)
-    law = law_from_dict(fit["laws"]["stack"]["law"])
-    assert law_to_dict(law) == fit["laws"]["stack"]["law"]
+    plain = law_to_dict(fit.laws["stack"].law)
+    law = law_from_dict(plain)
+    assert law_to_dict(law) == plain
     for weight in law.weights.values():
         assert weight.sum() == pytest.approx(1)
         assert (weight >= 0).all()
@@ -188,13 +200,13 @@ def test_predictions_of_the_chain_use_none_of_the_runs_that_they_predict():
     top = spoiled["budget"] == spoiled["budget"].max()
     spoiled.loc[top, "loss"] *= 1.05
     one, two = (
-        fit_runs(f, bootstrap=0, sensitivity=False, exclude="none")["stack"]["tests"]["loss"]
+        fit_runs(f, bootstrap=0, sensitivity=False, exclude="none").stack.tests["loss"]
         for f in (frame, spoiled)
     )
     last = frame["budget"].max()
     for a, b in zip(one, two, strict=True):
-        shift = -np.log(1.05) if a["flops"] == pytest.approx(last) else 0.0
-        assert b["error"] - a["error"] == pytest.approx(shift, abs=2e-4)
+        shift = -np.log(1.05) if a.flops == pytest.approx(last) else 0.0
+        assert b.error - a.error == pytest.approx(shift, abs=2e-4)
 
 
 def test_the_record_speaks_of_answers_of_the_same_kind():

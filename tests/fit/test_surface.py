@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from simulated import GRIDS, LAWS, exponent, log_optimum, loss_of, sweep
 
 from flops_fit.fit.estimators import surface_law
-from flops_fit.fit.identify import judge
+from flops_fit.fit.identify import identify
 from flops_fit.fit.newton import _derivatives
 from flops_fit.fit.surface import (
     Data,
@@ -196,7 +196,7 @@ def test_no_irreducible_loss_is_reported_as_at_bound():
     law = (1e-9, 30.0, 60.0, 0.2, 0.2)
     data = data_of(sweep(law, noise=0.01, low=1e16, high=1e20))
     fit = fit_surface(data)
-    verdict = judge(data, fit)
+    verdict = identify(data, fit)
     assert np.isfinite(coefficients(fit.theta, fit.centre)).all()
     if verdict.status == "at_bound":
         assert "E" in verdict.reason
@@ -210,7 +210,7 @@ def test_data_below_any_positive_e_stop_at_the_bound():
     frame["loss"] -= 0.05
     data = data_of(frame)
     fit = fit_surface(data)
-    verdict = judge(data, fit)
+    verdict = identify(data, fit)
     assert verdict.status == "at_bound"
     assert "at bound: E" in verdict.reason
     assert np.isfinite(coefficients(fit.theta, fit.centre)).all()
@@ -241,7 +241,7 @@ def test_the_flat_ridge_moves_a_and_b_but_not_the_answer():
 def test_too_little_data_is_called_not_identifiable_in_words(frame, words):
     data = data_of(frame)
     fit = fit_surface(data)
-    verdict = judge(data, fit)
+    verdict = identify(data, fit)
     assert verdict.status == "not_identifiable"
     assert words in verdict.reason
     assert "condition number" in verdict.reason
@@ -251,7 +251,7 @@ def test_too_little_data_is_called_not_identifiable_in_words(frame, words):
 def test_cheap_published_runs_alone_are_not_identifiable(published):
     frame = published.frame[published.frame["flops"] <= 1e19]
     data = data_of(frame)
-    verdict = judge(data, fit_surface(data))
+    verdict = identify(data, fit_surface(data))
     assert verdict.status == "not_identifiable"
     assert "E anywhere in" in verdict.reason
 
@@ -259,7 +259,7 @@ def test_cheap_published_runs_alone_are_not_identifiable(published):
 def test_profile_of_e_is_lowest_at_the_estimate_and_rises_away_from_it():
     data = data_of(sweep(LAWS["besiroglu"], noise=0.005))
     fit = fit_surface(data)
-    profile = judge(data, fit).profile
+    profile = identify(data, fit).profile
     best = coefficients(fit.theta, fit.centre)[0]
     rises = [rise for _, rise in profile]
     assert min(profile, key=lambda p: p[1])[0] == pytest.approx(best)

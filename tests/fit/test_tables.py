@@ -9,7 +9,7 @@ import pytest
 from simulated import LAWS, sweep
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit import Reading, fit_runs, predict, prepare_runs, read_runs
+from flops_fit.fit import Fit, Reading, fit_runs, predict, prepare_runs, read_runs
 from flops_fit.fit.columns import LOSSES, losses_in
 from flops_fit.fit.tables import spoken_floats, without_formulas
 
@@ -133,7 +133,7 @@ def test_a_folder_with_a_file_a_run_is_a_table(tmp_path):
         )
         (tmp_path / f"run{i}.csv").write_text(text)
     table = read_runs(tmp_path)
-    assert table.frame["run_id"].tolist() == ["run0", "run1", "run2"]
+    assert table.frame["experiment_id"].tolist() == ["run0", "run1", "run2"]
     assert table.frame["loss"].tolist() == LOSS  # the last one logged, a step before the end
     assert table.frame["tokens"].tolist() == D
     assert "3 of them are histories, of which the last values count" in table.notes
@@ -153,7 +153,7 @@ def test_folders_of_a_tracker_join_the_files_of_a_run(tmp_path):
         (files / "wandb-summary.json").write_text(json.dumps(summary))
     frame = read_runs(tmp_path).frame
     assert frame[["params", "tokens", "loss"]].to_dict("list") == COLUMNS
-    assert frame["run_id"].tolist() == ["run-0", "run-1", "run-2"]
+    assert frame["experiment_id"].tolist() == ["run-0", "run-1", "run-2"]
 
 
 def test_a_folder_of_tables_keeps_their_rows_and_names_a_bad_file(tmp_path):
@@ -287,7 +287,7 @@ def test_the_name_of_a_model_is_no_size(tmp_path):
 
 def test_a_width_with_several_depths_is_not_the_size_to_build():
     frame = grid().assign(width=[64, 64, 128, 128] * 3)
-    assert all(size["size"] is None for size in prepare_runs(frame).sizes)
+    assert all(size.size is None for size in prepare_runs(frame).sizes)
 
 
 # ----------------------------------------------------------------------------------- numbers
@@ -416,11 +416,13 @@ def test_checkpoints_are_pointed_out_and_the_last_of_each_run_can_be_taken():
 def test_a_doubt_is_a_reason_against_trust_and_goes_when_decided():
     budget = 10 * checkpoints()["flops"].max()
     fit = fit_runs(prepare_runs(checkpoints()), bootstrap=20, sensitivity=False)
-    assert any("checkpoints" in reason for reason in predict(fit, budget)["reasons"])
+    assert any("checkpoints" in reason for reason in predict(fit, budget).reasons)
     how = Reading(last_per="run_id")
     fit = fit_runs(prepare_runs(checkpoints(), reading=how), bootstrap=20, sensitivity=False)
-    assert not any("checkpoints" in reason for reason in predict(fit, budget)["reasons"])
-    assert Reading(**json.loads(json.dumps(fit["data"]["reading"]))) == how
+    assert not any("checkpoints" in reason for reason in predict(fit, budget).reasons)
+    assert fit.data.reading == how
+    again = Fit.from_dict(json.loads(json.dumps(fit.to_dict())))
+    assert again.data.reading == how
 
 
 def test_several_evaluations_of_a_run_are_pointed_out():
@@ -499,11 +501,11 @@ def test_passes_over_the_data_come_from_unique_tokens_and_can_be_bounded():
         (frame["tokens"] / frame["unique_tokens"]).tolist()
     )
     assert any("2 of 12 runs read their data more than 4 times" in note for note in table.notes)
-    labels = [row["label"] for row in fit_runs(table, bootstrap=0)["sensitivity"]["rows"]]
+    labels = [row.label for row in fit_runs(table, bootstrap=0).sensitivity.rows]
     assert "without the 2 of more than 4 epochs" in labels
     few = prepare_runs(frame, reading=Reading(max_epochs=4))
     assert len(few.frame) == 10
-    assert [run["reason"] for run in few.left_out] == ["more than 4 epochs"] * 2
+    assert [run.reason for run in few.left_out] == ["more than 4 epochs"] * 2
 
 
 # ---------------------------------------------------------------------- what is told of it
@@ -516,12 +518,11 @@ def test_the_best_run_of_a_budget_is_named_where_it_was_left_out():
     frame["run_id"] = [f"r{i}" for i in range(len(frame))]
     frame.loc[4, "loss"] *= 0.6
     fit = fit_runs(prepare_runs(frame), bootstrap=0, sensitivity=False)
-    (left_out,) = [b["best_left_out"] for b in fit["isoflop"]["budgets"] if b["best_left_out"]]
-    assert left_out["run_id"] == "r4"
-    assert left_out["loss"] == frame.loc[4, "loss"]
-    assert f"a run with a lower loss was left out: {left_out['run_id']}" in markdown_table(
-        fit, [1e21]
-    )
+    (left_out,) = [b.best_left_out for b in fit.isoflop.budgets if b.best_left_out]
+    assert left_out.experiment_id == "r4"
+    assert left_out.loss == frame.loc[4, "loss"]
+    text = markdown_table(fit, [1e21])
+    assert f"a run with a lower loss was left out: {left_out.experiment_id}" in text
 
 
 def test_what_users_wrote_adds_nothing_to_the_markdown_table():
@@ -574,11 +575,11 @@ def test_what_determines_no_law_gives_finite_numbers_and_a_verdict(change):
     frame = grid(sizes=5).assign(**change).drop(columns="flops")
     frame["budget"] = 6 * frame["params"] * frame["tokens"]
     fit = fit_runs(prepare_runs(frame), bootstrap=10, sensitivity=False)
-    assert finite(fit)
+    assert finite(fit.to_dict())
     for factor in (1e-3, 1, 1e6):
-        answer = predict(fit, factor * fit["data"]["largest_budget"])
-        assert finite(answer)
-        assert answer["verdict"] in ("provisional", "not identifiable")
+        answer = predict(fit, factor * fit.data.largest_budget)
+        assert finite(answer.to_dict())
+        assert answer.verdict in ("provisional", "not identifiable")
 
 
 def test_a_budget_whose_every_run_was_left_out_gives_its_lowest_and_takes_no_part():
@@ -603,4 +604,4 @@ def test_the_best_run_of_a_budget_is_named_where_the_table_marks_it():
     frame = sweep(LAWS["besiroglu"], sizes=9, budgets=3).assign(outlier=False)
     frame.loc[4, ["loss", "outlier"]] = [2.0, True]
     fit = fit_runs(prepare_runs(frame), bootstrap=0, sensitivity=False)
-    assert [bool(b["best_left_out"]) for b in fit["isoflop"]["budgets"]] == [True, False, False]
+    assert [bool(b.best_left_out) for b in fit.isoflop.budgets] == [True, False, False]

@@ -51,7 +51,7 @@ class _Hub(BaseHTTPRequestHandler):
         else:
             self._send(b"", {"X-Error-Code": "EntryNotFound"}, status=404)
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
     def _send(self, body: bytes, headers: dict | None = None, status: int = 200) -> None:
         self.send_response(status)

@@ -106,19 +106,19 @@ def test_curves_are_drawn_only_over_the_sizes_tried(table, fit):
 
 def test_a_curve_passes_through_its_minimum(table, fit):
     numbers = isoflop_numbers(table, fit)
-    for entry in fit["isoflop"]["budgets"]:
-        rows = numbers[numbers["budget"] == entry["flops"]]
+    for entry in fit.isoflop.budgets:
+        rows = numbers[numbers["budget"] == entry.flops]
         curve = rows[rows["kind"] == "curve"]
         lowest = curve.loc[curve["loss"].idxmin()]
-        assert lowest["loss"] == pytest.approx(entry["loss_opt"], abs=1e-3)
-        assert lowest["params"] == pytest.approx(entry["params_opt"], rel=0.05)
+        assert lowest["loss"] == pytest.approx(entry.loss_opt, abs=1e-3)
+        assert lowest["params"] == pytest.approx(entry.params_opt, rel=0.05)
 
 
 def test_the_near_optimal_band_is_the_5_percent_range_of_predict(table, fit):
     numbers = isoflop_numbers(table, fit)
     for budget in measured_sweep.BUDGETS:
         band = numbers[(numbers["kind"] == "near_optimal") & (numbers["budget"] == budget)]
-        low, high = predict(fit, budget)["range_5pct"]
+        low, high = predict(fit, budget).range_5pct
         assert band["params"].min() == pytest.approx(low)
         assert band["params"].max() == pytest.approx(high)
 
@@ -131,18 +131,16 @@ def test_a_minimum_at_the_edge_is_a_hollow_star_and_a_bracketed_one_is_filled():
     ]
     table = prepare_runs(pd.DataFrame(run_table(runs, "counted")))
     fit = fit_runs(table, bootstrap=0)
-    assert [b["status"] for b in fit["isoflop"]["budgets"]] == ["bracketed"] * 3 + ["at_edge"]
+    assert [b.status for b in fit.isoflop.budgets] == ["bracketed"] * 3 + ["at_edge"]
     ax = Figure().subplots()
     colours = colours_of(table, fit)
     assert draw_isoflop(ax, isoflop_numbers(table, fit), colours, "nats per token") is ax
     found = stars(ax)
-    assert [x for x, _ in found] == pytest.approx(
-        [b["params_opt"] for b in fit["isoflop"]["budgets"]]
-    )
-    for (_, face), entry in zip(found, fit["isoflop"]["budgets"], strict=True):
-        filled = entry["status"] == "bracketed"
+    assert [x for x, _ in found] == pytest.approx([b.params_opt for b in fit.isoflop.budgets])
+    for (_, face), entry in zip(found, fit.isoflop.budgets, strict=True):
+        filled = entry.status == "bracketed"
         assert tuple(face) == pytest.approx(
-            tuple(colours(entry["flops"])) if filled else to_rgba("white")
+            tuple(colours(entry.flops)) if filled else to_rgba("white")
         )
 
 
@@ -163,9 +161,9 @@ def test_optima_are_the_answers_of_predict(fit):
     for _, row in numbers[numbers["kind"] == "answer"].iterrows():
         answer = predict(fit, row["flops"])
         for quantity in QUANTITIES:
-            assert row[quantity] == answer[quantity]
+            assert row[quantity] == getattr(answer, quantity)
             ends = [row[f"{quantity}_low"], row[f"{quantity}_high"]]
-            assert ends == answer["ci"][quantity]
+            assert ends == answer.ci[quantity]
 
 
 def test_the_csv_beside_a_figure_holds_what_is_drawn(drawn, fit):
@@ -178,8 +176,8 @@ def test_a_budget_has_one_colour_in_every_figure(table, records, fit):
     ax = Figure().subplots()
     numbers = loss_curve_numbers(records)
     draw_losses(ax, numbers, heldout_numbers(records), colours)
-    ids = list(numbers["run_id"].unique())
-    line = ax.lines[ids.index(numbers.loc[numbers["budget"] == 9e10, "run_id"].iloc[0])]
+    ids = list(numbers["experiment_id"].unique())
+    line = ax.lines[ids.index(numbers.loc[numbers["budget"] == 9e10, "experiment_id"].iloc[0])]
     surface = Figure().subplots()
     draw_surface(surface, surface_numbers(table, fit, BUDGETS), colours, "nats per token")
     iso = [tuple(li.get_color()) for li in surface.lines if not isinstance(li.get_color(), str)]
@@ -206,7 +204,7 @@ def test_a_run_left_out_by_the_fit_is_marked():
     fit = fit_runs(table, bootstrap=0)
     numbers = isoflop_numbers(table, fit)
     excluded = numbers[numbers["status"] == "excluded"]
-    assert excluded["run_id"].tolist() == ["row 9"]
+    assert excluded["experiment_id"].tolist() == ["row 9"]
 
 
 def test_a_bare_table_of_params_tokens_and_loss_gives_every_figure(tmp_path):
@@ -240,7 +238,7 @@ def test_runs_without_shared_budgets_are_drawn_with_slices_of_the_surface():
 def test_what_cannot_be_identified_is_said_instead_of_drawn(tmp_path):
     table = prepare_runs(chinchilla_runs([1e18, 1e19], sizes=3))
     fit = fit_runs(table, bootstrap=0)
-    assert fit["parametric"]["status"] == "not_identifiable"
+    assert fit.parametric.status == "not_identifiable"
     assert set(surface_numbers(table, fit, [1e20])["kind"]) == {"run"}
     assert not (optima_numbers(fit, [1e20])["kind"] == "law").any()
     draw_all(table, [], fit, [1e20], tmp_path, dpi=50)
@@ -251,8 +249,8 @@ def test_a_budget_without_an_answer_is_left_out_and_the_others_are_drawn(tmp_pat
     """Runs of one budget have an optimum there, and say nothing of others."""
     table = prepare_runs(chinchilla_runs([1e18], sizes=9, noise=0.001))
     fit, budgets = fit_runs(table, bootstrap=50), [1e18, 1e19]
-    assert predict(fit, 1e18)["params"] is not None
-    assert predict(fit, 1e19)["params"] is None
+    assert predict(fit, 1e18).params is not None
+    assert predict(fit, 1e19).params is None
     for numbers in (regret_numbers(fit, budgets), sensitivity_numbers(fit, budgets)):
         assert set(numbers["flops"]) == {1e18}
     optima = optima_numbers(fit, budgets)
@@ -329,11 +327,11 @@ def test_every_refit_of_the_forest_is_that_of_the_fit(fit):
     numbers = sensitivity_numbers(fit, BUDGETS)
     for flops in BUDGETS:
         part = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "refit")]
-        expected = [r for r in sensitivity_at(fit, flops) if r["group"] != "headline"]
-        assert part["params"].tolist() == [r["params"] for r in expected]
-        assert part["label"].tolist() == [r["label"] for r in expected]
+        expected = [r for r in sensitivity_at(fit, flops) if r.group != "headline"]
+        assert part["params"].tolist() == [r.params for r in expected]
+        assert part["label"].tolist() == [r.label for r in expected]
     answers = numbers[numbers["kind"] == "answer"]
-    assert answers["params"].tolist() == [predict(fit, c)["params"] for c in BUDGETS]
+    assert answers["params"].tolist() == [predict(fit, c).params for c in BUDGETS]
     ax = Figure().subplots()
     draw_sensitivity(ax, numbers)
     filled = [c for c in ax.collections if tuple(c.get_facecolor()[0]) == to_rgba(INK)]
@@ -358,7 +356,7 @@ def test_residuals_are_measured_over_fitted_and_exact_runs_leave_none():
     assert numbers["residual"].abs().max() < 1e-9
     frame.loc[9, "loss"] *= 1.4
     table = prepare_runs(frame)
-    numbers = residual_numbers(table, fit_runs(table, bootstrap=0)).set_index("run_id")
+    numbers = residual_numbers(table, fit_runs(table, bootstrap=0)).set_index("experiment_id")
     assert numbers.loc["row 9", "status"] == "excluded"
     assert numbers.loc["row 9", "residual"] == pytest.approx(np.log(1.4), abs=1e-3)
 
@@ -372,19 +370,19 @@ def test_regret_is_nothing_at_the_optimum_and_the_answers_beside_it(fit):
             0, abs=1e-6
         )
         listed = part[part["kind"] == "answer"]
-        assert listed["waste"].tolist() == [r["waste"] for r in predict(fit, flops)["regret"]]
+        assert listed["waste"].tolist() == [r.waste for r in predict(fit, flops).regret]
 
 
 def test_losses_are_drawn_against_flops_too(records):
     numbers = loss_curve_numbers(records)
     for run in records:
-        part = numbers[numbers["run_id"] == run["experiment_id"]]
+        part = numbers[numbers["experiment_id"] == run["experiment_id"]]
         if len(part):
             assert (part["flops"] == run["flops_per_token"] * part["tokens"]).all()
 
 
 def test_the_speed_of_a_run_is_its_flops_over_its_time(records):
-    numbers = throughput_numbers(records).set_index("run_id")
+    numbers = throughput_numbers(records).set_index("experiment_id")
     assert len(numbers) == 25  # the failed run has no time
     run = records[0]
     speed = run["flops_counted"] / run["wall_seconds"]
@@ -394,9 +392,9 @@ def test_the_speed_of_a_run_is_its_flops_over_its_time(records):
 def test_resamples_are_drawn_around_the_estimate(fit):
     numbers = uncertainty_numbers(fit)
     estimate = numbers.iloc[0]
-    assert estimate["E"] == fit["parametric"]["E"]
+    assert estimate["E"] == fit.parametric.E
     draws = numbers[numbers["kind"] == "resample"]
-    assert len(draws) == fit["bootstrap"]["usable"]["surface"]
+    assert len(draws) == fit.bootstrap.usable["surface"]
     assert draws["E"].min() < estimate["E"] < draws["E"].max()
 
 

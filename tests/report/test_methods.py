@@ -1,8 +1,8 @@
 """The checklist, the methods paragraph and the citations, filled from a fit and its records."""
 
-import copy
 import re
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -138,8 +138,7 @@ def test_the_paragraph_cites_what_the_bibliography_holds(fit):
 
 def test_each_estimator_states_its_own_form(fit):
     for method in ("surface", "tied", "isoflop", "envelope"):
-        other = copy.deepcopy(fit)
-        other["headline"]["method"] = method
+        other = replace(fit, headline=replace(fit.headline, method=method))
         assert f"({method})" in dict(checklist(other, []))["Form"]
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 import base64
-import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import measured_sweep
@@ -14,7 +14,16 @@ import yaml
 from flops_fit.cli import plot, report
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
-from flops_fit.fit import fit_runs, predict, prepare_runs, read_runs, sensitivity_at, spread_of
+from flops_fit.fit import (
+    fit_runs,
+    predict,
+    prepare_runs,
+    read_fit,
+    read_runs,
+    sensitivity_at,
+    spread_of,
+)
+from flops_fit.fit.rows import LeftOut
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots import FIGURES
 from flops_fit.report.figures import inline_svg
@@ -82,7 +91,9 @@ def folder(tmp_path_factory):
     runs = [*measured_sweep.records(), measured_sweep.diverged(), measured_sweep.failed()]
     measured_sweep.write(folder, runs)
     write_json(folder / "plan.json", measured_sweep.plan(runs))
-    write_json(folder / "fit.json", fit_runs(read_runs(folder / "results.csv"), bootstrap=60))
+    write_json(
+        folder / "fit.json", fit_runs(read_runs(folder / "results.csv"), bootstrap=60).to_dict()
+    )
     command("plot", folder, "--out-dir", folder / "plots", "--dpi", "50")
     command(
         "report",
@@ -107,7 +118,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fit(folder):
-    return json.loads((folder / "fit.json").read_text())
+    return read_fit(folder / "fit.json")
 
 
 @pytest.fixture(scope="module")
@@ -145,39 +156,39 @@ def test_the_numbers_on_the_page_are_those_of_predict(page, fit):
     assert [float(c["attrs"]["data-flops"]) for c in cards] == BUDGETS
     for card in cards:
         answer = predict(fit, float(card["attrs"]["data-flops"]))
-        assert flops_text(answer["flops"]) in card["text"]
+        assert flops_text(answer.flops) in card["text"]
         for name, write in writers.items():
             (cell,) = page.all("dd", within=card, data_name=name)
             value, low, high, *noise = page.all("data", within=cell)
-            assert float(value["attrs"]["value"]) == answer[name]
-            assert value["text"] == write(answer[name])
-            assert [float(e["attrs"]["value"]) for e in (low, high)] == answer["ci"][name]
-            assert [e["text"] for e in (low, high)] == [write(v) for v in answer["ci"][name]]
-            assert [float(e["attrs"]["value"]) for e in noise] == answer["ci_noise"][name]
+            assert float(value["attrs"]["value"]) == getattr(answer, name)
+            assert value["text"] == write(getattr(answer, name))
+            assert [float(e["attrs"]["value"]) for e in (low, high)] == answer.ci[name]
+            assert [e["text"] for e in (low, high)] == [write(v) for v in answer.ci[name]]
+            assert [float(e["attrs"]["value"]) for e in noise] == answer.ci_noise[name]
         for share in ("1", "5"):
             (near,) = page.all("dd", within=card, data_name=f"range_{share}pct")
-            assert near["text"] == " – ".join(map(count_text, answer[f"range_{share}pct"]))
-            assert numbers(page, near) == answer[f"range_{share}pct"]
+            assert near["text"] == " – ".join(map(count_text, getattr(answer, f"range_{share}pct")))
+            assert numbers(page, near) == getattr(answer, f"range_{share}pct")
         (choices,) = page.all("dd", within=card, data_name="choices")
-        assert numbers(page, choices) == spread_of(sensitivity_at(fit, answer["flops"]))["all"]
+        assert numbers(page, choices) == spread_of(sensitivity_at(fit, answer.flops))["all"]
         (config,) = page.all("code", within=card, data_name="config")
         wanted = yaml.safe_load(config["text"])
-        assert wanted["sizes"] == {"values": [answer["size_value"]]}
-        assert float(wanted["budgets"][0]) == pytest.approx(answer["flops"])
+        assert wanted["sizes"] == {"values": [answer.size_value]}
+        assert float(wanted["budgets"][0]) == pytest.approx(answer.flops)
         assert wanted["model"] == {
             k: measured_sweep.MODEL[k] for k in ("factory", "size_param", "kwargs")
         }
         (size,) = page.all("dd", within=card, data_name="size_value")
-        assert size["text"] == f"d_model: {answer['size_value']}"
+        assert size["text"] == f"d_model: {answer.size_value}"
         (verdict,) = [e for e in page.all("span", within=card) if "verdict" in e["attrs"]["class"]]
-        assert verdict["text"] == answer["verdict"]
-        assert [e["text"] for e in page.all("li", within=card)] == answer["reasons"]
+        assert verdict["text"] == answer.verdict
+        assert [e["text"] for e in page.all("li", within=card)] == answer.reasons
 
 
 def test_an_answer_far_beyond_the_data_says_why_it_is_provisional(page):
     far = page.all("article")[2]
     assert "provisional" in far["attrs"]["class"]
-    assert "100x beyond the largest budget" in far["text"]
+    assert "the budget is 100 times the largest budget" in far["text"]
 
 
 def test_the_ranges_and_the_minima_are_those_of_the_fit(page, fit):
@@ -186,12 +197,12 @@ def test_the_ranges_and_the_minima_are_those_of_the_fit(page, fit):
         cells = page.all("td", within=section, data_name=f"range_{share}pct")
         for cell, budget in zip(cells, BUDGETS, strict=True):
             ends = [float(e["attrs"]["value"]) for e in page.all("data", within=cell)]
-            assert ends == predict(fit, budget)[f"range_{share}pct"]
+            assert ends == getattr(predict(fit, budget), f"range_{share}pct")
     (minima,) = page.all("table", id="minima")
     values = [float(e["attrs"]["value"]) for e in page.all("data", within=minima)]
     expected = [
-        b[key]
-        for b in fit["isoflop"]["budgets"]
+        getattr(b, key)
+        for b in fit.isoflop.budgets
         for key in ("flops", "params_opt", "tokens_opt", "loss_opt", "curvature")
     ]
     assert values == expected
@@ -200,10 +211,10 @@ def test_the_ranges_and_the_minima_are_those_of_the_fit(page, fit):
 def test_every_estimator_stands_beside_the_headline(page, fit):
     (table,) = page.all("table", id="estimators")
     rows = page.all("tr", within=table)[1:]
-    assert len(rows) == len(fit["laws"])
+    assert len(rows) == len(fit.laws)
     (headline,) = [r for r in rows if r["attrs"].get("class") == "headline"]
     values = [float(e["attrs"]["value"]) for e in page.all("data", within=headline)]
-    assert values == pytest.approx([predict(fit, c)["params"] for c in BUDGETS], rel=1e-12)
+    assert values == pytest.approx([predict(fit, c).params for c in BUDGETS], rel=1e-12)
 
 
 def test_every_refit_on_the_page_is_that_of_the_fit(page, fit):
@@ -211,16 +222,16 @@ def test_every_refit_on_the_page_is_that_of_the_fit(page, fit):
     shown = [
         r for r in page.all("tr", within=table) if r["attrs"].get("class") in ("refit", "headline")
     ]
-    expected = [r for r in sensitivity_at(fit, BUDGETS[-1]) if r["group"] != "headline"]
+    expected = [r for r in sensitivity_at(fit, BUDGETS[-1]) if r.group != "headline"]
     assert len(shown) == len(expected)
     for row, refit in zip(shown, expected, strict=True):
-        assert row["text"].strip().startswith(refit["label"])
-        assert (row["attrs"]["class"] == "headline") == refit["headline"]
+        assert row["text"].strip().startswith(refit.label)
+        assert (row["attrs"]["class"] == "headline") == refit.headline
         names = ("params", "tokens_per_param", "tokens", "loss")
-        assert numbers(page, row) == [refit[name] for name in names]
-        if refit["count"] != "params":
-            assert f"{count_text(refit['own_params'])} in this count" in row["text"]
-            assert f"{count_text(refit['own_tokens_per_param'])} in this count" in row["text"]
+        assert numbers(page, row) == [getattr(refit, name) for name in names]
+        if refit.count != "params":
+            assert f"{count_text(refit.own_params)} in this count" in row["text"]
+            assert f"{count_text(refit.own_tokens_per_param)} in this count" in row["text"]
     (section,) = page.all("section", id="sensitivity")
     low, high = spread_of(expected)["all"]
     assert f"from {count_text(low)} to {count_text(high)}" in section["text"]
@@ -228,18 +239,18 @@ def test_every_refit_on_the_page_is_that_of_the_fit(page, fit):
 
 def test_predicted_and_measured_are_those_of_the_held_out_budgets(page, fit):
     (table,) = page.all("table", id="heldout-table")
-    expected = [p for level in fit["heldout"]["levels"] for p in level["predictions"]]
+    expected = [p for level in fit.heldout.levels for p in level.predictions]
     rows = page.all("tr", within=table)[1:]
     assert len(rows) == len(expected)
     for row, p in zip(rows, expected, strict=True):
         names = ("params", "params_measured", "loss", "loss_measured")
-        assert numbers(page, row) == [p[name] for name in names]
+        assert numbers(page, row) == [getattr(p, name) for name in names]
 
 
 def test_the_waste_at_other_sizes_is_that_of_predict(page, fit):
     (table,) = page.all("table", id="regret")
     for row, budget in zip(page.all("tr", within=table)[1:], BUDGETS, strict=True):
-        assert numbers(page, row) == [r["waste"] for r in predict(fit, budget)["regret"]]
+        assert numbers(page, row) == [r.waste for r in predict(fit, budget).regret]
 
 
 def test_a_run_trained_to_confirm_the_answer_stands_beside_its_prediction(folder, fit):
@@ -361,13 +372,8 @@ def test_text_from_runs_is_escaped(folder, fit):
     runs = [*measured_sweep.records(), measured_sweep.diverged()]
     runs[-1]["reason"] = "<script>alert(1)</script>"
     table = prepare_runs(pd.DataFrame(run_table(runs, "counted")))
-    named = {
-        **fit,
-        "excluded": {
-            **fit["excluded"],
-            "runs": [{"run_id": runs[-1]["experiment_id"], "row": 1, "reason": "diverged"}],
-        },
-    }
+    left_out = [LeftOut(runs[-1]["experiment_id"], 1, "diverged")]
+    named = replace(fit, excluded=replace(fit.excluded, runs=left_out))
     text = report_page(table, runs, named, folder / "plots", BUDGETS, "<b>sweep</b>")
     assert "<script" not in text
     assert "<b>sweep" not in text
@@ -380,21 +386,21 @@ def test_the_markdown_table_holds_minima_and_answers(folder, fit):
         [c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("| ")
     ]
     minima, members, answers = rows[1:5], rows[6:-4], rows[-3:]
-    for row, entry in zip(minima, fit["isoflop"]["budgets"], strict=True):
+    for row, entry in zip(minima, fit.isoflop.budgets, strict=True):
         expected = [
-            flops_text(entry["flops"]),
-            count_text(entry["params_opt"]),
-            count_text(entry["tokens_opt"]),
+            flops_text(entry.flops),
+            count_text(entry.params_opt),
+            count_text(entry.tokens_opt),
         ]
         assert row[:3] == expected
         assert row[5] == "minimum, used"
     for row, budget in zip(answers, BUDGETS, strict=True):
         answer = predict(fit, budget)
-        low, high = map(count_text, answer["ci"]["params"])
+        low, high = map(count_text, answer.ci["params"])
         assert row[0] == flops_text(budget)
-        assert row[1] == f"{count_text(answer['params'])} [{low} – {high}]"
-        assert row[7].startswith(answer["verdict"])
-    assert [row[0] for row in members] == [m["name"] for m in fit["stack"]["members"]]
+        assert row[1] == f"{count_text(answer.params)} [{low} – {high}]"
+        assert row[7].startswith(answer.verdict)
+    assert [row[0] for row in members] == [m.name for m in fit.stack.members]
     assert len({line.count("|") for line in lines[-4:]}) == 1
 
 
@@ -402,7 +408,7 @@ def test_a_bare_table_without_records_plan_or_intervals_gives_a_page(tmp_path):
     runs = pd.DataFrame(run_table(measured_sweep.records(), "counted"))
     runs[["params", "tokens", "loss"]].to_csv(tmp_path / "runs.csv", index=False)
     fit = fit_runs(read_runs(tmp_path / "runs.csv"), bootstrap=0)
-    write_json(tmp_path / "fit.json", fit)
+    write_json(tmp_path / "fit.json", fit.to_dict())
     command(
         "plot",
         tmp_path,
@@ -427,7 +433,7 @@ def test_a_bare_table_without_records_plan_or_intervals_gives_a_page(tmp_path):
     )
     page = Page((tmp_path / "page.html").read_text())
     cards = page.all("article")
-    largest = fit["data"]["largest_budget"]
+    largest = fit.data.largest_budget
     assert [float(c["attrs"]["data-flops"]) for c in cards] == [largest, 3 * largest, 10 * largest]
     assert "no intervals" in cards[0]["text"]
     assert not page.all("small", within=page.all("dd", data_name="params")[0])
@@ -437,8 +443,8 @@ def test_what_cannot_be_identified_is_headed_so(tmp_path):
     runs = pd.DataFrame(run_table(measured_sweep.records()[:6], "counted"))
     runs.to_csv(tmp_path / "runs.csv", index=False)
     fit = fit_runs(read_runs(tmp_path / "runs.csv"), bootstrap=0)
-    assert fit["status"] == "not_identifiable"
-    write_json(tmp_path / "fit.json", fit)
+    assert fit.status == "not_identifiable"
+    write_json(tmp_path / "fit.json", fit.to_dict())
     for verb, more in (
         ("plot", ["--out-dir", tmp_path / "plots"]),
         (
@@ -463,12 +469,12 @@ def test_what_cannot_be_identified_is_headed_so(tmp_path):
 
 def test_n_is_counted_as_in_the_fit(folder, tmp_path):
     table = read_runs(folder / "results.csv", "params_total")
-    write_json(tmp_path / "fit.json", fit_runs(table, bootstrap=0))
+    write_json(tmp_path / "fit.json", fit_runs(table, bootstrap=0).to_dict())
     for name in ("results.csv", "results.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     command("plot", tmp_path, "--out-dir", tmp_path / "plots", "--dpi", "50")
     drawn = pd.read_csv(tmp_path / "plots" / "isoflop.csv")
-    runs = drawn[drawn["kind"] == "run"].set_index("run_id")["params"]
+    runs = drawn[drawn["kind"] == "run"].set_index("experiment_id")["params"]
     expected = pd.read_csv(folder / "results.csv").set_index("experiment_id")["params_total"]
     assert (runs == expected[runs.index]).all()
 
@@ -523,7 +529,7 @@ def test_the_example_in_the_help_parses(add):
 
 
 def test_a_table_offers_no_numbers_where_nothing_is_identified(fit):
-    lost = {**fit, "status": "not_identifiable"}
+    lost = replace(fit, status="not_identifiable")
     rows = markdown_table(lost, BUDGETS).split("## Answers")[1].splitlines()
     answers = [row.split("|")[2:-2] for row in rows if "not identifiable" in row]
     assert len(answers) == len(BUDGETS)
@@ -537,7 +543,7 @@ def test_the_summary_is_the_table_s_answers_alone(folder):
 
 
 def test_the_table_without_minima_has_answers_only(fit):
-    bare = {**fit, "isoflop": {**fit["isoflop"], "budgets": []}}
+    bare = replace(fit, isoflop=replace(fit.isoflop, budgets=[]))
     text = markdown_table(bare, BUDGETS)
     assert "Measured optima" not in text
     assert text.startswith("## Members of the stack")

@@ -17,7 +17,7 @@ from flops_fit.config.load import load_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.plan import Plan
 from flops_fit.files import write_json
-from flops_fit.fit import fit_runs, prepare_runs
+from flops_fit.fit import Fit, fit_runs, prepare_runs
 from flops_fit.plan.cache import search_paths
 from flops_fit.plan.planner import make_plan
 from flops_fit.rounds.confirm import (
@@ -101,7 +101,7 @@ def truth(noise: float = 0.0) -> Truth:
     return Truth(LAW, "published", noise, True, "given")
 
 
-def fit_of(found: Grid, noise: float = 0.0, **options) -> dict:
+def fit_of(found: Grid, noise: float = 0.0, **options) -> Fit:
     loss = losses_of(found.design, truth(noise), 1)[0]
     return fit_runs(
         prepare_runs(found.design.assign(loss=loss)),
@@ -109,12 +109,12 @@ def fit_of(found: Grid, noise: float = 0.0, **options) -> dict:
     )
 
 
-def statuses(fit: dict) -> list[str]:
-    return [b["status"] for b in fit["isoflop"]["budgets"]]
+def statuses(fit: Fit) -> list[str]:
+    return [b.status for b in fit.isoflop.budgets]
 
 
 @pytest.fixture(scope="module")
-def noisy() -> dict:
+def noisy() -> Fit:
     """A fit with intervals."""
     return fit_of(grid(), noise=0.004, bootstrap=200)
 
@@ -269,7 +269,7 @@ def test_a_grown_config_keeps_every_old_run(tmp_path, sizes):
 # Confirmation
 
 
-def told_of(fit: dict, width: int = 72, flops: float = 8.1e19) -> dict:
+def told_of(fit: Fit, width: int = 72, flops: float = 8.1e19) -> dict:
     n = params_of(width)
     return {
         "sweep": "demo",
@@ -310,7 +310,7 @@ def test_the_interval_of_one_run_adds_its_noise_to_that_of_the_law(noisy):
     told = told_of(noisy)
     law, run = told["law"], told["run"]
     assert run[0] < law[0] < told["loss"] < law[1] < run[1]
-    quantile = student.ppf(0.95, noisy["stack"]["form_error"]["loss"]["df"])
+    quantile = student.ppf(0.95, noisy.stack.form_error["loss"].df)
     width = math.log(law[1] / law[0]) / (2 * quantile), told["noise"]
     assert math.log(run[1] / run[0]) / (2 * quantile) == pytest.approx(math.hypot(*width), rel=1e-6)
     assert run_noise(noisy)[0] == pytest.approx(0.004, rel=0.4)
@@ -392,7 +392,8 @@ def test_the_commands_write_configs_that_plan(tmp_path, capsys, monkeypatch):
     design = design_of(Plan("", "counted", plan.experiments))
     smooth = 1 + 30 * design["params"] ** -0.5 + 300 * design["tokens"] ** -0.5
     write_json(
-        tmp_path / "fit.json", fit_runs(prepare_runs(design.assign(loss=smooth)), bootstrap=20)
+        tmp_path / "fit.json",
+        fit_runs(prepare_runs(design.assign(loss=smooth)), bootstrap=20).to_dict(),
     )
     places = [
         "--fit",
@@ -424,7 +425,7 @@ def test_the_commands_write_configs_that_plan(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(("name", "key"), [("runs", "runs"), ("lr", "learning_rate_factors")])
 def test_a_config_without_a_grid_is_refused(tmp_path, capsys, noisy, name, key):
-    write_json(tmp_path / "fit.json", noisy)
+    write_json(tmp_path / "fit.json", noisy.to_dict())
     config = str(SMOKE.with_name(f"{name}.yaml"))
     fit = ["--fit", str(tmp_path / "fit.json")]
     for verb in (["simulate"], ["next", *fit], ["confirm", *fit, "--flops", "1e12"]):

@@ -11,7 +11,6 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.plan import Plan
 from flops_fit.fit import fit_runs, prepare_runs, read_runs
 from flops_fit.fit.cost import Cost
-from flops_fit.fit.saved import laws_of
 from flops_fit.rounds.simulate import describe_simulation, design_of, losses_of, simulate
 from flops_fit.rounds.truth import BESIROGLU, Truth, law_of, truth_for
 
@@ -189,7 +188,7 @@ def test_a_fit_lends_its_surface_and_its_scatter():
         prepare_runs(design.assign(loss=losses_of(design, truth(0.01), 1)[0])), bootstrap=0
     )
     found = truth_for(design, fit=fit)
-    assert found.law.exponent()[0] == pytest.approx(fit["parametric"]["a"])
+    assert found.law.exponent()[0] == pytest.approx(fit.parametric.a)
     assert found.noise == pytest.approx(0.01, rel=0.35)
     assert truth_for(design, fit=fit, noise=(0.5, False)).noise == 0.5
 
@@ -204,8 +203,8 @@ def refits_agree(times: int, resamples: int, tmp_path) -> None:
         design.assign(loss=loss).to_csv(path, index=False)
         fit = fit_runs(read_runs(path), sensitivity=False)
         for name in widths:
-            draws = laws_of(fit)[name][1]
-            log_n, lowest = draws.optimum(np.log(TARGET), Cost.from_dict(fit["cost"]))
+            draws = fit.laws[name].draws
+            log_n, lowest = draws.optimum(np.log(TARGET), fit.cost)
             ends = [np.quantile(v, [0.05, 0.95]) for v in (draws.exponent(), log_n, lowest)]
             widths[name].append([high - low for low, high in ends])
     for name, found in widths.items():

@@ -32,7 +32,7 @@ def made_up_fit(project) -> None:
     design = design_of(read_json(project.results / ".plan" / "sweeps" / "own.json"))
     loss = 0.3 + 3 * design["params"] ** -0.5 + 20 * design["tokens"] ** -0.6
     fit = fit_runs(prepare_runs(design.assign(loss=loss)), bootstrap=50)
-    write_json(project.work / "fit.json", fit)
+    write_json(project.work / "fit.json", fit.to_dict())
 
 
 @pytest.mark.slow

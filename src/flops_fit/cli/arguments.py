@@ -2,6 +2,10 @@
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flops_fit.fit.result import Fit
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
@@ -59,12 +63,12 @@ def add_verb(
         parser.set_defaults(run=run)
 
 
-def insist(fit: dict, args: argparse.Namespace) -> None:
+def insist(fit: "Fit", args: argparse.Namespace) -> None:
     """Refuse a ``fit`` that is not identifiable, unless ``args`` hold ``--force``."""
     from flops_fit.errors import FlopsFitError
 
-    if fit["status"] == "not_identifiable" and not args.force:
-        reason = fit["headline"]["reason"].removeprefix("not identifiable: ")
+    if not fit.identified and not args.force:
+        reason = fit.headline.reason.removeprefix("not identifiable: ")
         raise FlopsFitError(
             f"{args.fit}: not identifiable: {reason}; so there is no N* to use. Allowed: a fit "
             "that is provisional or better, or --force"

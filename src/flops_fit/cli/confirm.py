@@ -35,8 +35,9 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.errors import FlopsFitError
     from flops_fit.experiment.places import run_folder
     from flops_fit.files import canonical_hash, write_atomic
-    from flops_fit.fit.answer import optimum_at, predict
-    from flops_fit.fit.saved import check_flops, read_fit
+    from flops_fit.fit.numbers import check_flops
+    from flops_fit.fit.prediction import optimum_at, predict
+    from flops_fit.fit.result import read_fit
     from flops_fit.notation import count_text, loss_text
     from flops_fit.plan.cache import plan_config, search_paths
     from flops_fit.rounds.confirm import predicted_loss
@@ -47,11 +48,11 @@ def run(args: argparse.Namespace) -> None:
 
     config, fit = grid_config(args.config), read_fit(args.fit)
     insist(fit, args)
-    verdict = predict(fit, args.flops)["verdict"]
+    verdict = predict(fit, args.flops).verdict
     answer = optimum_at(fit, check_flops(args.flops))
     paths = search_paths(args.search_path)
     plan, grid = planned_grid(config, fit, args.results, paths)
-    size = grid.nearest(answer["params"])
+    size = grid.nearest(answer.params)
     flops = number(args.flops)
     name = args.name or f"{config['name']}-confirm-{flops}"
     raw = yaml.safe_load(Path(args.config).read_text())
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     trained = (run_folder(args.results, experiment.experiment_id) / RECORD).exists()
     new["confirm"] = {
         "sweep": config["name"],
-        "fit": canonical_hash(fit)[:16],
+        "fit": canonical_hash(fit.to_dict())[:16],
         "params": params,
         "tokens": experiment.num_tokens,
         **predicted,
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out or f"config/{name}.yaml")
     head = [
         f"Made by `flops-fit confirm` from {args.config} and {args.fit}. Do not edit the prediction.",
-        f"N* at {args.flops:g} FLOPs: {answer['params']:.4g} ({verdict}).",
+        f"N* at {args.flops:g} FLOPs: {answer.params:.4g} ({verdict}).",
     ]
     write_atomic(out, config_text(new, head))
     run = (
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     if trained:
         print("note: this run was already trained, so the prediction is not blind")
     print(
-        f"size {size}: N {count_text(experiment.count.params)} (N* {count_text(answer['params'])}), "
+        f"size {size}: N {count_text(experiment.count.params)} (N* {count_text(answer.params)}), "
         f"D {count_text(experiment.num_tokens)}; predicted loss {loss_text(predicted['loss'])}{run}"
     )
     print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")

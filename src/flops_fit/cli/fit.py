@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_reading(parser)
     add(
         "--curves",
-        help="loss curves for the envelope: CSV with run_id,tokens,flops,loss, or results.json",
+        help="loss curves for the envelope: CSV with experiment_id,tokens,flops,loss, or results.json",
     )
     add(
         "--delta",
@@ -111,7 +111,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     add(
         "--last-per",
         metavar="COLUMNS",
-        help="among rows that share these columns (such as run_id) keep only the one with most "
+        help="among rows that share these columns (such as experiment_id) keep only the one with most "
         "tokens",
     )
     add(
@@ -163,17 +163,17 @@ def run(args: argparse.Namespace) -> None:
         window=args.window,
         loss_unit=args.loss_unit,
     )
-    write_json(args.out, fit)
-    for note in fit["data"]["notes"]:
+    write_json(args.out, fit.to_dict())
+    for note in fit.data.notes:
         print(f"note: {note}")
-    headline, left = fit["headline"], fit["excluded"]["count"]
-    exponent = f"a = {headline['a']:.3f}"
-    key = "a" if headline["method"] == "surface" else f"{headline['method']}.a"
-    if key in fit["ci"]:
-        low, high = fit["ci"][key]
+    headline, left = fit.headline, fit.excluded.count
+    exponent = f"a = {headline.a:.3f}"
+    key = "a" if headline.method == "surface" else f"{headline.method}.a"
+    if key in fit.ci:
+        low, high = fit.ci[key]
         exponent += f" [{low:.3f}, {high:.3f}]"
     out = f", {left} left out" if left else ""
     print(
-        f"wrote {args.out}: {exponent} by {headline['method']} ({fit['status']}) from "
-        f"{fit['data']['n_runs']} runs{out}"
+        f"wrote {args.out}: {exponent} by {headline.method} ({fit.status}) from "
+        f"{fit.data.n_runs} runs{out}"
     )

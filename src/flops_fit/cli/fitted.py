@@ -8,6 +8,9 @@ from flops_fit.constants import ANSWER_FACTORS
 if TYPE_CHECKING:
     from flops_fit.fit.runs import RunTable
 
+if TYPE_CHECKING:
+    from flops_fit.fit.result import Fit
+
 
 def add_fitted(parser: argparse.ArgumentParser) -> None:
     """Add to ``parser`` the options for a fit, its runs and the budgets to answer for."""
@@ -27,29 +30,28 @@ def add_fitted(parser: argparse.ArgumentParser) -> None:
 
 def read_fitted(args: argparse.Namespace) -> tuple:
     """Read what ``args`` name: the run table, the records ([] without them), the fit, the budgets."""
-    from flops_fit.fit.saved import check_flops, read_fit
+    from flops_fit.fit.numbers import check_flops
+    from flops_fit.fit.result import read_fit
     from flops_fit.store.collect import read_results
 
     fit = read_fit(args.fit)
     records = read_results(args.records) if args.records else []
-    default = [fit["data"]["largest_budget"] * factor for factor in ANSWER_FACTORS]
+    default = [fit.data.largest_budget * factor for factor in ANSWER_FACTORS]
     budgets = [check_flops(c) for c in args.budgets or default]
     return _fitted_runs(args.runs, args.fit, fit), records, fit, budgets
 
 
-def _fitted_runs(path: str, fit_path: str, fit: dict) -> "RunTable":
+def _fitted_runs(path: str, fit_path: str, fit: "Fit") -> "RunTable":
     """The runs of ``fit``, with N counted as in the fit."""
     from flops_fit.errors import FlopsFitError
-    from flops_fit.fit.rows import Reading
     from flops_fit.fit.runs import read_runs
 
-    data = fit["data"]
-    reading = Reading(**data.get("reading", {}))
-    table = read_runs(path, data.get("params_column", "params"), reading)
+    data = fit.data
+    table = read_runs(path, data.params_column, data.reading)
     span = [table.frame["params"].min(), table.frame["params"].max()]
-    if len(table.frame) == fit["data"]["n_runs"] and span == fit["data"]["params"]:
+    if len(table.frame) == fit.data.n_runs and span == fit.data.params:
         return table
     raise FlopsFitError(
-        f"{path}: not the runs of {fit_path}, which has {fit['data']['n_runs']} runs of "
-        f"{fit['data']['params'][0]:.4g} to {fit['data']['params'][1]:.4g} parameters; fit again"
+        f"{path}: not the runs of {fit_path}, which has {fit.data.n_runs} runs of "
+        f"{fit.data.params[0]:.4g} to {fit.data.params[1]:.4g} parameters; fit again"
     )

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from flops_fit.rounds.next import Outlook
     from flops_fit.rounds.truth import Truth
 
+if TYPE_CHECKING:
+    from flops_fit.fit.result import Fit
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe ``next`` to argparse."""
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.config.complete import complete_config
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
-    from flops_fit.fit.saved import read_fit
+    from flops_fit.fit.result import read_fit
     from flops_fit.plan.cache import plan_config, search_paths
     from flops_fit.rounds.grid import grid_config, planned_grid
     from flops_fit.rounds.next import config_text, grown, merged, next_name, outlook, repairs
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     paths = search_paths(args.search_path)
     plan, grid = planned_grid(config, fit, args.results, paths)
     target = args.flops or 10 * grid.budgets[-1]
-    method = fit["headline"]["method"]
+    method = fit.headline.method
     truth = _truth_near(fit, grid.design)
 
     def look(action: "Action | None") -> "Outlook":
@@ -115,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _choose(
     grid: "Grid",
-    fit: dict,
+    fit: "Fit",
     before: "Outlook",
     look: "Callable[[Action | None], Outlook]",
     args: argparse.Namespace,
@@ -156,7 +159,7 @@ def _factor(width: float | None) -> str:
     return "unknown" if width is None else f"x{math.exp(width):.2f}"
 
 
-def _truth_near(fit: dict, design: "pd.DataFrame") -> "Truth":
+def _truth_near(fit: "Fit", design: "pd.DataFrame") -> "Truth":
     """The surface of the fit to simulate with; the default law if none is identified."""
     from flops_fit.errors import FlopsFitError
     from flops_fit.rounds.truth import truth_for

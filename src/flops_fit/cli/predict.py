@@ -1,6 +1,10 @@
 """``flops-fit predict``: the answer of a fit for a budget, or losses at points."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flops_fit.fit.result import Fit
 
 PREDICT_EXAMPLE = """examples:
   flops-fit predict --fit fit.json --flops 1e21
@@ -54,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
     """Print the answer for a budget, or write predicted losses at points."""
     from flops_fit.errors import FlopsFitError
-    from flops_fit.fit.saved import read_fit
+    from flops_fit.fit.result import read_fit
 
     fit = read_fit(args.fit)
     if args.at is not None and (args.params or args.tokens):
@@ -72,30 +76,34 @@ def _required(verdicts: list[str], least: str | None) -> int | None:
     """Exit status 3 if a verdict is below ``least``."""
     import sys
 
-    from flops_fit.fit.verdict import RANKS
+    from flops_fit.fit.answer import VERDICTS
 
-    worst = min(verdicts, key=RANKS.index)
-    if least is None or RANKS.index(worst) >= RANKS.index(least):
+    worst = min(verdicts, key=VERDICTS.index)
+    if least is None or VERDICTS.index(worst) >= VERDICTS.index(least):
         return None
     print(f"flops-fit: --require {least}: the verdict is {worst}", file=sys.stderr)
     return NOT_ENOUGH
 
 
-def _answer(fit: dict, args: argparse.Namespace) -> str:
+def _answer(fit: "Fit", args: argparse.Namespace) -> str:
     import json
 
-    from flops_fit.fit.answer import predict
+    from flops_fit.fit.prediction import predict
     from flops_fit.fit.words import describe
 
     answer = predict(fit, args.flops, args.params, args.tokens)
-    print(json.dumps(answer, indent=1, allow_nan=False) if args.json else describe(answer, fit))
-    return answer["verdict"]
+    print(
+        json.dumps(answer.to_dict(), indent=1, allow_nan=False)
+        if args.json
+        else describe(answer, fit)
+    )
+    return answer.verdict
 
 
-def _points(fit: dict, args: argparse.Namespace) -> list[str]:
+def _points(fit: "Fit", args: argparse.Namespace) -> list[str]:
     from flops_fit.files import write_atomic
-    from flops_fit.fit.answer import losses_at
     from flops_fit.fit.curves import read_points
+    from flops_fit.fit.prediction import losses_at
     from flops_fit.fit.tables import without_formulas
 
     points = read_points(args.at)

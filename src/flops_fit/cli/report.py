@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from flops_fit.files import read_object, write_atomic
-    from flops_fit.fit.answer import predict
+    from flops_fit.fit.prediction import predict
     from flops_fit.notation import count_text, flops_text, loss_text
     from flops_fit.report.page import report_page
     from flops_fit.report.table import answer_table, markdown_table
@@ -63,11 +63,12 @@ def run(args: argparse.Namespace) -> None:
     if args.summary:
         write_atomic(args.summary, answer_table(fit, budgets))
     answer = predict(fit, budgets[0])
-    if answer["params"] is None:
-        print(f"wrote {args.out}: {answer['verdict']}")
+    best = answer.optimum
+    if best is None:
+        print(f"wrote {args.out}: {answer.verdict}")
         return
     print(
-        f"wrote {args.out}: at {flops_text(answer['flops'])} FLOPs N = "
-        f"{count_text(answer['params'])}, D = {count_text(answer['tokens'])}, loss "
-        f"{loss_text(answer['loss'])} ({answer['verdict']})"
+        f"wrote {args.out}: at {flops_text(best.flops)} FLOPs N = "
+        f"{count_text(best.params)}, D = {count_text(best.tokens)}, loss "
+        f"{loss_text(best.loss)} ({answer.verdict})"
     )

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     import os
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from flops_fit.fit.saved import read_fit
+    from flops_fit.fit.result import read_fit
     from flops_fit.plan.cache import plan_config, search_paths
     from flops_fit.rounds.grid import grid_config
     from flops_fit.rounds.simulate import describe_simulation, design_of, simulate

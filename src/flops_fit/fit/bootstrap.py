@@ -4,7 +4,7 @@
   budgets are shared: a sweep's design is fixed, and small tables would lose whole curves.
 - ``groups``: whole (size, seed) groups drawn with replacement, for runs that share a cause.
 - ``wild``: every run kept, its residual multiplied by a random sign (Rademacher), inflated by
-  sqrt(n / (n - unknowns)); for designed grids, where redrawing runs would tear holes in budgets.
+  sqrt(n / (n - parameters)); for designed grids, where redrawing runs would tear holes in budgets.
 """
 
 from collections.abc import Sequence
@@ -22,26 +22,26 @@ UNITS = ("runs", "groups", "wild")
 class Draws:
     """R resamples of n runs: count weights (R, n), and signs (R, n) where residuals are redrawn."""
 
-    unit: str
-    weight: np.ndarray
-    sign: np.ndarray | None = None
+    unit: str  # one of `UNITS`
+    weight: np.ndarray  # counts (R, n)
+    sign: np.ndarray | None = None  # of residuals (R, n)
 
     def __len__(self) -> int:
         return len(self.weight)
 
     def take(self, rows: np.ndarray) -> "Draws":
-        """The same resamples seen on some of the runs."""
+        """The same resamples seen on some of the runs: ``rows`` (k,), their positions."""
         sign = None if self.sign is None else self.sign[:, rows]
         return Draws(self.unit, self.weight[:, rows], sign)
 
     def first(self, count: int) -> "Draws":
-        """The first few resamples."""
+        """The first ``count`` resamples, rows of the same arrays."""
         sign = None if self.sign is None else self.sign[:count]
         return Draws(self.unit, self.weight[:count], sign)
 
 
 def group_ids(frame: pd.DataFrame) -> np.ndarray:
-    """The (size, seed) group of each run, numbered; size is N where sizes are not named."""
+    """The (size, seed) group of each run in ``frame``, numbered (n,); size may be N."""
     size = frame["size"] if "size" in frame else frame["params"]
     seed = frame["seed"] if "seed" in frame else pd.Series(0, index=frame.index)
     return pd.factorize(pd.MultiIndex.from_arrays([size.astype(str), seed.astype(str)]))[0]
@@ -54,9 +54,10 @@ def draw(
     generator: np.random.Generator,
     budgets: Sequence[tuple[float, np.ndarray]] = (),
 ) -> Draws:
-    """R = ``resamples`` draws of the runs in ``frame``; ``unit`` is one of `UNITS`.
+    """R = ``resamples`` draws of the runs in ``frame``, one row each, by ``generator``.
 
-    ``budgets``: [(C, rows)] as `runs.budget_groups` finds them; runs of none form a stratum.
+    ``unit`` is one of `UNITS`; any other raises `FlopsFitError`. ``budgets``: [(C, rows)] as
+    `runs.budget_groups` gives them; runs of none form a stratum.
     """
     n = len(frame)
     if unit == "runs":

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from flops_fit.fit.cost import Cost
-from flops_fit.fit.forms import K_, covariance
+from flops_fit.fit.forms import K_, BentDesign, Fits, covariance
+from flops_fit.fit.measure import Groups, Minimum
 from flops_fit.fit.members import MEMBERS, law_of, weights_of
 from flops_fit.fit.paths import Path
 from flops_fit.fit.surface import Data
 
 RUN_KAPPAS = (1, 2)  # of the mean for the loss of any run
 AHEAD = 8  # later budgets that a prefix is asked for
-NEAR = 2  # of them, those that weigh the members
+WEIGHING = 2  # of them, those that weigh the members
 FADE = 0.8  # weight of a test that is one budget older
 UNTESTED = 0.5  # a member that missed more of the tests than this gets no weight
 FLOOR_N, FLOOR_LOSS, FLOOR_RUNS = 0.02, 0.0008, 0.002
@@ -26,10 +27,11 @@ REFERENCE = np.log(10.0) / 2  # ln C beyond the data at which a member's own noi
 class Chain:
     """Errors of J prefixes' K members at T nodes: (K, J, T), NaN where a node is not ahead.
 
-    ``error``, ``sd``: {"params", "loss"} -> predicted less measured ln N* and ln L*, and the member's
-    own noise there; ``se`` -> (T,) of the measurement. ``runs`` (K, J, T): mean squared error of ln L
-    of the node's runs. ``log_c`` (T,); ``end``: ln C of the dearest run; ``at`` (J,): the node at which
-    each prefix ends. ``reference``: {"params", "loss"} -> (K, J), noise at `REFERENCE` beyond it.
+    ``error``, ``sd``: {"params", "loss"} -> predicted less measured ln N* and ln L*, and the noise of
+    the member there; ``se`` -> (T,) of the measurement. ``runs`` (K, J, T): mean squared error of ln L
+    of the node's runs. ``log_c`` (T,); ``end``: ln C of the most expensive run; ``at`` (J,): the node
+    at which each prefix ends. ``reference``: {"params", "loss"} -> (K, J), noise at `REFERENCE`
+    beyond it.
     """
 
     log_c: np.ndarray
@@ -43,9 +45,23 @@ class Chain:
 
 
 def chain_of(
-    data, design, log_c, masks, at, fits, nodes, minima, cost: Cost, lines: list[Path]
+    data: Data,
+    design: BentDesign,
+    log_c: np.ndarray,
+    masks: np.ndarray,
+    at: np.ndarray,
+    fits: dict[str, Fits],
+    nodes: Groups,
+    minima: list[Minimum | None],
+    cost: Cost,
+    lines: list[Path],
 ) -> Chain:
-    """Every prefix of every member asked for the nodes ahead of it."""
+    """Every prefix of every member asked for the nodes ahead of it.
+
+    ``data`` and ``design``: the n runs; ``log_c`` (n,): ln C of each; ``masks`` (J, n): 1 for the runs
+    of each prefix, which ends at the node ``at`` (J,); ``fits`` and ``lines``: the members on every
+    prefix; ``nodes``: budgets, whose measured optima are ``minima``; ``cost``: C = f(N) D.
+    """
     shape = (len(MEMBERS) + len(lines), len(masks), len(nodes))
     target = np.log([c for c, _ in nodes]) if nodes else np.zeros(0)
     measured = {
@@ -64,20 +80,20 @@ def chain_of(
         members = [i for i, member in enumerate(MEMBERS) if member.form == form]
         ends = np.tile(target[at] if nodes else [log_c.max()], len(members))
         asked = _ahead_of(ends, target)
-        found, noise = _asked(f.theta, spread, asked, data, cost)
-        for name, value in found.items():
+        optimum, noise = _asked(f.theta, spread, asked, data, cost)
+        for name, value in optimum.items():
             value = value.reshape(len(members), len(masks), -1)
-            own = noise[name].reshape(value.shape)
+            spreads = noise[name].reshape(value.shape)
             error[name][members] = value[..., :-1] - measured[name]
-            sd[name][members], reference[name][members] = own[..., :-1], own[..., -1]
+            sd[name][members], reference[name][members] = spreads[..., :-1], spreads[..., -1]
         off = (data.log_loss - design.log_surface(f.theta)) ** 2
         for t, (_, rows) in enumerate(nodes):
             used = rows[masks[-1][rows] > 0]
             if len(used):
                 squared[members, :, t] = off[:, used].mean(1).reshape(len(members), -1)
     for i, line in enumerate(lines, len(MEMBERS)):
-        found, noise = line.at(_ahead_of(target[at], target))
-        for name, value in found.items():
+        optimum, noise = line.at(_ahead_of(target[at], target))
+        for name, value in optimum.items():
             error[name][i] = value[:, :-1] - measured[name]
             sd[name][i], reference[name][i] = noise[name][:, :-1], noise[name][:, -1]
     ahead = np.arange(len(nodes)) - at[:, None]
@@ -93,7 +109,9 @@ def _ahead_of(ends: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.concatenate([every, ends[:, None] + REFERENCE], axis=1)
 
 
-def _asked(theta, spread, log_c, data: Data, cost: Cost):
+def _asked(
+    theta: np.ndarray, spread: np.ndarray, log_c: np.ndarray, data: Data, cost: Cost
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """ln N* and ln L* of R laws at (R, T) values of ln C, and their standard deviations."""
     count, many = log_c.shape
     law = law_of(np.repeat(theta, many, axis=0), data)
@@ -113,18 +131,18 @@ def _asked(theta, spread, log_c, data: Data, cost: Cost):
     )
     rise = _at_points(full, x, y)
     cov = np.repeat(spread, many, axis=0)
-    found = {"params": log_n, "loss": np.log(loss)}
+    optimum = {"params": log_n, "loss": np.log(loss)}
     noise = {
         name: np.sqrt(np.maximum(np.einsum("ri,rij,rj->r", g, cov, g, optimize=True), 0.0))
         for name, g in (("params", steps), ("loss", rise))
     }
     return (
-        {name: value.reshape(count, many) for name, value in found.items()},
+        {name: value.reshape(count, many) for name, value in optimum.items()},
         {name: value.reshape(count, many) for name, value in noise.items()},
     )
 
 
-def _at_points(theta, x, y) -> np.ndarray:
+def _at_points(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """d ln Lhat / d theta of R laws, each at its own point: (R, 7)."""
     e, p, q, alpha, beta, g, kappa = theta.T
     first, second = p - alpha * x, q + kappa * x - beta * y
@@ -139,7 +157,7 @@ def _tests(chain: Chain, prefix: int) -> np.ndarray:
     """Weights (J, T) of the tests known at a prefix: near ones on nodes up to it, fading with age."""
     ahead = np.arange(len(chain.log_c)) - chain.at[:, None]
     age = chain.at[prefix] - np.arange(len(chain.log_c))
-    known = (ahead >= 1) & (ahead <= NEAR) & (age >= 0)[None]
+    known = (ahead >= 1) & (ahead <= WEIGHING) & (age >= 0)[None]
     return np.where(known, FADE ** np.maximum(age, 0)[None], 0.0)
 
 
@@ -149,10 +167,11 @@ def _floor(most: float, noise: float) -> float:
 
 
 def weigh(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
-    """Weights (K,) of the members for N* or L* ("params", "loss"), from tests known at a prefix.
+    """Weights of shape (K,) of the members of ``chain``, from the tests known at a ``prefix``.
 
-    One over the expected squared error: the mean of the tests' squared errors with the noise of both
-    sides taken off, the member's own noise ahead, and a floor.
+    ``name``: params for N*, loss for L*; ``noise``: of the runs, in ln L. A weight is one over the
+    expected squared error: the mean of the tests' squared errors with the noise of both sides taken
+    off, the member's noise ahead, and a floor.
     """
     test = _tests(chain, prefix)
     error, sd, se = chain.error[name], chain.sd[name], chain.se[name]
@@ -163,12 +182,15 @@ def weigh(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
     mean = (extra * test).sum(axis=(1, 2)) / np.maximum(mass, 1e-12)
     mean[mass < UNTESTED * test.sum()] = np.nan
     floor = _floor(FLOOR_N if name == "params" else FLOOR_LOSS, noise)
-    own = chain.reference[name][:, prefix]
-    return _shares(np.maximum(mean, 0.0) + own**2 + floor**2)
+    ahead = chain.reference[name][:, prefix]
+    return _shares(np.maximum(mean, 0.0) + ahead**2 + floor**2)
 
 
 def weigh_runs(chain: Chain, prefix: int, noise: float) -> np.ndarray:
-    """Weights (K,) for the loss of any run, from the squared errors of the runs ahead."""
+    """Weights of shape (K,) of the members of ``chain`` for the loss of any run, known at a ``prefix``.
+
+    They follow from the squared errors of the runs ahead; ``noise``: of the runs, in ln L.
+    """
     test = _tests(chain, prefix)
     test = np.where(np.isfinite(chain.runs[0]), test, 0.0)
     if test.sum() > 0:

@@ -26,7 +26,7 @@ def listed(text: str) -> list[str]:
 # levanter (parameter_count, throughput/total_tokens), Hugging Face's Trainer
 # (num_input_tokens_seen, total_flos), OLMo, nanochat and kyo-takano/chinchilla (C, N, D).
 _NAMES = {
-    "run_id": """experiment_id run_name label name experiment exp_name exp_id run id display_name
+    "experiment_id": """run_id run_name label name experiment exp_name exp_id run id display_name
         trial_id trial job_id wandb_id""",
     "params": """params_active_precise active_params params_active num_active_params n_active_params
         num_params parameters model_size n_params params_total total_params total_parameters
@@ -99,24 +99,24 @@ MOST_NAMED = 5  # columns of a list in a note
 class Columns:
     """Columns under our names. ``names``: ours -> the file's; ``loss_unit`` as `RunTable` has it."""
 
-    frame: pd.DataFrame
+    frame: pd.DataFrame  # under our names
     names: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was recognised
     loss_unit: str = "nats"
 
 
-def fold(name) -> str:
-    """A column's name in lower case with every separator as one underscore."""
+def fold(name: object) -> str:
+    """The column's ``name`` in lower case with every separator as one underscore."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", str(name).strip())  # numParams
     return re.sub(r"[\W_]+", "_", text.lower()).strip("_")
 
 
 def bare(folded: str) -> str:
     """A folded name without the prefixes of trackers."""
-    words = folded.split("_")
-    while len(words) > 1 and words[0] in TRACKERS:
-        words = words[1:]
-    return "_".join(words)
+    parts = folded.split("_")
+    while len(parts) > 1 and parts[0] in TRACKERS:
+        parts = parts[1:]
+    return "_".join(parts)
 
 
 def _scaled_name(folded: str) -> tuple[str, float]:
@@ -133,7 +133,7 @@ def _scaled_name(folded: str) -> tuple[str, float]:
 
 def columns_for(frame: pd.DataFrame, name: str) -> list[tuple[str, float]]:
     """(column, its unit) of every column of ``frame`` that may be ``name``, the best first."""
-    found: dict[str, float] = {}
+    units: dict[str, float] = {}
     folded = {column: fold(column) for column in frame.columns}
     ways = (
         {c: (f, 1.0) for c, f in folded.items() if f not in DAYS},
@@ -144,10 +144,10 @@ def columns_for(frame: pd.DataFrame, name: str) -> list[tuple[str, float]]:
     used = 1 if name in EXACT else 4 if name in WITH_UNITS else 2
     for way in ways[:used]:
         for alias in (name, *ALIASES[name]):
-            for column, (own, unit) in way.items():
-                if own == alias and column not in found:
-                    found[column] = unit
-    return list(found.items())
+            for column, (candidate, unit) in way.items():
+                if candidate == alias and column not in units:
+                    units[column] = unit
+    return list(units.items())
 
 
 def _has_numbers(column: pd.Series) -> bool:
@@ -157,7 +157,8 @@ def _has_numbers(column: pd.Series) -> bool:
 def recognise(frame: pd.DataFrame, source: str, loss_column: str | None = None) -> Columns:
     """``frame`` with our names for its columns, numbers read as people write them.
 
-    ``loss_column`` names the file's column of the loss, which is else chosen by `LOSSES`.
+    ``loss_column`` names the file's column of the loss, which is else chosen by `LOSSES`; ``source``
+    names the file in messages.
     """
     out = Columns(pd.DataFrame(index=frame.index))
     _take_loss(frame, source, loss_column, out)
@@ -193,10 +194,10 @@ def _take(frame: pd.DataFrame, name: str, possible: list[tuple[str, float]], out
             cells = (values * unit).where(values.notna(), cells)
     out.names[name] = column
     out.frame[name] = cells
-    if fold(column) == name or name in ("epochs", "unique_tokens"):
+    if fold(column) in (name, "run_id") or name in ("epochs", "unique_tokens"):
         return
     times = f", times {unit:g}" if unit != 1.0 else ""
-    there = "" if name == "run_id" else _there_too([c for c, _ in others])
+    there = "" if name == "experiment_id" else _there_too([c for c, _ in others])
     out.notes.append(f"column {legible(column)} read as {name}{times}{there}")
 
 
@@ -212,7 +213,7 @@ def _there_too(others: list[str], how: str = "") -> str:
 
 
 def losses_in(frame: pd.DataFrame) -> list[str]:
-    """The columns that may be the loss, the best first."""
+    """The columns of ``frame`` that may be the loss, the best first."""
     ranked = [(_loss_rank(fold(c)), i, c) for i, c in enumerate(frame.columns)]
     return [c for rank, _, c in sorted(r for r in ranked if r[0] is not None)]
 
@@ -222,13 +223,13 @@ def _loss_rank(folded: str) -> int | None:
     for name in (folded, bare(folded)):
         if name in LOSSES:
             return LOSSES.index(name)
-    words = set(folded.split("_"))
-    is_loss = words & LOSS_WORDS or "cross_entropy" in folded or "bits_per" in folded
-    if not is_loss or words & NO_LOSS:
+    parts = set(folded.split("_"))
+    is_loss = parts & LOSS_WORDS or "cross_entropy" in folded or "bits_per" in folded
+    if not is_loss or parts & NO_LOSS:
         return None
-    if words & HELD_OUT or "held_out" in folded:
+    if parts & HELD_OUT or "held_out" in folded:
         return LOSSES.index(HELD_OUT_LOSS)
-    return LOSSES.index(TRAINING_LOSS if words & TRAINING else OTHER_LOSS)
+    return LOSSES.index(TRAINING_LOSS if parts & TRAINING else OTHER_LOSS)
 
 
 def _take_loss(frame: pd.DataFrame, source: str, asked: str | None, out: Columns) -> None:
@@ -245,22 +246,22 @@ def _take_loss(frame: pd.DataFrame, source: str, asked: str | None, out: Columns
                 "eval/loss, final_loss, train/loss and the like, perplexity, or any column named by "
                 f"--loss (fit.loss_column){_separator_hint(frame)}"
             )
-    words = set(fold(column).split("_"))
+    parts = set(fold(column).split("_"))
     cells, example = spoken_floats(frame[column], decimal_commas=True)
     if example:
         out.notes.append(f"column {legible(column)}: {example}")
     cells = cells.where(cells.notna(), frame[column]) if example else frame[column]
     out.names["loss"] = column
-    if words & PERPLEXITY:
+    if parts & PERPLEXITY:
         values, _ = spoken_floats(cells)
         with np.errstate(divide="ignore", invalid="ignore"):
             out.frame["loss"] = np.log(values)
-        per = next((u for u in ("word", "byte", "character", "char") if u in words), None)
+        per = next((u for u in ("word", "byte", "character", "char") if u in parts), None)
         out.loss_unit = f"nats per {per}" if per else "nats"
         out.notes.append(f"column {legible(column)} read as perplexity; loss = ln(perplexity)")
         return
     out.frame["loss"] = cells
-    if "bpb" in words or "bits_per_byte" in fold(column):
+    if "bpb" in parts or "bits_per_byte" in fold(column):
         out.loss_unit = "bits per byte"
     others = _there_too([c for c in possible if c != column], "; --loss (fit.loss_column) chooses")
     if fold(column) != "loss" or others:
@@ -275,7 +276,10 @@ def _perplexities(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def named_column(frame: pd.DataFrame, asked: str, what: str) -> str:
-    """The column of ``frame`` called ``asked``, in the file's or folded spelling."""
+    """The column of ``frame`` called ``asked``, in the file's or folded spelling.
+
+    Raises `FlopsFitError` where there is none; ``what`` then says where the name is from.
+    """
     if asked in frame.columns:
         return asked
     for column in frame.columns:

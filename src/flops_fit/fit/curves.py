@@ -10,9 +10,18 @@ from flops_fit.files import read_json
 from flops_fit.fit.formats import read_table
 from flops_fit.fit.tables import positive
 
+COLUMNS = ("experiment_id", "tokens", "flops", "loss")
+
+
+def named_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with the names of its runs in a column experiment_id, where it was run_id."""
+    if "experiment_id" in frame or "run_id" not in frame:
+        return frame
+    return frame.rename(columns={"run_id": "experiment_id"})
+
 
 def read_curves(path: str | Path) -> pd.DataFrame:
-    """Loss curves as columns run_id, tokens, flops, loss.
+    """Loss curves as columns experiment_id, tokens, flops, loss.
 
     ``path``: a CSV with these columns, or results.json, whose runs without a curve, or not
     completed, are passed over. Raises `FlopsFitError` naming file and column or run.
@@ -20,47 +29,49 @@ def read_curves(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if path.suffix != ".json":
         table = read_table(path)
-        frame, rows = table.frame, pd.Series(table.rows)
-        missing = {"run_id", "tokens", "flops", "loss"} - set(frame.columns)
+        frame, rows = named_runs(table.frame), pd.Series(table.rows)
+        missing = set(COLUMNS) - set(frame.columns)
         if missing:
             raise FlopsFitError(f"{path}: loss curves lack the column {sorted(missing)[0]!r}")
         for name in ("tokens", "flops", "loss"):
             frame[name] = positive(frame[name], rows, str(path))
         return frame
-    records, parts = read_json(path), []
+    records = read_json(path)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise FlopsFitError(f"{path}: expected a JSON list of runs, one object each")
-    for record in records:
-        curve = record.get("loss_curve")
-        if not isinstance(curve, dict) or not curve.get("tokens"):
-            continue
-        if record.get("status", "completed") != "completed":
-            continue
-        nested = record["experiment"] if isinstance(record.get("experiment"), dict) else {}
-        rate = record.get("flops_per_token", nested.get("flops_per_token"))
-        name = record.get("experiment_id", nested.get("experiment_id", record.get("run_id")))
-        if rate is None or name is None:
-            continue
-        try:
-            tokens, loss = (np.asarray(curve[key], dtype=float) for key in ("tokens", "loss"))
-            columns = {
-                "run_id": name,
-                "tokens": tokens,
-                "flops": float(rate) * tokens,
-                "loss": loss,
-            }
-            parts.append(pd.DataFrame(columns))
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise FlopsFitError(
-                f"{path}: the loss curve of {name!r}; allowed: tokens and loss, lists of as many numbers"
-            ) from None
+    parts = [part for record in records if (part := _curve(record, path)) is not None]
     if not parts:
-        return pd.DataFrame(columns=["run_id", "tokens", "flops", "loss"])
+        return pd.DataFrame(columns=list(COLUMNS))
     return pd.concat(parts, ignore_index=True)
 
 
+def _curve(record: dict, path: Path) -> pd.DataFrame | None:
+    """The loss curve of one record; None where it has none, or did not complete."""
+    curve = record.get("loss_curve")
+    if not isinstance(curve, dict) or not curve.get("tokens"):
+        return None
+    if record.get("status", "completed") != "completed":
+        return None
+    nested = record["experiment"] if isinstance(record.get("experiment"), dict) else {}
+    rate = record.get("flops_per_token", nested.get("flops_per_token"))
+    name = record.get("experiment_id", nested.get("experiment_id", record.get("run_id")))
+    if rate is None or name is None:
+        return None
+    try:
+        tokens, loss = (np.asarray(curve[key], dtype=float) for key in ("tokens", "loss"))
+        flops = float(rate) * tokens
+        return pd.DataFrame(dict(zip(COLUMNS, (name, tokens, flops, loss), strict=True)))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise FlopsFitError(
+            f"{path}: the loss curve of {name!r}; allowed: tokens and loss, lists of as many numbers"
+        ) from None
+
+
 def read_points(path: str | Path) -> pd.DataFrame:
-    """A CSV of points to predict, with positive numbers in params and tokens."""
+    """The points to predict in the CSV file ``path``: columns params and tokens, N and D.
+
+    Raises `FlopsFitError` where a column is missing or a number is not positive.
+    """
     table = read_table(path)
     frame, rows = table.frame, pd.Series(table.rows)
     if frame.empty:

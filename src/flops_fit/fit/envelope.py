@@ -31,8 +31,8 @@ def _smooth(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
 def _table(runs: Runs, curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """ln C of the levels (k,) and the loss of each run there (n, k); inf off its curve."""
     parts = {}
-    rows = {name: i for i, name in enumerate(runs.frame["run_id"])}
-    for name, curve in curves.groupby("run_id"):
+    rows = {name: i for i, name in enumerate(runs.frame["experiment_id"])}
+    for name, curve in curves.groupby("experiment_id"):
         curve = curve[(curve["flops"] > 0) & np.isfinite(curve["loss"])].sort_values("flops")
         if str(name) in rows and len(curve) >= 2:
             log_c = np.log(curve["flops"].to_numpy(dtype=float))
@@ -47,7 +47,9 @@ def _table(runs: Runs, curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return levels, table
 
 
-def _minima(log_n: np.ndarray, table: np.ndarray):
+def _minima(
+    log_n: np.ndarray, table: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """N*, loss, curvature and bracketed, each (R, k), from losses (R, sizes, k) at ln N (sizes,)."""
     lowest = np.argmin(table, axis=1)
     inner = np.clip(lowest, 1, len(log_n) - 2)
@@ -66,9 +68,10 @@ def _minima(log_n: np.ndarray, table: np.ndarray):
 def estimate_envelope(
     runs: Runs, curves: pd.DataFrame, draws: Draws | None = None, weight: np.ndarray | None = None
 ) -> Estimate:
-    """Approach 1 on ``runs`` with their ``curves`` (columns run_id, flops, loss).
+    """Approach 1 on ``runs`` with their ``curves`` (columns experiment_id, flops, loss).
 
-    ``weight`` (n,) leaves runs out. Resamples drop the curves of runs that they do not hold.
+    ``weight`` (n,): 0 leaves a run out. ``draws``: resamples, which drop the curves of runs that they
+    do not hold.
     """
     weight = np.ones(len(runs)) if weight is None else weight
     levels, table = _table(runs, curves)

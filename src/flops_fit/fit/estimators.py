@@ -8,8 +8,15 @@ import pandas as pd
 
 from flops_fit.fit.bootstrap import Draws
 from flops_fit.fit.cost import Cost
-from flops_fit.fit.identify import Verdict, judge
-from flops_fit.fit.isoflop import STATUSES, Minima, akima_minimum, parabola_minimum, path_law
+from flops_fit.fit.identify import Identification, identify
+from flops_fit.fit.isoflop import (
+    FEWEST_SIZES,
+    STATUSES,
+    Minima,
+    akima_minimum,
+    parabola_minimum,
+    path_law,
+)
 from flops_fit.fit.laws import PathLaw, SurfaceLaw
 from flops_fit.fit.newton import minimise
 from flops_fit.fit.surface import (
@@ -26,6 +33,7 @@ from flops_fit.fit.surface import (
 )
 
 USABLE = ("converged", "at_bound", "bracketed")  # statuses of an estimate that can answer
+ONE_BUDGET_SPAN = 2.0  # span of C below which all runs are those of one budget
 
 
 @dataclass(frozen=True)
@@ -33,18 +41,18 @@ class Runs:
     """What every estimator sees: a checked frame, its budgets [(C, rows)] and the cost model."""
 
     frame: pd.DataFrame
-    groups: list[tuple[float, np.ndarray]]
+    groups: list[tuple[float, np.ndarray]]  # C of each budget and the rows of its runs
     cost: Cost
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def column(self, name: str) -> np.ndarray:
-        """A column as an array (n,)."""
+        """The column ``name`` as an array of shape (n,)."""
         return self.frame[name].to_numpy(dtype=float)
 
     def below(self, flops: float) -> "Runs":
-        """The runs of cheaper budgets only (or of cheaper cost, where there are no budgets)."""
+        """The runs of budgets cheaper than ``flops``, or of cheaper cost where there are no budgets."""
         if self.groups:
             rows = np.sort(np.concatenate([r for c, r in self.groups if c < flops]))
         else:
@@ -52,7 +60,7 @@ class Runs:
         return self.take(rows)
 
     def take(self, rows: np.ndarray) -> "Runs":
-        """The chosen runs; ``rows`` ascending."""
+        """The runs at ``rows``, an ascending array of shape (k,)."""
         place = np.full(len(self), -1)
         place[rows] = np.arange(len(rows))
         groups = [(c, place[r][place[r] >= 0]) for c, r in self.groups]
@@ -61,10 +69,10 @@ class Runs:
 
 
 class SurfaceDetail(NamedTuple):
-    """Behind an estimate by a surface: the fit and its judgement."""
+    """Behind an estimate by a surface: the fit and how well the runs determine it."""
 
     fit: Surface
-    verdict: Verdict
+    identified: Identification
 
 
 class MinimaDetail(NamedTuple):
@@ -85,15 +93,15 @@ class Estimate:
     ``weight`` (n,) is 1 for the runs used, ``draw_weight`` (R, n) the same inside each resample.
     """
 
-    name: str
+    name: str  # of the estimator
     law: SurfaceLaw | PathLaw
-    status: str
-    reason: str
+    status: str  # usable where it is one of `USABLE`
+    reason: str  # for the status
     weight: np.ndarray
     draws: SurfaceLaw | PathLaw | None = None
     usable: np.ndarray | None = None
     draw_weight: np.ndarray | None = None
-    detail: SurfaceDetail | MinimaDetail | EnvelopeDetail | None = None
+    detail: SurfaceDetail | MinimaDetail | EnvelopeDetail | None = None  # what is behind it
 
     @property
     def surface(self) -> SurfaceDetail:
@@ -114,7 +122,7 @@ FORMS = {"surface": free_form, "tied": tied_form}
 
 
 def surface_law(theta: np.ndarray, centre: tuple[float, float]) -> SurfaceLaw:
-    """The law of theta (R, 5), with the centring undone."""
+    """The law of ``theta`` of shape (R, 5), with the ``centre`` of ln N and ln D put back."""
     theta = np.atleast_2d(theta)
     e, p, q, alpha, beta = theta.T
     return SurfaceLaw(
@@ -132,35 +140,41 @@ def estimate_surface(
     profile: bool = False,
     start: np.ndarray | None = None,
 ) -> Estimate:
-    """Approach 3 on ``runs`` and on every resample; ``profile`` adds the profile of E.
+    """Approach 3 (Hoffmann et al. 2022) on ``runs`` and on every resample of ``draws``.
 
-    ``start``: a law known to be near, as `fit_surface` takes it.
+    ``delta``, ``exclude`` and ``start``: as `fit_surface` takes them, of the same shapes.
+    ``form``: surface, tied or fixed_e, which holds E at ``fixed_e``; ``profile`` adds the profile
+    of E.
     """
     data = Data.of(runs.column("params"), runs.column("tokens"), runs.column("loss"))
-    shape = fixed_e_form(data, fixed_e) if form == "fixed_e" else FORMS[form](data)
+    if form == "fixed_e":
+        assert fixed_e is not None
+        shape = fixed_e_form(data, fixed_e)
+    else:
+        shape = FORMS[form](data)
     fit = fit_surface(data, shape, delta, exclude, start=start)
-    verdict = judge(data, fit, profile)
+    identified = identify(data, fit, profile)
     law = surface_law(fit.theta, fit.centre)
     if draws is None:
         return Estimate(
             form,
             law,
-            verdict.status,
-            verdict.reason,
+            identified.status,
+            identified.reason,
             fit.weight,
-            detail=SurfaceDetail(fit, verdict),
+            detail=SurfaceDetail(fit, identified),
         )
     refit = refit_surface(data, fit, draws, delta == "auto", exclude == "auto")
     return Estimate(
         form,
         law,
-        verdict.status,
-        verdict.reason,
+        identified.status,
+        identified.reason,
         fit.weight,
         surface_law(refit.theta[refit.usable], fit.centre),
         refit.usable,
         refit.weight,
-        SurfaceDetail(fit, verdict),
+        SurfaceDetail(fit, identified),
     )
 
 
@@ -177,10 +191,10 @@ class Refit:
 def refit_surface(
     data: Data, fit: Surface, draws: Draws, auto_delta: bool, auto_exclude: bool
 ) -> Refit:
-    """The surface of every resample, each started from the estimate.
+    """The surface of every one of ``draws``, each started from the estimate ``fit`` on ``data``.
 
-    The threshold and the exclusions are found again inside each resample, so that their
-    uncertainty is part of the interval.
+    The threshold (if ``auto_delta``) and the exclusions (if ``auto_exclude``) are determined again
+    inside each resample, so that their uncertainty is part of the interval.
     """
     log_loss: np.ndarray = data.log_loss[None]
     weight = draws.weight
@@ -198,11 +212,11 @@ def refit_surface(
     batch = minimise(fit.form, theta, log_loss, weight, delta, data.design)
     if auto_delta or auto_exclude:
         residual = log_loss - data.design.log_surface(batch.theta)
-        # A resample holds fewer distinct runs, so its residuals are smaller by the unknowns' share.
-        unknowns, held = fit.form.size, (weight > 0).sum(axis=1)
-        shrunk = 1 - unknowns / np.maximum(held, unknowns + 1)
+        # A resample holds fewer distinct runs, so its residuals are smaller by the parameters' share.
+        parameters, held = fit.form.size, (weight > 0).sum(axis=1)
+        shrunk = 1 - parameters / np.maximum(held, parameters + 1)
         scale = robust_scale(residual, weight) * np.sqrt(
-            max(1 - unknowns / fit.n_runs, 1 / fit.n_runs) / shrunk
+            max(1 - parameters / fit.n_runs, 1 / fit.n_runs) / shrunk
         )
         if auto_exclude:
             weight = weight * ~far_runs(residual, weight, scale)
@@ -220,19 +234,23 @@ def estimate_isoflop(
     curve: str = "parabola",
     window: float | None = None,
 ) -> Estimate:
-    """Approach 2. ``weight`` (n,) and ``draw_weight`` (R, n) carry the exclusions."""
+    """Approach 2 (Hoffmann et al. 2022) on ``runs`` and on every resample of ``draws``.
+
+    ``weight`` (n,) and ``draw_weight`` (R, n) carry the exclusions. ``curve``: parabola or akima;
+    ``window``: the factor in N around the lowest run that a parabola sees.
+    """
     weight = np.ones(len(runs)) if weight is None else weight
     x, loss = np.log(runs.column("params")), runs.column("loss")
     budgets, minima = [], []
 
-    def minimum(rows, losses, weights, fewest) -> Minima:
+    def minimum(rows: np.ndarray, losses: np.ndarray, weights: np.ndarray, fewest: int) -> Minima:
         if curve == "akima":
             return akima_minimum(x[rows], losses, weights, fewest)
         return parabola_minimum(x[rows], losses, weights, window, fewest)
 
     for flops, rows in runs.groups:
         budgets.append(flops)
-        minima.append(minimum(rows, loss[rows], weight[None, rows], 4))
+        minima.append(minimum(rows, loss[rows], weight[None, rows], FEWEST_SIZES))
     log_c = np.log(budgets)
     status = np.array([int(m.status[0]) for m in minima], dtype=int)
     law, how, why = path_through(log_c, minima)
@@ -262,14 +280,17 @@ def estimate_isoflop(
         np.where(ok, np.stack([getattr(m, f) for m in resampled], axis=1)[usable], 0.0)
         for f in ("log_n", "loss", "curvature")
     ]
-    drawn = path_law(log_c, *stacked, ok.astype(float))
+    drawn = path_law(log_c, stacked[0], stacked[1], stacked[2], ok.astype(float))
     return Estimate(
         name, law, how, why, weight, drawn, usable, detail=MinimaDetail(budgets, minima)
     )
 
 
 def path_through(log_c: np.ndarray, minima: list[Minima]) -> tuple[PathLaw, str, str]:
-    """Law through the bracketed minima (through all of them if fewer than two are), and status."""
+    """The law through the bracketed ``minima``, one for each of ``log_c``, its status and reason.
+
+    With fewer than two bracketed ones it goes through all of them.
+    """
     if not minima:
         flat = PathLaw(np.array([[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]))
         return flat, "too_few_points", "no shared budgets, so no minima"
@@ -279,10 +300,10 @@ def path_through(log_c: np.ndarray, minima: list[Minima]) -> tuple[PathLaw, str,
     stacked = [
         np.array([[getattr(m, f)[0] for m in minima]]) for f in ("log_n", "loss", "curvature")
     ]
-    law = path_law(log_c, *stacked, weight)
+    law = path_law(log_c, stacked[0], stacked[1], stacked[2], weight)
     if good.sum() >= 2:
         lost = len(good) - int(good.sum())
-        words = f"{int(good.sum())} of {len(good)} minima bracketed"
-        return law, "bracketed", words if lost else f"all {len(good)} minima bracketed"
+        text = f"{int(good.sum())} of {len(good)} minima bracketed"
+        return law, "bracketed", text if lost else f"all {len(good)} minima bracketed"
     worst = STATUSES[int(np.bincount(status[~good]).argmax())] if not good.all() else STATUSES[3]
     return law, worst, f"{int(good.sum())} of {len(good)} minima bracketed; at least 2 are needed"

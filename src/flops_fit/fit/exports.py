@@ -15,10 +15,11 @@ WITHIN = ("*", "files/*")  # of a run's folder: where Weights & Biases keeps wan
 
 
 def read_folder(path: Path) -> tuple[Table, list[str]]:
-    """The runs of a folder as one table, numbered in the order of its files, and what was done.
+    """The runs in the folder ``path`` as one table, one row per file in order, and notes on how.
 
     A file is one run, named after it: its only object or row, or of a history the last value of
-    each column. A file whose rows differ in N is a table of runs, taken as a whole.
+    each column. A file whose rows differ in N is a table of runs, taken as a whole. Raises
+    `FlopsFitError` where no file is a table.
     """
     parts, histories = [], 0
     for entry in sorted(path.glob("[!.]*")):
@@ -34,7 +35,7 @@ def read_folder(path: Path) -> tuple[Table, list[str]]:
         run: dict = {"file": entry.name}
         for frame in frames:
             run |= frame.ffill().iloc[-1].dropna().to_dict() if len(frame) else {}
-        run.setdefault("run_id", entry.stem if entry.is_file() else entry.name)
+        run.setdefault("experiment_id", entry.stem if entry.is_file() else entry.name)
         parts.append(pd.DataFrame([run]))
     if not parts:
         raise FlopsFitError(f"{path}: no tables in this folder; allowed: files {', '.join(READ)}")

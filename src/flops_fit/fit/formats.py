@@ -53,7 +53,7 @@ class Table:
 
 
 def kind_of(path: Path) -> str:
-    """The suffix of a file in lower case, without that of its compression."""
+    """The suffix of the file ``path`` in lower case, without that of its compression."""
     suffixes = [s.lower() for s in path.suffixes]
     return next((s for s in reversed(suffixes) if s not in OPENERS), "")
 
@@ -158,19 +158,19 @@ def _read_json(path: Path, lines_first: bool) -> Table:
         text = _text_of(path)
     except UnicodeDecodeError as error:
         raise FlopsFitError(f"{path}: not valid JSON ({error})") from None
-    found = _json_lines(text) if lines_first else None
-    if found is None:
+    numbered = _json_lines(text) if lines_first else None
+    if numbered is None:
         try:
             rows = _records(json.loads(text))
         except (ValueError, RecursionError) as error:
-            found = None if lines_first else _json_lines(text)
-            if found is None:
+            numbered = None if lines_first else _json_lines(text)
+            if numbered is None:
                 raise FlopsFitError(f"{path}: not valid JSON ({error})") from None
         else:
             if rows is None:
                 raise FlopsFitError(f"{path}: expected a JSON list of runs, one object each")
-            found = list(range(1, len(rows) + 1)), rows
-    numbers, rows = found
+            numbered = list(range(1, len(rows) + 1)), rows
+    numbers, rows = numbered
     try:
         frame = pd.DataFrame([_flat(row) for row in rows])
     except RecursionError:
@@ -180,7 +180,7 @@ def _read_json(path: Path, lines_first: bool) -> Table:
 
 def _json_lines(text: str) -> tuple[list[int], list[dict]] | None:
     """(line numbers, objects) of a text with one JSON object a line, None where it is none."""
-    found = []
+    numbered = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -189,11 +189,11 @@ def _json_lines(text: str) -> tuple[list[int], list[dict]] | None:
                 return None
             if not isinstance(value, dict):
                 return None
-            found.append((number, value))
-    return ([n for n, _ in found], [v for _, v in found]) if found else None
+            numbered.append((number, value))
+    return ([n for n, _ in numbered], [v for _, v in numbered]) if numbered else None
 
 
-def _records(value) -> list[dict] | None:
+def _records(value: object) -> list[dict] | None:
     """The runs of a JSON value: a list, a list under a name, columns, or runs by name; else None."""
     if isinstance(value, dict):
         listed = next((value[k] for k in LISTS if isinstance(value.get(k), list)), None)
@@ -211,7 +211,7 @@ def _records(value) -> list[dict] | None:
                 keys = list(dict.fromkeys(cells))
                 value = [{c: v.get(k) for c, v in value.items()} for k in keys]
             else:
-                value = [{"run_id": name, **run} for name, run in value.items()]
+                value = [{"experiment_id": name, **run} for name, run in value.items()]
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return value
     return None
@@ -236,7 +236,7 @@ def _flat(row: dict, prefix: str = "") -> dict:
 
 
 def record_in(path: Path) -> dict | None:
-    """The flat record of a JSON file that holds one object and no list of runs, else None."""
+    """The flat record in the JSON file ``path``, None where it holds more than one object."""
     if kind_of(path) != ".json":
         return None
     try:

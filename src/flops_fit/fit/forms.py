@@ -9,11 +9,12 @@ noise whose logarithm (ln gamma / 0.7, kappa / 0.15) is off by as many robust sc
 the scale goes to zero and the prior with it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from flops_fit.fit.newton import Design, Form, minimise
+from flops_fit.fit.newton import Derivatives, Design, Form, minimise
 from flops_fit.fit.surface import EFFICIENCY, SCALE_FLOOR, Data, robust_scale
 
 E_, P_, Q_, ALPHA_, BETA_, G_, K_ = range(
@@ -26,7 +27,7 @@ FREE = {"classic": (), "gamma": (G_,), "B(N)": (K_,), "gamma + B(N)": (G_, K_)}
 LADDER = (3e-2, 1e-2, 3e-3)
 START_E = (0.3, 0.6, 0.8, 0.9)  # of the lowest loss
 START_GAMMA = (0.5, 1.0, 2.0)
-GRID = np.geomspace(0.03, 2.0, 16)
+EXPONENT_STARTS = np.geomspace(0.03, 2.0, 16)
 MOST, CLOSE = 150, 1e-13  # iterations, and the relative decrease at which a fit ends
 FEW, ROUGH = 20, 1e-6  # the same where a fit is one of many
 FARTHEST = 500.0  # ln: exp of it is still finite
@@ -45,11 +46,15 @@ class BentDesign(Design):
         self.powers = np.stack([one, x, y, x * x, x * y, y * y], axis=1)
 
     def take(self, rows: np.ndarray) -> "BentDesign":
-        """The same at some of the inputs."""
+        """The same at some of the inputs: ``rows`` (k,), their positions."""
         return BentDesign(self.x[rows], self.y[rows])
 
-    def parts(self, theta: np.ndarray):
-        """gamma (R, 1), the first term's share, ln of (...)^gamma, its share of Lhat, ln Lhat."""
+    def parts(self, theta: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The parts of the law for ``theta`` (R, 7) at the n inputs.
+
+        gamma (R, 1), then of shape (R, n): the first term's share of the sum, ln of (...)^gamma,
+        its share of Lhat, and ln Lhat.
+        """
         e, p, q, alpha, beta, g, k = theta.T[:, :, None]
         first = p - alpha * self.x
         ratio = np.exp(np.minimum(q + k * self.x - beta * self.y - first, FARTHEST))
@@ -59,20 +64,28 @@ class BentDesign(Design):
         return gamma, 1 / (1 + ratio), bent, above / (1 + above), e + np.log1p(above)
 
     def log_surface(self, theta: np.ndarray) -> np.ndarray:
-        """ln Lhat (R, n) for theta (R, 7)."""
+        """ln Lhat, of shape (R, n), for ``theta`` (R, 7)."""
         return self.parts(theta)[-1]
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """d ln Lhat / d theta, (R, n, 7)."""
+        """d ln Lhat / d theta at ``theta`` (R, 7), of shape (R, n, 7)."""
         gamma, w1, bent, s, _ = self.parts(theta)
         j1, j2 = s * gamma * w1, s * gamma * (1 - w1)
         return np.stack([1 - s, j1, j2, -self.x * j1, -self.y * j2, s * bent, self.x * j2], axis=-1)
 
-    def derivatives(self, theta, log_loss, weight, delta, with_metric=True):
-        """F (R,), its gradient (7, R), Hessian and damping metric (7, 7, R; or None).
+    def derivatives(
+        self,
+        theta: np.ndarray,
+        log_loss: np.ndarray,
+        weight: np.ndarray,
+        delta: np.ndarray,
+        with_metric: bool = True,
+    ) -> Derivatives:
+        """F (R,), gradient (7, R), Hessian and damping metric (7, 7, R; or None) at ``theta`` (R, 7).
 
-        F adds to the sum of Huber losses half of (scale x deviation / `PRIOR_SD`)^2, with the scale
-        that belongs to the threshold, delta / 1.345.
+        ``log_loss`` and ``weight``: (n,) or (R, n); ``delta``: thresholds (R, 1); ``with_metric``:
+        whether the metric is computed. F adds to the sum of Huber losses half of (scale x
+        deviation / `PRIOR_SD`)^2, with the scale that belongs to the threshold, delta / 1.345.
         """
         gamma, w1, bent, s, total = self.parts(theta)
         r = log_loss - total
@@ -118,7 +131,7 @@ class BentDesign(Design):
                     matrix[i, i] += pull[:, i]
         return objective, gradient, hessian, metric
 
-    def _spread(self, parts) -> np.ndarray:
+    def _spread(self, parts: list[np.ndarray]) -> np.ndarray:
         """Sums over the runs of parts (e, z1, z2, g), by parameter: (7, R)."""
         e, first, second, g = parts
         one, two = first @ self.powers[:, :2], second @ self.powers[:, :3]
@@ -156,7 +169,7 @@ class Fits:
 
 
 def bent_form(data: Data, name: str) -> Form:
-    """One of `FREE`: the classic five unknowns, and gamma or kappa beside them."""
+    """The form ``name`` of `FREE` for ``data``: five parameters, and gamma or kappa beside them."""
     low, high = data.log_loss.min(), data.log_loss.max()
     lower = np.array(
         [
@@ -176,14 +189,15 @@ def bent_form(data: Data, name: str) -> Form:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of a wild run; what is not finite is not taken
-def starts_for(data: Data, weight: np.ndarray, gammas=START_GAMMA) -> np.ndarray:
+def starts_for(data: Data, weight: np.ndarray, gammas: Sequence[float] = START_GAMMA) -> np.ndarray:
     """One start (7,) for each E and gamma of a grid: the best pair of exponents, A and B >= 0.
 
-    (L - E)^(1 / gamma) is linear in A and B, so each pair of exponents is a small linear problem.
+    ``data``: the n runs, of ``weight`` (n,); ``gammas``: those tried. (L - E)^(1 / gamma) is linear in
+    A and B, so each pair of exponents is a small linear problem.
     """
     starts = []
     x, y = data.design.x, data.design.y
-    left, right = np.exp(-np.outer(GRID, x)), np.exp(-np.outer(GRID, y))
+    left, right = np.exp(-np.outer(EXPONENT_STARTS, x)), np.exp(-np.outer(EXPONENT_STARTS, y))
     for share in START_E:
         e = share * np.exp(data.log_loss[weight > 0].min())
         room = np.log(np.exp(data.log_loss) - min(e, 0.999 * np.exp(data.log_loss.min())))
@@ -196,13 +210,14 @@ def starts_for(data: Data, weight: np.ndarray, gammas=START_GAMMA) -> np.ndarray
             ca = (ra[:, None] * bb - ab * rb) / det
             cb = (aa[:, None] * rb - ab * ra[:, None]) / det
             gain = np.where((ca > 0) & (cb > 0), ca * ra[:, None] + cb * rb, -np.inf)
-            i, j = np.unravel_index(np.argmax(gain), gain.shape)
+            i, j = map(int, np.unravel_index(np.argmax(gain), gain.shape))
             if np.isfinite(gain[i, j]):
                 terms = [np.log(ca[i, j]), np.log(cb[i, j])]
             else:  # one wild run decides the weights: any finite start, with equal terms
-                i = j = len(GRID) // 2
+                i = j = len(EXPONENT_STARTS) // 2
                 terms = [float(np.median(room)) / gamma - np.log(2)] * 2
-            starts.append([np.log(e), *terms, GRID[i], GRID[j], np.log(gamma), 0.0])
+            exponents = [EXPONENT_STARTS[i], EXPONENT_STARTS[j]]
+            starts.append([np.log(e), *terms, *exponents, np.log(gamma), 0.0])
     return np.array(starts).reshape(-1, 7)
 
 
@@ -215,10 +230,11 @@ def fit_bent(
     starts: np.ndarray,
     keep: int = 3,
 ) -> Fits:
-    """The law of one form for R weightings (R, n) of the runs ``held``, from S starts (S, 7) each.
+    """The law of one ``form`` for R weightings ``weight`` (R, n) of the runs ``held`` (R, n).
 
-    All starts take a few steps under a wide threshold; the best ``keep`` of each problem go down
-    the ladder, the best one settles roughly with its own threshold, 1.345 robust scales.
+    ``data`` and ``design``: the n runs; ``starts`` (S, 7): of each problem. All starts take a few steps
+    under a wide threshold; the best ``keep`` of each problem go down the ladder, the best one settles
+    roughly with its threshold, 1.345 robust scales.
     """
     count, many = len(weight), len(starts)
     log_loss = data.log_loss
@@ -240,21 +256,24 @@ def fit_bent(
 
 
 def settle(
-    data,
-    design,
-    form,
-    weight,
-    theta,
-    delta,
-    rounds=SETTLING,
-    log_loss=None,
+    data: Data,
+    design: BentDesign,
+    form: Form,
+    weight: np.ndarray,
+    theta: np.ndarray,
+    delta: float | np.ndarray,
+    rounds: int = SETTLING,
+    log_loss: np.ndarray | None = None,
     *,
-    count,
-    close=CLOSE,
-    most=MOST,
+    count: np.ndarray,
+    close: float = CLOSE,
+    most: int = MOST,
 ) -> Fits:
-    """Let the threshold follow the robust scale of each problem, from theta (R, 7) nearby.
+    """Let the threshold follow the robust scale of each problem, from ``theta`` (R, 7) nearby.
 
+    ``data`` and ``design``: the n runs, fitted by ``form`` under ``weight`` (R, n); ``delta``: the first
+    thresholds, a number or (R,); ``rounds``: at most so many; ``log_loss`` (R, n): instead of that of
+    the runs; ``close`` and ``most``: relative decrease and number of iterations at which a fit ends.
     ``count`` (R, n): how often each run is there. The scale is taken over it, since under weights
     C^kappa a few runs could carry half of the mass, and be fitted exactly.
     """
@@ -278,11 +297,14 @@ def settle(
 
 
 def polish(data: Data, form: Form, theta: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Gauss-Newton steps by QR with residuals in extended precision, for exact data."""
+    """``theta`` (7,) of ``form`` after Gauss-Newton steps in extended precision, for exact ``data``.
+
+    By QR, with residuals of the n runs of ``weight`` (n,) in extended precision.
+    """
     wide = BentDesign(data.design.x.astype(np.longdouble), data.design.y.astype(np.longdouble))
     root = np.sqrt(weight)[:, None]
 
-    def residual(at):
+    def residual(at: np.ndarray) -> np.ndarray:
         return data.log_loss - wide.log_surface(at[None].astype(np.longdouble))[0]
 
     r = residual(theta)
@@ -300,7 +322,8 @@ def polish(data: Data, form: Form, theta: np.ndarray, weight: np.ndarray) -> np.
 def covariance(data: Data, design: BentDesign, fits: Fits, weight: np.ndarray) -> np.ndarray:
     """Sandwich covariance (R, 7, 7) of theta: inverse Hessian, scores squared, inverse Hessian.
 
-    Inflated by n / (n - unknowns) with n the effective number of runs (sum w)^2 / sum w^2.
+    ``data`` and ``design``: the n runs; ``fits``: R of them, under ``weight`` (R, n). Inflated by
+    n / (n - parameters) with n the effective number of runs (sum w)^2 / sum w^2.
     """
     jacobian = design.jacobian(fits.theta) @ fits.form.basis
     delta = EFFICIENCY * fits.scale[:, None]

@@ -1,4 +1,4 @@
-"""Can these runs identify five unknowns? Status in words, condition number, profile of E."""
+"""Do these runs determine five parameters? Status, condition number, profile of E."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from flops_fit.fit.surface import (
     ladder,
 )
 
-FEWEST_RUNS = 7  # five unknowns and two runs to test them
+FEWEST_TESTABLE = 7  # runs: one for each of five parameters, and two to test them
 FEWEST_DISTINCT = 3  # values of N, and of D
 WORST_CONDITION = 1e10
 WORST_SE_A = 0.05  # beyond it the 90% interval of a is wider than 0.16
@@ -29,7 +29,7 @@ WIDE_CONTINUATION = (1.0, 0.3, 0.1, *CONTINUATION)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Identification:
     """``status`` of DESIGN, ``reason``, condition number, standard error of a, profile of E.
 
     ``profile``: [E, rise], rise = 2 (F(E) - F) / scale^2 with E held there: about chi^2 with one
@@ -39,7 +39,7 @@ class Verdict:
     status: str
     reason: str
     condition: float
-    se_a: float
+    se_a: float  # standard error of a
     profile: list[list[float]]
 
 
@@ -74,19 +74,23 @@ def _profile(data: Data, fit: Surface) -> list[list[float]]:
 
 
 def too_little(frame: pd.DataFrame) -> str:
-    """What ``frame`` (params, tokens) lacks for any law of N and D, in words; empty if nothing."""
+    """What ``frame`` lacks for any law of N and D, as text; empty if nothing.
+
+    ``frame``: one row per run, columns params and tokens.
+    """
     sizes, horizons = frame["params"].nunique(), frame["tokens"].nunique()
-    if len(frame) < FEWEST_RUNS:
-        return f"{len(frame)} runs, at least {FEWEST_RUNS}"
+    if len(frame) < FEWEST_TESTABLE:
+        return f"{len(frame)} runs, at least {FEWEST_TESTABLE}"
     if sizes < FEWEST_DISTINCT or horizons < FEWEST_DISTINCT:
         return f"{sizes} distinct N and {horizons} distinct D, at least 3 of each"
     return ""
 
 
-def judge(data: Data, fit: Surface, profile: bool = True) -> Verdict:
-    """Status of a fit: converged, at_bound or not_identifiable, and why.
+def identify(data: Data, fit: Surface, profile: bool = True) -> Identification:
+    """How well ``data`` determine the parameters of ``fit``: status, reason, condition number.
 
-    ``profile`` False skips the profile of E, which costs as much as a fit.
+    The status is converged, at_bound or not_identifiable. ``profile`` False skips the profile of E,
+    which costs as much as a fit.
     """
     used = fit.weight > 0
     jacobian = _jacobian(data, fit.theta)[used] @ fit.form.basis
@@ -105,22 +109,24 @@ def judge(data: Data, fit: Surface, profile: bool = True) -> Verdict:
     span = [float(np.exp(np.ptp(v[used]))) for v in (data.design.x, data.design.y)]
     curve = _profile(data, fit) if profile and fit.form.name == "surface" else []
     reasons = []
-    if fit.n_runs < FEWEST_RUNS:
-        reasons.append(f"{fit.n_runs} runs for {fit.form.size} unknowns, at least {FEWEST_RUNS}")
+    if fit.n_runs < FEWEST_TESTABLE:
+        reasons.append(
+            f"{fit.n_runs} runs for {fit.form.size} parameters; at least {FEWEST_TESTABLE} are needed"
+        )
     if sizes < FEWEST_DISTINCT or horizons < FEWEST_DISTINCT:
         reasons.append(f"{sizes} distinct N and {horizons} distinct D, at least 3 of each")
     if rank_lost:
-        reasons.append("the unknowns cannot be told apart")
+        reasons.append("the parameters cannot be separated")
     elif se_a > WORST_SE_A and fit.scale > SCALE_FLOOR * 10:
         reasons.append(f"standard error of a about {se_a:.2f}")
     if reasons:
         flat = [e for e, rise in curve if rise < 2.7]
         where = f", E anywhere in {flat[0]:.3g} to {flat[-1]:.3g}" if len(flat) > 1 else ""
-        words = (
+        text = (
             f"not identifiable: {'; '.join(reasons)} (N spans x{span[0]:.3g}, D x{span[1]:.3g}, "
             f"condition number {condition:.1e}{where})"
         )
-        return Verdict("not_identifiable", words, condition, se_a, curve)
+        return Identification("not_identifiable", text, condition, se_a, curve)
     stuck = [
         name
         for i, name in enumerate(("E", "A", "B", "alpha", "beta"))
@@ -128,10 +134,10 @@ def judge(data: Data, fit: Surface, profile: bool = True) -> Verdict:
         and (fit.theta[i] <= fit.form.lower[i] + 1e-9 or fit.theta[i] >= fit.form.upper[i] - 1e-9)
     ]
     if stuck:
-        words = f"at bound: {', '.join(stuck)} (E >= 1e-6 of the lowest loss, exponents in "
-        words += f"{EXPONENT_BOUNDS[0]:g} to {EXPONENT_BOUNDS[1]:g}); condition {condition:.1e}"
-        return Verdict("at_bound", words, condition, se_a, curve)
-    words = f"condition number {condition:.1e}, standard error of a about {se_a:.2g}"
+        text = f"at bound: {', '.join(stuck)} (E >= 1e-6 of the lowest loss, exponents in "
+        text += f"{EXPONENT_BOUNDS[0]:g} to {EXPONENT_BOUNDS[1]:g}); condition {condition:.1e}"
+        return Identification("at_bound", text, condition, se_a, curve)
+    text = f"condition number {condition:.1e}, standard error of a about {se_a:.2g}"
     if not fit.converged and fit.scale > SCALE_FLOOR * 10:
-        words = "the last step still lowered the objective; " + words
-    return Verdict("converged", words, condition, se_a, curve)
+        text = "the last step still lowered the objective; " + text
+    return Identification("converged", text, condition, se_a, curve)

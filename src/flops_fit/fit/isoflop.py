@@ -12,7 +12,7 @@ from scipy.interpolate import Akima1DInterpolator
 
 from flops_fit.fit.laws import PathLaw
 
-FEWEST_SIZES = 4  # three unknowns of a parabola and one to test it
+FEWEST_SIZES = 4  # three coefficients of a parabola and one to test it
 GAMMAS = np.geomspace(0.01, 1.0, 60)
 STATUSES = ("bracketed", "at_edge", "no_minimum", "too_few_points")
 
@@ -34,7 +34,9 @@ class Minima:
     centre: float
 
 
-def _size_means(x, loss, weight):
+def _size_means(
+    x: np.ndarray, loss: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct ln N (k,), mean loss (R, k) over the weights, and total weights (R, k)."""
     sizes, which = np.unique(x, return_inverse=True)
     member = np.eye(len(sizes))[which]
@@ -50,10 +52,11 @@ def parabola_minimum(
     window: float | None = None,
     fewest: int = FEWEST_SIZES,
 ) -> Minima:
-    """Least-squares parabola of loss (R or 1, n) in x = ln N (n,), weights (R, n).
+    """Least-squares parabola of ``loss`` (R or 1, n) in ``x`` = ln N (n,) under ``weight`` (R, n).
 
-    ``window`` keeps only sizes within that factor of the lowest one (and at least 4 of them):
-    a parabola over a wide grid is biased, by -5% in D at +-16x for Chinchilla's exponents.
+    ``window`` keeps only sizes within that factor of the lowest one (and at least ``fewest`` of
+    them): a parabola over a wide grid is biased, by -5% in D at +-16x for Chinchilla's exponents.
+    With fewer than ``fewest`` sizes there is no minimum.
     """
     weight = np.atleast_2d(weight)
     loss = np.broadcast_to(np.atleast_2d(loss), weight.shape)
@@ -101,8 +104,9 @@ def parabola_minimum(
 def akima_minimum(
     x: np.ndarray, loss: np.ndarray, weight: np.ndarray, fewest: int = FEWEST_SIZES
 ) -> Minima:
-    """As `parabola_minimum`, the vertex read off an Akima curve through the sizes' mean losses.
+    """The minimum read off an Akima curve through the mean losses of the sizes.
 
+    ``x``, ``loss``, ``weight`` and ``fewest``: as `parabola_minimum` takes them, of the same shapes.
     Porian et al. 2024 (2406.19146) interpolate so. It follows the runs (and their noise) where a
     parabola would impose its symmetry; curvature and coefficients still are the parabola's.
     """
@@ -126,16 +130,17 @@ def akima_minimum(
 
 
 def loss_law(log_c: np.ndarray, loss: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(R, 3) of E, ln K, gamma in L* = E + K C^-gamma, from (k,), (R, k), (R, k).
+    """(R, 3) of E, ln K, gamma in L* = E + K C^-gamma.
 
-    E and K are linear given gamma, gamma comes from a grid and is refined in it once; E >= 0. With
-    two budgets E cannot be known and is 0.
+    ``log_c`` (k,): ln C of the minima; ``loss`` and ``weight`` (R, k): their losses and weights. E and K
+    are linear given gamma, gamma comes from a grid and is refined in it once; E >= 0. With two
+    budgets E cannot be known and is 0.
     """
     centre = log_c.mean()
     z = log_c - centre
     count = (weight > 0).sum(axis=1)
 
-    def solve(gammas):
+    def solve(gammas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         basis = np.exp(-gammas[..., None] * z)
         w = weight[:, None, :]
         total = w.sum(axis=2)
@@ -169,7 +174,11 @@ def path_law(
     curvature: np.ndarray,
     weight: np.ndarray,
 ) -> PathLaw:
-    """The law through minima: log_c (k,), the rest (R, k); weight 0 leaves a budget out."""
+    """The law through minima at ``log_c`` of shape (k,), by weighted least squares.
+
+    ``log_n``, ``loss`` and ``curvature`` (R, k): of the minima; ``weight`` (R, k): 0 leaves a
+    budget out.
+    """
     mass = np.maximum(weight.sum(axis=1), 1e-300)
     mean_c = (weight @ log_c) / mass
     mean_n = (weight * log_n).sum(axis=1) / mass

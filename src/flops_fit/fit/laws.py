@@ -4,6 +4,7 @@ A law holds R versions of itself at once (row 0 of a fit is the estimate, the ro
 are its resamples), so that an interval keeps the dependence between the parameters.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from flops_fit.fit.cost import Cost, Numbers
 
-GRID = np.linspace(-3.0, 3.0, 121)  # ln N around the closed form, to bracket the optimum
+AROUND = np.linspace(-3.0, 3.0, 121)  # ln N around the closed form, to bracket the optimum
 BISECTIONS = 50
 MOST_WASTE = 1e6  # a factor in C beyond which nothing is looked for
 SLOPE_STEP = 0.01  # ln C
@@ -31,7 +32,10 @@ CENTRAL, NORMAL = (0.05, 0.95), 3.2897  # of values, and of a normal's sds betwe
 
 
 def spread(values: np.ndarray) -> np.ndarray:
-    """Sd along the last axis, from the central 90%: one resample that ran away does not move it."""
+    """Sd of ``values`` along their last axis, from the central 90%.
+
+    One resample that ran away does not move it. The result has the shape of the other axes.
+    """
     low, high = np.quantile(values, CENTRAL, axis=-1)
     return (high - low) / NORMAL
 
@@ -41,7 +45,7 @@ class SurfaceLaw:
     """L = E + A / N^alpha + B / D^beta; ``values`` (R, 5): E, ln A, ln B, alpha, beta."""
 
     values: np.ndarray
-    columns: ClassVar[tuple[str, ...]] = ("E", "ln_A", "ln_B", "alpha", "beta")
+    columns: ClassVar[tuple[str, ...]] = ("E", "ln_A", "ln_B", "alpha", "beta")  # of ``values``
 
     @property
     def _parts(self) -> tuple:
@@ -49,17 +53,17 @@ class SurfaceLaw:
         return (*self.values.T, 1.0, 0.0)
 
     def loss(self, log_n: Numbers, log_d: Numbers) -> np.ndarray:
-        """L at ln N, ln D; they broadcast against (R,)."""
+        """L at ``log_n`` = ln N and ``log_d`` = ln D, whose shapes broadcast against (R,)."""
         e, ln_a, ln_b, alpha, beta, gamma, kappa = self._parts
         terms = _exp(ln_a - alpha * log_n) + _exp(ln_b + kappa * log_n - beta * log_d)
         return e + terms**gamma
 
     def exponent(self) -> np.ndarray:
-        """a = beta / (alpha + beta + kappa) of (R,): N* ~ C^a where f is proportional to N."""
+        """a = beta / (alpha + beta + kappa), of shape (R,): N* ~ C^a where f is proportional to N."""
         _, _, _, alpha, beta, _, kappa = self._parts
         return beta / (alpha + beta + kappa)
 
-    def _balance(self, log_n, log_c, cost):
+    def _balance(self, log_n: np.ndarray, log_c: Numbers, cost: Cost) -> np.ndarray:
         """ln of (gain of N) / (gain of D) along C = f(N) D: positive below N*, zero at it."""
         _, ln_a, ln_b, alpha, beta, _, kappa = self._parts
         log_d = cost.log_tokens(log_n, log_c)
@@ -74,18 +78,21 @@ class SurfaceLaw:
             - price
         )
 
-    def optimum(self, log_c: float, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
-        """ln N* and L* of (R,) at ln C, the minimum of L over N with D = C / f(N)."""
+    def optimum(self, log_c: Numbers, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+        """ln N* and L*, each of shape (R,), at ``log_c`` = ln C.
+
+        The minimum of L over N with D = C / f(N), where ``cost`` is f.
+        """
         _, ln_a, ln_b, alpha, beta, _, kappa = self._parts
         both = np.maximum(beta + kappa, 1e-3)
         start = np.log(alpha / both) + ln_a - ln_b + beta * (log_c - np.log(cost.factor))
         log_n = _bounded(start / (alpha + both))
         if cost.params:
-            grid = log_n + GRID[:, None]
+            grid = log_n + AROUND[:, None]
             best = np.argmin(self.loss(grid, cost.log_tokens(grid, log_c)), axis=0)
             at = np.arange(len(log_n))
             low = grid[np.maximum(best - 1, 0), at]
-            high = grid[np.minimum(best + 1, len(GRID) - 1), at]
+            high = grid[np.minimum(best + 1, len(AROUND) - 1), at]
             for _ in range(BISECTIONS):
                 middle = (low + high) / 2
                 rising = self._balance(middle, log_c, cost) > 0
@@ -94,12 +101,15 @@ class SurfaceLaw:
         return log_n, self.loss(log_n, cost.log_tokens(log_n, log_c))
 
     def slope(self, log_c: float, cost: Cost) -> np.ndarray:
-        """d ln N* / d ln C of (R,) at ln C on the true cost."""
+        """d ln N* / d ln C, of shape (R,), at ``log_c`` = ln C on the true ``cost``."""
         ends = [self.optimum(log_c + s * SLOPE_STEP, cost)[0] for s in (-1, 1)]
         return (ends[1] - ends[0]) / (2 * SLOPE_STEP)
 
     def range(self, log_c: float, cost: Cost, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """ln N below and above N* where reaching L*(C) costs C (1 + share), each (R,)."""
+        """ln N below and above N* where reaching L*(C) costs C (1 + ``share``), each of shape (R,).
+
+        ``log_c`` = ln C; ``cost``: C = f(N) D.
+        """
         log_n, target = self.optimum(log_c, cost)
         more = log_c + np.log1p(share)
         ends = []
@@ -118,16 +128,18 @@ class SurfaceLaw:
             ends.append(_bounded((near + far) / 2))
         return ends[0], ends[1]
 
-    def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
-        """L of (R,) where C is spent on a model of ln N."""
+    def off_optimum(self, log_n: Numbers, log_c: Numbers, cost: Cost) -> np.ndarray:
+        """L, of shape (R,), where C is spent on a model of ``log_n`` = ln N.
+
+        ``log_c`` = ln C; ``cost``: C = f(N) D.
+        """
         return self.loss(log_n, cost.log_tokens(log_n, log_c))
 
-    def waste(self, log_n: float | np.ndarray, log_c: float, cost: Cost) -> np.ndarray:
-        """Extra compute, as a share of C, with which ln N reaches L*(C): (R,), inf if none does.
+    def waste(self, log_n: Numbers, log_c: Numbers, cost: Cost) -> np.ndarray:
+        """Extra compute, as a share of C, with which ``log_n`` = ln N reaches L*(C); inf if none does.
 
-        ``log_n`` may also hold many sizes (k,) for R = 1.
-
-        ln D follows in closed form from B N^kappa / D^beta = (L* - E)^(1 / gamma) - A / N^alpha.
+        Of shape (R,); ``log_n`` may also hold many sizes (k,) for R = 1. ``log_c`` = ln C; ``cost``: C =
+        f(N) D. ln D follows in closed form from B N^kappa / D^beta = (L* - E)^(1 / gamma) - A / N^alpha.
         """
         e, ln_a, ln_b, alpha, beta, gamma, kappa = self._parts
         above = np.maximum(self.optimum(log_c, cost)[1] - e, 1e-300) ** (1 / gamma)
@@ -158,23 +170,26 @@ class PathLaw:
     """
 
     values: np.ndarray
-    columns: ClassVar[tuple[str, ...]] = ("u", "a", "E", "ln_K", "gamma", "width")
+    columns: ClassVar[tuple[str, ...]] = ("u", "a", "E", "ln_K", "gamma", "width")  # of ``values``
 
     def exponent(self) -> np.ndarray:
-        """a of (R,): N* ~ C^a."""
+        """a, of shape (R,): N* ~ C^a."""
         return self.values[:, 1]
 
-    def optimum(self, log_c: float, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
-        """ln N* and L* of (R,) at ln C; the cost model plays no part in either."""
+    def optimum(self, log_c: Numbers, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+        """ln N* and L*, each of shape (R,), at ``log_c`` = ln C; ``cost`` plays no part in either."""
         u, a, e, ln_k, gamma, _ = self.values.T
         return _bounded(u + a * log_c), e + _exp(ln_k - gamma * log_c)
 
     def slope(self, log_c: float, cost: Cost) -> np.ndarray:
-        """d ln N* / d ln C of (R,): a everywhere."""
+        """d ln N* / d ln C, of shape (R,): a, whatever ``log_c`` and ``cost`` are."""
         return self.exponent()
 
     def range(self, log_c: float, cost: Cost, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """ln N below and above N* where reaching L*(C) costs C (1 + share), each (R,)."""
+        """ln N below and above N* where reaching L*(C) costs C (1 + ``share``), each of shape (R,).
+
+        ``log_c`` = ln C; ``cost``: C = f(N) D.
+        """
         gamma, width = self.values[:, 4], self.values[:, 5]
         more = log_c + np.log1p(share)
         centre = self.optimum(more, cost)[0]
@@ -184,34 +199,36 @@ class PathLaw:
             np.maximum(centre + half, log_n)
         )
 
-    def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
-        """L of (R,) where C is spent on a model of ln N, by the parabola around the optimum."""
+    def off_optimum(self, log_n: Numbers, log_c: Numbers, cost: Cost) -> np.ndarray:
+        """L, of shape (R,), where C is spent on a model of ``log_n`` = ln N, by the parabola around N*.
+
+        ``log_c`` = ln C; ``cost``: C = f(N) D.
+        """
         width, e = self.values[:, 5], self.values[:, 2]
         best, loss = self.optimum(log_c, cost)
         return loss + width * (loss - e) * (log_n - best) ** 2
 
-    def waste(self, log_n: float | np.ndarray, log_c: float, cost: Cost) -> np.ndarray:
-        """Extra compute, as a share of C, with which ln N reaches L*(C): (R,), inf if none does.
+    def waste(self, log_n: Numbers, log_c: Numbers, cost: Cost) -> np.ndarray:
+        """Extra compute, as a share of C, with which ``log_n`` = ln N reaches L*(C); inf if none does.
 
-        ``log_n`` may also hold many sizes (k,) for R = 1.
-
-        The loss at C (1 + s) is L*(C) where (1 + s)^gamma = 1 + width (ln N - ln N*)^2.
+        Of shape (R,); ``log_n`` may also hold many sizes (k,) for R = 1. ``log_c`` = ln C; ``cost``: C =
+        f(N) D. The loss at C (1 + s) is L*(C) where (1 + s)^gamma = 1 + width (ln N - ln N*)^2.
         """
         gamma, width = self.values[:, 4], self.values[:, 5]
 
-        def short(more):
+        def short(more: np.ndarray) -> np.ndarray:
             off = log_n - self.optimum(log_c + more, cost)[0]
             return np.log1p(width * off**2) - gamma * more > 0
 
         near, far = np.zeros(len(gamma)), np.full(len(gamma), 1e-3)
         for _ in range(30):
             far = np.where(short(far), 2 * far, far)
-        found = far < np.log(MOST_WASTE)
+        finite = far < np.log(MOST_WASTE)
         for _ in range(BISECTIONS):
             middle = (near + far) / 2
             below = short(middle)
             near, far = np.where(below, middle, near), np.where(below, far, middle)
-        return np.where(found, np.expm1(np.minimum((near + far) / 2, np.log(MOST_WASTE))), np.inf)
+        return np.where(finite, np.expm1(np.minimum((near + far) / 2, np.log(MOST_WASTE))), np.inf)
 
 
 @dataclass(frozen=True)
@@ -233,12 +250,12 @@ class StackLaw:
         weight = self.weights[what]
         return sum(w * v for w, v in zip(weight, values, strict=True) if w > 0)
 
-    def members(self, log_c: float, cost: Cost) -> list[tuple[np.ndarray, np.ndarray]]:
-        """ln N* and L* of each member at ln C."""
+    def members(self, log_c: Numbers, cost: Cost) -> list[tuple[np.ndarray, np.ndarray]]:
+        """ln N* and L* of each member, of shape (R,), at ``log_c`` = ln C on ``cost``."""
         return [law.optimum(log_c, cost) for law in self.laws]
 
     def loss(self, log_n: np.ndarray, log_d: np.ndarray) -> np.ndarray:
-        """L of any run at ln N, ln D."""
+        """L of any run at ``log_n`` = ln N and ``log_d`` = ln D, of shape (R,)."""
         used = [
             law.loss(log_n, log_d) if w > 0 else 1.0
             for law, w in zip(self.laws, self.weights["runs"], strict=True)
@@ -246,20 +263,23 @@ class StackLaw:
         return np.exp(self._mean("runs", [np.log(v) for v in used]))
 
     def exponent(self) -> np.ndarray:
-        """a of (R,), the mean over the members in the weights of N*."""
+        """a, of shape (R,): the mean over the members in the weights of N*."""
         return self._mean("params", [law.exponent() for law in self.laws])
 
-    def optimum(self, log_c: float, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
-        """ln N* and L* of (R,) at ln C."""
+    def optimum(self, log_c: Numbers, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+        """ln N* and L*, each of shape (R,), at ``log_c`` = ln C on ``cost``."""
         log_n, loss = zip(*self.members(log_c, cost), strict=True)
         return self._mean("params", log_n), np.exp(self._mean("loss", [np.log(v) for v in loss]))
 
     def slope(self, log_c: float, cost: Cost) -> np.ndarray:
-        """d ln N* / d ln C of (R,) at ln C on the true cost."""
+        """d ln N* / d ln C, of shape (R,), at ``log_c`` = ln C on the true ``cost``."""
         return self._mean("params", [law.slope(log_c, cost) for law in self.laws])
 
     def range(self, log_c: float, cost: Cost, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """ln N below and above N* where reaching L*(C) costs C (1 + share): members' mean reach."""
+        """ln N below and above N* where reaching L*(C) costs C (1 + ``share``), each of shape (R,).
+
+        The mean reach of the members. ``log_c`` = ln C; ``cost``: C = f(N) D.
+        """
         log_n, low, high = self.optimum(log_c, cost)[0], 0.0, 0.0
         for law, weight in zip(self.laws, self.weights["params"], strict=True):
             if weight > 0:
@@ -268,25 +288,33 @@ class StackLaw:
                 high = high + weight * np.maximum(ends[1] - centre, 0)
         return log_n + low, log_n + high
 
-    def _off(self, log_n, log_c: float, cost: Cost):
+    def _off(
+        self, log_n: Numbers, log_c: Numbers, cost: Cost
+    ) -> Iterator[tuple["Law", float, np.ndarray]]:
         """Of each member: its law, weight, and the ln N as far from its own N* as asked."""
         off = log_n - self.optimum(log_c, cost)[0]
         for law, weight in zip(self.laws, self.weights["loss"], strict=True):
             if weight > 0:
                 yield law, weight, law.optimum(log_c, cost)[0] + off
 
-    def off_optimum(self, log_n: float, log_c: float, cost: Cost) -> np.ndarray:
-        """L of (R,) where C is spent on a model of ln N: every member as far from its own N*."""
-        return np.exp(
-            sum(
-                w * np.log(law.off_optimum(n, log_c, cost))
-                for law, w, n in self._off(log_n, log_c, cost)
-            )
-        )
+    def off_optimum(self, log_n: Numbers, log_c: Numbers, cost: Cost) -> np.ndarray:
+        """L, of shape (R,), where C is spent on a model of ``log_n`` = ln N.
 
-    def waste(self, log_n: float | np.ndarray, log_c: float, cost: Cost) -> np.ndarray:
-        """Extra compute, as a share of C, with which ln N reaches L*(C): inf if most members say so."""
-        total, mass = 0.0, 0.0
+        Every member is asked as far from its N* as ``log_n`` is from that of the stack. ``log_c``
+        = ln C; ``cost``: C = f(N) D.
+        """
+        total: Numbers = 0.0
+        for law, weight, n in self._off(log_n, log_c, cost):
+            total = total + weight * np.log(law.off_optimum(n, log_c, cost))
+        return np.exp(total)
+
+    def waste(self, log_n: Numbers, log_c: Numbers, cost: Cost) -> np.ndarray:
+        """Extra compute, a share of C, with which ``log_n`` = ln N reaches L*(C), of shape (R,).
+
+        inf if most members say so. ``log_c`` = ln C; ``cost``: C = f(N) D.
+        """
+        total: Numbers = 0.0
+        mass: Numbers = 0.0
         for law, weight, n in self._off(log_n, log_c, cost):
             waste = law.waste(n, log_c, cost)
             finite = np.isfinite(waste)
@@ -299,7 +327,10 @@ Law = SurfaceLaw | PathLaw | StackLaw
 
 
 def law_from_dict(value: dict) -> Law:
-    """A law from FIT.json's ``{"columns": [...], "values": [[...], ...]}``, or of a stack of such."""
+    """The law in the object ``value`` of FIT.json.
+
+    Either ``{"columns": [...], "values": [[...], ...]}``, one row per version, or a stack of such.
+    """
     if "members" in value:
         weights = {name: np.array(w, dtype=float) for name, w in value["weights"].items()}
         return StackLaw(tuple(map(law_from_dict, value["members"])), weights)
@@ -309,7 +340,7 @@ def law_from_dict(value: dict) -> Law:
 
 
 def law_to_dict(law: Law) -> dict:
-    """The inverse of `law_from_dict`."""
+    """``law`` as FIT.json keeps it: the inverse of `law_from_dict`."""
     if isinstance(law, StackLaw):
         weights = {name: w.tolist() for name, w in law.weights.items()}
         return {"members": [law_to_dict(member) for member in law.laws], "weights": weights}

@@ -25,16 +25,19 @@ class Cell:
     """The rates tried at one size and D: ``best_rate`` is the parabola's minimum if bracketed."""
 
     size: float
-    params: float
-    tokens: float
+    params: float  # N
+    tokens: float  # D
     best_rate: float
-    loss: float
-    curvature: float
-    status: str
+    loss: float  # at the best rate
+    curvature: float  # of the parabola in ln lr
+    status: str  # bracketed, at_edge or too_few_points
 
 
 def read_rates(path: str) -> pd.DataFrame:
-    """Read the run table of a learning-rate sweep; a `FlopsFitError` names what it lacks."""
+    """Read the run table of a learning-rate sweep in the file ``path``, one row per run.
+
+    Raises `FlopsFitError` that names what it lacks.
+    """
     table = read_table(path)
     frame = table.frame
     missing = [name for name in COLUMNS if name not in frame.columns]
@@ -50,7 +53,7 @@ def read_rates(path: str) -> pd.DataFrame:
 
 
 def fit_learning_rate(frame: pd.DataFrame) -> dict:
-    """Fit the rule to a run table with columns size, params, tokens, learning_rate, loss, status.
+    """Fit the rule to ``frame``: columns size, params, tokens, learning_rate, loss, status.
 
     Returns a rule as configs take it (``value`` and, where identifiable, ``params`` and ``tokens``
     with ``reference`` and ``power``), with ``cells``, ``notes`` and the ``scatter`` of ln lr*

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flops_fit.fit.isoflop import FEWEST_SIZES
+
 REACH = np.log(4.0)  # ln N around the lowest run
-FEWEST_SIZES, FEWEST_CUBIC = 4, 7
+FEWEST_CUBIC = 7  # sizes
 CLUSTERS, FEWEST_IN_CLUSTER = 10, 8  # of a table without shared budgets
+Groups = list[tuple[float, np.ndarray]]  # C, and the rows of the runs that share it
 TREND = 0.1  # ln C: a group wider than this needs a trend in C
 
 
@@ -18,16 +21,16 @@ class Minimum:
     """
 
     flops: float
-    log_n: float
-    log_loss: float
-    se_n: float
-    se_loss: float
+    log_n: float  # ln N*
+    log_loss: float  # ln L*
+    se_n: float  # of ln N*
+    se_loss: float  # of ln L*
     coefficients: tuple[float, ...]
     centre: float
     span: tuple[float, float]
 
     def excess(self, log_n: float) -> float:
-        """ln L at ln N above the minimum; straight beyond the sizes that the curve is through."""
+        """ln L at ``log_n`` = ln N above the minimum; straight beyond the sizes of the curve."""
         at = float(np.clip(log_n, *self.span))
         rise = np.polynomial.polynomial.polyder(self.coefficients)
         value = np.polynomial.polynomial.polyval(at - self.centre, self.coefficients)
@@ -52,8 +55,8 @@ class _Curve:
     span: tuple[float, float]
 
 
-def groups_of(log_c: np.ndarray, groups: list[tuple[float, np.ndarray]]) -> list:
-    """[(C, rows)]: the shared budgets, or clusters of the runs in ln C where there are none."""
+def groups_of(log_c: np.ndarray, groups: Groups) -> Groups:
+    """The shared budgets ``groups``, or clusters of the runs in ``log_c`` (n,) where there are none."""
     if groups:
         return groups
     count = min(CLUSTERS, len(log_c) // FEWEST_IN_CLUSTER)
@@ -88,7 +91,9 @@ def _clusters(log_c: np.ndarray, count: int) -> list[np.ndarray]:
     return [np.sort(part) for part in np.split(order, edges) if len(part)]
 
 
-def _curve(flops, x, log_loss, log_c, weight) -> _Curve | None:
+def _curve(
+    flops: float, x: np.ndarray, log_loss: np.ndarray, log_c: np.ndarray, weight: np.ndarray
+) -> _Curve | None:
     """The local curve of one group, or None where it shows no minimum inside its sizes."""
     keep = weight > 0
     x, y, t = x[keep], log_loss[keep], log_c[keep] - np.log(flops)
@@ -132,7 +137,7 @@ def _curve(flops, x, log_loss, log_c, weight) -> _Curve | None:
     )
 
 
-def _lowest(x, y, trend) -> float:
+def _lowest(x: np.ndarray, y: np.ndarray, trend: list[np.ndarray]) -> float:
     """ln N around which to look: of the lowest run, once a trend in C is taken off."""
     if not trend:
         return float(x[np.argmin(y)])
@@ -142,7 +147,7 @@ def _lowest(x, y, trend) -> float:
     return float(x[np.argmin(design[:, :3] @ c[:3])])
 
 
-def _vertex(c, low, high) -> float | None:
+def _vertex(c: np.ndarray, low: float, high: float) -> float | None:
     """The minimum of a polynomial strictly inside (low, high), or None."""
     roots = np.roots(np.polynomial.polynomial.polyder(c)[::-1])
     roots = np.real(roots[np.abs(np.imag(roots)) < 1e-9])
@@ -155,10 +160,13 @@ def _vertex(c, low, high) -> float | None:
     return float(min(inside, key=lambda r: np.polynomial.polynomial.polyval(r, c)))
 
 
-def measure(log_n, log_loss, log_c, groups, weight) -> list[Minimum | None]:
-    """The minimum of each group [(C, rows)] with its error, or None where it is not bracketed.
+def measure(
+    log_n: np.ndarray, log_loss: np.ndarray, log_c: np.ndarray, groups: Groups, weight: np.ndarray
+) -> list[Minimum | None]:
+    """The minimum of each of ``groups`` with its error, or None where it is not bracketed.
 
-    Arrays (n,); runs of ``weight`` 0 are left out. The scatter behind the errors is pooled over the
+    ``log_n``, ``log_loss`` and ``log_c``: ln N, ln L and ln C of the runs, arrays (n,); runs of
+    ``weight`` (n,) 0 are left out. The scatter behind the errors is pooled over the
     groups, since one alone has few degrees of freedom.
     """
     curves = [_curve(c, log_n[r], log_loss[r], log_c[r], weight[r]) for c, r in groups]
@@ -166,7 +174,7 @@ def measure(log_n, log_loss, log_c, groups, weight) -> list[Minimum | None]:
     free = sum(curve.free for curve in used)
     variance = sum(curve.squares for curve in used) / max(free, 1)
 
-    def told(curve: _Curve) -> Minimum:
+    def minimum(curve: _Curve) -> Minimum:
         se_n, se_loss = (
             float(np.sqrt(variance * (g @ curve.inverse @ g)))
             for g in (curve.grad_n, curve.grad_loss)
@@ -182,4 +190,4 @@ def measure(log_n, log_loss, log_c, groups, weight) -> list[Minimum | None]:
             curve.span,
         )
 
-    return [None if curve is None else told(curve) for curve in curves]
+    return [None if curve is None else minimum(curve) for curve in curves]

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from flops_fit.fit.bootstrap import Draws
-from flops_fit.fit.forms import FREE, G_, Fits, bent_form, fit_bent, settle, starts_for
+from flops_fit.fit.forms import FREE, G_, BentDesign, Fits, bent_form, fit_bent, settle, starts_for
 from flops_fit.fit.laws import BentLaw
 from flops_fit.fit.surface import EFFICIENCY, Data
 
 KAPPAS = dict.fromkeys(FREE, (0, 1, 2))  # runs weigh C^kappa
-FEW = 20  # iterations of a resample, from the estimate
-ROUGH = 1e-5  # of a resample's objective: a fiftieth of its own spread
+RESAMPLE_STEPS = 20  # iterations of a resample, from the estimate
+RESAMPLE_CLOSE = 1e-5  # of a resample's objective: a fiftieth of its own spread
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,31 @@ MEMBERS = tuple(Member(form, kappa) for form, kappas in KAPPAS.items() for kappa
 
 
 def tilt(masks: np.ndarray, log_c: np.ndarray, kappa: int) -> np.ndarray:
-    """Weights C^kappa over each mask (J, n), their mean over the runs used 1."""
+    """Weights C^``kappa`` over each of ``masks`` (J, n), their mean over the runs used 1.
+
+    ``log_c`` (n,): ln C of the runs.
+    """
     top = np.where(masks > 0, log_c, -np.inf).max(axis=1, keepdims=True)
     tilted = masks * np.exp(kappa * np.minimum(log_c - top, 0))
     return tilted * masks.sum(axis=1, keepdims=True) / tilted.sum(axis=1, keepdims=True)
 
 
 def weights_of(masks: np.ndarray, log_c: np.ndarray, form: str) -> np.ndarray:
-    """Weights of one form's fits: kappa by kappa, each on every prefix (kappas x J, n)."""
+    """Weights (kappas x J, n) of the fits of one ``form``: kappa by kappa, each on every prefix.
+
+    ``masks`` (J, n): 1 for the runs of each prefix; ``log_c`` (n,): ln C of the runs.
+    """
     return np.concatenate([tilt(masks, log_c, kappa) for kappa in KAPPAS[form]])
 
 
-def fit_members(data, design, log_c, masks) -> dict[str, Fits]:
-    """Form -> fits of kappa x prefix, kappa by kappa."""
+def fit_members(
+    data: Data, design: BentDesign, log_c: np.ndarray, masks: np.ndarray
+) -> dict[str, Fits]:
+    """Form -> fits of kappa x prefix, kappa by kappa.
+
+    ``data`` and ``design``: the n runs; ``log_c`` (n,): ln C of each; ``masks`` (J, n): 1 for the
+    runs of each prefix.
+    """
     first = starts_for(data, masks[-1])
     plain = first[np.abs(first[:, G_]) < 1e-12]
     fits: dict[str, Fits] = {}
@@ -69,12 +81,12 @@ def fit_members(data, design, log_c, masks) -> dict[str, Fits]:
 
 
 def ends_of(form: str, prefixes: int) -> list[int]:
-    """Rows of the whole table among the fits of a form, one per kappa."""
+    """Rows of the whole table among the fits of a ``form`` on so many ``prefixes``, one per kappa."""
     return [prefixes * (i + 1) - 1 for i in range(len(KAPPAS[form]))]
 
 
 def by_member(fits: dict[str, Fits], prefixes: int) -> list[Fits]:
-    """The fits of each of `MEMBERS` over the prefixes."""
+    """The ``fits`` of each of `MEMBERS` over so many ``prefixes``."""
     parts = []
     for form, f in fits.items():
         for i in range(len(KAPPAS[form])):
@@ -84,15 +96,27 @@ def by_member(fits: dict[str, Fits], prefixes: int) -> list[Fits]:
 
 
 def law_of(theta: np.ndarray, data: Data) -> BentLaw:
-    """The law of theta (R, 7), with the centring undone."""
+    """The law of ``theta`` of shape (R, 7), with the centring of ``data`` undone."""
     e, p, q, alpha, beta, g, kappa = theta.T
     x, y = data.centre
     ln_a, ln_b = p + alpha * x, q - kappa * x + beta * y
     return BentLaw(np.column_stack([np.exp(e), ln_a, ln_b, alpha, beta, np.exp(g), kappa]))
 
 
-def resample_members(data, design, log_c, weight, fits, draws: Draws, draw_weight) -> tuple:
-    """Each member's law on every one of the first resamples, as many as share their number."""
+def resample_members(
+    data: Data,
+    design: BentDesign,
+    log_c: np.ndarray,
+    weight: np.ndarray,
+    fits: dict[str, Fits],
+    draws: Draws,
+    draw_weight: np.ndarray,
+) -> tuple[BentLaw, ...]:
+    """The law of each member on every one of the ``draws``, each started from its ``fits``.
+
+    ``data`` and ``design``: the n runs; ``log_c`` (n,): ln C of each; ``weight`` (n,): 0 for runs left
+    out; ``draw_weight`` (R, n): the same inside each resample.
+    """
     count, held = len(draws), draw_weight * (weight > 0)
     laws = []
     for form, f in fits.items():
@@ -116,8 +140,8 @@ def resample_members(data, design, log_c, weight, fits, draws: Draws, draw_weigh
                 1,
                 log_loss,
                 count=held,
-                close=ROUGH,
-                most=FEW,
+                close=RESAMPLE_CLOSE,
+                most=RESAMPLE_STEPS,
             )
             laws.append(law_of(again.theta, data))
     return tuple(laws)

@@ -25,6 +25,9 @@ FIRST_DAMPING, WORST_DAMPING = 0.1, 1e10
 ROUNDING = 1e-29  # F of exact data is about n x (2e-16)^2: no step below it means anything
 E_, P_, Q_, ALPHA_, BETA_ = range(5)
 
+# F (R,), its gradient (k, R), Hessian (k, k, R) and damping metric (k, k, R) or None
+Derivatives = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+
 
 @dataclass(frozen=True)
 class Form:
@@ -34,7 +37,7 @@ class Form:
     for the classic surface, 7 for the forms of `forms`.
     """
 
-    name: str
+    name: str  # surface, tied, fixed_e or one of `forms.FREE`
     basis: np.ndarray
     offset: np.ndarray
     lower: np.ndarray
@@ -76,12 +79,23 @@ class Design:
         e, p, q, alpha, beta = theta.T[:, :, None]
         return np.log(np.exp(e) + np.exp(p - alpha * self.x) + np.exp(q - beta * self.y))
 
-    def derivatives(self, theta, log_loss, weight, delta, with_metric=True):
-        """F (R,), its gradient (5, R), Hessian and damping metric (5, 5, R; or None)."""
+    def derivatives(
+        self,
+        theta: np.ndarray,
+        log_loss: np.ndarray,
+        weight: np.ndarray,
+        delta: np.ndarray,
+        with_metric: bool = True,
+    ) -> Derivatives:
+        """F (R,), gradient (5, R), Hessian and damping metric (5, 5, R; or None) at ``theta`` (R, 5).
+
+        ``log_loss`` and ``weight``: (n,) or (R, n); ``delta``: thresholds (R, 1); ``with_metric``:
+        whether the metric is computed.
+        """
         return _derivatives(theta, log_loss, weight, delta, self, with_metric)
 
 
-def _moments(v, s_a, s_b, design):
+def _moments(v: np.ndarray, s_a: np.ndarray, s_b: np.ndarray, design: "Design") -> np.ndarray:
     """sum_i v_i J_i J_i^T as (5, 5, R), J the gradient of lse; s_a, s_b its softmax weights."""
     va, vb = v * s_a, v * s_b
     aa, ab, bb = va * s_a, va * s_b, vb * s_b
@@ -103,7 +117,14 @@ def _moments(v, s_a, s_b, design):
     return m
 
 
-def _derivatives(theta, log_loss, weight, delta, design, with_metric=True):
+def _derivatives(
+    theta: np.ndarray,
+    log_loss: np.ndarray,
+    weight: np.ndarray,
+    delta: np.ndarray,
+    design: "Design",
+    with_metric: bool = True,
+) -> Derivatives:
     """F (R,), gradient (5, R), Hessian and damping metric (5, 5, R; or None) at theta (R, 5)."""
     e, p, q, alpha, beta = theta.T[:, :, None]
     term_a, term_b = np.exp(p - alpha * design.x), np.exp(q - beta * design.y)
@@ -137,7 +158,7 @@ def _derivatives(theta, log_loss, weight, delta, design, with_metric=True):
     return objective, gradient, hessian, _moments(irls, s_a, s_b, design)
 
 
-def _solve_positive(matrix, right):
+def _solve_positive(matrix: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """x = matrix^-1 right by LDL^T over the last axis, and where all pivots are positive.
 
     matrix (k, k, R), right (k, R) -> x (k, R), positive (R,) of bool. Unrolled over k <= 7: one
@@ -162,7 +183,9 @@ def _solve_positive(matrix, right):
     return x, positive
 
 
-def _project(form, theta, gradient, hessian, metric):
+def _project(
+    form: Form, theta: np.ndarray, gradient: np.ndarray, hessian: np.ndarray, metric: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The problem in phi, with parameters at a bound and pushed outwards frozen."""
     at = theta.T
     below, above = at <= form.lower[:, None], at >= form.upper[:, None]
@@ -185,7 +208,7 @@ def _project(form, theta, gradient, hessian, metric):
     return g, h, m
 
 
-def _descent(g, h, m, damping):
+def _descent(g: np.ndarray, h: np.ndarray, m: np.ndarray, damping: np.ndarray) -> np.ndarray:
     """Steps (k, R): of (h + damping m) where that is positive definite, else of (1 + damping) m."""
     step, positive = _solve_positive(h + damping * m, -g)
     if not positive.all():
@@ -196,28 +219,43 @@ def _descent(g, h, m, damping):
     return step
 
 
-def _minimise_block(form, theta, log_loss, weight, delta, design, tolerance, max_iterations):
+def _minimise_block(
+    form: Form,
+    theta: np.ndarray,
+    log_loss: np.ndarray,
+    weight: np.ndarray,
+    delta: np.ndarray,
+    design: Design,
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """One block of `minimise`: finished problems are put aside, the rest go on together."""
     theta = np.clip(theta, form.lower, form.upper)
     ended_at, value = theta.copy(), np.full(len(theta), np.inf)
     done = np.zeros(len(theta), dtype=bool)
     live = np.arange(len(theta))
     damping = np.zeros(len(theta))
-    trial, at, state, metric = theta, theta, None, None
+    trial, at = theta, theta
+    state: list[np.ndarray] = []
+    metric = np.zeros(0)
     for iteration in range(1, max_iterations + 1):
         fresh = iteration % METRIC_EVERY == 1
-        *new, new_metric = design.derivatives(trial, log_loss, weight, delta, fresh)
-        if state is None:
+        value_there, gradient, hessian, new_metric = design.derivatives(
+            trial, log_loss, weight, delta, fresh
+        )
+        new = [value_there, gradient, hessian]
+        if not state:
+            assert new_metric is not None
             state, metric = new, new_metric
         else:
             # A step that no longer changes F is the end, whichever side rounding falls on.
             move = new[0] <= state[0] + 4e-16 * np.abs(state[0])
             at = np.where(move[:, None], trial, at)
             state = [np.where(move, n, old) for n, old in zip(new, state, strict=True)]
-            metric = np.where(move, new_metric, metric) if fresh else metric
+            metric = metric if new_metric is None else np.where(move, new_metric, metric)
             eased = np.where(damping > 0.5 * FIRST_DAMPING, damping * 0.1, 0.0)
             damping = np.where(move, eased, np.maximum(damping * 8, FIRST_DAMPING))
-        g, h, m = _project(form, at, *state[1:], metric)
+        g, h, m = _project(form, at, state[1], state[2], metric)
         step = _descent(g, h, m, damping)
         decrease = -np.einsum("kr,kr->r", g, step)
         finished = (decrease <= tolerance * state[0] + ROUNDING) | (damping > WORST_DAMPING)
@@ -253,11 +291,12 @@ def minimise(
     tolerance: float = 1e-13,
     max_iterations: int = 60,
 ) -> Batch:
-    """Minimise R problems from theta (R, p), which must lie in the form (offset + basis phi).
+    """Minimise R problems from ``theta`` (R, p), which must lie in the ``form`` (offset + basis phi).
 
-    log_loss is (n,) or (R, n), weight (n,) or (R, n) (count weights; 0 leaves a point out), delta
-    a number or (R,). ``converged`` means that the expected decrease of F of the next step is below
-    ``tolerance`` x F. BLAS runs on one thread: at these sizes more are several times slower.
+    ``design``: the n inputs; ``log_loss`` and ``weight``: (n,) or (R, n) (count weights; 0 leaves
+    a point out), ``delta``: a number or (R,). ``converged`` means that the expected decrease of F
+    of the next step is below ``tolerance`` x F; after ``max_iterations`` a problem ends without.
+    BLAS runs on one thread: at these sizes more are several times slower.
     """
     theta = np.atleast_2d(theta)
     count, points = len(theta), len(design.x)
@@ -265,7 +304,7 @@ def minimise(
     delta = np.broadcast_to(np.atleast_1d(np.asarray(delta, dtype=float)), (count,))[:, None]
     block = max(1, design.chunk // points)
 
-    def part(values, rows):
+    def part(values: np.ndarray, rows: slice) -> np.ndarray:
         return values if len(values) == 1 else values[rows]
 
     blocks = []

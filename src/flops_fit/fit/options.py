@@ -1,6 +1,7 @@
 """How a table is fitted: every choice in one place, checked before any work."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,19 +10,21 @@ import pandas as pd
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.bootstrap import UNITS
 from flops_fit.fit.runs import RunTable
+from flops_fit.fit.sizes import Size
 
 METHODS = ("auto", "surface", "tied", "fixed_e", "isoflop", "envelope")
-FEWEST_RUNS = 5
+FEWEST_RUNS = 5  # one for each parameter of the surface
 
 
 @dataclass(frozen=True)
 class FitOptions:
     """The choices behind a fit.
 
-    ``sizes``: dicts size, params, flops_per_token known beyond the runs. ``delta``: Huber threshold
+    ``sizes``: the sizes known beyond the runs (`Size`). ``delta``: Huber threshold
     on ln L, "auto" = 1.345 robust scales. ``bootstrap``: number of resamples, drawn with ``seed``, 0
-    for no intervals; ``level``: theirs. ``method``: the headline: surface, tied (alpha = beta),
-    fixed_e, isoflop or envelope, each with intervals that hold noise alone; "auto" is the stack.
+    for no intervals; ``level``: of the intervals. ``method``: the headline: surface, tied (alpha =
+    beta), fixed_e, isoflop or envelope, each with intervals that cover noise only; "auto" is the
+    stack.
     ``exclude``: "auto" leaves out runs beyond 6 robust scales, "none" fits all; the default is
     "auto", but "none" where the table marks its own outliers or ``delta`` is given. ``resample``:
     runs, groups or wild; default runs, or groups where sizes were repeated with several seeds.
@@ -31,7 +34,7 @@ class FitOptions:
     nats (per token), or bits per byte where the table's column says so.
     """
 
-    sizes: list[dict] | None = None
+    sizes: Sequence[Size] | None = None
     delta: float | str = "auto"
     bootstrap: int = 1000
     seed: int = 0
@@ -62,8 +65,8 @@ class FitOptions:
             ("curve", ("parabola", "akima")),
         ):
             if getattr(self, name) not in allowed:
-                words = ", ".join(str(a) for a in allowed if a is not None)
-                raise FlopsFitError(f"{name}: {getattr(self, name)!r}; allowed: {words}")
+                choices = ", ".join(str(a) for a in allowed if a is not None)
+                raise FlopsFitError(f"{name}: {getattr(self, name)!r}; allowed: {choices}")
         if self.window is not None and not self.window > 1:
             raise FlopsFitError(f"window: {self.window!r}; allowed: a factor above 1")
         if not 0 < self.level < 1:
@@ -75,27 +78,28 @@ class FitOptions:
             )
         if len(table.frame) < FEWEST_RUNS:
             raise FlopsFitError(
-                f"{table.source}: {len(table.frame)} runs to fit, fewer than the 5 unknowns of "
-                f"L = E + A/N^alpha + B/D^beta ({_left_out_text(table)}); more runs are needed"
+                f"{table.source}: {len(table.frame)} runs to fit, fewer than the {FEWEST_RUNS} "
+                f"parameters of L = E + A/N^alpha + B/D^beta ({_left_out_text(table)}); more runs are "
+                "needed"
             )
 
     def excluding(self, table: RunTable) -> str:
-        """The rule of exclusion for a ``table``, where none was asked for too."""
+        """The rule by which runs of ``table`` are left out: the one asked for, or the default."""
         return self.exclude or ("none" if table.marks_outliers or self.delta != "auto" else "auto")
 
     def resampling(self, frame: pd.DataFrame) -> str:
-        """The unit of the resamples of a ``frame`` of runs, where none was asked for too."""
+        """The unit in which runs of ``frame`` are resampled: the one asked for, or the default."""
         return self.resample or default_unit(frame)
 
 
 def default_unit(frame: pd.DataFrame) -> str:
-    """``groups`` where sizes were repeated with several seeds, else ``runs``."""
+    """``groups`` where ``frame``, one row per run, repeats sizes with several seeds, else ``runs``."""
     repeated = "seed" in frame and frame["seed"].nunique() > 1
     return "groups" if repeated else "runs"
 
 
 def needs(method: str) -> str:
-    """What a method needs that a table may lack."""
+    """What ``method`` needs that a table may lack, as text."""
     return {
         "isoflop": "runs that share compute budgets",
         "envelope": "loss curves (--curves, or results.json)",
@@ -105,6 +109,6 @@ def needs(method: str) -> str:
 
 def _left_out_text(table: RunTable) -> str:
     """How many runs are left out, by reason: 2 left out: 2 diverged."""
-    reasons = Counter(run["reason"] for run in table.left_out)
-    words = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    return f"{len(table.left_out)} left out" + (f": {words}" if words else "")
+    reasons = Counter(run.reason for run in table.left_out)
+    each = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return f"{len(table.left_out)} left out" + (f": {each}" if each else "")

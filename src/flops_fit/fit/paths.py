@@ -9,9 +9,9 @@ from flops_fit.fit.estimators import Estimate, Runs, estimate_isoflop
 from flops_fit.fit.isoflop import path_law
 from flops_fit.fit.laws import PathLaw
 
-NEAR = 4.0  # factor in N around the lowest run
-WINDOWS = {"minima": None, "minima nearby": NEAR}
-FEWEST = 3  # bracketed budgets: two fix a line, one tests it
+WINDOW = 4.0  # factor in N around the lowest run
+WINDOWS = {"minima": None, "minima nearby": WINDOW}
+FEWEST_BUDGETS = 3  # bracketed budgets: two fix a line, one tests it
 
 
 @dataclass(frozen=True)
@@ -19,27 +19,27 @@ class Path:
     """One path: its laws on J prefixes (``values`` (J, 6), ``usable`` (J,)), and with one budget
     less (``less`` (J, k, 6), for the jackknife), and its resamples (R, 6) or None."""
 
-    name: str
+    name: str  # one of `WINDOWS`
     values: np.ndarray
     usable: np.ndarray
     less: np.ndarray
-    known: np.ndarray
-    draws: np.ndarray | None
+    known: np.ndarray  # which budgets each prefix has (J, k)
+    draws: np.ndarray | None  # resamples (R, 6)
 
     def at(self, log_c: np.ndarray) -> tuple[dict, dict]:
-        """ln N* and ln L* (J, T) of the prefixes at ln C (J, T), and their jackknife sds."""
-        found = _optimum(self.values, log_c)
+        """ln N* and ln L* of each prefix, and their jackknife sds, at ``log_c`` = ln C (J, T)."""
+        optimum = _optimum(self.values, log_c)
         spread = {}
         count = np.maximum(self.known.sum(axis=1), 1)[:, None]
         for name, value in _optimum(self.less, log_c[:, None]).items():
-            off = np.where(self.known[..., None], value - found[name][:, None], 0.0)
+            off = np.where(self.known[..., None], value - optimum[name][:, None], 0.0)
             off = np.where(
                 self.known[..., None], off - off.sum(1, keepdims=True) / count[:, None], 0
             )
             spread[name] = np.sqrt((count - 1) / count * (off**2).sum(axis=1))
-        for value in (*found.values(), *spread.values()):
+        for value in (*optimum.values(), *spread.values()):
             value[~self.usable] = np.nan
-        return found, spread
+        return optimum, spread
 
     def law(self) -> PathLaw:
         """The path through all budgets."""
@@ -53,25 +53,32 @@ def _optimum(values: np.ndarray, log_c: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def paths(
-    runs: Runs, weight: np.ndarray, ends: np.ndarray, draws: Draws | None, draw_weight
+    runs: Runs,
+    weight: np.ndarray,
+    ends: np.ndarray,
+    draws: Draws | None,
+    draw_weight: np.ndarray | None,
 ) -> list[Path]:
-    """The paths of ``runs`` on prefixes up to ln C = ``ends`` (J,), the last of them all budgets."""
-    if len(runs.groups) < FEWEST:
+    """The paths of ``runs`` on prefixes up to ln C = ``ends`` (J,), the last of them all budgets.
+
+    ``weight`` (n,) and ``draw_weight`` (R, n) carry the exclusions; ``draws``: the resamples.
+    """
+    if len(runs.groups) < FEWEST_BUDGETS:
         return []
-    found = []
+    lines = []
     for name, window in WINDOWS.items():
         estimate = estimate_isoflop(runs, draws, weight, draw_weight, window=window)
         path = _path(name, estimate, ends, draws)
         if path is not None:
-            found.append(path)
-    return found
+            lines.append(path)
+    return lines
 
 
 def _path(name: str, estimate: Estimate, ends: np.ndarray, draws: Draws | None) -> Path | None:
     flops, minima = estimate.minima
     log_c = np.log(flops)
     good = np.array([m.status[0] == 0 for m in minima])
-    if good.sum() < FEWEST:
+    if good.sum() < FEWEST_BUDGETS:
         return None
     columns = [np.array([getattr(m, f)[0] for m in minima]) for f in ("log_n", "loss", "curvature")]
 
@@ -87,4 +94,4 @@ def _path(name: str, estimate: Estimate, ends: np.ndarray, draws: Draws | None) 
         resampled = np.repeat(estimate.law.values, len(draws), axis=0)
         if estimate.draws is not None:
             resampled[estimate.usable] = estimate.draws.values
-    return Path(name, laws(known), known.sum(axis=1) >= FEWEST, dropped, known, resampled)
+    return Path(name, laws(known), known.sum(axis=1) >= FEWEST_BUDGETS, dropped, known, resampled)

@@ -1,4 +1,4 @@
-"""How answers of a kind have held on published sweeps: ``record.json``, in words.
+"""How answers of a kind have held on published sweeps: ``record.json``, as text.
 
 Made by ``python benchmarks/published.py --write``: the largest budgets of each table left out and asked
 for, with the error of the form from the other families of sweeps.
@@ -15,7 +15,7 @@ BANDS = {
     "3x to 10x": 10.1,
     "beyond 10x": float("inf"),
 }  # largest C over the data's
-FEWEST = 5  # held-out budgets of a kind, below which all of its verdict are counted
+FEWEST_ANSWERS = 5  # held-out budgets of a kind, below which all of its verdict are counted
 
 
 @cache
@@ -25,12 +25,15 @@ def record() -> dict:
 
 
 def record_words(verdict: str, beyond: float) -> str:
-    """How often answers of this verdict and distance held, in a sentence; empty where none is known."""
+    """How often answers of this ``verdict`` and distance held, in a sentence; empty where not known.
+
+    ``beyond``: C over the largest budget of the data.
+    """
     band = next(name for name, most in BANDS.items() if beyond <= most)
     near, entry = f" {band} the largest budget", record().get(f"{verdict}, {band}")
-    if not entry or entry["rows"] < FEWEST:
+    if not entry or entry["rows"] < FEWEST_ANSWERS:
         near, entry = "", record().get(verdict)
-    if not entry or entry["rows"] < FEWEST:
+    if not entry or entry["rows"] < FEWEST_ANSWERS:
         return ""
     kept = ""
     if entry["kept"] is not None:

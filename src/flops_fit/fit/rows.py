@@ -5,7 +5,7 @@ evaluations of one run, a search over learning rates, or two data sets in one ta
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -30,7 +30,16 @@ TUNED = set(
 )
 MOST_SHOWN = 4  # values of a column in a sentence
 MOST_VALUES = 50  # a column with more values than this names rows, not groups
-FEWEST = 1e4  # parameters or tokens below which a table hardly counts single ones
+SMALLEST_COUNT = 1e4  # of parameters or tokens; below, a table probably counts millions
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run left out of the fit: its name, its row in the table, and why."""
+
+    experiment_id: str = field(metadata={"before": "run_id"})  # its name
+    row: int
+    reason: str  # outlier, a status, or how far off it lies
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class Reading:
     ``loss_column``: the file's column of the loss (default: the held-out one). ``where``:
     "COLUMN=VALUE" texts that a row must meet, several values of one column meaning any of them.
     ``last_per``, ``best_per``: columns of whose groups only the row of the most tokens, or of the
-    lowest loss, is a run ("run_id"; "params,tokens"). ``max_epochs``: runs that read their data more
-    often are left out. ``cost_as_given``: C is believed however far it is from 6 N D.
+    lowest loss, is a run ("experiment_id"; "params,tokens"). ``max_epochs``: runs that read their
+    data more often are left out. ``cost_as_given``: C is believed however far it is from 6 N D.
     """
 
     loss_column: str | None = None
@@ -51,7 +60,7 @@ class Reading:
     max_epochs: float | None = None
     cost_as_given: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "where", tuple(self.where))  # JSON has lists
         most = self.max_epochs
         if most is not None and not most > 0:
@@ -64,14 +73,17 @@ class Reading:
 def where(
     frame: pd.DataFrame, conditions: Iterable[str], source: str
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The rows that meet every one of the ``conditions``, and a note on how many do."""
-    wanted: dict[str, list[str]] = {}
+    """The rows of ``frame`` that meet every one of the ``conditions``, and a note on how many do.
+
+    ``source`` names the file in messages. Raises `FlopsFitError` where no row does.
+    """
+    asked: dict[str, list[str]] = {}
     for condition in conditions:
         name, _, value = condition.partition("=")
         column = named_column(frame, name.strip(), f"{source}: where: column")
-        wanted.setdefault(column, []).append(value.strip())
+        asked.setdefault(column, []).append(value.strip())
     kept = pd.Series(True, frame.index)
-    for column, values in wanted.items():
+    for column, values in asked.items():
         here = pd.Series(False, frame.index)
         for value in values:
             here |= _equals(frame[column], value)
@@ -83,7 +95,7 @@ def where(
         kept &= here
     if not kept.any():
         raise FlopsFitError(f"{source}: where: no row meets {' and '.join(conditions)}")
-    if not wanted:
+    if not asked:
         return frame, []
     return frame[kept], [f"{kept.sum()} of {len(frame)} rows: where {' and '.join(conditions)}"]
 
@@ -97,12 +109,12 @@ def _equals(column: pd.Series, value: str) -> pd.Series:
         return same
 
 
-def _text(cell) -> str:
+def _text(cell: object) -> str:
     return "" if cell is None or cell is pd.NaT or cell != cell else str(cell).strip()
 
 
 def _some(column: pd.Series) -> str:
-    """The first few values of a column, in words."""
+    """The first few values of a column, as text."""
     values = [text for text in dict.fromkeys(column.map(_text)) if text]
     more = f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else ""
     return ", ".join(values[:MOST_SHOWN]) + more if values else "nothing in it"
@@ -113,10 +125,11 @@ def one_per_group(
 ) -> tuple[pd.DataFrame, list[str]]:
     """``frame`` with the last and the best row of each group only, and notes on it.
 
-    ``raw``: the file's own columns, for rows that ``frame`` has too.
+    ``how`` names the columns that make the groups; ``raw``: the file's columns, for rows that ``frame``
+    has too; ``source`` names the file in messages.
     """
     notes = []
-    for words, names, key, highest in (
+    for which, names, key, highest in (
         ("the last", how.last_per, "tokens", True),
         ("the best", how.best_per, "loss", False),
     ):
@@ -124,9 +137,9 @@ def one_per_group(
             continue
         before, groups = len(frame), []
         for name in names.split(","):
-            ours = fold(name)
+            ours = fold(name).replace("run_id", "experiment_id")
             known = frame if ours in frame else raw.loc[frame.index]
-            what = f"{source}: {words.split()[1]} per: column"
+            what = f"{source}: {which.split()[1]} per: column"
             column = ours if ours in frame else named_column(raw, name.strip(), what)
             groups.append(known[column].map(_text))
         order = spoken_floats(frame[key])[0] if key in frame else pd.Series(0.0, frame.index)
@@ -134,12 +147,12 @@ def one_per_group(
         ranked = ranked.sort_values("order_", kind="stable", na_position="first")
         keep = ranked.groupby([g.loc[ranked.index] for g in groups], sort=False).tail(1).index
         frame = frame.loc[frame.index.isin(keep)]
-        notes.append(f"{len(frame)} of {before} rows: {words} per {names}")
+        notes.append(f"{len(frame)} of {before} rows: {which} per {names}")
     return frame, notes
 
 
 def too_many_epochs(frame: pd.DataFrame, most: float) -> pd.Series:
-    """Which rows are known to read their data more than ``most`` times."""
+    """Which rows of ``frame`` are known to read their data more than ``most`` times."""
     if "epochs" not in frame:
         return pd.Series(False, frame.index)
     return frame["epochs"] > most * (1 + 1e-9)
@@ -149,15 +162,15 @@ def too_many_epochs(frame: pd.DataFrame, most: float) -> pd.Series:
 
 
 def doubts(frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns) -> tuple[list, list]:
-    """(notes, reasons against trust) on rows that look like anything but runs of one recipe.
+    """(notes, reasons against trust) on rows that do not look like runs of one recipe.
 
-    ``frame``: the checked runs; ``raw``: the same rows in the file's own columns; ``columns`` say
-    which of those were recognised.
+    ``frame``: the checked runs; ``raw``: the same rows in the file's columns; ``columns`` say which of
+    those were recognised.
     """
     notes, reasons = [], []
     repeated = _repeated(frame, columns)
     reasons += repeated
-    known = set(columns.names.values()) - {columns.names.get("run_id")}
+    known = set(columns.names.values()) - {columns.names.get("experiment_id")}
     others = [c for c in raw.columns if c not in known]
     by_kind, by_name = _groups(frame, raw[others])
     reasons += by_kind
@@ -165,7 +178,7 @@ def doubts(frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns) -> tuple[li
     if not repeated:
         reasons += _searched(frame, raw[others], bool(by_kind))
     for name in ("params", "tokens"):
-        if frame[name].max() < FEWEST:
+        if frame[name].max() < SMALLEST_COUNT:
             reasons.append(
                 f"{name} are at most {frame[name].max():.4g}: if they count millions or billions, "
                 f"write 70M or 1.3B, or name the column {name}_M or {name}_B"
@@ -175,18 +188,18 @@ def doubts(frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns) -> tuple[li
 
 def _repeated(frame: pd.DataFrame, columns: Columns) -> list[str]:
     """Several rows of one run: checkpoints, or evaluations at the same number of tokens."""
-    if "run_id" not in columns.names:
+    if "experiment_id" not in columns.names:
         return []
-    key = ["run_id", *(c for c in ("seed",) if c in frame)]
+    key = ["experiment_id", *(c for c in ("seed",) if c in frame)]
     rows = frame[frame.duplicated(key, keep=False)]
-    if rows.empty or (rows.groupby("run_id")["params"].nunique() > 1).any():
+    if rows.empty or (rows.groupby("experiment_id")["params"].nunique() > 1).any():
         return []  # an id with several N is a group, not a run
     runs = frame.drop_duplicates(key)
-    name = columns.names["run_id"]
+    name = columns.names["experiment_id"]
     several = rows.groupby(key)["tokens"].nunique().max() > 1
     what = "checkpoints" if several else "evaluations"
     advice = (
-        "--last-per run_id keeps the last of each" if several else "--where keeps one kind of them"
+        f"--last-per {name} keeps the last of each" if several else "--where keeps one kind of them"
     )
     return [
         f"{len(frame)} rows are {len(runs)} runs by {legible(name)}: {what} of one run are not runs of "
@@ -199,9 +212,9 @@ def _groups(frame: pd.DataFrame, raw: pd.DataFrame) -> tuple[list[str], list[str
     kinds, rest = [], []
     for column in raw.columns:
         folded = fold(column)
-        words = set(folded.split("_"))
+        parts = set(folded.split("_"))
         text = not _numeric(raw[column])
-        known = words & (KINDS if text else NUMBER_KINDS)
+        known = parts & (KINDS if text else NUMBER_KINDS)
         if not (text or known):
             continue
         cells = raw[column].map(_text)
@@ -211,11 +224,11 @@ def _groups(frame: pd.DataFrame, raw: pd.DataFrame) -> tuple[list[str], list[str
         sizes = frame["params"].groupby(values).nunique()
         if (sizes > 1).sum() < 2:  # each value has one N: the name of a size
             continue
-        said = f"column {legible(column)} has {values.nunique()} values ({_some(raw[column])})"
+        sentence = f"column {legible(column)} has {values.nunique()} values ({_some(raw[column])})"
         if known:
-            kinds.append(f"{said}: one law for all of them mixes them (--where {column}=VALUE)")
+            kinds.append(f"{sentence}: one law for all of them mixes them (--where {column}=VALUE)")
         else:
-            rest.append(said)
+            rest.append(sentence)
     return kinds, rest
 
 
@@ -249,7 +262,7 @@ def _searched(frame: pd.DataFrame, raw: pd.DataFrame, grouped: bool) -> list[str
 
 
 def on_repeats(frame: pd.DataFrame) -> list[str]:
-    """A note where runs read their data more often than repeats are worth."""
+    """A note where rows of ``frame`` read their data more often than repeats are worth."""
     if "epochs" not in frame:
         return []
     many = int((frame["epochs"] > MOST_EPOCHS).sum())

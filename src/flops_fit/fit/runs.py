@@ -8,28 +8,39 @@ silently: they stand in ``left_out`` with the reason.
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from flops_fit.constants import FLOPS_PER_PARAM_TOKEN, flops_6nd
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.columns import ALIASES, Columns, fold, recognise
 from flops_fit.fit.exports import read_folder
 from flops_fit.fit.formats import read_table
-from flops_fit.fit.rows import Reading, doubts, on_repeats, one_per_group, too_many_epochs, where
+from flops_fit.fit.rows import (
+    LeftOut,
+    Reading,
+    doubts,
+    on_repeats,
+    one_per_group,
+    too_many_epochs,
+    where,
+)
+from flops_fit.fit.sizes import Size
 from flops_fit.fit.tables import positive
 from flops_fit.fit.units import check_cost
 
 OURS = {"flops_6nd", "flops_counted"}  # together only in the tables that this project writes
 COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
 KEPT = (*COUNTS, "flops_counted", "epochs")  # as they stand, for sensitivity and verdict
-SIZE_COLUMNS = ("params", *COUNTS, "flops_per_token")
+COUNTED = (*COUNTS, "flops_per_token")
 # An empty status leaves no run out; "finished" and "success" are how trackers and jobs say it.
 COMPLETED = {"completed", "finished", "success", "", "nan", "none"}
 TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "nan", "none"}
 SAME_BUDGET = 0.03  # ln C: runs closer than this share a budget where the table names none
 BUDGET_WIDTH = 0.10  # ln C: a chain of neighbours wider than this is no budget
-FEWEST_SHARED = 4
+FEWEST_SHARED = 4  # runs of a budget, where the table names none
 SAME_SIZE = 0.01  # relative: N of one value of the size parameter
 AS_IT_STANDS = Reading()
 NO_LOG = (
@@ -42,20 +53,19 @@ outlier), or fit a loss that is above 0 (--loss), as cross-entropy is"
 class RunTable:
     """Runs ready to fit.
 
-    ``source``: the file's name. ``frame``: one row a run, columns run_id, row, params, tokens,
-    flops, loss, and where known budget, size, seed, epochs and other counts of N (`COUNTS`).
-    ``left_out``: dicts run_id, row, reason of the rows not fitted; ``marked``: those of them that
-    the table itself calls outliers and whose numbers are sound, as in ``frame``. ``sizes``: dicts
-    size, params, other counts of N, flops_per_token. ``notes``: what was recognised, derived and
-    assumed, a sentence each; ``doubts``: what speaks against trusting a law of these rows.
-    ``loss_unit``: "nats", "bits per byte" or the like. ``params_column``: the column that was asked
-    for as N; ``reading``: the other choices.
+    ``source``: the file's name. ``frame``: one row per run, columns experiment_id, row, params,
+    tokens, flops, loss, and where known budget, size, seed, epochs and other counts of N (`COUNTS`).
+    ``left_out``: the rows not fitted; ``marked``: those of them that the table itself calls outliers
+    and whose numbers are sound, as in ``frame``. ``sizes``: those tried. ``notes``: what was
+    recognised, derived and assumed, one sentence each; ``doubts``: what speaks against trusting a
+    law of these rows. ``loss_unit``: "nats", "bits per byte" or the like. ``params_column``: the
+    column that was asked for as N; ``reading``: the other choices.
     """
 
     frame: pd.DataFrame
     source: str
-    left_out: list[dict] = field(default_factory=list)
-    sizes: list[dict] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    sizes: list[Size] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     loss_unit: str = "nats"
     params_column: str = "params"
@@ -66,13 +76,13 @@ class RunTable:
     @property
     def marks_outliers(self) -> bool:
         """Whether the table itself names outliers."""
-        return any(run["reason"] == "outlier" for run in self.left_out)
+        return any(run.reason == "outlier" for run in self.left_out)
 
 
 def read_runs(
     path: str | Path, params: str = "params", reading: Reading = AS_IT_STANDS
 ) -> RunTable:
-    """Read the runs in ``path``: CSV, JSON, JSON Lines, Parquet, or a folder with a file a run.
+    """Read the runs in ``path``: CSV, JSON, JSON Lines, Parquet, or a folder with one file per run.
 
     ``params`` names the column that is N: params, params_nonembedding or params_total. N, D and the
     loss are needed; of N, D and C any two do (C = 6 N D). ``reading``: choices that a table leaves,
@@ -139,9 +149,9 @@ def prepare_runs(
     left_out = _entries(lost, reason)
     frame = frame[reason == ""].copy()
     if frame.empty:
-        found = ", ".join(sorted(set(reason)))
+        kinds = ", ".join(sorted(set(reason)))
         raise FlopsFitError(
-            f"{source}: all {len(left_out)} runs are left out as {found}; nothing to fit (a run with "
+            f"{source}: all {len(left_out)} runs are left out as {kinds}; nothing to fit (a run with "
             "status completed or finished, or none, is fitted)"
         )
     frame, chosen = one_per_group(frame, raw, reading, source)
@@ -156,13 +166,13 @@ def prepare_runs(
         check_cost(frame, source, names, derived=not {"params", "tokens"} <= before)
     frame, repeated = _without_repeats(frame, reading.max_epochs, source)
     notes += on_repeats(frame)
-    said, why = doubts(frame, raw.loc[frame.index], columns) if outside else ([], [])
+    remarks, why = doubts(frame, raw.loc[frame.index], columns) if outside else ([], [])
     return RunTable(
         frame.reset_index(drop=True),
         source,
         left_out + repeated,
         _sizes(frame),
-        notes + said + why,
+        notes + remarks + why,
         columns.loss_unit,
         params,
         marked.reset_index(drop=True),
@@ -173,7 +183,7 @@ def prepare_runs(
 
 def _without_repeats(
     frame: pd.DataFrame, most: float | None, source: str
-) -> tuple[pd.DataFrame, list[dict]]:
+) -> tuple[pd.DataFrame, list[LeftOut]]:
     """``frame`` with its passes over the data, and without the runs that make more than ``most``."""
     if "unique_tokens" in frame:
         unique = frame["unique_tokens"].where(frame["unique_tokens"] > 0)
@@ -209,8 +219,8 @@ def _columns(raw: pd.DataFrame, params: str, source: str, reading: Reading) -> C
 def _reasons(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.Series:
     """Why each row is left out, "" for those that are fitted; gives rows without a name one."""
     numbered = pd.Series([f"row {row}" for row in frame["row"]], frame.index)
-    own = frame["run_id"].astype(object) if "run_id" in frame else numbered
-    frame["run_id"] = own.fillna(numbered).astype(str)
+    given = frame["experiment_id"].astype(object) if "experiment_id" in frame else numbered
+    frame["experiment_id"] = given.fillna(numbered).astype(str)
     reason = pd.Series("", index=frame.index)
     if "outlier" in frame:
         reason[_flags(frame["outlier"], frame["row"], source, names["outlier"])] = "outlier"
@@ -221,10 +231,10 @@ def _reasons(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.Seri
     return reason
 
 
-def _entries(frame: pd.DataFrame, reason: pd.Series | str) -> list[dict]:
+def _entries(frame: pd.DataFrame, reason: pd.Series | str) -> list[LeftOut]:
     why = [reason] * len(frame) if isinstance(reason, str) else reason[frame.index]
     return [
-        {"run_id": row.run_id, "row": int(row.row), "reason": text}
+        LeftOut(row.experiment_id, int(row.row), text)
         for row, text in zip(frame.itertuples(), why, strict=True)
     ]
 
@@ -232,7 +242,7 @@ def _entries(frame: pd.DataFrame, reason: pd.Series | str) -> list[dict]:
 def _checked(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.DataFrame:
     """``frame`` with its numbers as floats; columns that are empty throughout are dropped."""
 
-    def numbers(part: pd.DataFrame, name: str, **how) -> pd.Series:
+    def numbers(part: pd.DataFrame, name: str, **how: Any) -> pd.Series:
         return positive(part[name], part["row"], source, name=names[name], **how)
 
     frame["loss"] = numbers(frame, "loss", why=NO_LOG)
@@ -293,15 +303,15 @@ def _complete(frame: pd.DataFrame, source: str, notes: list[str]) -> pd.DataFram
                 f"{source}: no column for {name}, and no other two of params, tokens, flops to "
                 f"derive it from; allowed names: {name}, {', '.join(ALIASES[name])}"
             )
-        frame[name] = frame[compute] / (6 * frame[other])
+        frame[name] = frame[compute] / (FLOPS_PER_PARAM_TOKEN * frame[other])
         notes.append(f"{name} = {compute} / (6 {other})")
     if "flops" not in frame:
-        frame["flops"] = 6 * frame["params"] * frame["tokens"]
+        frame["flops"] = flops_6nd(frame["params"], frame["tokens"])
         notes.append("flops = 6 params tokens")
     return frame
 
 
-def _sizes(frame: pd.DataFrame) -> list[dict]:
+def _sizes(frame: pd.DataFrame) -> list[Size]:
     """One entry per size value (or N where these do not name one N each), in order of N."""
     key = "params"
     if "size" in frame and frame["size"].notna().all():  # a width with several depths is no size
@@ -309,29 +319,31 @@ def _sizes(frame: pd.DataFrame) -> list[dict]:
         key = "size" if (spans["max"] <= spans["min"] * (1 + SAME_SIZE)).all() else key
     table = []
     for value, rows in frame.groupby(key):
-        entry = {"size": _plain_value(value) if key == "size" else None}
-        for name in SIZE_COLUMNS:
-            if name in rows and rows[name].notna().any():
-                entry[name] = float(rows[name].dropna().iloc[0])
-        table.append(entry)
-    return sorted(table, key=lambda entry: entry["params"])
+        known = {
+            name: float(rows[name].dropna().iloc[0])
+            for name in ("params", *COUNTED)
+            if name in rows and rows[name].notna().any()
+        }
+        table.append(Size(_plain_value(value) if key == "size" else None, **known))
+    return sorted(table, key=lambda size: size.params)
 
 
-def _plain_value(value):
+def _plain_value(value: object) -> int | float | str:
     if isinstance(value, str):
         return value
-    value = float(value)
-    if not np.isfinite(value):
-        return str(value)
-    return int(value) if value.is_integer() else value
+    number = float(value)  # type: ignore[arg-type]
+    if not np.isfinite(number):
+        return str(number)
+    return int(number) if number.is_integer() else number
 
 
 def budget_groups(frame: pd.DataFrame) -> tuple[list[tuple[float, np.ndarray]], str]:
-    """Runs that share a compute budget: [(C, row positions)], ascending, and how they were found.
+    """Runs of ``frame`` that share a compute budget, ascending, and how they were recognised.
 
-    With a ``budget`` column the grouping is exact. Without one, neighbours in ln C closer than 3%
-    are chained; chains wider than 10% or of fewer than 4 runs are no budget, and unless budgets
-    hold half the runs there are none. Nothing is ever rounded, so 1.5e19 and 1.9e19 stay apart.
+    Each is (C, row positions). With a ``budget`` column the grouping is exact. Without one,
+    neighbours in ln C closer than 3% are chained; chains wider than 10% or of fewer than 4 runs are
+    no budget, and unless budgets hold half the runs there are none. Nothing is ever rounded, so
+    1.5e19 and 1.9e19 stay apart.
     """
     if "budget" in frame and frame["budget"].notna().any():
         groups = frame.groupby("budget").indices
@@ -343,5 +355,5 @@ def budget_groups(frame: pd.DataFrame) -> tuple[list[tuple[float, np.ndarray]], 
     chains = [rows for rows in chains if np.ptp(log_c[rows]) <= BUDGET_WIDTH]
     if sum(map(len, chains)) < len(frame) / 2:
         return [], "no shared budgets: runs do not cluster in ln C"
-    found = "runs within 3% in C taken as one budget"
-    return [(float(np.exp(np.median(log_c[rows]))), np.sort(rows)) for rows in chains], found
+    how = "runs within 3% in C taken as one budget"
+    return [(float(np.exp(np.median(log_c[rows]))), np.sort(rows)) for rows in chains], how

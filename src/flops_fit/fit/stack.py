@@ -14,13 +14,13 @@ from flops_fit.fit.cost import Cost
 from flops_fit.fit.estimators import Runs
 from flops_fit.fit.forms import POLISHED, BentDesign
 from flops_fit.fit.laws import PathLaw, StackLaw, spread
-from flops_fit.fit.measure import Minimum, groups_of, measure
+from flops_fit.fit.measure import Groups, Minimum, groups_of, measure
 from flops_fit.fit.members import MEMBERS, by_member, fit_members, law_of, resample_members
 from flops_fit.fit.paths import WINDOWS, paths
 from flops_fit.fit.surface import Data
 
 MOST_NODES = 16  # budgets that take part in the chain
-FEWEST_RUNS = 8
+FEWEST_IN_PREFIX = 8  # runs
 LEAST_DRAWS = 50
 MOST_NOISE = 0.35  # ln N*: a 90% interval of a factor 3
 
@@ -34,17 +34,18 @@ class Stack:
 
     names: list[str]
     law: StackLaw
-    draws: StackLaw | None
+    draws: StackLaw | None  # one row per resample
     chain: Chain
     noise: float
     scales: dict[str, float]
-    minima: list[Minimum | None]
+    minima: list[Minimum | None]  # measured at the nodes of the chain
 
     def vague(self, one_budget: bool, cost: Cost) -> str:
         """Why the runs do not determine N*: empty where they do.
 
-        With one budget the minimum measured there has to be clear; with more of them the members' N* a
-        factor of 3 beyond the largest, by their standard errors and by the resamples.
+        ``one_budget``: whether all runs are of one, whose measured minimum then has to be clear; with
+        more of them the members' N* a factor of 3 beyond the largest, by their standard errors and by
+        the resamples, on ``cost``.
         """
         weight, log_c = self.law.weights["params"], self.chain.end
         if one_budget:
@@ -61,7 +62,9 @@ class Stack:
         return f"the standard error of ln N* at {where} is {min(sd, 1e6):.2g}, more than {MOST_NOISE:g}"
 
 
-def build(runs: Runs, weight: np.ndarray, draws: Draws | None, draw_weight=None) -> Stack:
+def build(
+    runs: Runs, weight: np.ndarray, draws: Draws | None, draw_weight: np.ndarray | None = None
+) -> Stack:
     """The stack of ``runs`` of ``weight`` (n,), 0 where left out.
 
     ``draws`` are refitted by all members at once, as many as make their number in all; exclusions
@@ -92,7 +95,7 @@ def build(runs: Runs, weight: np.ndarray, draws: Draws | None, draw_weight=None)
     }
     laws = (*(law_of(f.theta[-1:], data) for f in members), *(line.law() for line in lines))
     drawn = None
-    if draws is not None:
+    if draws is not None and draw_weight is not None:
         again = resample_members(data, design, log_c, weight, fits, draws, draw_weight)
         drawn = StackLaw(
             (*again, *(PathLaw(line.draws) for line in lines if line.draws is not None)), weights
@@ -101,7 +104,7 @@ def build(runs: Runs, weight: np.ndarray, draws: Draws | None, draw_weight=None)
     return Stack(names, StackLaw(laws, weights), drawn, chain, noise, scales, minima)
 
 
-def _nodes(groups: list) -> list:
+def _nodes(groups: Groups) -> Groups:
     """At most `MOST_NODES` groups, evenly spread and the last among them."""
     if len(groups) <= MOST_NODES:
         return groups
@@ -109,13 +112,15 @@ def _nodes(groups: list) -> list:
     return [groups[i] for i in picked]
 
 
-def _prefixes(nodes, log_c, weight) -> tuple[np.ndarray, np.ndarray]:
+def _prefixes(
+    nodes: Groups, log_c: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Masks (J, n) of the runs up to each node that suffices for a fit, the last of them all runs."""
     masks, at = [], []
     for i in range(1, len(nodes) - 1):
         top = log_c[nodes[i][1]].max()
         mask = weight * (log_c <= top + 1e-9)
-        if (mask > 0).sum() >= FEWEST_RUNS:
+        if (mask > 0).sum() >= FEWEST_IN_PREFIX:
             masks.append(mask)
             at.append(i)
     return np.array([*masks, weight]), np.array([*at, max(len(nodes) - 1, 0)])

@@ -32,18 +32,18 @@ class Data:
     """Runs ready to fit: log_loss, x, y of shape (n,); x = ln N - centre[0], y = ln D - centre[1]."""
 
     log_loss: np.ndarray
-    design: Design
+    design: Design  # x and y
     centre: tuple[float, float]
 
     @classmethod
     def of(cls, params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> "Data":
-        """From N (params), D (tokens) and losses, each (n,), positive."""
+        """From N (``params``), D (``tokens``) and ``loss``, each of shape (n,), positive."""
         x, y = np.log(params), np.log(tokens)
         centre = (float(x.mean()), float(y.mean()))
         return cls(np.log(loss), Design(x - centre[0], y - centre[1]), centre)
 
     def take(self, rows: np.ndarray) -> "Data":
-        """The chosen runs, with the same centre, so that theta keeps its meaning."""
+        """The runs at ``rows`` (k,), with the same centre, so that theta keeps its meaning."""
         design = Design(self.design.x[rows], self.design.y[rows])
         return Data(self.log_loss[rows], design, self.centre)
 
@@ -59,19 +59,19 @@ def _bounds(data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 
 def free_form(data: Data) -> Form:
-    """E, A, B, alpha and beta all free."""
+    """E, A, B, alpha and beta all free, within bounds that suit ``data``."""
     return Form("surface", np.eye(5), np.zeros(5), *_bounds(data))
 
 
 def tied_form(data: Data) -> Form:
-    """alpha = beta: one exponent, for grids too small for two."""
+    """alpha = beta: one exponent, for grids too small for two; bounds suit ``data``."""
     basis = np.zeros((5, 4))
     basis[[0, 1, 2, 3, 4], [0, 1, 2, 3, 3]] = 1
     return Form("tied", basis, np.zeros(5), *_bounds(data))
 
 
 def fixed_e_form(data: Data, irreducible: float) -> Form:
-    """E given (same units as the losses), the other four free."""
+    """E held at ``irreducible`` (unit of the losses), the other four free; bounds suit ``data``."""
     offset = np.array([np.log(irreducible), 0, 0, 0, 0])
     lower, upper = _bounds(data)
     lower[0] = min(lower[0], offset[0])
@@ -83,18 +83,18 @@ def fixed_e_form(data: Data, irreducible: float) -> Form:
 class Surface:
     """A fitted surface; theta as in `newton`, residuals ln L - ln Lhat of all runs (n,)."""
 
-    form: Form
+    form: Form  # what is free
     theta: np.ndarray
-    centre: tuple[float, float]
-    objective: float
-    delta: float
-    scale: float
-    weight: np.ndarray
-    residual: np.ndarray
-    converged: bool
-    starts: int
-    spread: float
-    same_minimum: int
+    centre: tuple[float, float]  # of ln N and ln D
+    objective: float  # summed Huber loss
+    delta: float  # Huber threshold
+    scale: float  # robust scale of the residuals
+    weight: np.ndarray  # 1 for runs used (n,)
+    residual: np.ndarray  # (n,)
+    converged: bool  # whether the minimiser ended at a minimum
+    starts: int  # of the search
+    spread: float  # relative, of the objectives of the starts
+    same_minimum: int  # starts that ended there
 
     @property
     def n_runs(self) -> int:
@@ -103,7 +103,7 @@ class Surface:
 
 
 def coefficients(theta: np.ndarray, centre: tuple[float, float]) -> np.ndarray:
-    """(..., 5) of E, A, B, alpha, beta from theta (..., 5): the centring is undone."""
+    """E, A, B, alpha, beta, of shape (..., 5), from ``theta`` (..., 5) around ``centre``."""
     theta = np.asarray(theta)
     e, p, q, alpha, beta = np.moveaxis(theta, -1, 0)
     log_a, log_b = p + alpha * centre[0], q + beta * centre[1]
@@ -113,7 +113,7 @@ def coefficients(theta: np.ndarray, centre: tuple[float, float]) -> np.ndarray:
 def _nonnegative(gram: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """min_c>=0 c^T gram c - 2 right^T c for many 3 x 3 problems: c (..., 3) and the minimum.
 
-    With three unknowns all seven supports are tried: exact, and one batch of solves each.
+    With three coefficients all seven supports are tried: exact, and one batch of solves each.
     """
     best = np.full(right.shape[:-1], np.inf)
     solution = np.zeros_like(right)
@@ -132,9 +132,10 @@ def _nonnegative(gram: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def projected_starts(data: Data, form: Form, weight: np.ndarray, count: int = STARTS) -> np.ndarray:
-    """Starts theta (<= count, 5): the lowest local minima over a grid of (alpha, beta).
+    """Starts theta (<= ``count``, 5): the lowest local minima over a grid of (alpha, beta).
 
-    For each pair, E, A', B' >= 0 minimise the relative squared error sum w (Lhat / L - 1)^2.
+    ``data``: the n runs, of ``weight`` (n,); ``form``: what is free. For each pair, E, A', B' >= 0
+    minimise the relative squared error sum w (Lhat / L - 1)^2.
     """
     alpha, beta = (g.ravel() for g in np.meshgrid(EXPONENTS, EXPONENTS, indexing="ij"))
     if form.name == "tied":
@@ -181,7 +182,10 @@ def projected_starts(data: Data, form: Form, weight: np.ndarray, count: int = ST
 
 
 def robust_scale(residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """1.4826 median |r| over count weights, floored: (R,) from residual, weight of (R, n)."""
+    """1.4826 median |r|, floored, of shape (R,).
+
+    ``residual`` and ``weight``: of shape (R, n), the weights being counts.
+    """
     size = np.abs(residual)
     order = np.argsort(size, axis=-1)
     size = np.take_along_axis(size, order, axis=-1)
@@ -196,7 +200,10 @@ def robust_scale(residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def far_runs(residual: np.ndarray, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Which runs lie beyond 6 robust scales, the farthest first, at most 10%: (R, n) of bool."""
+    """Which runs lie beyond 6 robust scales, the farthest first, at most 10%: bool, of shape (R, n).
+
+    ``residual`` and ``weight``: (R, n), the weights being counts; ``scale``: (R,).
+    """
     size = np.where(weight > 0, np.abs(residual), 0.0)
     far = size > EXCLUDE_BEYOND * np.asarray(scale)[..., None]
     if not far.any():
@@ -210,11 +217,11 @@ def far_runs(residual: np.ndarray, weight: np.ndarray, scale: np.ndarray) -> np.
 
 
 def ladder(final: float, steps: tuple[float, ...] = CONTINUATION) -> list[float]:
-    """Thresholds to follow down to ``final``: with a small one alone a descent can stick."""
+    """Thresholds down to ``final`` by way of ``steps``: from a small one alone a descent can stick."""
     return [d for d in steps if d > 2 * final] + [final]
 
 
-def _descend(data: Data, form: Form, theta, weight, delta: float) -> Batch:
+def _descend(data: Data, form: Form, theta: np.ndarray, weight: np.ndarray, delta: float) -> Batch:
     """Follow starts down the ladder of thresholds to ``delta``."""
     for step in ladder(delta):
         tolerance = 1e-13 if step == delta else 1e-4
@@ -225,7 +232,9 @@ def _descend(data: Data, form: Form, theta, weight, delta: float) -> Batch:
     return batch
 
 
-def _polish(data: Data, form: Form, theta: np.ndarray, weight: np.ndarray, delta: float):
+def _polish(
+    data: Data, form: Form, theta: np.ndarray, weight: np.ndarray, delta: float
+) -> tuple[np.ndarray, float, np.ndarray]:
     """Gauss-Newton steps by QR in extended precision, for exact data.
 
     Normal equations square the condition number; on noise-free runs that costs the last digits.
@@ -234,7 +243,7 @@ def _polish(data: Data, form: Form, theta: np.ndarray, weight: np.ndarray, delta
     wide = np.longdouble
     x, y, log_loss = (v.astype(wide) for v in (data.design.x, data.design.y, data.log_loss))
 
-    def evaluate(at):
+    def evaluate(at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         e, p, q, alpha, beta = at.astype(wide)
         terms = np.stack([np.exp(e) + 0 * x, np.exp(p - alpha * x), np.exp(q - beta * y)])
         total = terms.sum(axis=0)
@@ -265,12 +274,12 @@ def fit_surface(
     starts: int = STARTS,
     start: np.ndarray | None = None,
 ) -> Surface:
-    """Fit a surface to runs.
+    """Fit the surface of ``form`` (default: all free) to ``data``.
 
-    ``delta`` "auto" sets the Huber threshold to 1.345 robust scales of the residuals, found with
-    the fit; a number fixes it. ``exclude`` "auto" leaves out runs beyond 6 robust scales (at most
-    10%), "none" fits every run. ``start`` (5,) of E, ln A, ln B, alpha, beta replaces the search
-    for starts where the law is known to be near, as in a simulation.
+    ``delta`` "auto" sets the Huber threshold to 1.345 robust scales of the residuals, determined
+    with the fit; a number fixes it. ``exclude`` "auto" leaves out runs beyond 6 robust scales (at
+    most 10%), "none" fits every run. ``starts``: number of them. ``start``, of shape (5,): E, ln
+    A, ln B, alpha, beta replaces it where the law is known to be near, as in a simulation.
     """
     form = form or free_form(data)
     weight = np.ones(len(data))

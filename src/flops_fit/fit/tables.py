@@ -1,6 +1,7 @@
 """Cells of tables from outside as numbers: what cannot be one is refused by file, row, column."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ def floats(column: pd.Series) -> pd.Series:
         return column.map(_float).astype(float)
 
 
-def _float(value) -> float:
+def _float(value: Any) -> float:
     try:
         return float(value)
     except OverflowError:
@@ -47,7 +48,7 @@ def spoken_floats(column: pd.Series, decimal_commas: bool = False) -> tuple[pd.S
 
     Where no cell of the column tells whether its commas are decimal or between thousands,
     ``decimal_commas`` decides; a column that has both kinds keeps NaN there. Returns the floats and,
-    where a cell was read so, an example in words ("'70M' read as 7e+07").
+    where a cell was read so, an example as text ("'70M' read as 7e+07").
     """
     values = floats(column)
     texts = column[values.isna()].map(lambda cell: cell.strip() if isinstance(cell, str) else "")
@@ -108,10 +109,11 @@ def positive(
     name: str | None = None,
     why: str = "",
 ) -> pd.Series:
-    """The column as floats; a `FlopsFitError` names the first value that is not finite and positive.
+    """The ``column`` as floats.
 
-    ``rows`` are the numbers of the rows in the user's file, ``name`` is the column's name there
-    (default: its own); with ``zero``, 0 is allowed too; ``why`` ends the message.
+    ``rows`` are the numbers of the rows in the file ``source``, ``name`` is the column's name there
+    (default: that of ``column``); with ``zero``, 0 is allowed too. Raises `FlopsFitError`, which ends
+    with ``why``, naming the first value that is not finite and positive.
     """
     values = floats(column)
     within = (values >= SMALLEST) & (values <= LARGEST)
@@ -130,8 +132,8 @@ def _limits(value: float) -> str:
     return f" from {SMALLEST:g} to {LARGEST:g}" if np.isfinite(value) and value > 0 else ""
 
 
-def shown(value) -> str:
-    """A cell as its file has it."""
+def shown(value: object) -> str:
+    """The cell ``value`` as its file has it, shortened to 40 characters."""
     if (isinstance(value, float) and np.isnan(value)) or value is None or value is pd.NaT:
         return "empty, or not a number"
     text = repr(value.item() if isinstance(value, np.generic) else value)
@@ -139,10 +141,10 @@ def shown(value) -> str:
 
 
 def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """``frame`` with an apostrophe before text that a spreadsheet would run as a formula (=1+1)."""
+    """``frame``, row by row, with an apostrophe before text that is a formula in spreadsheets."""
     texts = frame.select_dtypes(exclude="number").columns
     return frame.assign(**{c: frame[c].map(_inert) for c in texts})
 
 
-def _inert(cell):
+def _inert(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "@")) else cell

@@ -22,11 +22,11 @@ FALLS = 0.01  # relative: a cost lower by more than this at more tokens is lower
 
 
 def check_cost(frame: pd.DataFrame, source: str, names: dict[str, str], derived: bool) -> None:
-    """Refuse runs whose C cannot be what N and D cost, in words that name the likely units.
+    """Refuse runs whose C cannot be what N and D cost, naming the likely units.
 
-    ``frame`` has params, tokens, flops (and budget) of every run and ``row``; ``names`` are the
-    file's own of these columns; ``derived``: N or D was derived from C, so that the ratio says
-    nothing and D / N is looked at.
+    ``frame``: one row per run, columns params, tokens, flops (and budget) and ``row``; ``source``: the
+    file; ``names``: its names of these columns; ``derived``: N or D was derived from C, so that the
+    ratio says nothing and D / N is looked at. Raises `FlopsFitError`.
     """
     if derived:
         _check_share(frame, source, names)
@@ -51,7 +51,9 @@ def check_cost(frame: pd.DataFrame, source: str, names: dict[str, str], derived:
 _BELIEVE = "(--cost-as-given, fit.cost_as_given, believes the column)"
 
 
-def _mismatch(frame, ratio, cost: str, at, source: str, names: dict[str, str]) -> str:
+def _mismatch(
+    frame: pd.DataFrame, ratio: pd.Series, cost: str, at: int, source: str, names: dict[str, str]
+) -> str:
     row = frame.loc[at]
     numbers = ", ".join(f"{names.get(n, n)} {row[n]:.4g}" for n in ("params", "tokens", cost))
     likely = _likely(frame, cost, float(np.exp(np.log(ratio).median())))
@@ -64,7 +66,7 @@ def _mismatch(frame, ratio, cost: str, at, source: str, names: dict[str, str]) -
 
 
 def _likely(frame: pd.DataFrame, cost: str, ratio: float) -> str:
-    """The fewest units that bring C / (N D) to what training costs, in words; "" if none do."""
+    """The fewest units that bring C / (N D) to what training costs, as text; "" if none do."""
     middle = {n: float(frame[n].median()) for n in ("params", "tokens", cost)}
     guesses = []
     for n, d, c in itertools.product(UNITS, UNITS, COSTS):
@@ -77,8 +79,8 @@ def _likely(frame: pd.DataFrame, cost: str, ratio: float) -> str:
         usual = USUAL_SHARE[0] <= share <= USUAL_SHARE[1]
         if TYPICAL[0] <= scaled <= TYPICAL[1] and plausible and usual:
             units = {"params": UNITS[n], "tokens": UNITS[d], cost: COSTS[c]}
-            words = [f"{what} counted {unit}" for what, unit in units.items() if unit]
-            guesses.append((len(words), abs(np.log(scaled / 6)), " and ".join(words)))
+            changes = [f"{what} counted {unit}" for what, unit in units.items() if unit]
+            guesses.append((len(changes), abs(np.log(scaled / 6)), " and ".join(changes)))
     if guesses:
         return min(guesses)[2]
     per_token = middle[cost] / middle["params"]

@@ -1,91 +1,97 @@
-"""trust, provisional or not identifiable, and the reasons.
+"""The verdict on an answer (trust, provisional or not identifiable), and the reasons for it.
 
 *Trust* is a promise about the decision: the advised size costs at most 5% more compute than the best
-one, with a probability of 90% or more. Reasons about what the runs are forbid it whatever the
+one, with a probability of 90% or more. A reason that concerns the runs forbids trust whatever the
 probability.
 """
 
 from flops_fit.constants import MOST_EPOCHS
+from flops_fit.fit.answer import NOT_IDENTIFIABLE, PROVISIONAL, TRUST
+from flops_fit.fit.estimators import ONE_BUDGET_SPAN
+from flops_fit.fit.result import Fit
 
 PROMISED = 0.90  # probability that the advised size costs at most 5% more compute than the best
 FAR = 10.0  # beyond the data by more than this: provisional at best
-GUESS = 1000.0  # beyond by more than this, no interval means anything
-NARROW = 2.0  # span of C below which the runs are those of one budget
-ELSEWHERE = 1.1  # factor in C beyond which such runs say nothing
+MEANINGLESS = 1000.0  # beyond the data by more than this, no interval means anything
+ELSEWHERE = 1.1  # factor in C beyond which runs of one budget say nothing
 DECADE = 10.0  # budgets within this factor of the largest have to show minima
-RANKS = ("not identifiable", "provisional", "trust")
 
 
-def judge(fit: dict, flops: float, ci: dict, promise: float | None) -> tuple[str, list[str]]:
-    """The verdict on the answer at C, and the reasons that hold it down."""
-    headline = fit["headline"]
+def reasons_at(
+    fit: Fit, flops: float, has_interval: bool, promise: float | None
+) -> tuple[str, list[str]]:
+    """The verdict on the answer of ``fit`` at C = ``flops``, and the reasons that hold it down.
+
+    ``has_interval``: whether the answer has one; ``promise``: the probability that the advised size
+    costs at most 5% more compute than the best one, None where it is not known.
+    """
     unknown = unanswerable(fit, flops)
     if unknown:
-        return "not identifiable", [unknown]
+        return NOT_IDENTIFIABLE, [unknown]
     reasons = [*_distance(fit, flops), *_runs(fit)]
-    if fit["status"] == "at_bound":
-        reasons.append(headline["reason"])
-    if not ci:
-        reasons.append("no intervals: fitted with --bootstrap 0")
-    elif fit["stack"] is None:
+    if fit.status == "at_bound":
+        reasons.append(fit.headline.reason)
+    if not has_interval:
+        reasons.append("there are no intervals: the fit was made with --bootstrap 0")
+    elif fit.stack is None:
         reasons.append(
-            f"the interval holds noise alone: it comes from one estimator, {headline['method']}"
+            f"the interval covers noise only: it comes from one estimator, {fit.headline.method}"
         )
     elif promise is not None and promise < PROMISED:
         reasons.append(
-            f"the advised size costs at most 5% more compute than the best one with a probability of "
-            f"{promise:.0%}; trust takes {PROMISED:.0%}"
+            "the advised size costs at most 5% more compute than the best one with a probability of "
+            f"{promise:.0%}; trust needs {PROMISED:.0%}"
         )
-    reasons += headline["warnings"]
-    return ("provisional" if reasons else "trust"), reasons
+    reasons += fit.headline.warnings
+    return (PROVISIONAL if reasons else TRUST), reasons
 
 
-def unanswerable(fit: dict, flops: float) -> str:
-    """Why there is no answer at C at all; empty where there is one."""
-    if fit["status"] == "not_identifiable":
-        return fit["headline"]["reason"].removeprefix("not identifiable: ")
-    low, high = fit["data"]["flops"]
-    if high / low < NARROW and not low / ELSEWHERE <= flops <= high * ELSEWHERE:
+def unanswerable(fit: Fit, flops: float) -> str:
+    """Why ``fit`` has no answer at C = ``flops`` at all; empty where it has one."""
+    if not fit.identified:
+        return fit.headline.reason.removeprefix("not identifiable: ")
+    low, high = fit.data.flops
+    if high / low < ONE_BUDGET_SPAN and not low / ELSEWHERE <= flops <= high * ELSEWHERE:
         return (
-            f"all runs cost {low:.3g} to {high:.3g} FLOPs: one budget has an optimum, and says nothing "
-            "of others"
+            f"all runs cost {low:.3g} to {high:.3g} FLOPs: runs of one budget show its optimum, and "
+            "say nothing about other budgets"
         )
     return ""
 
 
-def _distance(fit: dict, flops: float) -> list[str]:
-    """Reasons from how far beyond the data the question lies, and whether that was ever tested."""
-    reasons, beyond = [], flops / fit["data"]["largest_budget"]
+def _distance(fit: Fit, flops: float) -> list[str]:
+    """Reasons from how far beyond the data C lies, and whether that was ever tested."""
+    reasons, beyond = [], flops / fit.data.largest_budget
     if beyond > FAR * 1.01:  # whole batches leave a budget a little beside its name
-        reasons.append(f"{beyond:.3g}x beyond the largest budget of the data")
-    if beyond > GUESS:
-        reasons.append("so far beyond the data that every number here is a guess")
-    stack = fit["stack"]
-    tested = stack["tests"]["params"] if stack else fit["heldout"]["levels"]
+        reasons.append(f"the budget is {beyond:.3g} times the largest budget of the data")
+    if beyond > MEANINGLESS:
+        reasons.append("this is so far beyond the data that every number here is a guess")
+    tested = fit.stack.tests["params"] if fit.stack else fit.heldout.levels
     if beyond > 1.01 and not tested:
-        reasons.append("beyond the data and untested: no budget could be left out and predicted")
+        reasons.append(
+            "the budget is beyond the data, and untested: no budget could be left out and predicted"
+        )
     return reasons
 
 
-def _runs(fit: dict) -> list[str]:
-    """Reasons about what the runs are."""
-    reasons, data = [], fit["data"]
-    span = data["flops"][1] / data["flops"][0]
-    if span < NARROW:
+def _runs(fit: Fit) -> list[str]:
+    """Reasons that concern the runs."""
+    reasons, data = [], fit.data
+    span = data.flops[1] / data.flops[0]
+    if span < ONE_BUDGET_SPAN:
         reasons.append(
-            f"the runs span a factor {span:.2g} in compute, too little to see a trend in it"
+            f"the runs span a factor of {span:.2g} in compute, too little to see a trend in it"
         )
-    most = data.get("most_epochs")
-    if most and most > MOST_EPOCHS:
+    if data.most_epochs and data.most_epochs > MOST_EPOCHS:
         reasons.append(
-            f"runs read their data up to {most:.2g} times: beyond {MOST_EPOCHS:g} passes repeated data "
-            "are worth less than fresh"
+            f"some runs read their data up to {data.most_epochs:.2g} times: beyond {MOST_EPOCHS:g} "
+            "passes repeated data are worth less than fresh data"
         )
-    if fit["isoflop"]["shared"]:
-        budgets = fit["isoflop"]["budgets"]
-        near = [b for b in budgets if b["flops"] * DECADE >= budgets[-1]["flops"]]
-        edge = [b for b in near if b["status"] != "bracketed"]
+    if fit.isoflop.shared:
+        budgets = fit.isoflop.budgets
+        near = [b for b in budgets if b.flops * DECADE >= budgets[-1].flops]
+        edge = [b for b in near if b.status != "bracketed"]
         if edge and (edge[-1] is budgets[-1] or len(edge) > len(near) / 2):
-            what = ", ".join(f"{b['flops']:.3g} ({b['status']})" for b in edge)
-            reasons.append(f"budgets without a bracketed minimum: {what}")
+            each = ", ".join(f"{b.flops:.3g} ({b.status})" for b in edge)
+            reasons.append(f"budgets without a bracketed minimum: {each}")
     return reasons

@@ -6,6 +6,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import unit_text
 from flops_fit.plots.isoflop import draw_isoflop, isoflop_numbers
@@ -33,7 +34,7 @@ Drawn = tuple[Figure, pd.DataFrame]  # a figure and the numbers in it
 def draw_all(
     table: RunTable,
     records: list[dict],
-    fit: dict,
+    fit: Fit,
     budgets: list[float],
     folder: str | Path,
     dpi: int = 150,
@@ -61,7 +62,7 @@ def draw_all(
             save(figure, numbers, folder, name, dpi)
 
 
-def isoflop_figure(table: RunTable, fit: dict, width: float) -> Drawn:
+def isoflop_figure(table: RunTable, fit: Fit, width: float) -> Drawn:
     """Loss against N per budget: the runs of ``table`` and the minima of ``fit``, ``width`` inches."""
     numbers = isoflop_numbers(table, fit)
     figure = Figure(figsize=(width, max(0.7 * width, 3.2)))
@@ -69,14 +70,14 @@ def isoflop_figure(table: RunTable, fit: dict, width: float) -> Drawn:
     return figure, numbers
 
 
-def optima_figure(table: RunTable, fit: dict, budgets: list[float], width: float) -> Drawn:
+def optima_figure(table: RunTable, fit: Fit, budgets: list[float], width: float) -> Drawn:
     """N*, D*, L* and tokens per parameter of ``fit`` against C.
 
     ``table`` holds its runs, ``budgets`` the budgets to answer for in FLOPs; ``width`` in inches.
     """
     numbers = optima_numbers(fit, budgets)
     if numbers.empty:
-        return _instead(f"There is no optimum to draw. {fit['headline']['reason']}", numbers, width)
+        return _instead(f"There is no optimum to draw. {fit.headline.reason}", numbers, width)
     rows, columns, height = (2, 2, 0.88) if width >= TWO_COLUMNS else (4, 1, 2.4)
     figure = Figure(figsize=(width, height * width))
     axes = dict(zip(QUANTITIES, figure.subplots(rows, columns, sharex=True).flat, strict=True))
@@ -84,7 +85,7 @@ def optima_figure(table: RunTable, fit: dict, budgets: list[float], width: float
     return figure, numbers
 
 
-def loss_curves_figure(table: RunTable, records: list[dict], fit: dict, width: float) -> Drawn:
+def loss_curves_figure(table: RunTable, records: list[dict], fit: Fit, width: float) -> Drawn:
     """Training loss and learning rate against tokens, from ``records``.
 
     ``table`` and ``fit`` give the colours and the unit of the loss; ``width`` in inches.
@@ -109,7 +110,7 @@ def loss_curves_figure(table: RunTable, records: list[dict], fit: dict, width: f
     return figure, numbers
 
 
-def throughput_figure(table: RunTable, records: list[dict], fit: dict, width: float) -> Drawn:
+def throughput_figure(table: RunTable, records: list[dict], fit: Fit, width: float) -> Drawn:
     """Speed of every run in ``records`` against N.
 
     ``table`` and ``fit`` give the colours; ``width`` in inches.
@@ -122,7 +123,7 @@ def throughput_figure(table: RunTable, records: list[dict], fit: dict, width: fl
     return figure, numbers
 
 
-def residuals_figure(table: RunTable, fit: dict, width: float) -> Drawn:
+def residuals_figure(table: RunTable, fit: Fit, width: float) -> Drawn:
     """Measured against fitted loss, and residuals against C, N and D.
 
     ``table`` holds the runs, ``fit`` the surface; ``width`` in inches.
@@ -130,7 +131,7 @@ def residuals_figure(table: RunTable, fit: dict, width: float) -> Drawn:
     numbers = residual_numbers(table, fit)
     if numbers.empty:
         return _instead(
-            f"There is no surface to compare with. {fit['parametric']['reason']}", numbers, width
+            f"There is no surface to compare with. {fit.parametric.reason}", numbers, width
         )
     rows, columns, height = (2, 2, 0.8) if width >= TWO_COLUMNS else (4, 1, 2.4)
     figure = Figure(figsize=(width, height * width))
@@ -138,70 +139,64 @@ def residuals_figure(table: RunTable, fit: dict, width: float) -> Drawn:
     colours = colours_of(table, fit)
     draw_fitted(first, numbers, colours, _unit(fit))
     for name, ax in zip(PANELS, others, strict=True):
-        draw_residuals(ax, numbers, name, colours, fit["parametric"]["scale"])
+        draw_residuals(ax, numbers, name, colours, fit.parametric.scale)
     return figure, numbers
 
 
-def uncertainty_figure(fit: dict, width: float) -> Drawn:
+def uncertainty_figure(fit: Fit, width: float) -> Drawn:
     """Parameters of the surface of ``fit``, one point per resample; ``width`` in inches."""
     numbers = uncertainty_numbers(fit)
     if numbers.empty:
-        why = (
-            fit["parametric"]["reason"]
-            if fit["laws"]["surface"]["draws"]
-            else "the fit has no resamples."
-        )
+        why = fit.parametric.reason if fit.laws["surface"].draws else "the fit has no resamples."
         return _instead(f"There is nothing to draw: {why}", numbers, width)
     figure = Figure(figsize=(width, 0.85 * width))
     draw_uncertainty(figure, numbers)
     return figure, numbers
 
 
-def sensitivity_figure(fit: dict, budgets: list[float], width: float) -> Drawn:
+def sensitivity_figure(fit: Fit, budgets: list[float], width: float) -> Drawn:
     """N* of ``fit`` under other choices, at the last of ``budgets`` (FLOPs); ``width`` in inches."""
     numbers = sensitivity_numbers(fit, budgets)
     if numbers.empty:
-        reason = fit["headline"]["reason"] if fit["sensitivity"] else "The fit has no refits."
+        reason = fit.headline.reason if fit.sensitivity else "The fit has no refits."
         return _instead(f"There are no other choices to compare. {reason}", numbers, width)
     figure = Figure(figsize=(width, sensitivity_height(numbers)))
     draw_sensitivity(figure.subplots(), numbers)
     return figure, numbers
 
 
-def regret_figure(fit: dict, budgets: list[float], width: float) -> Drawn:
+def regret_figure(fit: Fit, budgets: list[float], width: float) -> Drawn:
     """Extra compute of ``fit`` at other sizes than N*, for ``budgets`` (FLOPs); ``width`` in inches."""
     numbers = regret_numbers(fit, budgets)
     if numbers.empty:
         return _instead(
-            f"There is no optimum to compare with. {fit['headline']['reason']}", numbers, width
+            f"There is no optimum to compare with. {fit.headline.reason}", numbers, width
         )
     figure = Figure(figsize=(width, max(0.5 * width, 3.0)))
     draw_regret(figure.subplots(), numbers)
     return figure, numbers
 
 
-def surface_figure(table: RunTable, fit: dict, budgets: list[float], width: float) -> Drawn:
+def surface_figure(table: RunTable, fit: Fit, budgets: list[float], width: float) -> Drawn:
     """Contours of L(N, D) of ``fit`` with the runs of ``table``.
 
     The best sizes are drawn up to the largest of ``budgets`` (FLOPs); ``width`` in inches.
     """
     numbers = surface_numbers(table, fit, budgets)
     if not (numbers["kind"] == "grid").any():
-        return _instead(
-            f"There is no surface to draw. {fit['parametric']['reason']}", numbers, width
-        )
+        return _instead(f"There is no surface to draw. {fit.parametric.reason}", numbers, width)
     figure = Figure(figsize=(width, max(0.75 * width, 3.5)))
     draw_surface(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
     return figure, numbers
 
 
-def colours_of(table: RunTable, fit: dict) -> BudgetColours:
+def colours_of(table: RunTable, fit: Fit) -> BudgetColours:
     """One colour scale for all figures of a ``fit`` and the runs in ``table``."""
-    return BudgetColours([*table.frame["flops"], *fit["data"]["budgets"]])
+    return BudgetColours([*table.frame["flops"], *fit.data.budgets])
 
 
-def _unit(fit: dict) -> str:
-    return unit_text(fit["data"]["loss_unit"])
+def _unit(fit: Fit) -> str:
+    return unit_text(fit.data.loss_unit)
 
 
 def _instead(why: str, numbers: pd.DataFrame, width: float) -> Drawn:

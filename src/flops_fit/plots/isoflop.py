@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from flops_fit.fit.answer import loss_at, optimum_at, predict
-from flops_fit.fit.cost import Cost
+from flops_fit.fit.prediction import loss_at, optimum_at, predict
+from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable, budget_groups
+from flops_fit.fit.sections import BudgetEntry
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import (
     INK,
@@ -27,10 +28,10 @@ from flops_fit.plots.style import (
 CURVE_POINTS = 81
 LAW_POINTS = 13
 SLICES = 6  # budgets at which the surface is drawn where runs share no budgets
-COLUMNS = ["kind", "budget", "params", "tokens", "loss", "seed", "status", "run_id"]
+COLUMNS = ["kind", "budget", "params", "tokens", "loss", "seed", "status", "experiment_id"]
 
 
-def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
+def isoflop_numbers(table: RunTable, fit: Fit) -> pd.DataFrame:
     """Everything that the figure draws of ``table`` and ``fit``: one row per point, with its ``kind``.
 
     The kinds are ``run`` (with status used or excluded); ``curve``, the fitted parabola over the
@@ -39,7 +40,7 @@ def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
     Where runs share no budgets, ``slice`` replaces the curves: the surface at a few budgets.
     """
     frame = table.frame
-    excluded = {run["run_id"] for run in fit["excluded"]["runs"]}
+    excluded = {run.experiment_id for run in fit.excluded.runs}
     groups, _ = budget_groups(frame)
     budget = frame["flops"].astype(float).copy()
     for flops, rows in groups:
@@ -52,17 +53,17 @@ def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
             "tokens": frame["tokens"],
             "loss": frame["loss"],
             "seed": frame.get("seed", 0),
-            "status": ["excluded" if r in excluded else "used" for r in frame["run_id"]],
-            "run_id": frame["run_id"],
+            "status": ["excluded" if r in excluded else "used" for r in frame["experiment_id"]],
+            "experiment_id": frame["experiment_id"],
         }
     )
     parts = [runs]
-    if fit["isoflop"]["budgets"]:
-        for entry in fit["isoflop"]["budgets"]:
-            parts += _budget(entry, runs[runs["budget"] == entry["flops"]], fit)
-    elif fit["parametric"]["status"] != "not_identifiable":
+    if fit.isoflop.budgets:
+        for entry in fit.isoflop.budgets:
+            parts += _budget(entry, runs[runs["budget"] == entry.flops], fit)
+    elif fit.parametric.status != "not_identifiable":
         parts += _slices(fit, runs)
-    if fit["status"] != "not_identifiable":
+    if fit.identified:
         grid = np.geomspace(budget.min(), budget.max(), LAW_POINTS)
         answers = [optimum_at(fit, c) for c in grid]
         parts.append(
@@ -70,24 +71,24 @@ def isoflop_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
                 {
                     "kind": "law",
                     "budget": grid,
-                    "params": [a["params"] for a in answers],
-                    "tokens": [a["tokens"] for a in answers],
-                    "loss": [a["loss"] for a in answers],
+                    "params": [a.params for a in answers],
+                    "tokens": [a.tokens for a in answers],
+                    "loss": [a.loss for a in answers],
                 }
             )
         )
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
-def _budget(entry: dict, runs: pd.DataFrame, fit: dict) -> list[pd.DataFrame]:
+def _budget(entry: BudgetEntry, runs: pd.DataFrame, fit: Fit) -> list[pd.DataFrame]:
     """Curve, near-optimal part and minimum of one budget."""
-    status = entry["status"]
+    status = entry.status
     minimum = {
         "kind": "minimum",
-        "budget": entry["flops"],
-        "params": entry["params_opt"],
-        "tokens": entry["tokens_opt"],
-        "loss": entry["loss_opt"],
+        "budget": entry.flops,
+        "params": entry.params_opt,
+        "tokens": entry.tokens_opt,
+        "loss": entry.loss_opt,
         "status": status,
     }
     parts = [pd.DataFrame([minimum])]
@@ -95,18 +96,19 @@ def _budget(entry: dict, runs: pd.DataFrame, fit: dict) -> list[pd.DataFrame]:
         return parts
     low, high = runs["params"].min(), runs["params"].max()
     spans = [("curve", low, high)]
-    if status == "bracketed" and fit["status"] != "not_identifiable":
-        near = np.clip(predict(fit, entry["flops"])["range_5pct"], low, high)
-        spans.append(("near_optimal", *near))
+    if status == "bracketed" and fit.identified:
+        near = predict(fit, entry.flops).range_5pct
+        if near is not None:
+            spans.append(("near_optimal", *np.clip(near, low, high)))
     for kind, start, end in spans:
         params = np.geomspace(start, end, CURVE_POINTS)
-        z = np.log(params) - entry["centre"]
-        loss = np.polynomial.polynomial.polyval(z, entry["coefficients"])
+        z = np.log(params) - entry.centre
+        loss = np.polynomial.polynomial.polyval(z, entry.coefficients)
         parts.append(
             pd.DataFrame(
                 {
                     "kind": kind,
-                    "budget": entry["flops"],
+                    "budget": entry.flops,
                     "params": params,
                     "loss": loss,
                     "status": status,
@@ -116,9 +118,9 @@ def _budget(entry: dict, runs: pd.DataFrame, fit: dict) -> list[pd.DataFrame]:
     return parts
 
 
-def _slices(fit: dict, runs: pd.DataFrame) -> list[pd.DataFrame]:
+def _slices(fit: Fit, runs: pd.DataFrame) -> list[pd.DataFrame]:
     """The surface along C = f(N) D at a few budgets, over the sizes of the runs near each."""
-    cost, parts = Cost.from_dict(fit["cost"]), []
+    cost, parts = fit.cost, []
     edges = np.geomspace(runs["budget"].min(), runs["budget"].max(), SLICES + 1)
     for low, high in itertools.pairwise(edges):
         near = runs[(runs["budget"] >= low) & (runs["budget"] <= high)]

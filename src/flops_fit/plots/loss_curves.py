@@ -20,7 +20,7 @@ from flops_fit.plots.style import (
 )
 
 COLUMNS = [
-    "run_id",
+    "experiment_id",
     "budget",
     "params",
     "seed",
@@ -55,7 +55,7 @@ def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
     parts = [
         pd.DataFrame(
             {
-                "run_id": record["experiment_id"],
+                "experiment_id": record["experiment_id"],
                 "budget": record["compute_budget"],
                 "params": record["params"],
                 "seed": record["seed"],
@@ -100,7 +100,7 @@ def draw_losses(
     """
     good = numbers.loc[numbers["status"] != Status.DIVERGED, "loss"]
     top = 1.04 * float((good if len(good) else numbers["loss"]).max())
-    for _, run in numbers.groupby("run_id", sort=False):
+    for _, run in numbers.groupby("experiment_id", sort=False):
         _draw_run(ax, run, run["loss"].clip(upper=top), colours, against)
     ax.scatter(
         ends[against],
@@ -125,7 +125,7 @@ def draw_rates(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
 
     ``numbers`` has one row per point (`loss_curve_numbers`); ``colours`` are those of the budgets.
     """
-    for _, run in numbers.groupby("run_id", sort=False):
+    for _, run in numbers.groupby("experiment_id", sort=False):
         _draw_run(ax, run, run["learning_rate"], colours)
     ax.set_ylim(bottom=0)
     log_axis(ax.xaxis, tick_count)

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flops_fit.fit.answer import optimum_at, predict
-from flops_fit.fit.cost import Cost
-from flops_fit.fit.saved import laws_of
+from flops_fit.fit.answer import Optimum
+from flops_fit.fit.laws import StackLaw
+from flops_fit.fit.prediction import optimum_at, predict
+from flops_fit.fit.result import Fit
 from flops_fit.notation import flops_text, unit_text
 from flops_fit.plots.style import BAND, INK, MUTED, BudgetColours, log_axis, tick_count, tick_loss
 
@@ -33,7 +34,7 @@ COLUMNS = [
 LEAST_WEIGHT = 0.02  # least weight of a member of the stack that is drawn
 
 
-def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
+def optima_numbers(fit: Fit, budgets: list[float]) -> pd.DataFrame:
     """The optima of ``fit``: rows of ``kind`` law (on a grid of C), answer (one per budget) and minimum.
 
     ``budgets`` are those to answer for, in FLOPs. Columns ending in ``_low`` and ``_high`` are the
@@ -44,39 +45,38 @@ def optima_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
     rows = [
         {
             "kind": "minimum",
-            "flops": b["flops"],
-            "params": b["params_opt"],
-            "tokens": b["tokens_opt"],
-            "loss": b["loss_opt"],
-            "tokens_per_param": b["tokens_opt"] / b["params_opt"],
-            "status": b["status"],
+            "flops": b.flops,
+            "params": b.params_opt,
+            "tokens": b.tokens_opt,
+            "loss": b.loss_opt,
+            "tokens_per_param": b.tokens_opt / b.params_opt,
+            "status": b.status,
         }
-        for b in fit["isoflop"]["budgets"]
+        for b in fit.isoflop.budgets
     ]
-    if fit["status"] != "not_identifiable":
-        data = fit["data"]
-        first, last = min(data["budgets"] or [data["flops"][0]]), data["largest_budget"]
+    if fit.identified:
+        data = fit.data
+        first, last = min(data.budgets or [data.flops[0]]), data.largest_budget
         grid = np.geomspace(first, max([last, *budgets]), GRID_POINTS)
         steps = sorted({*grid, last})
         rows += [_row("law", optimum_at(fit, c)) for c in steps]
-        identified = [c for c in budgets if predict(fit, c)["params"] is not None]
+        identified = [c for c in budgets if predict(fit, c).params is not None]
         rows += [_row("answer", optimum_at(fit, c)) for c in identified]
         rows += _members(fit, steps)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
 
-def _members(fit: dict, grid: list[float]) -> list[dict]:
+def _members(fit: Fit, grid: list[float]) -> list[dict]:
     """N* and L* on the grid of C of every member of the stack with a weight in either."""
-    if not fit["stack"]:
+    if not fit.stack:
         return []
-    stack, cost = laws_of(fit)["stack"][0], Cost.from_dict(fit["cost"])
-    drawn = [
-        max(m["weight_params"], m["weight_loss"]) >= LEAST_WEIGHT for m in fit["stack"]["members"]
-    ]
+    stack, cost = fit.laws["stack"].law, fit.cost
+    assert isinstance(stack, StackLaw)
+    drawn = [max(m.weight_params, m.weight_loss) >= LEAST_WEIGHT for m in fit.stack.members]
     rows = []
     for flops in grid:
         optima = stack.members(float(np.log(flops)), cost)
-        for member, (log_n, loss), draw in zip(fit["stack"]["members"], optima, drawn, strict=True):
+        for member, (log_n, loss), draw in zip(fit.stack.members, optima, drawn, strict=True):
             if draw:
                 rows.append(
                     {
@@ -84,19 +84,19 @@ def _members(fit: dict, grid: list[float]) -> list[dict]:
                         "flops": flops,
                         "params": float(np.exp(log_n[0])),
                         "loss": float(loss[0]),
-                        "status": member["name"],
+                        "status": member.name,
                     }
                 )
     return rows
 
 
-def _row(kind: str, answer: dict) -> dict:
-    row = {"kind": kind, "flops": answer["flops"], "beyond_data": answer["beyond_data"]}
+def _row(kind: str, answer: Optimum) -> dict:
+    row: dict = {"kind": kind, "flops": answer.flops, "beyond_data": answer.beyond_data}
     for quantity in QUANTITIES:
-        low, high = answer["ci"].get(quantity, (None, None))
-        least, most = answer["ci_noise"].get(quantity, (None, None))
+        low, high = answer.ci.get(quantity, (None, None))
+        least, most = answer.ci_noise.get(quantity, (None, None))
         row |= {
-            quantity: answer[quantity],
+            quantity: getattr(answer, quantity),
             f"{quantity}_low": low,
             f"{quantity}_high": high,
             f"{quantity}_noise_low": least,
@@ -211,7 +211,7 @@ def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
 
 
 def draw_optima(
-    axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetColours, fit: dict
+    axes: dict[str, Axes], numbers: pd.DataFrame, colours: BudgetColours, fit: Fit
 ) -> dict[str, Axes]:
     """Draw all panels; ``axes`` maps each key of `QUANTITIES` to its Axes.
 
@@ -219,7 +219,7 @@ def draw_optima(
     """
     for quantity, ax in axes.items():
         draw_optimum(ax, numbers, quantity, colours)
-    if fit["status"] == "not_identifiable":
+    if not fit.identified:
         axes["params"].text(
             0.5,
             0.5,
@@ -229,12 +229,12 @@ def draw_optima(
             transform=axes["params"].transAxes,
         )
     else:
-        growth = f"∝ $C^{{\\,{fit['headline']['slope']:.2f}}}$"
+        growth = f"∝ $C^{{\\,{fit.headline.slope:.2f}}}$"
         axes["params"].set_title(f"{QUANTITIES['params']} {growth}")
     _name_parts(axes["params"], numbers)
     for quantity in ("loss", "tokens_per_param"):
         axes[quantity].set_xlabel("compute C (FLOPs)")
-    axes["loss"].set_ylabel(unit_text(fit["data"]["loss_unit"]))
+    axes["loss"].set_ylabel(unit_text(fit.data.loss_unit))
     return axes
 
 

@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from flops_fit.fit.answer import predict
-from flops_fit.fit.sensitivity import GROUPS, USABLE, sensitivity_at
+from flops_fit.fit.estimators import USABLE
+from flops_fit.fit.prediction import predict
+from flops_fit.fit.result import Fit
+from flops_fit.fit.sensitivity import GROUPS, sensitivity_at
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import BAND, INK, MUTED, log_axis, tick_count
 
@@ -39,27 +41,27 @@ LABEL_WIDTH = 40  # characters
 PALE = "#c3cad5"
 
 
-def sensitivity_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
+def sensitivity_numbers(fit: Fit, budgets: list[float]) -> pd.DataFrame:
     """The refits of ``fit`` at each of ``budgets`` (FLOPs), and the answers to compare them with.
 
     One row per refit and budget (``kind`` refit, columns as `sensitivity_at` gives them), and one
     per answer (``kind`` answer) with its interval of N from ``low`` to ``high``.
     """
-    if not fit["sensitivity"] or fit["status"] == "not_identifiable":
+    if not fit.sensitivity or not fit.identified:
         return pd.DataFrame(columns=COLUMNS)
     rows = []
     for flops in budgets:
         answer = predict(fit, flops)
-        if answer["params"] is None:  # not identifiable at this budget
+        if answer.params is None:  # not identifiable at this budget
             continue
-        low, high = answer["ci"].get("params", (None, None))
+        low, high = (answer.ci or {}).get("params", (None, None))
         rows.append(
-            {"kind": "answer", "flops": flops, "params": answer["params"], "low": low, "high": high}
+            {"kind": "answer", "flops": flops, "params": answer.params, "low": low, "high": high}
         )
         rows += [
-            {"kind": "refit", "flops": flops, **row}
+            {"kind": "refit", "flops": flops, **vars(row)}
             for row in sensitivity_at(fit, flops)
-            if row["group"] in GROUPS
+            if row.group in GROUPS
         ]
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 

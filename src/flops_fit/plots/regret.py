@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from flops_fit.fit.answer import FACTORS, predict
-from flops_fit.fit.cost import Cost
-from flops_fit.fit.saved import laws_of
+from flops_fit.fit.prediction import FACTORS, predict
+from flops_fit.fit.result import Fit
 from flops_fit.plots.style import FAINT, MUTED, BudgetColours, budget_handles, key, log_axis
 
 FACTOR_GRID = np.geomspace(1 / 8, 8, 97)
@@ -14,25 +13,24 @@ MOST_WASTE = 1.0  # largest waste drawn, as a share of C
 COLUMNS = ["kind", "flops", "factor", "params", "waste"]
 
 
-def regret_numbers(fit: dict, budgets: list[float]) -> pd.DataFrame:
+def regret_numbers(fit: Fit, budgets: list[float]) -> pd.DataFrame:
     """The extra compute of N = ``factor`` x N* by ``fit``, at each of ``budgets`` (FLOPs).
 
     One row per budget and factor; the column ``waste`` is a share of C, empty where no compute is
     enough. ``kind`` is curve, or answer for the factors that the answer lists.
     """
-    if fit["status"] == "not_identifiable":
+    if not fit.identified:
         return pd.DataFrame(columns=COLUMNS)
-    law, cost = laws_of(fit)[fit["headline"]["method"]][0], Cost.from_dict(fit["cost"])
-    rows = []
+    rows: list[tuple] = []
     for flops in budgets:
         answer = predict(fit, flops)
-        if answer["params"] is None:  # not identifiable at this budget
+        if answer.params is None:  # not identifiable at this budget
             continue
-        sizes = answer["params"] * FACTOR_GRID
-        wastes = law.waste(np.log(sizes), np.log(flops), cost)
+        sizes = answer.params * FACTOR_GRID
+        wastes = fit.answering.law.waste(np.log(sizes), np.log(flops), fit.cost)
         finite = [w if np.isfinite(w) else None for w in wastes.tolist()]
         rows += [("curve", flops, *point) for point in zip(FACTOR_GRID, sizes, finite, strict=True)]
-        rows += [("answer", flops, r["factor"], r["params"], r["waste"]) for r in answer["regret"]]
+        rows += [("answer", flops, r.factor, r.params, r.waste) for r in answer.regret]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

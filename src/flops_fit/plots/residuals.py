@@ -5,33 +5,36 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from flops_fit.fit.answer import loss_at
+from flops_fit.fit.prediction import loss_at
+from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import BAND, INK, MUTED, BudgetColours, log_axis, tick_count, tick_loss
 
-COLUMNS = ["run_id", "status", "flops", "params", "tokens", "loss", "fitted", "residual"]
+COLUMNS = ["experiment_id", "status", "flops", "params", "tokens", "loss", "fitted", "residual"]
 PANELS = {"flops": "compute C (FLOPs)", "params": "parameters N", "tokens": "tokens D"}
 BINS, FEWEST_IN_BIN = 6, 3
 NEAR = 0.05  # in ln x: closer values, such as those of one budget, form a group
 MANY = 1500  # runs; with more, an SVG holds the points as one image
 
 
-def residual_numbers(table: RunTable, fit: dict) -> pd.DataFrame:
+def residual_numbers(table: RunTable, fit: Fit) -> pd.DataFrame:
     """One row per run of ``table``: its loss, that of the surface of ``fit``, and the residual.
 
     ``residual`` is ln(loss / fitted), ``status`` is used or excluded. Empty if the surface is not
     identifiable.
     """
-    if fit["parametric"]["status"] == "not_identifiable":
+    if fit.parametric.status == "not_identifiable":
         return pd.DataFrame(columns=COLUMNS)
     frame = table.frame
-    left_out = {run["run_id"] for run in fit["excluded"]["runs"]}
+    left_out = {run.experiment_id for run in fit.excluded.runs}
     fitted = loss_at(fit, frame["params"], frame["tokens"])
     return pd.DataFrame(
         {
-            **{name: frame[name] for name in ("run_id", "flops", "params", "tokens", "loss")},
-            "status": np.where(frame["run_id"].isin(left_out), "excluded", "used"),
+            **{
+                name: frame[name] for name in ("experiment_id", "flops", "params", "tokens", "loss")
+            },
+            "status": np.where(frame["experiment_id"].isin(left_out), "excluded", "used"),
             "fitted": fitted,
             "residual": np.log(frame["loss"] / fitted),
         }

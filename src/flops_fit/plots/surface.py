@@ -10,10 +10,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from flops_fit.fit.answer import loss_at
 from flops_fit.fit.cost import Cost
+from flops_fit.fit.prediction import loss_at
+from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
-from flops_fit.fit.saved import laws_of
+from flops_fit.fit.sections import DataEntry
 from flops_fit.notation import flops_text
 from flops_fit.plots.style import (
     FAINT,
@@ -34,14 +35,14 @@ MOST_LINES = 8  # most IsoFLOP lines drawn
 COLUMNS = ["kind", "flops", "params", "tokens", "loss", "beyond_data"]
 
 
-def surface_numbers(table: RunTable, fit: dict, budgets: list[float]) -> pd.DataFrame:
+def surface_numbers(table: RunTable, fit: Fit, budgets: list[float]) -> pd.DataFrame:
     """Rows of ``kind`` run, grid (the surface of ``fit``), line (C = f(N) D at a budget) and frontier.
 
     Runs are those of ``table``. The frontier is N*, D* of the surface, up to the largest of
     ``budgets`` (FLOPs). If the surface is not identifiable, only the runs remain.
     """
-    frame, data = table.frame, fit["data"]
-    last = data["largest_budget"]
+    frame, data = table.frame, fit.data
+    last = data.largest_budget
     runs = pd.DataFrame(
         {
             "kind": "run",
@@ -51,10 +52,10 @@ def surface_numbers(table: RunTable, fit: dict, budgets: list[float]) -> pd.Data
             "loss": frame["loss"],
         }
     )
-    if fit["parametric"]["status"] == "not_identifiable":
+    if fit.parametric.status == "not_identifiable":
         return runs.reindex(columns=COLUMNS)
-    cost, law = Cost.from_dict(fit["cost"]), laws_of(fit)["surface"][0]
-    reach = np.geomspace(data["flops"][0], max([last, *budgets]), GRID_POINTS)
+    cost, law = fit.cost, fit.laws["surface"].law
+    reach = np.geomspace(data.flops[0], max([last, *budgets]), GRID_POINTS)
     best = np.array([law.optimum(np.log(c), cost) for c in reach])[:, :, 0]
     frontier = pd.DataFrame(
         {
@@ -84,10 +85,10 @@ def surface_numbers(table: RunTable, fit: dict, budgets: list[float]) -> pd.Data
     return pd.concat([runs, grid, *lines, frontier], ignore_index=True).reindex(columns=COLUMNS)
 
 
-def _line_budgets(data: dict) -> list[float]:
-    if 0 < len(data["budgets"]) <= MOST_LINES:
-        return data["budgets"]
-    low, high = np.log10(data["flops"])
+def _line_budgets(data: DataEntry) -> list[float]:
+    if 0 < len(data.budgets) <= MOST_LINES:
+        return data.budgets
+    low, high = np.log10(data.flops)
     decades = 10.0 ** np.arange(np.ceil(low), np.floor(high) + 1)
     return list(decades[:: max(1, -(-len(decades) // MOST_LINES))])
 

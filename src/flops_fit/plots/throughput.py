@@ -7,7 +7,7 @@ from flops_fit.notation import flops_text
 from flops_fit.plots.style import BudgetColours, log_axis, tick_count
 
 COLUMNS = [
-    "run_id",
+    "experiment_id",
     "budget",
     "params",
     "host",
@@ -25,7 +25,7 @@ def throughput_numbers(records: list[dict]) -> pd.DataFrame:
     rows = [
         {
             **{key: record.get(key) for key in COLUMNS},
-            "run_id": record["experiment_id"],
+            "experiment_id": record["experiment_id"],
             "budget": record["compute_budget"],
             "flops_per_second": record["flops_counted"] / record["wall_seconds"],
         }

@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.fit.result import Fit
 from flops_fit.plots.style import INK, MUTED
 
 COLUMNS = ["E", "ln_A", "ln_B", "alpha", "beta"]
@@ -13,13 +15,15 @@ NAMES = {"E": "E", "ln_A": "ln A", "ln_B": "ln B", "alpha": "α", "beta": "β"}
 MOST_DRAWS = 400
 
 
-def uncertainty_numbers(fit: dict) -> pd.DataFrame:
+def uncertainty_numbers(fit: Fit) -> pd.DataFrame:
     """One row per resample of the surface of ``fit`` (at most `MOST_DRAWS`), below the estimate."""
-    entry = fit["laws"]["surface"]
-    if not entry["draws"] or fit["parametric"]["status"] == "not_identifiable":
+    law, draws = fit.laws["surface"].law, fit.laws["surface"].draws
+    if draws is None or fit.parametric.status == "not_identifiable":
         return pd.DataFrame(columns=["kind", *COLUMNS])
-    rows = [*entry["law"]["values"], *entry["draws"]["values"][:MOST_DRAWS]]
-    numbers = pd.DataFrame(rows, columns=entry["law"]["columns"])[COLUMNS]
+    assert isinstance(law, SurfaceLaw)
+    assert isinstance(draws, SurfaceLaw)
+    rows = [*law.values.tolist(), *draws.values[:MOST_DRAWS].tolist()]
+    numbers = pd.DataFrame(rows, columns=list(law.columns))[COLUMNS]
     numbers.insert(0, "kind", ["estimate", *["resample"] * (len(rows) - 1)])
     return numbers
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from flops_fit.constants import MOST_EPOCHS
-from flops_fit.fit.answer import predict
+from flops_fit.fit.answer import Answer
+from flops_fit.fit.prediction import predict
 from flops_fit.fit.record import record_words
+from flops_fit.fit.result import Fit
 from flops_fit.fit.sensitivity import sensitivity_at, spread_of
 from flops_fit.fit.words import waste_text
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
@@ -37,7 +39,7 @@ def interval(ends: list[float] | None, write: Callable[[float], str]) -> dict | 
     return {"low": low, "high": high, "text": f"{low['text']} – {high['text']}"}
 
 
-def answers_of(fit: dict, budgets: list[float], records: Sequence[dict] = ()) -> list[dict]:
+def answers_of(fit: Fit, budgets: list[float], records: Sequence[dict] = ()) -> list[dict]:
     """The prediction of ``fit`` at each of ``budgets`` (FLOPs), every number with its text.
 
     ``records`` add the time at their best speed, the passes over their data and the lines of the
@@ -50,34 +52,35 @@ def answers_of(fit: dict, budgets: list[float], records: Sequence[dict] = ()) ->
             {
                 "name": name,
                 "label": label,
-                **written(answer[name], write),
-                "interval": interval((answer["ci"] or {}).get(name), write),
-                "noise": interval((answer["ci_noise"] or {}).get(name), write),
+                **written(getattr(answer, name), write),
+                "interval": interval((answer.ci or {}).get(name), write),
+                "noise": interval((answer.ci_noise or {}).get(name), write),
             }
             for name, label, write in QUANTITIES
         ]
-        moved = choices(fit, flops) if answer["params"] is not None else None
+        moved = choices(fit, flops) if answer.params is not None else None
         answers.append(
             {
-                **answer,
+                **vars(answer),
                 "rows": rows,
-                "record": record_words(answer["verdict"], answer["beyond_data"])
-                if fit["stack"]
-                else "",
-                "promised": None if answer["promise"] is None else f"{answer['promise']:.0%}",
-                "ranges": {s: interval(answer[f"range_{s}pct"], count_text) for s in ("1", "5")},
+                "record": record_words(answer.verdict, answer.beyond_data) if fit.stack else "",
+                "promised": None if answer.promise is None else f"{answer.promise:.0%}",
+                "ranges": {
+                    "1": interval(answer.range_1pct, count_text),
+                    "5": interval(answer.range_5pct, count_text),
+                },
                 "choices": moved,
-                "moved_beyond": _moved_beyond(moved, (answer["ci"] or {}).get("params")),
+                "moved_beyond": _moved_beyond(moved, (answer.ci or {}).get("params")),
                 "budget": flops_text(flops),
-                "beyond": _beyond(answer["beyond_data"]),
+                "beyond": _beyond(answer.beyond_data),
                 "regret": [
                     {
-                        **r,
-                        "factor_text": factor_text(r["factor"]),
-                        "params_text": count_text(r["params"]),
-                        "text": waste_text(r["waste"]),
+                        **vars(r),
+                        "factor_text": factor_text(r.factor),
+                        "params_text": count_text(r.params),
+                        "text": waste_text(r.waste),
                     }
-                    for r in answer["regret"]
+                    for r in answer.regret
                 ],
                 "config": _config(answer, records),
                 **_effort(answer, records),
@@ -86,9 +89,9 @@ def answers_of(fit: dict, budgets: list[float], records: Sequence[dict] = ()) ->
     return answers
 
 
-def choices(fit: dict, flops: float) -> dict | None:
+def choices(fit: Fit, flops: float) -> dict | None:
     """The range of N over all refits of ``fit`` at a budget of ``flops``; None without refits."""
-    if not fit["sensitivity"] or fit["status"] == "not_identifiable":
+    if not fit.sensitivity or not fit.identified:
         return None
     return interval(spread_of(sensitivity_at(fit, flops))["all"], count_text)
 
@@ -115,19 +118,19 @@ def model_of(records: Sequence[dict]) -> dict | None:
     return identity and {key: identity["model"].get(key) for key in keys}
 
 
-def _config(answer: dict, records: Sequence[dict]) -> str | None:
+def _config(answer: Answer, records: Sequence[dict]) -> str | None:
     """The lines of a config that train the size that can be built."""
-    if answer["config"] is None:
+    if answer.config is None:
         return None
     model = model_of(records)
     if model is None or model["factory"] is None:
-        return answer["config"]
+        return answer.config
     kwargs = json.dumps(model["kwargs"]) if model["kwargs"] else "{}"
     named = f"factory: {model['factory']}, size_param: {model['size_param']}, kwargs: {kwargs}"
-    return f"model: {{{named}}}\n{answer['config']}"
+    return f"model: {{{named}}}\n{answer.config}"
 
 
-def _effort(answer: dict, records: Sequence[dict]) -> dict:
+def _effort(answer: Answer, records: Sequence[dict]) -> dict:
     """``time`` at the best speed of the runs and ``epochs`` of their data, as text or None.
 
     ``repeated`` is the number of passes up to which repeated data are nearly as good as new data,
@@ -139,11 +142,10 @@ def _effort(answer: dict, records: Sequence[dict]) -> dict:
         if r.get("wall_seconds") and r.get("flops_counted")
     ]
     unique = [r["tokens_seen"] / r["epochs"] for r in records if r.get("epochs")]
-    known = bool(unique) and answer["tokens"] is not None
-    epochs = answer["tokens"] / np.median(unique) if known else 0.0
+    epochs = 0.0 if answer.tokens is None or not unique else answer.tokens / np.median(unique)
     return {
-        "time": time_text(answer["flops"] / max(speeds)) if speeds else None,
-        "epochs": f"{epochs:.2g}" if known else None,
+        "time": time_text(answer.flops / max(speeds)) if speeds else None,
+        "epochs": f"{epochs:.2g}" if epochs else None,
         "repeated": f"{MOST_EPOCHS:g}" if epochs > MOST_EPOCHS else None,
     }
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flops_fit.fit.cost import Cost
 from flops_fit.fit.estimators import USABLE
-from flops_fit.fit.saved import laws_of
+from flops_fit.fit.result import Fit
+from flops_fit.fit.sections import BudgetEntry
 from flops_fit.notation import count_text, factor_text, flops_text, loss_text, share_text
 from flops_fit.report.answer_text import written
 from flops_fit.rounds.confirm import outcome_text
@@ -27,55 +27,56 @@ STATUSES = {
 }
 
 
-def minima_of(fit: dict) -> list[dict]:
+def minima_of(fit: Fit) -> list[dict]:
     """The measured minimum of ``fit`` at each budget as text, with its status and curvature."""
     return [
         {
-            **b,
-            "budget": flops_text(b["flops"]),
-            "params": count_text(b["params_opt"]),
-            "tokens": count_text(b["tokens_opt"]),
-            "loss": loss_text(b["loss_opt"]),
-            "ratio": count_text(b["tokens_opt"] / b["params_opt"]),
+            **vars(b),
+            "budget": flops_text(b.flops),
+            "params": count_text(b.params_opt),
+            "tokens": count_text(b.tokens_opt),
+            "loss": loss_text(b.loss_opt),
+            "ratio": count_text(b.tokens_opt / b.params_opt),
             "status_text": _status_text(b),
-            "sizes": " – ".join(map(count_text, b["params_range"])),
-            "off_centre": factor_text(b["params_opt"] / float(np.sqrt(np.prod(b["params_range"])))),
-            "curvature_text": f"{b['curvature']:.3g}",
+            "sizes": " – ".join(map(count_text, b.params_range)),
+            "off_centre": factor_text(b.params_opt / float(np.sqrt(np.prod(b.params_range)))),
+            "curvature_text": f"{b.curvature:.3g}",
         }
-        for b in fit["isoflop"]["budgets"]
+        for b in fit.isoflop.budgets
     ]
 
 
-def _status_text(budget: dict) -> str:
+def _status_text(budget: BudgetEntry) -> str:
     """The status of a measured minimum, and the run left out of it that was better than all others."""
-    text, best = STATUSES[budget["status"]], budget.get("best_left_out")
+    text, best = STATUSES[budget.status], budget.best_left_out
     if best:
         text += (
-            f"; a run with a lower loss was left out: {best['run_id']}, "
-            f"{loss_text(best['loss'])} at N = {count_text(best['params'])}"
+            f"; a run with a lower loss was left out: {best.experiment_id}, "
+            f"{loss_text(best.loss)} at N = {count_text(best.params)}"
         )
     return text
 
 
-def estimators_of(fit: dict, budgets: list[float]) -> list[dict]:
+def estimators_of(fit: Fit, budgets: list[float]) -> list[dict]:
     """Every estimator of ``fit``: status, exponent a, its interval, N* at ``budgets`` (FLOPs)."""
-    cost, rows = Cost.from_dict(fit["cost"]), []
-    for name, (law, _) in laws_of(fit).items():
-        entry = _entry(fit, name)
-        known = entry["status"] in USABLE and fit["status"] in USABLE
+    rows = []
+    for name, fitted in fit.laws.items():
+        status, reason, exponent = _standing(fit, name)
+        known = status in USABLE and fit.status in USABLE
         optimum = [
-            float(np.exp(law.optimum(np.log(c), cost)[0][0])) if known else None for c in budgets
+            float(np.exp(fitted.law.optimum(np.log(c), fit.cost)[0][0])) if known else None
+            for c in budgets
         ]
-        ci = fit["ci"].get("a" if name == "surface" else f"{name}.a")
+        ci = fit.ci.get("a" if name == "surface" else f"{name}.a")
         fixed = name == "tied"
         rows.append(
             {
                 "name": name,
                 "label": ESTIMATORS.get(name, name),
-                "status": entry["status"],
-                "reason": entry["reason"],
-                "headline": name == fit["headline"]["method"],
-                "a": f"{entry['a']:.3f}" + (" (fixed)" if fixed else "") if known else "–",
+                "status": status,
+                "reason": reason,
+                "headline": name == fit.headline.method,
+                "a": f"{exponent:.3f}" + (" (fixed)" if fixed else "") if known else "–",
                 "a_interval": None
                 if fixed or not ci or not known
                 else f"{ci[0]:.3f} – {ci[1]:.3f}",
@@ -85,62 +86,64 @@ def estimators_of(fit: dict, budgets: list[float]) -> list[dict]:
     return rows
 
 
-def _entry(fit: dict, name: str) -> dict:
+def _standing(fit: Fit, name: str) -> tuple[str, str, float]:
     """Status, reason and exponent of an estimator."""
     if name == "stack":
-        return {
-            "status": fit["status"],
-            "reason": fit["headline"]["words"],
-            "a": fit["headline"]["a"],
-        }
-    return fit["parametric"] if name == "surface" else fit[name]
+        return fit.status, fit.headline.why, fit.headline.a
+    entry = fit.parametric if name == "surface" else getattr(fit, name)
+    return entry.status, entry.reason, entry.a
 
 
-def members_of(fit: dict) -> list[dict]:
+def members_of(fit: Fit) -> list[dict]:
     """The members of the stack of ``fit``: weights in N*, in L* and in the loss of any run."""
-    if not fit["stack"]:
+    if not fit.stack:
         return []
-    return [
-        {"name": m["name"], **{q: f"{m[f'weight_{q}']:.0%}" for q in ("params", "loss", "runs")}}
-        for m in fit["stack"]["members"]
-    ]
-
-
-def tests_of(fit: dict) -> list[dict]:
-    """The errors of the stack of ``fit`` at held-out budgets, with their standard errors."""
-    if not fit["stack"]:
-        return []
-    losses = {(t["trained_up_to"], t["flops"]): t for t in fit["stack"]["tests"]["loss"]}
     return [
         {
-            "up_to": flops_text(t["trained_up_to"]),
-            "budget": flops_text(t["flops"]),
-            "params": f"{100 * np.expm1(t['error']):+.1f}% ± {100 * t['se']:.1f}%",
-            "loss": f"{100 * np.expm1(losses[at]['error']):+.2f}% ± {100 * losses[at]['se']:.2f}%",
+            "name": m.name,
+            "params": f"{m.weight_params:.0%}",
+            "loss": f"{m.weight_loss:.0%}",
+            "runs": f"{m.weight_runs:.0%}",
         }
-        for t in fit["stack"]["tests"]["params"]
-        if (at := (t["trained_up_to"], t["flops"])) in losses
+        for m in fit.stack.members
     ]
 
 
-def heldout_of(fit: dict) -> list[dict]:
+def tests_of(fit: Fit) -> list[dict]:
+    """The errors of the stack of ``fit`` at held-out budgets, with their standard errors."""
+    if not fit.stack:
+        return []
+    losses = {(t.trained_up_to, t.flops): t for t in fit.stack.tests["loss"]}
+    return [
+        {
+            "up_to": flops_text(t.trained_up_to),
+            "budget": flops_text(t.flops),
+            "params": f"{100 * np.expm1(t.error):+.1f}% ± {100 * t.se:.1f}%",
+            "loss": f"{100 * np.expm1(losses[at].error):+.2f}% ± {100 * losses[at].se:.2f}%",
+        }
+        for t in fit.stack.tests["params"]
+        if (at := (t.trained_up_to, t.flops)) in losses
+    ]
+
+
+def heldout_of(fit: Fit) -> list[dict]:
     """Predicted and measured optimum of ``fit`` at each held-out budget, one row per estimator."""
     return [
         {
-            "left_out": level["left_out"],
-            "budget": flops_text(p["flops"]),
-            "up_to": flops_text(level["trained_up_to"]),
-            "estimator": p["estimator"],
-            "headline": p["estimator"] == fit["headline"]["method"],
-            "params": written(p["params"], count_text),
-            "params_measured": written(p["params_measured"], count_text),
-            "loss": written(p["loss"], loss_text),
-            "loss_measured": written(p["loss_measured"], loss_text),
-            "excess": share_text(p["excess"]),
-            "loss_error": f"{100 * p['loss_error']:+.2f}%",
+            "left_out": level.left_out,
+            "budget": flops_text(p.flops),
+            "up_to": flops_text(level.trained_up_to),
+            "estimator": p.estimator,
+            "headline": p.estimator == fit.headline.method,
+            "params": written(p.params, count_text),
+            "params_measured": written(p.params_measured, count_text),
+            "loss": written(p.loss, loss_text),
+            "loss_measured": written(p.loss_measured, loss_text),
+            "excess": share_text(p.excess),
+            "loss_error": f"{100 * p.loss_error:+.2f}%",
         }
-        for level in fit["heldout"]["levels"]
-        for p in level["predictions"]
+        for level in fit.heldout.levels
+        for p in level.predictions
     ]
 
 

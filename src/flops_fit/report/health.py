@@ -3,6 +3,7 @@
 from collections import Counter
 
 from flops_fit.experiment.plan import Plan
+from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import count_text, flops_text, loss_text, share_text, time_text
 from flops_fit.sweep import SIX_ND
@@ -10,7 +11,7 @@ from flops_fit.sweep import SIX_ND
 MOST_ROWS = 1000  # per table of the page; the CSV has all rows
 
 
-def health_of(table: RunTable, records: list[dict], fit: dict, plan: Plan | None) -> dict:
+def health_of(table: RunTable, records: list[dict], fit: Fit, plan: Plan | None) -> dict:
     """Planned and spent resources, and every run or cell that the fit does not use, with its reason.
 
     ``table`` holds the runs of ``fit``, ``records`` their records, ``plan`` the plan of the
@@ -20,11 +21,11 @@ def health_of(table: RunTable, records: list[dict], fit: dict, plan: Plan | None
     budgets = {r["experiment_id"]: flops_text(r["compute_budget"]) for r in records}
     left_out = [
         {
-            "run": run["run_id"],
-            "budget": budgets.get(run["run_id"], ""),
-            "why": ": ".join(filter(None, [run["reason"], reasons.get(run["run_id"], "")])),
+            "run": run.experiment_id,
+            "budget": budgets.get(run.experiment_id, ""),
+            "why": ": ".join(filter(None, [run.reason, reasons.get(run.experiment_id, "")])),
         }
-        for run in fit["excluded"]["runs"]
+        for run in fit.excluded.runs
     ]
     skipped = [
         {
@@ -91,11 +92,11 @@ def _runs(table: RunTable, records: list[dict]) -> list[dict]:
     known = {r["experiment_id"]: r for r in records}
     rows = []
     for run in table.frame.sort_values(["flops", "params"])[:MOST_ROWS].to_dict("records"):
-        record = known.get(run["run_id"], {})
+        record = known.get(run["experiment_id"], {})
         rate = record.get("identity", {}).get("learning_rate")
         rows.append(
             {
-                "run": run["run_id"],
+                "run": run["experiment_id"],
                 "flops": flops_text(run["flops"]),
                 "params": count_text(run["params"]),
                 "tokens": count_text(run["tokens"]),

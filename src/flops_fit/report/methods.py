@@ -12,6 +12,7 @@ from pathlib import Path
 from flops_fit import __version__
 from flops_fit.experiment.plan import Plan
 from flops_fit.files import canonical_hash
+from flops_fit.fit.result import Fit
 from flops_fit.notation import count_text, flops_text, unit_text
 
 FORMS = {
@@ -86,7 +87,7 @@ REFERENCES = {
 
 
 def checklist(
-    fit: dict,
+    fit: Fit,
     records: list[dict],
     plan: Plan | None = None,
     files: Mapping[str, str | Path] | None = None,
@@ -106,45 +107,43 @@ def checklist(
     ]
 
 
-def _law_rows(fit: dict) -> list[tuple[str, str]]:
-    method = fit["headline"]["method"]
+def _law_rows(fit: Fit) -> list[tuple[str, str]]:
+    method = fit.headline.method
     objective = OBJECTIVES[method]
     if method in ("surface", "tied", "fixed_e"):
-        objective += (
-            f", delta = {fit['delta']:.3g}, minimised by a Newton method from several starts"
-        )
+        objective += f", delta = {fit.delta:.3g}, minimised by a Newton method from several starts"
     return [
         ("Form", f"{FORMS[method]} ({method})"),
         ("Objective", objective),
-        ("Choice of the form", fit["headline"]["words"]),
+        ("Choice of the form", fit.headline.why),
     ]
 
 
-def _run_rows(fit: dict, plan: Plan | None, ours: bool) -> list[tuple[str, str]]:
+def _run_rows(fit: Fit, plan: Plan | None, ours: bool) -> list[tuple[str, str]]:
     """``ours``: the runs were trained here, so the meaning of their numbers is known."""
-    data, left_out = fit["data"], fit["excluded"]
+    data, left_out = fit.data, fit.excluded
     counted = {
-        None: fit["cost"]["words"],
+        None: fit.cost.origin,
         "counted": "counted forward and backward FLOPs",
         "6nd": "6 N D",
     }[plan.convention if plan else None]
-    column = data.get("params_column", "params")
+    column = data.params_column
     n_words = PARAMS[column] if ours else f"as in the column {column} of the table"
     d_words = "target elements trained on" if ours else "as in the table"
     loss_words = "held out" if ours else "as in the table, in"
-    why = ", ".join(f"{n} {reason}" for reason, n in left_out["by_reason"].items())
-    runs = f"{data['n_runs']} fitted, {left_out['count']} left out"
+    why = ", ".join(f"{n} {reason}" for reason, n in left_out.by_reason.items())
+    runs = f"{data.n_runs} fitted, {left_out.count} left out"
     return [
-        ("N", f"{n_words}; {_span(data['params'], count_text)}"),
-        ("D", f"{d_words}; {_span(data['tokens'], count_text)}"),
-        ("C", f"{counted}; {_span(data['flops'], flops_text)} FLOPs"),
+        ("N", f"{n_words}; {_span(data.params, count_text)}"),
+        ("D", f"{d_words}; {_span(data.tokens, count_text)}"),
+        ("C", f"{counted}; {_span(data.flops, flops_text)} FLOPs"),
         ("Runs", f"{runs} ({why})" if why else runs),
-        ("Budgets", ", ".join(map(flops_text, data["budgets"])) or "no shared budgets"),
-        ("Seeds", str(data["seeds"])),
+        ("Budgets", ", ".join(map(flops_text, data.budgets)) or "no shared budgets"),
+        ("Seeds", str(data.seeds)),
         (
             "Loss",
-            f"{loss_words}{', ' if ours else ' '}{unit_text(data['loss_unit'])}; "
-            f"{_span(data['loss'], '{:.4g}'.format)}",
+            f"{loss_words}{', ' if ours else ' '}{unit_text(data.loss_unit)}; "
+            f"{_span(data.loss, '{:.4g}'.format)}",
         ),
     ]
 
@@ -196,22 +195,22 @@ def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
     ]
 
 
-def _trust_rows(fit: dict) -> list[tuple[str, str]]:
-    bootstrap, held = fit["bootstrap"], fit["heldout"]
-    scores = ", ".join(f"{name} {value:.2%}" for name, value in held["score"].items())
+def _trust_rows(fit: Fit) -> list[tuple[str, str]]:
+    bootstrap, held = fit.bootstrap, fit.heldout
+    scores = ", ".join(f"{name} {value:.2%}" for name, value in held.score.items())
     return [
         (
             "Intervals",
-            f"{100 * bootstrap['level']:g}%, from {bootstrap['resamples']} resamples of "
-            f"{bootstrap['unit']}, seed {bootstrap['seed']}"
-            if bootstrap["resamples"]
+            f"{100 * bootstrap.level:g}%, from {bootstrap.resamples} resamples of "
+            f"{bootstrap.unit}, seed {bootstrap.seed}"
+            if bootstrap.resamples
             else "none, because the fit has no resamples",
         ),
         (
             "Validation",
-            f"the largest {_some(held['levels_scored'], 'budget')} predicted from the smaller ones; "
+            f"the largest {_some(held.levels_scored, 'budget')} predicted from the smaller ones; "
             f"score (excess loss at the predicted N* plus error of L*): {scores}"
-            if held["levels_scored"]
+            if held.levels_scored
             else "no budget could be held out",
         ),
     ]
@@ -243,24 +242,24 @@ def _hash_of(path: Path) -> str:
     return canonical_hash({name: _hash_of(file) for name, file in inside.items()})
 
 
-def methods_paragraph(fit: dict, rows: Iterable[tuple[str, str]]) -> str:
+def methods_paragraph(fit: Fit, rows: Iterable[tuple[str, str]]) -> str:
     """The ``rows`` of the `checklist` of ``fit`` as prose for a methods section.
 
     Citations are BibTeX keys in brackets.
     """
-    topics, method, data = dict(rows), fit["headline"]["method"], fit["data"]
-    budgets = len(data["budgets"])
+    topics, method, data = dict(rows), fit.headline.method, fit.data
+    budgets = len(data.budgets)
     cited = "; ".join(CITED[method])
     grid = (
-        f"{budgets} compute budgets from {_span(data['budgets'], flops_text)} FLOPs"
+        f"{budgets} compute budgets from {_span(data.budgets, flops_text)} FLOPs"
         if budgets
-        else f"{_span(data['flops'], flops_text)} FLOPs"
+        else f"{_span(data.flops, flops_text)} FLOPs"
     )
     known = topics["Model and shape rule"] != UNKNOWN
     sentences = [
-        f"We {'trained' if known else 'used'} {data['n_runs']} models at {grid}, with N from "
-        f"{_span(data['params'], count_text)} ({topics['N'].split(';')[0]}) and D from "
-        f"{_span(data['tokens'], count_text)} tokens."
+        f"We {'trained' if known else 'used'} {data.n_runs} models at {grid}, with N from "
+        f"{_span(data.params, count_text)} ({topics['N'].split(';')[0]}) and D from "
+        f"{_span(data.tokens, count_text)} tokens."
     ]
     if known:
         sentences.append(
@@ -278,9 +277,9 @@ def methods_paragraph(fit: dict, rows: Iterable[tuple[str, str]]) -> str:
     return " ".join(sentences)
 
 
-def bibliography(fit: dict, records: list[dict]) -> str:
+def bibliography(fit: Fit, records: list[dict]) -> str:
     """BibTeX of the papers that the analysis in ``fit`` and its ``records`` uses."""
-    keys = [*CITED[fit["headline"]["method"]], "porian2024", "li2025"]
+    keys = [*CITED[fit.headline.method], "porian2024", "li2025"]
     if any((record.get("epochs") or 0) > 1 for record in records):
         keys.append("muennighoff2023")
     return "\n\n".join(_entry(key) for key in keys)

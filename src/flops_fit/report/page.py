@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flops_fit.experiment.plan import Plan
+from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import loss_text, share_text, unit_text
 from flops_fit.report.answer_text import answers_of, model_of, range_bars
@@ -27,7 +28,7 @@ TEMPLATE = "page.html.j2"
 def report_page(
     table: RunTable,
     records: list[dict],
-    fit: dict,
+    fit: Fit,
     plots: str | Path,
     budgets: list[float],
     name: str,
@@ -57,8 +58,8 @@ def report_page(
         },
         name=name,
         fit=fit,
-        unit=unit_text(fit["data"]["loss_unit"]),
-        level=f"{100 * fit['bootstrap']['level']:g}%",
+        unit=unit_text(fit.data.loss_unit),
+        level=f"{100 * fit.bootstrap.level:g}%",
         answers=answers,
         answered=answered,
         bars=range_bars(answered),

@@ -2,8 +2,10 @@
 
 from itertools import groupby
 
-from flops_fit.fit.answer import predict
-from flops_fit.fit.sensitivity import GROUPS, USABLE, sensitivity_at, spread_of
+from flops_fit.fit.estimators import USABLE
+from flops_fit.fit.prediction import predict
+from flops_fit.fit.result import Fit
+from flops_fit.fit.sensitivity import GROUPS, RefitAnswer, sensitivity_at, spread_of
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.report.answer_text import written
 
@@ -15,16 +17,16 @@ COUNT_NAMES = {
 }
 
 
-def sensitivity_of(fit: dict, budgets: list[float]) -> dict | None:
+def sensitivity_of(fit: Fit, budgets: list[float]) -> dict | None:
     """The refits of ``fit`` at the last of ``budgets`` (FLOPs); None without refits.
 
     ``budgets`` are those at which the fit has an answer. Returns ``groups`` (title, rows, span), a
     ``summary`` and ``notes``.
     """
-    if not fit["sensitivity"] or not budgets:
+    if not fit.sensitivity or not budgets:
         return None
     flops = budgets[-1]
-    rows = [r for r in sensitivity_at(fit, flops) if r["group"] in GROUPS]
+    rows = [r for r in sensitivity_at(fit, flops) if r.group in GROUPS]
     spread = spread_of(rows)
     groups = [
         {
@@ -32,32 +34,32 @@ def sensitivity_of(fit: dict, budgets: list[float]) -> dict | None:
             "rows": [_row(row) for row in part],
             "span": _span(spread[name]) if name in spread else "",
         }
-        for name, part in groupby(rows, key=lambda row: row["group"])
+        for name, part in groupby(rows, key=lambda row: row.group)
     ]
     return {
         "budget": flops_text(flops),
         "groups": groups,
         "span": _span(spread["all"]),
-        "summary": _summary(spread, (predict(fit, flops)["ci"] or {}).get("params")),
-        "notes": fit["sensitivity"]["notes"],
-        "recounted": any(row["count"] != "params" for row in rows),
-        "by_6nd": any(row["label"].endswith("C: 6 N D") and not row["headline"] for row in rows),
+        "summary": _summary(spread, (predict(fit, flops).ci or {}).get("params")),
+        "notes": fit.sensitivity.notes,
+        "recounted": any(row.count != "params" for row in rows),
+        "by_6nd": any(row.label.endswith("C: 6 N D") and not row.headline for row in rows),
     }
 
 
-def _row(row: dict) -> dict:
-    other = row["count"] != "params"
+def _row(row: RefitAnswer) -> dict:
+    other = row.count != "params"
     return {
-        **row,
-        "usable": row["status"] in USABLE,
-        "a_text": f"{row['a']:.3f}",
-        "params": written(row["params"], count_text),
-        "tokens": written(row["tokens"], count_text),
-        "ratio": written(row["tokens_per_param"], count_text),
-        "loss": written(row["loss"], loss_text),
-        "counted_params": written(row["own_params"], count_text) if other else None,
-        "counted_ratio": written(row["own_tokens_per_param"], count_text) if other else None,
-        "count_name": COUNT_NAMES.get(row["count"], row["count"]),
+        **vars(row),
+        "usable": row.status in USABLE,
+        "a_text": f"{row.a:.3f}",
+        "params": written(row.params, count_text),
+        "tokens": written(row.tokens, count_text),
+        "ratio": written(row.tokens_per_param, count_text),
+        "loss": written(row.loss, loss_text),
+        "counted_params": written(row.own_params, count_text) if other else None,
+        "counted_ratio": written(row.own_tokens_per_param, count_text) if other else None,
+        "count_name": COUNT_NAMES.get(row.count, row.count),
     }
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+from flops_fit.fit.result import Fit
 from flops_fit.notation import unit_text
 from flops_fit.report.answer_text import answers_of
 from flops_fit.report.evidence import members_of, minima_of
@@ -13,9 +14,9 @@ def plain(text: str) -> str:
     return re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;")
 
 
-def markdown_table(fit: dict, budgets: list[float]) -> str:
+def markdown_table(fit: Fit, budgets: list[float]) -> str:
     """The measured optima of ``fit`` and the answers at ``budgets`` (FLOPs) as Markdown."""
-    unit = plain(unit_text(fit["data"]["loss_unit"]))
+    unit = plain(unit_text(fit.data.loss_unit))
     lines = []
     minima = minima_of(fit)
     if minima:
@@ -44,13 +45,13 @@ def markdown_table(fit: dict, budgets: list[float]) -> str:
     return "\n".join([*lines, "## Answers", "", answer_table(fit, budgets)])
 
 
-def answer_table(fit: dict, budgets: list[float]) -> str:
+def answer_table(fit: Fit, budgets: list[float]) -> str:
     """The answers of ``fit`` at ``budgets`` (FLOPs) as Markdown without a heading."""
-    unit = plain(unit_text(fit["data"]["loss_unit"]))
-    level = f"{100 * fit['bootstrap']['level']:g}%"
+    unit = plain(unit_text(fit.data.loss_unit))
+    level = f"{100 * fit.bootstrap.level:g}%"
     lines = [
         f"In brackets: {level} interval ({_covers(fit)}). Good sizes reach the same loss with at "
-        f"most 1% more compute. Headline estimator: {fit['headline']['method']}.",
+        f"most 1% more compute. Headline estimator: {fit.headline.method}.",
         "",
         f"| C (FLOPs) | N* | D* | D*/N* | loss ({unit}) | good sizes | size | verdict |",
         "|---:|---:|---:|---:|---:|---:|---:|:---|",
@@ -62,9 +63,9 @@ def answer_table(fit: dict, budgets: list[float]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _covers(fit: dict) -> str:
+def _covers(fit: Fit) -> str:
     """What the intervals cover."""
-    return "noise and the error of the form" if fit["stack"] else "noise alone"
+    return "noise and the error of the form" if fit.stack else "noise alone"
 
 
 def _numbers(answer: dict) -> list[str]:

@@ -11,44 +11,44 @@ from scipy.stats import norm
 from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_object
-from flops_fit.fit.answer import form_errors, log_distance
-from flops_fit.fit.cost import Cost
-from flops_fit.fit.saved import interval, laws_of
+from flops_fit.fit.core import FEWEST_REPEATS
+from flops_fit.fit.numbers import interval
+from flops_fit.fit.options import FEWEST_RUNS
+from flops_fit.fit.result import Fit
 from flops_fit.notation import count_text, flops_text, loss_text
 
 CONFIRMATION = "confirmation.json"
-FEWEST_SEED_PAIRS = 3  # least degrees of freedom of a measured seed noise
 
 
-def run_noise(fit: dict) -> tuple[float, str]:
+def run_noise(fit: Fit) -> tuple[float, str]:
     """Standard deviation of ln L of one run around the law of ``fit``, and its source as text.
 
     It is the larger of the measured spread between seeds and the residual scale of the best law
     (corrected for its number of parameters), because misfit moves a run as much as its seed does.
     """
-    entry, seeds = fit["parametric"], fit["bootstrap"]["seed_noise"]
-    scale = fit["stack"]["noise"] if fit["stack"] else entry["scale"]
-    scale = float(scale * np.sqrt(entry["n_runs"] / max(entry["n_runs"] - 5, 1)))
-    if seeds and seeds["df"] >= FEWEST_SEED_PAIRS and seeds["sd"] > scale:
-        return float(seeds["sd"]), "spread between seeds"
+    entry, seeds = fit.parametric, fit.bootstrap.seed_noise
+    scale = fit.stack.noise if fit.stack else entry.scale
+    scale = float(scale * np.sqrt(entry.n_runs / max(entry.n_runs - FEWEST_RUNS, 1)))
+    if seeds and seeds.df >= FEWEST_REPEATS and seeds.sd > scale:
+        return float(seeds.sd), "spread between seeds"
     return scale, "residual scale of the fit"
 
 
-def predicted_loss(fit: dict, params: float, tokens: float) -> dict:
+def predicted_loss(fit: Fit, params: float, tokens: float) -> dict:
     """Predict the loss of a run with N = ``params`` and D = ``tokens`` by the headline of ``fit``.
 
     Returns ``loss``; ``law``, the interval [low, high] of the law there (noise and form); ``run``,
     the interval of one measured run, which adds the ``noise`` of a run (standard deviation of ln L).
     Both intervals are None without resamples.
     """
-    laws, cost = laws_of(fit), Cost.from_dict(fit["cost"])
-    method, level = fit["headline"]["method"], fit["bootstrap"]["level"]
+    cost = fit.cost
+    method, level = fit.headline.method, fit.bootstrap.level
     log_n = float(np.log(params))
     log_c = float(np.log(tokens) + cost.log_flops_per_token(log_n))
-    law, draws = laws[method]
+    law, draws = fit.answering.law, fit.answering.draws
     noise, source = run_noise(fit)
     loss = float(law.off_optimum(log_n, log_c, cost)[0])
-    prediction = {
+    prediction: dict = {
         "loss": loss,
         "law": None,
         "run": None,
@@ -64,10 +64,9 @@ def predicted_loss(fit: dict, params: float, tokens: float) -> dict:
     sd = (drawn[1] - drawn[0]) / (2 * z)
     for key, wide in (("law", sd), ("run", float(np.hypot(sd, noise)))):
         half = z * wide
-        if fit["stack"]:
-            half = form_errors(fit)["loss"].half_width(
-                wide, log_distance(fit, float(np.exp(log_c))), level
-            )
+        if fit.stack and fit.stack.form_error:
+            away = fit.log_distance(float(np.exp(log_c)))
+            half = fit.stack.form_error["loss"].half_width(wide, away, level)
         prediction[key] = [float(loss * np.exp(-half)), float(loss * np.exp(half))]
     return prediction
 

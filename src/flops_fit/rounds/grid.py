@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.fit.result import Fit
 from flops_fit.sweep import flops_per_token, n_key
 
 Size = int | float  # a value of the argument that the sweep varies
@@ -162,17 +163,17 @@ class Grid:
         return self.known[size]
 
 
-def check_matches(fit: dict, grid: Grid) -> None:
+def check_matches(fit: Fit, grid: Grid) -> None:
     """Refuse a ``fit`` that does not belong to the sweep of ``grid``, with a `FlopsFitError`."""
-    counted = fit["data"].get("params_column", grid.params)
+    counted = fit.data.params_column
     if counted != grid.params:
         raise FlopsFitError(
             f"fit.params: the config counts N as {grid.params}, but the fit as "
             f"{counted}; fit again with --params {grid.params}"
         )
-    if not fit["isoflop"]["shared"]:
+    if not fit.isoflop.shared:
         raise FlopsFitError("fit: its runs share no budgets, so there is no grid to add runs to")
-    fitted = [b["flops"] for b in fit["isoflop"]["budgets"]]
+    fitted = [b.flops for b in fit.isoflop.budgets]
     unknown = [c for c in fitted if not any(math.isclose(c, b) for b in grid.budgets)]
     if unknown:
         allowed = ", ".join(f"{b:g}" for b in grid.budgets)
@@ -203,7 +204,7 @@ def grid_config(path: str) -> dict:
     return config
 
 
-def planned_grid(config: dict, fit: dict, results: str, paths: list[str]) -> tuple:
+def planned_grid(config: dict, fit: Fit, results: str, paths: list[str]) -> tuple:
     """The plan and the `Grid` of the sweep of ``config``, after checking that ``fit`` is its fit.
 
     ``results`` is the folder of results, ``paths`` are searched for modules and data.

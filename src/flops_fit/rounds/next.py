@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import yaml
 
-from flops_fit.fit.cost import Cost
-from flops_fit.fit.saved import laws_of
+from flops_fit.fit.result import Fit
+from flops_fit.fit.sections import BudgetEntry
 from flops_fit.rounds.grid import Action, Grid
 from flops_fit.rounds.simulate import simulate
 from flops_fit.rounds.truth import Truth
@@ -28,22 +28,22 @@ TIMES, RESAMPLES = 60, 100  # per simulation: all designs share their noise, so 
 NO_RUNS = Action("no runs", "", {})
 
 
-def log_optimum(fit: dict, flops: float) -> float | None:
+def log_optimum(fit: Fit, flops: float) -> float | None:
     """ln N* of the headline of ``fit`` at a budget of ``flops``; None if it is not identifiable."""
-    if fit["status"] == "not_identifiable":
+    if not fit.identified:
         return None
-    law = laws_of(fit)[fit["headline"]["method"]][0]
-    return float(law.optimum(np.log(flops), Cost.from_dict(fit["cost"]))[0][0])
+    law = fit.answering.law
+    return float(law.optimum(np.log(flops), fit.cost)[0][0])
 
 
-def repairs(fit: dict, grid: Grid) -> list[Action]:
+def repairs(fit: Fit, grid: Grid) -> list[Action]:
     """The fewest runs to add to ``grid`` so that every minimum of ``fit`` is bracketed.
 
     Budgets with a single size on one side of the minimum get another one there.
     """
     actions = []
-    for entry in fit["isoflop"]["budgets"]:
-        budget = min(grid.budgets, key=lambda b: abs(math.log(b / entry["flops"])))
+    for entry in fit.isoflop.budgets:
+        budget = min(grid.budgets, key=lambda b: abs(math.log(b / entry.flops)))
         step = grid.spacing(budget)
         targets, why = _missing(entry, grid, budget, step, log_optimum(fit, budget))
         sizes: list = []
@@ -61,13 +61,13 @@ def repairs(fit: dict, grid: Grid) -> list[Action]:
 
 
 def _missing(
-    entry: dict, grid: Grid, budget: float, step: float, best: float | None
+    entry: BudgetEntry, grid: Grid, budget: float, step: float, best: float | None
 ) -> tuple[list[float], str]:
     """ln N of the sizes that a budget needs in addition, and the reason."""
-    low, high = np.log(entry["params_range"])
+    low, high = np.log(entry.params_range)
     tried = [v for v in map(grid.log_n, grid.sizes(budget)) if low - 1e-9 <= v <= high + 1e-9]
-    measured = math.log(entry["params_opt"])
-    if entry["status"] == "at_edge":
+    measured = math.log(entry.params_opt)
+    if entry.status == "at_edge":
         side = _side(entry, tried)
         edge = low if side < 0 else high
         # A size beyond N* must exist, with a margin for noise.
@@ -79,9 +79,9 @@ def _missing(
             f"the lowest loss at {budget:g} FLOPs is that of the {name} size tried, so the minimum is "
             "not bracketed"
         )
-    if entry["status"] == "no_minimum":
+    if entry.status == "no_minimum":
         return [low - step, high + step], f"the curve at {budget:g} FLOPs shows no minimum"
-    if entry["status"] == "too_few_points":
+    if entry.status == "too_few_points":
         side = -1 if (best if best is not None else measured) < (low + high) / 2 else 1
         ends, targets = {-1: low, 1: high}, []
         for _ in range(max(ENOUGH_SIZES - len(tried), 0)):
@@ -103,19 +103,19 @@ def _missing(
     return [], ""
 
 
-def _side(entry: dict, tried: list[float]) -> int:
+def _side(entry: BudgetEntry, tried: list[float]) -> int:
     """The side of a minimum at the edge: -1 below the sizes tried, 1 above them."""
-    measured = math.log(entry["params_opt"])
+    measured = math.log(entry.params_opt)
     if math.isclose(measured, min(tried), abs_tol=1e-6):
         return -1
     if math.isclose(measured, max(tried), abs_tol=1e-6):
         return 1
     # The run of lowest loss lies inside, but the vertex of the parabola does not.
-    _, slope, curvature = entry["coefficients"]
-    return -1 if entry["centre"] - slope / (2 * curvature) < measured else 1
+    _, slope, curvature = entry.coefficients
+    return -1 if entry.centre - slope / (2 * curvature) < measured else 1
 
 
-def tightenings(fit: dict, grid: Grid) -> list[Action]:
+def tightenings(fit: Fit, grid: Grid) -> list[Action]:
     """Ways to narrow the interval of ``fit`` by adding runs to ``grid``, all minima being bracketed."""
     between = {b: _between(fit, grid, b) for b in grid.budgets}
     between = {b: sizes for b, sizes in between.items() if sizes}
@@ -151,7 +151,7 @@ def tightenings(fit: dict, grid: Grid) -> list[Action]:
     return actions
 
 
-def _between(fit: dict, grid: Grid, budget: float) -> list:
+def _between(fit: Fit, grid: Grid, budget: float) -> list:
     """New sizes in the gaps on both sides of the size nearest N*."""
     best = log_optimum(fit, budget)
     sizes = grid.sizes(budget)

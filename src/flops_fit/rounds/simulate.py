@@ -15,16 +15,16 @@ import pandas as pd
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.plan import Plan
-from flops_fit.fit.answer import predict
 from flops_fit.fit.bootstrap import draw
 from flops_fit.fit.core import fit_runs
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.estimators import Estimate, Runs, estimate_isoflop, estimate_surface
 from flops_fit.fit.isoflop import Minima
 from flops_fit.fit.laws import PathLaw, SurfaceLaw
+from flops_fit.fit.numbers import check_flops, interval
 from flops_fit.fit.options import FEWEST_RUNS, default_unit
+from flops_fit.fit.prediction import predict
 from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
-from flops_fit.fit.saved import check_flops, interval
 from flops_fit.notation import count_text
 from flops_fit.rounds.truth import Truth
 from flops_fit.store.collect import planned_table
@@ -302,19 +302,19 @@ def _whole_fits(
                 flops,
             )
         )
-    known = [a["ci"] for a in answers if a["ci"]]
+    known = [a.ci for a in answers if a.ci]
     log_ends = np.array([np.log(ci["params"]) for ci in known]).reshape(-1, 2)
     ends = np.array([ci["loss"] for ci in known]).reshape(-1, 2)
     _, log_n, loss = true["surface"]
-    reasons = Counter(kind for a in answers for kind in {_kind(reason) for reason in a["reasons"]})
+    reasons = Counter(kind for a in answers for kind in {_kind(reason) for reason in a.reasons})
 
     def shares(counts: Counter) -> dict[str, float]:
         return {name: count / len(answers) for name, count in counts.most_common()}
 
     return {
         "count": len(answers),
-        "verdicts": shares(Counter(a["verdict"] for a in answers)),
-        "headlines": shares(Counter(a["method"] for a in answers)),
+        "verdicts": shares(Counter(a.verdict for a in answers)),
+        "headlines": shares(Counter(a.method for a in answers)),
         "reasons": shares(reasons),
         "params": _held(log_ends, log_n),
         "loss": _held(ends, loss),

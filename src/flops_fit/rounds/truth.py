@@ -8,6 +8,7 @@ import pandas as pd
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.cost import cost_of
 from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.fit.result import Fit
 
 BESIROGLU = (1.8172, 482.0, 2085.4, 0.3478, 0.3658)  # Besiroglu et al. 2024, 2404.10102, table 1
 PUBLISHED_FROM = 1e18  # FLOPs: the runs behind that law start about here
@@ -79,7 +80,7 @@ def default_law(design: pd.DataFrame) -> tuple[SurfaceLaw, str, float]:
     return law, source, NOISE["small"]
 
 
-def law_of_fit(fit: dict) -> tuple[SurfaceLaw, str, float]:
+def law_of_fit(fit: Fit) -> tuple[SurfaceLaw, str, float]:
     """The surface of ``fit``, its source, and the standard deviation of ln L of a run around it.
 
     The latter is the residual scale, corrected for the number of parameters, and holds seed noise
@@ -90,19 +91,19 @@ def law_of_fit(fit: dict) -> tuple[SurfaceLaw, str, float]:
         ("parametric", "the fitted surface"),
         ("tied", "the fitted surface with alpha = beta"),
     ):
-        entry = fit[name]
-        if entry["status"] in ("converged", "at_bound"):
-            free = max(entry["n_runs"] - (5 if name == "parametric" else 4), 1)
-            noise = entry["scale"] * np.sqrt(entry["n_runs"] / free)
-            values = (entry[key] for key in ("E", "A", "B", "alpha", "beta"))
+        entry = fit.parametric if name == "parametric" else fit.tied
+        if entry.status in ("converged", "at_bound"):
+            free = max(entry.n_runs - (5 if name == "parametric" else 4), 1)
+            noise = entry.scale * np.sqrt(entry.n_runs / free)
+            values = (getattr(entry, key) for key in ("E", "A", "B", "alpha", "beta"))
             return law_of(*values), source, float(noise)
-    raise FlopsFitError(f"fit: no surface is identified ({fit['parametric']['reason']})")
+    raise FlopsFitError(f"fit: no surface is identified ({fit.parametric.reason})")
 
 
 def truth_for(
     design: pd.DataFrame,
     law: tuple[float, ...] | None = None,
-    fit: dict | None = None,
+    fit: Fit | None = None,
     noise: tuple[float, bool] | None = None,
 ) -> Truth:
     """The given ``law`` (E, A, B, alpha, beta), else that of ``fit``, else a default for ``design``.

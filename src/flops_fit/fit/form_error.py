@@ -1,0 +1,47 @@
+"""The error of a form of law beyond its data: how wide it is, and what it makes of an interval."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+
+def growth(log_ratio: float | np.ndarray) -> np.ndarray:
+    """g(d) = ((ln 2 + d) / (2 ln 2))^2: the error of a form, in units of that at a doubling of C.
+
+    ``log_ratio`` is d = ln(C / largest C of the data), a number or an array of any shape; what is
+    below 0 counts as 0.
+    """
+    return ((np.log(2) + np.maximum(log_ratio, 0.0)) / (2 * np.log(2))) ** 2
+
+
+@dataclass(frozen=True)
+class FormError:
+    """The error of the form, in ln N* or ln L*.
+
+    ``tau``: its size where C is twice the largest C of the data; ``df``: degrees of freedom behind
+    it; ``tests``: how many predictions of budgets left out are in it.
+    """
+
+    tau: float
+    df: float
+    tests: int
+
+    def half_width(self, sd: float, log_ratio: float, level: float) -> float:
+        """Half of the interval at ``level``, in ln: Student's t times noise and form together.
+
+        ``sd``: noise, in ln; ``log_ratio``: ln(C / largest C of the data).
+        """
+        return float(student.ppf((1 + level) / 2, self.df) * self.spread(sd, log_ratio))
+
+    def spread(self, sd: float, log_ratio: float) -> float:
+        """Noise ``sd`` and form together, in ln, at ``log_ratio`` = ln(C / largest C of the data)."""
+        return float(np.hypot(sd, self.tau * growth(log_ratio)))
+
+    def inside(self, low: float, high: float, sd: float, log_ratio: float) -> float:
+        """Probability that the truth lies between ``low`` and ``high``, ln around the estimate.
+
+        ``sd``: noise, in ln; ``log_ratio``: ln(C / largest C of the data).
+        """
+        scale = max(self.spread(sd, log_ratio), 1e-300)
+        return float(student.cdf(high / scale, self.df) - student.cdf(low / scale, self.df))
