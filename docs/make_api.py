@@ -61,6 +61,7 @@ SECTIONS = {
             "fit.runs:prepare_runs",
             "fit.runs:RunTable",
             "fit.rows:Reading",
+            "fit.sizes:Size",
             "fit.curves:read_curves",
             "fit.core:fit_runs",
             "fit.options:FitOptions",

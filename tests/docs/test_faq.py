@@ -12,6 +12,7 @@ import yaml
 from flops_fit.cli.main import make_parser
 from flops_fit.constants import Status
 from flops_fit.fit import fit_runs, prepare_runs
+from flops_fit.fit.answer import VERDICTS
 from flops_fit.fit.isoflop import STATUSES
 from flops_fit.plan.table import COLUMNS
 from flops_fit.report import evidence
@@ -90,7 +91,7 @@ def test_every_column_and_number_that_the_faq_names_is_in_its_file():
     runs = prepare_runs(measured_sweep_frame())
     fit = fit_runs(runs, bootstrap=0, sensitivity=False)
     for path in named(FAQ, "report.md#fitjson"):
-        level = fit
+        level = fit.to_dict()
         for part in path.split("."):
             level = level[part]
 
@@ -155,19 +156,19 @@ def test_the_guide_follows_the_pages_section_by_section():
 
 def test_every_status_in_the_source_is_explained_by_the_guide():
     judged = {"converged", "at_bound", "not_identifiable"}
-    assert judged <= set(texts(SOURCE / "fit/identify.py", "judge"))
+    assert judged <= set(texts(SOURCE / "fit/identify.py", "identify"))
     rows = re.findall(r"^\|(.*?)\|(.*?)\|", REPORT, re.MULTILINE)
     explained = {word for row in rows for cell in row for word in re.findall(r"`(\w+)`", cell)}
     assert {*STATUSES, *judged, *Status} <= explained
     for verdict in ("trust", "provisional", "not identifiable"):
-        assert verdict in texts(SOURCE / "fit/verdict.py", "judge")
+        assert verdict in VERDICTS
         assert f"**{verdict}**:" in REPORT
 
 
 REASONS = {
-    "fit/verdict.py": ("judge", "_distance", "_runs", "unanswerable"),
+    "fit/verdict.py": ("reasons_at", "_distance", "_runs", "unanswerable"),
     "fit/core.py": ("_warnings", "_notes"),
-    "fit/identify.py": ("judge", "too_little"),
+    "fit/identify.py": ("identify", "too_little"),
     "fit/heldout.py": ("fallback",),
     "fit/envelope.py": ("estimate_envelope",),
     "fit/estimators.py": ("path_through",),

@@ -84,7 +84,9 @@ class AxisAnswer:
 class Answer:
     """The answer at a budget of C = ``flops``; `flops_fit.fit.predict` describes its fields.
 
-    Where ``verdict`` is "not identifiable" the numbers and intervals are None.
+    These are ``params, tokens, loss, tokens_per_param, ci, ci_noise, beyond_data, range_1pct,
+    range_5pct, promise, size_value, regret, slope, estimators, method, verdict, reasons, axis,
+    config`` and ``chosen``. Where ``verdict`` is "not identifiable" the numbers and intervals are None.
     """
 
     flops: float

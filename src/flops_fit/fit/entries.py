@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.fit.estimators import Estimate, Runs, estimate_surface
-from flops_fit.fit.isoflop import FEWEST_SIZES, STATUSES
+from flops_fit.fit.isoflop import STATUSES
 from flops_fit.fit.numbers import interval
 from flops_fit.fit.rows import LeftOut
 from flops_fit.fit.runs import SAME_BUDGET, RunTable
@@ -145,7 +145,7 @@ _MINIMUM_WORDS = {
     "bracketed": "the vertex is a minimum with lower and higher N on both sides",
     "at_edge": "the lowest loss is at an end of the sizes tried; its N is given, which is no minimum",
     "no_minimum": "the parabola opens downwards; the lowest run's N is given",
-    "too_few_points": f"fewer than {FEWEST_SIZES} sizes; the lowest run's N is given",
+    "too_few_points": "fewer than 4 sizes; the lowest run's N is given",
 }
 
 

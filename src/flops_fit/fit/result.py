@@ -48,7 +48,10 @@ class FitCost(Cost):
 class Fit:
     """A fit: what `fit_runs` returns, `predict` answers from and FIT.json keeps.
 
-    The fields are described in `flops_fit.fit`. `to_dict` gives plain data, `read_fit` reads a file.
+    The fields are the sections of FIT.json, described in `flops_fit.fit`: ``parametric, isoflop, tied,
+    fixed_e, envelope, stack, axis, headline, status, ci, ci_noise, delta, excluded, heldout,
+    bootstrap, cost, sizes, data, table, laws`` and ``sensitivity``. `to_dict` gives plain data,
+    `read_fit` reads a file.
     """
 
     parametric: SurfaceEntry  # the classic surface, approach 3

@@ -10,7 +10,8 @@ class Size:
     """A size of the model: its parameters, counted in every known way, and FLOPs per token.
 
     ``size`` is the value of the size parameter, None where the table names none; ``params`` is N as
-    fitted.
+    fitted; ``params_matmul``, ``params_nonembedding`` and ``params_total`` count it otherwise;
+    ``flops_per_token``: FLOPs per token, forward and backward.
     """
 
     size: int | float | str | None = None

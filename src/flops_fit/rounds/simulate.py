@@ -38,13 +38,12 @@ Groups = list[tuple[float, np.ndarray]]  # of runs that share a budget: (FLOPs, 
 def design_of(plan: Plan, params: str = "params") -> pd.DataFrame:
     """The runs of ``plan`` as the fit will read them, without losses.
 
-    Returns one row per run, with N in the column ``params``; the argument ``params`` names the count
-    that is N.
+    Returns one row per run; its column ``params`` is N, counted as the argument ``params`` says.
     """
     frame = pd.DataFrame(planned_table(plan))
-    frame["params"] = frame[params]
     counts = ["params", "params_nonembedding", "params_total", "flops_per_token"]
-    return frame[["experiment_id", "budget", "size", "seed", *counts, "tokens", "flops"]]
+    columns = ["experiment_id", "budget", "size", "seed", *counts, "tokens", "flops"]
+    return frame.assign(params=frame[params])[columns]
 
 
 def losses_of(design: pd.DataFrame, truth: Truth, times: int, seed: int = 0) -> np.ndarray:
