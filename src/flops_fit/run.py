@@ -154,8 +154,8 @@ class Run:
     def log(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Note how far the run is, as often as you like: ``log(tokens=seen, loss=loss)``.
 
-        ``values``, a dict, does the same as keywords. All but ``tokens`` and ``loss`` is left to
-        other trackers. A tensor is read, which waits for its GPU, at most once a second.
+        ``values``, a dict, does the same as the keywords (``more``). All but ``tokens`` and ``loss``
+        is left to other trackers. A tensor is read, which waits for its GPU, at most once a second.
         """
         self._logged += 1
         if self._logged % self._every and time.monotonic() < self._next_write:

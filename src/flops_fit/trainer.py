@@ -301,14 +301,8 @@ class TrainingRunner:
         held-out loss (NaN if the run diverged), ``6 * num_params * num_tokens`` FLOPs, and the wall
         time in seconds.
         """
-        call = Call(
-            model_cls,
-            size_param,
-            model_kwargs,
-            as_data(dataset_or_loader),
-            loss_fn,
-            train_options.pop("optimizer", adamw),
-        )
+        optimizer, data = train_options.pop("optimizer", adamw), as_data(dataset_or_loader)
+        call = Call(model_cls, size_param, model_kwargs, data, loss_fn, optimizer)
         options = options_for(
             experiment, batch_size, learning_rate, max_epochs=epochs, **train_options
         )

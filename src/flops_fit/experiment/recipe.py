@@ -23,7 +23,10 @@ LONGEST_PART = 40  # of one that is longer
 
 @dataclass(frozen=True)
 class ModelPart:
-    """The model: its ``factory`` and ``kwargs``, the name of its size, and its ``source``'s hash."""
+    """The model: its ``factory`` and ``kwargs``, and the hash of its ``source``.
+
+    ``size_param`` is the name of the argument that sets its size.
+    """
 
     factory: str
     size_param: str
@@ -35,8 +38,9 @@ class ModelPart:
 class DatasetPart:
     """The data: who makes them from what.
 
-    ``factory`` with ``kwargs`` and the hash of its ``source``; the same of ``prepare``; the hashes of
-    the ``files`` that arguments name; ``sources`` as pairs of a name and what identifies its content.
+    ``factory`` with ``kwargs`` and the hash of its ``source``; the same of ``prepare``
+    (``prepare_kwargs``, ``prepare_source``), where there is one; the hashes of the ``files`` that
+    arguments name; ``sources`` as pairs of a name and what identifies its content.
     """
 
     factory: str
@@ -59,9 +63,10 @@ class LossPart:
 
 @dataclass(frozen=True)
 class OptimizerPart:
-    """The optimiser: its ``factory``, ``kwargs`` and ``source``'s hash, and the gradient's limit.
+    """The optimiser: its ``factory`` with ``kwargs``, and the hash of its ``source``.
 
-    ``modes`` is set where the optimiser is switched between training and evaluation.
+    ``clip_norm`` is the largest norm of a gradient (None: no limit). ``modes`` is set where the
+    optimiser is switched between training and evaluation.
     """
 
     factory: str
@@ -83,8 +88,11 @@ class EvaluationPart:
 class SharedRecipe:
     """What decides the results of all experiments of a sweep alike.
 
-    ``uses``: what plug-ins use beside their packages and named data (empty where that is nothing);
-    ``draws_when_evaluated``: set where an evaluation draws random numbers.
+    ``model``, ``dataset``, ``loss``, ``optimizer`` and ``evaluation`` as their parts say;
+    ``schedule`` (of the learning rate), ``precision`` and ``deterministic`` as `TrainOptions` has
+    them; ``trainer_version`` is that of our training loop. ``uses``: what plug-ins use beside their
+    packages and named data (empty where that is nothing); ``draws_when_evaluated``: set where an
+    evaluation draws random numbers.
     """
 
     model: ModelPart

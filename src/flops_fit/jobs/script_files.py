@@ -46,7 +46,9 @@ REQUIRED = {
 class ScriptSpec:
     """What a script is asked to train; written as JSON, one key for each field.
 
-    ``steps`` x ``batch_items`` x ``tokens_per_item`` = ``tokens``. ``folder`` is the script's, for
+    ``experiment_id`` and ``hash`` name the experiment, ``size`` its model, ``seed`` its random
+    numbers; ``learning_rate`` is the peak. ``steps`` x ``batch_items`` x ``tokens_per_item`` =
+    ``tokens``. ``folder`` is the script's, for
     checkpoints; ``arguments`` are those of a model with several dials. ``processes``, ``threads``
     (of each process) and ``gpus`` are what the job was given.
     """
@@ -87,8 +89,10 @@ class ScriptOutcome:
 
     ``status`` is completed, diverged, stopped (to be started again) or failed, with the ``reason``.
     ``tokens`` is what the script says to have trained on, ``loss_se`` the error of its ``loss``,
-    ``params`` its own count; ``curve`` holds lists ``tokens`` and ``loss``, ``seconds`` the time of
-    all attempts. ``verified`` names what agreed with the plan, ``notes`` are sentences to be said.
+    ``params`` its own count, ``metrics`` more numbers by name; ``curve`` holds lists ``tokens`` and
+    ``loss``, ``seconds`` the time of all attempts. ``world_size`` is the number of processes,
+    ``versions`` those of the libraries that the script imported. ``verified`` names what
+    agreed with the plan, ``notes`` are sentences to be said.
     """
 
     status: str

@@ -153,7 +153,7 @@ def ratio_warnings(counts: Mapping[Any, ModelCount], size_param: str) -> list[st
 
 
 def _range_text(values: list[str]) -> str:
-    """First and last of ``values`` in words, or the only one."""
+    """First and last of ``values`` as text, or the only one."""
     return " to ".join(dict.fromkeys([*values[:1], *values[-1:]]))
 
 

@@ -118,7 +118,7 @@ CONSTANT = _Origin(weights=frozenset())
 
 
 class FlopTracker(TorchDispatchMode):
-    """Adds up FLOPs, and follows parameters to the products that they enter."""
+    """Adds up the FLOPs of ``model``, and follows its parameters to the products that they enter."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

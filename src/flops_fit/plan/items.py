@@ -90,7 +90,7 @@ def measure_items(data: Data, loss_fn: Callable) -> Items:
     full = target_elements(first_item(data)[1], loss_fn)
     look = _Look.at(data, loss_fn, FEW)
     while not (look.alike(full) and look.level) and not look.is_precise and look.more:
-        look = _Look.at(data, loss_fn, min(2 * look.wanted, MOST))
+        look = _Look.at(data, loss_fn, min(2 * look.asked, MOST))
     if not any(look.kept):
         raise FlopsFitError(
             f"dataset: the loss ignores every target of {len(look.kept)} items; allowed: items that "
@@ -272,7 +272,7 @@ class _Look:
     kept: list[int]
     positions: list[float]
     shapes: set[tuple]
-    wanted: int
+    asked: int
     unique: int | None
     more: bool
 

@@ -31,8 +31,10 @@ MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 class LocalSweep:
     """The sweep that a call of `find_optimal` asks for.
 
-    The attributes are named as its arguments, ``budgets`` in FLOPs; ``known`` are the counts of the
-    sizes that were looked at so far.
+    ``model_cls``, called with ``size_param`` and ``kwargs``, makes a model; ``data`` and ``loss_fn``
+    train it (None: only plan). ``budgets`` in FLOPs mean what ``convention`` says, each with the
+    ``sizes`` (None: a window) and ``seeds``. ``batch_size`` is in items, ``learning_rate`` the peak.
+    ``known`` are the counts of the sizes that were looked at so far.
     """
 
     model_cls: Callable[..., nn.Module]
@@ -49,7 +51,7 @@ class LocalSweep:
     known: dict[Any, ModelCount] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise `FlopsFitError` for budgets or a convention that are not allowed."""
+        """Refuse budgets or a convention that are not allowed (raises `FlopsFitError`)."""
         if min(self.budgets) <= 0:
             raise FlopsFitError(
                 f"compute_budgets: {min(self.budgets):g} given; allowed: positive FLOPs"

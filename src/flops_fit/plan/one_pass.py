@@ -28,7 +28,12 @@ ITEMS = 2  # one item alone breaks batch norm and .squeeze(), and lets an unredu
 
 
 class Pass:
-    """Forward and backward on a small batch, under the eyes of a `FlopTracker`."""
+    """Forward and backward on a small batch, under the eyes of a `FlopTracker`.
+
+    The batch holds ``items`` times the ``example``, a pair (inputs, targets), put together by
+    ``collate_fn``; its loss is ``loss_fn(outputs, targets)``, and each item brings
+    ``tokens_per_item`` target elements. Raises `FlopsFitError` where the items make no batch.
+    """
 
     def __init__(
         self,
@@ -210,7 +215,10 @@ def trainable_params(model: nn.Module) -> int:
 
 
 def own_flops_per_token(model: nn.Module) -> float | None:
-    """What the model's ``flops_per_token()`` says, where it has one; must be positive."""
+    """What the ``flops_per_token()`` of ``model`` returns, None without one.
+
+    Raises `FlopsFitError` where that method fails or returns no positive number.
+    """
     method = getattr(model, "flops_per_token", None)
     if not callable(method):
         return None
@@ -249,7 +257,7 @@ def _countable_kernels() -> Iterator[None]:
 
 
 def mover(device: str | torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that brings a tensor to ``device``; one on meta gets made-up values there."""
+    """A function that brings a tensor to ``device``, in its shape; one on meta gets made-up values."""
 
     def move(tensor: torch.Tensor) -> torch.Tensor:
         if device == "meta" or not tensor.is_meta:

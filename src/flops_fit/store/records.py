@@ -88,9 +88,10 @@ def _check_fields(record: dict) -> None:
 
 
 def read_record(path: str | Path, experiment_id: str, experiment_hash: str | None = None) -> dict:
-    """The record in the file ``path``, verified as in `check_record`, whose errors then name the file.
+    """The record in the file ``path``, verified as in `check_record`.
 
-    ``experiment_id`` and ``experiment_hash``: those of the experiment whose record it must be.
+    ``experiment_id`` and ``experiment_hash``: those of the experiment whose record it must be. Raises
+    `FlopsFitError` naming the file.
     """
     try:
         return check_record(Path(path).read_bytes(), experiment_id, experiment_hash)

@@ -42,9 +42,9 @@ PRUNED = ".pruned-"  # a folder on its way out
 class Run:
     """One folder of the store."""
 
-    experiment_id: str
+    experiment_id: str  # the folder's name
     status: str  # completed, diverged, running, failed, unfinished or corrupt (its record)
-    bytes: int
+    bytes: int  # of all its files
     age_seconds: float  # since its newest file was written
     sweeps: list[str]  # that use it
 

@@ -11,7 +11,7 @@ from flops_fit.plugins.file_state import file_state
 
 
 class Verified:
-    """A list of verified files with their states then; losing it costs time only."""
+    """The list of verified files below ``results``, with their states; losing it costs time only."""
 
     def __init__(self, results: str | Path):
         self.path = verified_file(results)
