@@ -887,7 +887,7 @@ HANDED = [
     (
         "a plan that is none",
         "plan --plan {plan}",
-        "done.json: list; allowed: a JSON object",
+        "done.json: a JSON list; allowed: a JSON object",
         {"{plan}": "[]"},
     ),
     (
@@ -927,7 +927,7 @@ HANDED = [
     (
         "a fit of an older version",
         "predict --fit {fit} --flops 1e7",
-        "fit.json: no 'sensitivity' in it, so another version's; fit again",
+        "fit.json: no 'sensitivity' in it; not as this version of flops-fit writes a fit, so fit again",
         {
             "{fit}": lambda old: json.dumps(
                 {k: v for k, v in json.loads(old).items() if k != "sensitivity"}
@@ -937,7 +937,7 @@ HANDED = [
     (
         "a fit edited by hand",
         "predict --fit {fit} --flops 1e7",
-        "fit.json: not as flops-fit fit wrote it; fit again",
+        "fit.json: laws.surface: 'x'; expected an object; not as this version of flops-fit writes a fit, so fit again",
         {"{fit}": changed(laws={"surface": "x"})},
     ),
     (
@@ -955,7 +955,7 @@ HANDED = [
     (
         "a report without its figures",
         "report --runs {runs} --fit {fit} --plots nowhere --name done --out results/done/report.html",
-        "nowhere/isoflop.svg: no such",
+        "nowhere/isoflop.svg: this figure does not exist; run `flops-fit plot` first",
         {},
     ),
     (
