@@ -11,10 +11,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flops_fit.config.check import KINDS
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import Resources
@@ -63,6 +64,11 @@ NO_PROFILE = (
     "that holds profiles/default, or give --rerun-triggers mtime params input"
 )
 EDITED = "edited after it was collected (to fit your own table, name it in the config under runs)"
+
+
+def is_sweep(config: Mapping[str, object]) -> bool:
+    """Whether ``config``, as Snakemake has it before any default, describes a sweep."""
+    return any(kind.key in config for kind in KINDS)
 
 
 class Sweep:
@@ -129,7 +135,7 @@ class Sweep:
         """How fast one device trains this sweep: a GPU, or a CPU thread where ``gpus`` is 0."""
         pricing = self.config["pricing"]
         pricing = pricing if gpus else {**pricing, "device": None}
-        return rate_for(pricing, gpus, self.config["precision"], RESULTS)
+        return rate_for(pricing, gpus, self.config.get("precision", "no"), RESULTS)
 
     def summary(self) -> str:
         """The answer and the paths of its report and figures, printed at the end."""

@@ -16,11 +16,12 @@ from flops_fit.examples.loss import cross_entropy
 from flops_fit.experiment.options import Resources, TrainOptions
 from flops_fit.experiment.spec import Spec, options_of
 from flops_fit.optimizer import OptimizerList, adamw
-from flops_fit.plan.devices import device_name, measured_peak, peak_flops, speed
+from flops_fit.plan.devices import device_name, measured_peak, peak_flops
 from flops_fit.plan.peaks import PEAK_TFLOPS, known_peak
 from flops_fit.plan.schedule import multiplier
 from flops_fit.trainer import train
 from flops_fit.training.batches import GlobalBatches
+from flops_fit.training.record import speed
 
 SEQ_LEN, BATCH, STEPS = 16, 4, 12
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from flops_fit.jobs.gpu_locks import (
     take_devices,
     visible_devices,
 )
-from flops_fit.jobs.launch import command
+from flops_fit.jobs.launcher import launcher
 
 JOB = """\
 import os, sys
@@ -244,8 +244,7 @@ def test_a_killed_job_gives_its_device_back_when_its_last_trainer_is_gone(tmp_pa
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_device_passes_through_accelerate_to_trainers_that_outlive_it(tmp_path, processes):
     box = Box(tmp_path, "0")
-    line = command("SPEC", "RESULT", "results", processes, 1, 1)
-    line = line[1 : line.index("-m", 3)]
+    line = launcher(processes, 1, 1)[1:]
     first = box.start("first", seconds=PATIENCE, saving=2 * POLL_SECONDS, launcher=line)
     box.started("first")
     while len(box.events("start")) < processes:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from flops_fit import FlopsFitError, find_optimal, trainer
 from flops_fit.data import as_data
 from flops_fit.experiment.options import DecidingOptions, TrainOptions
-from flops_fit.jobs.launch import launcher
+from flops_fit.jobs.launcher import launcher
 from flops_fit.plugins import content
 from flops_fit.training import local_identity
 from flops_fit.training.local import Call

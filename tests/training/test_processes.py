@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flops_fit.jobs.launch import command
+from flops_fit.jobs.launcher import launcher
 
 pytestmark = pytest.mark.seconds
 
@@ -31,8 +31,7 @@ TRAINED = {
 
 def launch_line(processes: int, *script: str) -> list[str]:
     """The line that jobs are launched with, for another script."""
-    line = command("SPEC", "RESULT", "results", processes, 1, 0)
-    return [*line[: line.index("-m", 2 + line.index("accelerate.commands.launch"))], *script]
+    return [*launcher(processes, 1, 0), *script]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ CHECKOUT = checkout_folder()
 TRAIN_RUN = name_outside("train_run")
 
 # Only if no sweep was given: a sweep must never inherit keys of another one.
-if "model" not in config and "runs" not in config:
+if not flops_fit.is_sweep(config):
     local_config = Path("config/config.yaml")
     default_config = (
         local_config if local_config.exists() else Path(CHECKOUT, local_config)

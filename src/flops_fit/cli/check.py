@@ -19,21 +19,17 @@ def run(args: argparse.Namespace) -> None:
 
     from flops_fit.experiment.places import check_file, spec_file
     from flops_fit.experiment.spec import read_spec
-    from flops_fit.jobs.environment import clean_environment
-    from flops_fit.jobs.gpu_locks import USE_CPU
+    from flops_fit.jobs.trainers import trainer_of
     from flops_fit.plan.amounts import check_amount
     from flops_fit.store.plan_file import read_plan
-    from flops_fit.trainer import train
-    from flops_fit.training.checks import check_inputs
 
     plan = read_plan(args.plan)
     smallest = min(plan.experiments, key=lambda experiment: experiment.count.params_total)
     spec = read_spec(spec_file(args.results, smallest.experiment_id))
-    with clean_environment(**{USE_CPU: "true"}):
-        data = check_inputs(spec, train)
+    data = trainer_of(spec).check(spec)
     for note in data.notes:
         print(f"flops-fit: {note}", file=sys.stderr)
     check_amount(data, plan.experiments, 1.0 if data.read_once else spec.max_epochs)
     checked = check_file(args.results, Path(plan.check).stem)
     data.write(checked)
-    print(f"wrote {checked}: model, loss, optimiser and trainer accept real batches")
+    print(f"wrote {checked}: the sweep can be trained")

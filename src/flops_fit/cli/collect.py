@@ -1,6 +1,7 @@
 """``flops-fit collect``: merge the records of a sweep into two tables."""
 
 import argparse
+import sys
 
 from flops_fit.cli.arguments import add_plan_file
 
@@ -31,6 +32,9 @@ def run(args: argparse.Namespace) -> None:
     records = collect(plan, args.results, args.failed)
     write_results(records, plan.convention, args.json, args.csv)
     note_tables(args.results, Path(args.plan).stem, [args.json, args.csv])
+    for record in records:
+        for note in record.get("notes", []):
+            print(f"flops-fit: {record['experiment_id']}: {note}", file=sys.stderr)
     statuses = [record["status"] for record in records]
     counts = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
     print(f"wrote {args.json} and {args.csv}: {len(records)} runs, {counts}")

@@ -142,7 +142,7 @@ def _launcher() -> Iterator[Finding]:
     """Start a process with ``accelerate launch``, as the train rule does."""
     if _version("accelerate") is None or _version("torch") is None:
         return
-    from flops_fit.jobs.launch import launcher
+    from flops_fit.jobs.launcher import launcher
 
     command = [*launcher(processes=1, threads=1, gpus=0), "-m", "platform"]
     try:

@@ -2,7 +2,9 @@
 
 import difflib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
@@ -18,7 +20,46 @@ RESERVED = {  # folders below results that belong to no sweep; some disks ignore
     "data": "prepared data",
     "local": "what find_optimal writes",
 }
-TRAINING_KEYS = ("model", "dataset", "budgets", "sizes")
+BY_NUMBER = ("sizes.per_budget", "model.size_map", "counts.table")  # mappings with numbers as keys
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the config of a kind of sweep needs and refuses.
+
+    ``key`` marks the kind; ``needed`` keys have no default; ``refused`` keys cannot be given, because
+    of ``why``.
+    """
+
+    key: str
+    needed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    why: str = ""
+
+
+RUNS = Kind(
+    "runs",
+    refused=("model", "trainer", "counts", "dataset", "budgets", "sizes"),
+    why="cannot be combined with runs, which trains nothing",
+)
+SCRIPT = Kind(
+    "trainer",
+    ("budgets", "sizes"),
+    ("dataset", "loss", "optimizer", "schedule", "precision", "deterministic", "evaluation"),
+    "cannot be combined with trainer, because the script decides it",
+)
+PLUGINS = Kind(
+    "model",
+    ("model", "dataset", "budgets", "sizes"),
+    ("counts",),
+    "cannot be used without trainer, because the model itself is counted",
+)
+KINDS = (RUNS, SCRIPT, PLUGINS)
+
+
+def kind_of_sweep(config: Mapping[str, Any]) -> Kind:
+    """The kind of the sweep of ``config``: existing runs, a script, or plug-ins where it is neither."""
+    return next((kind for kind in (RUNS, SCRIPT) if config.get(kind.key) is not None), PLUGINS)
 
 
 def check_size(raw: object) -> None:
@@ -56,7 +97,7 @@ def check_plain(value: object, key: str = "", depth: int = 0) -> None:
     match value:
         case dict():
             for name, child in value.items():
-                if not isinstance(name, str) and key not in ("", "sizes.per_budget"):
+                if not isinstance(name, str) and key not in ("", *BY_NUMBER):
                     raise FlopsFitError(f"{key}: the key {name!r} is not allowed; allowed: text")
                 if isinstance(name, str) and not name.isprintable():
                     raise FlopsFitError(
@@ -173,26 +214,81 @@ def check_across_keys(config: dict) -> None:
     names the key.
     """
     _check_name(config["name"])
-    if config.get("runs") is not None:
-        given = [key for key in TRAINING_KEYS if key in config]
-        if given:
-            raise FlopsFitError(
-                f"{given[0]}: cannot be combined with runs, which trains nothing; remove one of them"
-            )
-        return
-    for key in TRAINING_KEYS:
+    kind = kind_of_sweep(config)
+    for key in kind.refused:
+        if config.get(key) is not None:
+            raise FlopsFitError(f"{key}: {kind.why}; remove one of them")
+    for key in kind.needed:
         if key not in config:
             raise FlopsFitError(f"{key}: missing, and it has no default")
-    _check_sizes(config)
-    _check_confirm(config)
-    for key in ("batch", "learning_rate"):
-        _check_rule(key, config.get(key, {"value": 1}))
-    dataset = config["dataset"]
+    if "sizes" in kind.needed:
+        _check_sizes(config)
+        _check_confirm(config)
+        for key in ("batch", "learning_rate"):
+            _check_rule(key, config.get(key, {"value": 1}))
+    CHECKS[kind.key](config)
+
+
+def _check_plugins(config: dict) -> None:
+    model, dataset = config["model"], config["dataset"]
+    for key in ("factory", "size_param"):
+        if key not in model:
+            raise FlopsFitError(f"model.{key}: missing, and it has no default")
+    for key in ("size_map", "example"):
+        if key in model:
+            raise FlopsFitError(
+                f"model.{key}: cannot be used without trainer; allowed: model.kwargs, dataset.example"
+            )
     if dataset.get("prepare") and not dataset.get("example"):
         raise FlopsFitError(
             "dataset.example: missing; allowed: the import path of a callable that returns one "
             "(inputs, targets) item, which the plan needs because dataset.prepare is set"
         )
+
+
+def _check_script(config: dict) -> None:
+    trainer, model = config["trainer"], config.get("model") or {}
+    _exactly_one("trainer", trainer, ("script", "command"))
+    if "command" in trainer and trainer.get("accelerate") is not None:
+        raise FlopsFitError(
+            "trainer.accelerate: cannot be combined with command, which starts its own processes; "
+            "allowed: with script"
+        )
+    counted = {"counts": config.get("counts"), "model.factory": model.get("factory")}
+    if len([name for name, value in counted.items() if value is not None]) != 1:
+        raise FlopsFitError(
+            "counts: what a size holds and costs must be known once; allowed: exactly one of counts "
+            "and model.factory"
+        )
+    if "factory" in model:
+        if "example" not in model:
+            raise FlopsFitError(
+                "model.example: missing; allowed: the import path of a callable that returns one "
+                "(inputs, targets) item, with which the model is counted"
+            )
+        _exactly_one("model", model, ("size_param", "size_map"))
+    else:
+        _exactly_one("counts", config["counts"], ("function", "table"))
+    for section, key in ((model, "size_map"), (config.get("counts", {}), "table")):
+        if isinstance(section.get(key), dict):
+            section[key] = {_number_key(key, name): row for name, row in section[key].items()}
+
+
+def _exactly_one(key: str, section: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    if sum(section.get(name) is not None for name in names) != 1:
+        given = _show(sorted(name for name in names if section.get(name) is not None))
+        raise FlopsFitError(f"{key}: {given} given; allowed: exactly one of {', '.join(names)}")
+
+
+def _number_key(section: str, key: object) -> int | float:
+    try:
+        number = float(key)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise FlopsFitError(f"{section}.{key}: not a number; allowed: the sizes") from None
+    return int(number) if number.is_integer() else number
+
+
+CHECKS = {"runs": lambda config: None, "trainer": _check_script, "model": _check_plugins}
 
 
 def _check_sizes(config: dict) -> None:

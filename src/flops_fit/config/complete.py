@@ -3,7 +3,13 @@
 import re
 from typing import Any
 
-from flops_fit.config.check import check_across_keys, check_plain, check_size, validate
+from flops_fit.config.check import (
+    check_across_keys,
+    check_plain,
+    check_size,
+    kind_of_sweep,
+    validate,
+)
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
 
@@ -25,9 +31,10 @@ def complete_config(raw: object) -> dict:
     check_plain(config)
     validate(config)
     check_across_keys(config)
+    refused = kind_of_sweep(config).refused
     config = _convert(config, schema(), fill=True)
     _spell_sizes(config.get("sizes", {}))
-    return config
+    return {key: value for key, value in config.items() if key not in refused}
 
 
 def _spell_sizes(sizes: dict) -> None:

@@ -35,7 +35,7 @@ def load_loss(reference: str) -> Callable[..., Any]:
 
 def load_data(spec: Spec) -> Data:
     """The dataset of ``spec``, over its prepared files where there are any."""
-    dataset = spec.recipe.shared.dataset
+    dataset = spec.plugins.shared.dataset
     kwargs = dict(dataset.kwargs)
     if spec.data_dir is not None:
         kwargs["data_dir"] = spec.data_dir

@@ -18,6 +18,7 @@ from flops_fit.experiment.recipe import (
     SharedRecipe,
     data_files,
 )
+from flops_fit.experiment.script_recipe import ScriptShared
 from flops_fit.files import canonical_hash
 from flops_fit.plugins.code import import_closure, source_fingerprint
 from flops_fit.plugins.data_files import FileHashes, file_arguments, source_identity
@@ -89,12 +90,17 @@ def data_folder(dataset: DatasetPart, results: str | Path) -> str | None:
 
 
 def plan_key(
-    config: Mapping[str, Any], shared: SharedRecipe, search_paths: Iterable[str], hashes: FileHashes
+    config: Mapping[str, Any],
+    shared: SharedRecipe | ScriptShared,
+    search_paths: Iterable[str],
+    hashes: FileHashes,
+    of_kind: tuple[dict[str, Any], list[str]],
 ) -> str:
     """Hash of all that determines the outcome of planning ``config`` and is known without running it.
 
     ``shared``: the recipe that its experiments share, with the ``uses`` that are known so;
-    ``search_paths``: where plug-ins are looked for; ``hashes``: the hashes of files that are known.
+    ``search_paths``: where plug-ins are looked for; ``hashes``: the hashes of files that are known;
+    ``of_kind``: settings and import paths that only this kind of trainer has.
     """
     paths = list(search_paths)
     keys = (
@@ -110,16 +116,14 @@ def plan_key(
     references = [
         config[key]["function"] for key in ("batch", "learning_rate") if "function" in config[key]
     ]
-    per_item = config["dataset"].get("per_item")
-    if config["dataset"]["example"]:
-        references.append(config["dataset"]["example"])
+    settings, more = of_kind
+    references += more
     files = {key: file_arguments(config[key], paths, hashes) for key in ("batch", "learning_rate")}
     return canonical_hash(
         {
             "common": shared.to_dict(),
             "sizes": _plain(config["sizes"]),
-            "settings": {key: config[key] for key in keys}
-            | ({"per_item": per_item} if per_item else {}),
+            "settings": {key: config[key] for key in keys} | settings,
             "references": {r: source_fingerprint(r, paths) for r in references},
             "files": files,
             "search_paths": paths,

@@ -32,7 +32,8 @@ class Plan:
         experiments: all that are trained, each with its hash.
         skipped: the cells of the grid that are not trained.
         warnings: sentences of the planner.
-        schedule: of the learning rate, as the config has it.
+        schedule: of the learning rate, as the config has it; empty where a user's own script
+            decides it.
         precision: accelerate's mixed precision.
         resources: what a run is given.
         data_dir: the folder of the prepared data (None: nothing is prepared).

@@ -4,21 +4,18 @@ Budgets, N, FLOPs, versions and machines are recorded but never part of it, so t
 sweeps share runs. There is no torch here: a dry run needs recipes on every start.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from flops_fit.experiment.names import readable_id, tokens_text
 from flops_fit.experiment.options import TRAINER_VERSION, DecidingOptions
+from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.files import canonical_hash
 from flops_fit.plugins.code import source_fingerprint
 from flops_fit.plugins.data_files import FileHashes, file_arguments, source_identity
 from flops_fit.plugins.uses import Uses, changed_uses
-
-LONGEST_NAME = 180  # characters of an id before its hash; file systems allow 255 with what is added
-LONGEST_PART = 40  # of one that is longer
 
 
 @dataclass(frozen=True)
@@ -244,6 +241,11 @@ class PluginRecipe:
             expected_items=self.expected_items,
         )
 
+    @staticmethod
+    def wrong_tokens(seen: int, planned: int) -> str:
+        """What is wrong with a run that has ``seen`` tokens where ``planned`` ones were to be seen."""
+        return "" if seen == planned else f"trained on {seen} tokens, planned {planned}"
+
     def changed(self, uses: Uses, search_paths: Iterable[str], hashes: FileHashes) -> list[str]:
         """What is no longer as the recipe has it: live plug-ins, data and the trainer's version.
 
@@ -272,10 +274,14 @@ class PluginRecipe:
         return changed
 
 
-# The union of recipes by kind of trainer, of which there is one. Each has `to_dict`, `hash`,
-# `experiment_id`, `references`, `changed`, and `size`, `tokens`, `batch_items`, `steps`,
-# `learning_rate` and `seed`.
-Recipe = PluginRecipe
+# The union of recipes by kind of trainer. Each has `to_dict`, `hash`, `experiment_id`, `references`,
+# `changed`, `wrong_tokens`, and `size`, `tokens`, `batch_items`, `steps`, `learning_rate`, `seed`.
+Recipe = PluginRecipe | ScriptRecipe
+
+
+def recipe_kind(value: Mapping[str, Any]) -> type[Recipe]:
+    """The kind of recipe that ``value`` has or will have: the identity of a run, or a config."""
+    return PluginRecipe if value.get("trainer") is None else ScriptRecipe
 
 
 def read_recipe(value: Mapping[str, Any]) -> Recipe:
@@ -283,25 +289,7 @@ def read_recipe(value: Mapping[str, Any]) -> Recipe:
 
     Raises a `LookupError`, `TypeError` or `AttributeError` where it is no recipe.
     """
-    return PluginRecipe.from_dict(value)
-
-
-def tokens_text(tokens: float) -> str:
-    """The part of an id that names D, such as ``D1.5e6`` for 1500000 ``tokens``."""
-    return "D" + f"{tokens:.3g}".replace("e+0", "e").replace("e+", "e")
-
-
-def readable_id(parts: list[str], digest: str) -> str:
-    """An id of ``parts`` for people, which ends in the first characters of the hash ``digest``.
-
-    It names files: letters beyond ASCII lose their accents or become underscores, and parts of an id
-    that would be longer than a file name are cut. The hash keeps such ids apart.
-    """
-    if sum(map(len, parts)) > LONGEST_NAME:
-        parts = [part[:LONGEST_PART] for part in parts]
-    plain = unicodedata.normalize("NFKD", "-".join(parts))
-    plain = "".join(c for c in plain if not unicodedata.combining(c))
-    return f"{re.sub(r'[^A-Za-z0-9._+-]+', '_', plain)}-{digest[:8]}"
+    return recipe_kind(value).from_dict(value)
 
 
 def data_files(

@@ -7,7 +7,8 @@ from typing import Any
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import Resources, TrainOptions
-from flops_fit.experiment.recipe import Recipe, read_recipe
+from flops_fit.experiment.recipe import PluginRecipe, Recipe, read_recipe
+from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.files import FORMAT, read_object
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.uses import Uses
@@ -28,6 +29,7 @@ class Spec:
         check: the file in which the check of its inputs leaves what it finds.
         uses: where the things lie that the recipe hashes under ``uses``.
         search_paths: where plug-ins and relative paths are looked for.
+        launching: how a user's own script is started on this machine (None: it is our trainer).
     """
 
     recipe: Recipe
@@ -39,6 +41,7 @@ class Spec:
     check: str
     uses: Uses
     search_paths: list[str]
+    launching: dict[str, Any] | None = None
 
     @property
     def experiment_id(self) -> str:
@@ -50,12 +53,25 @@ class Spec:
         """The hash of what decides the result."""
         return self.recipe.hash
 
+    @property
+    def plugins(self) -> PluginRecipe:
+        """The recipe, of an experiment that our trainer trains."""
+        assert isinstance(self.recipe, PluginRecipe)
+        return self.recipe
+
+    @property
+    def script(self) -> ScriptRecipe:
+        """The recipe, of an experiment that a user's own script trains."""
+        assert isinstance(self.recipe, ScriptRecipe)
+        return self.recipe
+
     def changed(self, hashes: FileHashes) -> list[str]:
         """What is no longer as it was planned; ``hashes``: the hashes of files that are known."""
         return self.recipe.changed(self.uses, self.search_paths, hashes)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the spec's file."""
+        launching = {} if self.launching is None else {"launching": self.launching}
         return {
             "format": FORMAT,
             "experiment_id": self.experiment_id,
@@ -68,6 +84,7 @@ class Spec:
             "check": self.check,
             "uses": self.uses.to_dict(),
             "search_paths": self.search_paths,
+            **launching,
         }
 
     @classmethod
@@ -86,6 +103,7 @@ class Spec:
             check=value["check"],
             uses=Uses.from_dict(value["uses"]),
             search_paths=value["search_paths"],
+            launching=value.get("launching"),
         )
 
 
@@ -110,7 +128,7 @@ def read_spec(path: str | Path) -> Spec:
 def options_of(spec: Spec, processes: int | None = None, gpus: int = 0) -> TrainOptions:
     """The options of the trainer for ``spec``, with the ``processes`` and ``gpus`` of its job."""
     given = {
-        **spec.recipe.options.deciding(),
+        **spec.plugins.options.deciding(),
         **spec.resources.for_trainer(),
         "max_epochs": spec.max_epochs,
         "processes": processes,

@@ -138,7 +138,7 @@ def late_uses(watch: Watch, spec: Spec) -> Uses:
 
     ``watch`` has watched the job.
     """
-    shared, paths = spec.recipe.shared, tuple(spec.search_paths)
+    shared, paths = spec.plugins.shared, tuple(spec.search_paths)
     config = {name: vars(getattr(shared, name)) for name in ("model", "loss", "optimizer")}
     dataset = {**vars(shared.dataset), "sources": [s for s, _ in shared.dataset.sources]}
     new = _new(watch.uses(roots_of(paths)), {**config, "dataset": dataset}, paths)

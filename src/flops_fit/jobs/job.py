@@ -127,7 +127,7 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
     from flops_fit.training.prepare import check_prepared
     from flops_fit.training.record import Record
 
-    recipe = spec.recipe
+    recipe = spec.plugins
     add_search_paths(spec.search_paths)
     hashes = FileHashes(hashes_file(results))
     changed = spec.changed(hashes)

@@ -1,4 +1,4 @@
-"""Start the job of an experiment: restore it from its record, or run ``accelerate launch``.
+"""Start the job of an experiment: restore it from its record, or start its trainer.
 
 This module does not import torch, so that a finished run is restored in milliseconds. Otherwise
 the process stays until the last trainer has ended, which may be after its launcher.
@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.places import run_folder, spec_file
+from flops_fit.experiment.places import spec_file
 from flops_fit.experiment.spec import read_spec
-from flops_fit.jobs.environment import accelerate_config, cleaned
+from flops_fit.jobs.environment import cleaned
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
-from flops_fit.jobs.killed import AT_WORK, KILLED, LOST
+from flops_fit.jobs.killed import AT_WORK
+from flops_fit.jobs.start import Start
+from flops_fit.jobs.trainers import trainer_of
 from flops_fit.store.locks import run_lock
-from flops_fit.store.records import finished_before, note_failure, read_failure, restore_run
-from flops_fit.store.stopping import outlive
+from flops_fit.store.records import finished_before, restore_run
 
 
 def launch(
@@ -42,44 +43,28 @@ def launch(
         raise FlopsFitError(
             f"--results: {results} does not contain {spec_path}; allowed: the folder of the plan"
         )
-    folder = run_folder(results, spec.experiment_id)
-    with run_lock(folder):
-        (folder / AT_WORK).unlink(missing_ok=True)
-        if finished_before(folder, spec.experiment_id, spec.hash):
-            restore_run(folder, result)
-            print(f"{spec.experiment_id}: finished before; restored from its record")
-            return
     if cpu_by_choice(os.environ):
         gpus = 0  # accelerate obeys its variable only together with its option
-    check_process_count(processes, gpus)
-    environment = {
-        **cleaned(os.environ),
-        "OMP_NUM_THREADS": str(threads),
-        "FLOPS_FIT_PROCESSES": str(processes),
-        "FLOPS_FIT_GPUS": str(gpus),
-        **take_devices(gpus, os.environ),
-    }
-    if gpus == 0:
-        environment[USE_CPU] = "true"
-    sys.stdout.flush()
-    status = outlive(command(spec_path, result, results, processes, threads, gpus), environment)
-    if status:
-        report_killed(folder, spec.experiment_id, spec.hash)
-    sys.exit(status)
-
-
-def report_killed(folder: Path, experiment_id: str, experiment_hash: str) -> None:
-    """Print the reason of a failure that the trainer could not print, or that a traceback hides.
-
-    ``folder`` is the folder of the run, with its ``experiment_id`` and ``experiment_hash``.
-    """
-    at_work = folder / AT_WORK
-    if at_work.exists():
-        at_work.unlink()
-        note_failure(folder, experiment_id, experiment_hash, KILLED)
-    reason = read_failure(folder, experiment_hash)
-    if reason in (KILLED, LOST):
-        print(f"\nflops-fit: {experiment_id}: {reason}", file=sys.stderr)  # behind a progress bar
+    start = Start(spec, spec_path, result, results, processes, threads, gpus)
+    folder, trainer = start.folder, trainer_of(spec)
+    with trainer.alone(start):
+        with run_lock(folder):
+            (folder / AT_WORK).unlink(missing_ok=True)
+            before = finished_before(folder, spec.experiment_id, spec.hash)
+            if before or trainer.settle(start):
+                restore_run(folder, result)
+                print(f"{spec.experiment_id}: finished before; restored from its record")
+                return
+        check_process_count(processes, gpus)
+        environment = {
+            **cleaned(os.environ),
+            "OMP_NUM_THREADS": str(threads),
+            **take_devices(gpus, os.environ),
+        }
+        if gpus == 0:
+            environment[USE_CPU] = "true"
+        sys.stdout.flush()
+        sys.exit(trainer.run(start, environment))
 
 
 def check_process_count(processes: int, gpus: int) -> None:
@@ -92,49 +77,3 @@ def check_process_count(processes: int, gpus: int) -> None:
             f"resources.processes: {processes}, but a run has {gpus} GPUs (from resources.gpus, or from "
             "gpu or gres under set-resources of the profile); allowed: one process per GPU"
         )
-
-
-def command(
-    spec_path: str, result: str, results: str, processes: int, threads: int, gpus: int
-) -> list[str]:
-    """Return the command that trains one experiment; the arguments are those of `launch`.
-
-    ``spec_path``, ``result`` and ``results`` are paths; ``processes``, ``threads`` (per process) and
-    ``gpus`` are numbers.
-    """
-    job = ["-m", "flops_fit.jobs.job", spec_path, result, results]
-    return [*launcher(processes, threads, gpus), *job]
-
-
-def launcher(processes: int, threads: int, gpus: int) -> list[str]:
-    """Return the ``accelerate launch`` command with all settings that it would otherwise guess.
-
-    It starts ``processes`` processes with ``threads`` CPU threads each, on ``gpus`` GPUs. The other
-    settings come from our configuration file, not from the one in the user's home.
-    ``--cpu --num_processes 2`` silently runs one process, so several processes need
-    ``--multi_gpu``, also on CPUs. With ``--quiet``, the trainer's message is the last one in the
-    log.
-    """
-    line = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        accelerate_config(),
-        "--num_processes",
-        str(processes),
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--num_cpu_threads_per_process",
-        str(threads),
-        "--quiet",
-    ]
-    if processes > 1:
-        line += ["--multi_gpu", "--main_process_port", "0"]
-    elif gpus == 0:
-        line += ["--cpu"]
-    return line

@@ -1,14 +1,19 @@
 """The progress of a sweep: finished runs, the share of its FLOPs, the remaining time."""
 
+import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import run_folder
 from flops_fit.experiment.plan import Plan
 from flops_fit.files import read_json
+from flops_fit.jobs.script_files import FOLDER
 from flops_fit.notation import flops_text, time_text
 from flops_fit.plan.price import cautious_rate, price, work_of
+from flops_fit.run import PROGRESS
 from flops_fit.store.locks import lock_if_free
 from flops_fit.store.plan_file import read_plan
 from flops_fit.store.records import RESULT, read_failure
@@ -55,7 +60,10 @@ class Progress:
         """Return one line on the sweep; the remaining time is based on its latest finished runs."""
         planned = self.plan.experiments
         at_work = sum(_at_work(run_folder(self.results, e.experiment_id)) for e in self.left)
-        spent, total = (sum(e.flops_counted for e in part) for part in (self.done, planned))
+        begun = {e.experiment_id: _begun(e, self.results) for e in self.left}
+        spent = sum(e.flops_counted for e in self.done)
+        spent += sum(e.flops_counted * begun[e.experiment_id].share for e in self.left)
+        total = sum(e.flops_counted for e in planned)
         parts = [
             f"{len(self.done)} of {len(planned)} runs",
             f"{flops_text(spent) if spent else 0} of {flops_text(total)} FLOPs "
@@ -65,8 +73,8 @@ class Progress:
             parts.append(f"{len(self.failed)} failed")
         if at_work:
             parts.append(f"{at_work} at work")
-        if self.left and self.done:
-            seconds = _seconds_left(self.done, self.left, at_work, self.plan, self.results)
+        if self.left and (self.done or any(b.share for b in begun.values())):
+            seconds = _seconds_left(self, begun, at_work)
             parts.append(f"about {time_text(seconds)} left")
         return ", ".join(parts)
 
@@ -118,13 +126,32 @@ def _at_work(folder: Path) -> bool:
         return not free
 
 
-def _seconds_left(
-    done: list[Experiment], left: list[Experiment], at_work: int, plan: Plan, results: str | Path
-) -> float:
-    """Estimate the wall time of ``left`` in seconds from the latest of ``done``.
+@dataclass(frozen=True)
+class Begun:
+    """How far an unfinished run says it is: the ``share`` of its tokens, after so many ``seconds``."""
 
-    It assumes as many runs in parallel as lately, and the same ratio of real to estimated time.
+    share: float = 0.0
+    seconds: float = 0.0
+
+
+def _begun(experiment: Experiment, results: str | Path) -> Begun:
+    """What the run of ``experiment`` has left in its progress file, as a user's own script does."""
+    path = run_folder(results, experiment.experiment_id) / FOLDER / PROGRESS
+    with contextlib.suppress(FlopsFitError, LookupError, TypeError, ValueError):
+        progress = read_json(path)
+        if progress["hash"] == experiment.hash:
+            share = progress["curve"]["tokens"][-1] / experiment.num_tokens
+            return Begun(min(share, 1.0), float(progress["seconds"]))
+    return Begun()
+
+
+def _seconds_left(progress: Progress, begun: Mapping[str, Begun], at_work: int) -> float:
+    """Estimate the wall time in seconds of the runs of ``progress`` that are left.
+
+    It assumes as many runs in parallel as lately, and the same ratio of real to estimated time as
+    the latest finished runs have, or else the ``begun`` ones.
     """
+    plan, results = progress.plan, progress.results
     rate = cautious_rate(plan.resources.gpus)
 
     def expected(experiment: Experiment) -> float:
@@ -136,11 +163,19 @@ def _seconds_left(
     def ended(experiment: Experiment) -> float:
         return result_of(experiment).stat().st_mtime
 
-    latest = sorted(done, key=ended)[-LATEST:]
-    walls = [read_json(result_of(experiment))["wall_seconds"] for experiment in latest]
-    span = ended(latest[-1]) - min(ended(e) - wall for e, wall in zip(latest, walls, strict=True))
-    side_by_side = max(at_work, sum(walls) / max(span, 1e-9))
     import statistics  # imports fractions and decimal, which a start of the workflow does not need
 
-    slower = statistics.median(w / expected(e) for e, w in zip(latest, walls, strict=True))
-    return slower * sum(map(expected, left)) / side_by_side
+    latest = sorted(progress.done, key=ended)[-LATEST:]
+    walls = [read_json(result_of(experiment))["wall_seconds"] for experiment in latest]
+    side_by_side = float(at_work)
+    if latest:
+        began = min(ended(e) - wall for e, wall in zip(latest, walls, strict=True))
+        side_by_side = max(at_work, sum(walls) / max(ended(latest[-1]) - began, 1e-9))
+        slower = statistics.median(w / expected(e) for e, w in zip(latest, walls, strict=True))
+    else:
+        partly = [(e, begun[e.experiment_id]) for e in progress.left]
+        slower = statistics.median(
+            b.seconds / (b.share * expected(e)) for e, b in partly if b.share
+        )
+    left = sum(expected(e) * (1 - begun[e.experiment_id].share) for e in progress.left)
+    return slower * left / max(side_by_side, 1.0)

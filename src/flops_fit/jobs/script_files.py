@@ -16,6 +16,7 @@ from flops_fit.files import FORMAT, check_format, read_json, write_json
 from flops_fit.run import ERROR, STOPPED, TRIAL_STEPS
 
 SPEC, RESULT, TRY = "FLOPS_FIT_SPEC", "FLOPS_FIT_RESULT", "FLOPS_FIT_TRY"  # the script's variables
+FOLDER = "script"  # of a script's checkpoints and progress, in the folder of its run
 PARAMS_TOLERANCE = 0.01  # beyond it the script has built another model than the plan counted
 RESULT_KEYS: dict[str, Any] = {
     "format": int,

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.identity import plan_fingerprint, plan_key, shared_recipe
+from flops_fit.experiment.identity import plan_fingerprint, plan_key
+from flops_fit.experiment.kinds import kind_of
 from flops_fit.experiment.places import hashes_file, plan_file, plan_folder, spec_file
 from flops_fit.experiment.plan import Plan
-from flops_fit.experiment.used import changed_late, named_uses, read_seen
+from flops_fit.experiment.used import read_seen
 from flops_fit.files import write_json
 from flops_fit.plugins.code import remembered_sources
 from flops_fit.plugins.data_files import FileHashes
@@ -52,8 +53,9 @@ def plan_config(config: Mapping[str, Any], results: str, paths: list[str]) -> Pl
         path = _known_plan(config, results, paths)
         if path is None or not path.exists():
             raise FlopsFitError(
-                "dataset.sources, or what a plug-in uses: changed while the sweep was planned; plan "
-                "again, and name no folder in which files change, such as that of the results"
+                "dataset.sources, trainer.sources, or what a plug-in uses: changed while the sweep was "
+                "planned; plan again, and name no file or folder that changes, such as that of the "
+                "results"
             )
         plan = read_plan(path)
     return plan
@@ -61,15 +63,15 @@ def plan_config(config: Mapping[str, Any], results: str, paths: list[str]) -> Pl
 
 def _known_plan(config: Mapping[str, Any], results: str, paths: list[str]) -> Path | None:
     """Where the plan lies that fits the plug-ins and data as they are; None if they were never run."""
-    hashes = FileHashes(hashes_file(results))
+    hashes, kind = FileHashes(hashes_file(results)), kind_of(config)
     with remembered_sources(plan_folder(results) / SOURCES):
-        named = named_uses(config, paths)
-        shared = shared_recipe(config, paths, hashes)
-        key = plan_key(config, replace(shared, uses=uses_identity(named, hashes)), paths, hashes)
+        named = kind.named_uses(config, paths)
+        shared = replace(kind.shared(config, paths, hashes), uses=uses_identity(named, hashes))
+        key = plan_key(config, shared, paths, hashes, kind.planning(config, paths))
         seen = read_seen(results, key)
         uses = {}
         if seen is not None:
-            late = changed_late(results, config, hashes)
+            late = kind.changed_late(results, config, hashes)
             uses = uses_identity(named | seen | late, hashes)
     hashes.save()
     return None if seen is None else plan_file(results, plan_fingerprint(key, uses))

@@ -4,9 +4,7 @@ import functools
 import platform
 import re
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -76,16 +74,3 @@ def _seconds_of_product(a: torch.Tensor) -> float:
     if a.device.type != "cpu":
         torch.accelerator.synchronize(a.device)
     return time.perf_counter() - started
-
-
-def speed(outcome: Mapping[str, Any], flops_per_token: float) -> dict[str, float | None]:
-    """FLOP/s of a run and its share of the devices' peak, as its record holds them.
-
-    ``outcome``: that of the training; ``flops_per_token``: FLOPs per target element as counted, so
-    without recomputed activations. Both are None where nothing was counted.
-    """
-    if not flops_per_token:
-        return {"flops_per_second": None, "peak_share": None}
-    flops_per_second = flops_per_token * outcome["tokens_per_second"]
-    share = flops_per_second / outcome["peak_flops_per_second"]
-    return {"flops_per_second": flops_per_second, "peak_share": share}

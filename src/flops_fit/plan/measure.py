@@ -16,7 +16,7 @@ from flops_fit.model_factory import call_model
 from flops_fit.plan.devices import device_name
 from flops_fit.plan.items import batches
 from flops_fit.plan.one_pass import mover
-from flops_fit.plan.planner import example_item, plan_data
+from flops_fit.plan.planning import example_item, plan_data
 from flops_fit.plan.price import Rate
 from flops_fit.plugins.resolve import add_search_paths
 
@@ -88,9 +88,9 @@ def _batch(spec: Spec, config: dict[str, Any]) -> tuple:
 
 def _seconds_per_step(spec: Spec, config: dict[str, Any], device: torch.device) -> float:
     inputs, targets = tree_map_only(torch.Tensor, mover(device), _batch(spec, config))
-    model = make_model(spec.recipe).to(device).train()
+    model = make_model(spec.plugins).to(device).train()
     loss_fn = load_loss(config["loss"]["function"])
-    optimizers = make_optimizer(spec.recipe, model, spec.recipe.learning_rate)
+    optimizers = make_optimizer(spec.plugins, model, spec.recipe.learning_rate)
     optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config["precision"])
 

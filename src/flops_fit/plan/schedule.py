@@ -29,8 +29,11 @@ def multiplier(progress: float, schedule: Mapping) -> float:
 def phases(steps: int, schedule: Mapping) -> dict[str, int]:
     """Steps spent in ``warmup``, ``plateau`` and ``decay`` of a run of ``steps`` optimiser steps.
 
-    ``schedule`` as in `multiplier`.
+    ``schedule`` as in `multiplier`; none are known where it is empty, as it is where a user's own
+    script decides it.
     """
+    if not schedule:
+        return {}
     warmup = round(schedule["warmup"] * steps)
     if schedule["kind"] == "constant":
         decay = 0

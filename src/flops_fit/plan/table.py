@@ -225,7 +225,7 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
 
 def _line(row: PlanRow) -> str:
     e = row.experiment
-    steps = "+".join(str(row.phases[phase]) for phase in ("warmup", "plateau", "decay"))
+    steps = "+".join(map(str, row.phases.values())) or "?"
     epochs = "?" if row.epochs is None else f"{row.epochs:.2g}"
     return (
         f"{e.compute_budget:8.3g} {e.size_param_value:>6} {e.seed:4d} "

@@ -127,8 +127,8 @@ def _short(plan: Plan, rows: list[PlanRow]) -> list[str]:
             f"{count} of {len(rows)} runs have fewer than {FEWEST_STEPS} steps (the fewest: "
             f"{steps}): too short to reach the loss of their size; use smaller batches"
         )
-    warmup = min(row.phases["warmup"] for row in rows)
-    if plan.schedule["warmup"] > 0 and warmup < SHORTEST_WARMUP:
+    warmup = min((row.phases["warmup"] for row in rows if row.phases), default=SHORTEST_WARMUP)
+    if warmup < SHORTEST_WARMUP and plan.schedule["warmup"] > 0:
         sentences.append(
             f"the shortest warm-up has {warmup} steps: too short to warm anything up; lower the "
             "batch or raise schedule.warmup"

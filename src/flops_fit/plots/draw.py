@@ -95,18 +95,21 @@ def loss_curves_figure(table: RunTable, records: list[dict], fit: Fit, width: fl
     if numbers.empty:
         why = "No training curves: the input was a table of finished runs."
         return _instead(why, numbers, width)
-    figure = Figure(figsize=(width, max(1.25 * width, 6.5)))
-    top, middle, bottom = figure.subplots(3, 1, height_ratios=(2.2, 2, 1))
+    rates = numbers["learning_rate"].notna().any()  # a user's own script does not tell them
+    figure = Figure(figsize=(width, max((1.25 if rates else 1.0) * width, 6.5 if rates else 5.2)))
+    heights = (2.2, 2, 1) if rates else (2.2, 2)
+    top, middle, *below = figure.subplots(len(heights), 1, height_ratios=heights)
     ends = heldout_numbers(drawn)
     draw_losses(top, numbers, ends, colours)
     draw_losses(middle, numbers, ends, colours, "flops")
-    draw_rates(bottom, numbers, colours)
     for ax in (top, middle):
         ax.set_ylabel(f"training loss ({_unit(fit)})")
     top.set_xlabel("tokens seen")
-    middle.set_xlabel("FLOPs spent")
     of = f" ({len(drawn)} of {len(records):,} runs drawn)" if len(records) > MOST_CURVES else ""
-    bottom.set(ylabel="learning rate", xlabel=f"tokens seen{of}")
+    middle.set_xlabel("FLOPs spent" if rates else f"FLOPs spent{of}")
+    for ax in below:
+        draw_rates(ax, numbers, colours)
+        ax.set(ylabel="learning rate", xlabel=f"tokens seen{of}")
     return figure, numbers
 
 

@@ -51,7 +51,10 @@ def drawn_records(records: list[dict]) -> list[dict]:
 
 
 def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
-    """One row per recorded point of the loss curves in ``records``."""
+    """One row per recorded point of the loss curves in ``records``.
+
+    The column ``learning_rate`` is empty for runs of a user's own script, which does not tell it.
+    """
     parts = [
         pd.DataFrame(
             {
@@ -60,7 +63,8 @@ def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
                 "params": record["params"],
                 "seed": record["seed"],
                 "status": record["status"],
-                **{key: record["loss_curve"][key] for key in ("tokens", "loss", "learning_rate")},
+                **{key: record["loss_curve"][key] for key in ("tokens", "loss")},
+                "learning_rate": record["loss_curve"].get("learning_rate"),
                 "flops": [record["flops_per_token"] * d for d in record["loss_curve"]["tokens"]],
             }
         )

@@ -151,21 +151,35 @@ def static_uses(references: Iterable[str], search_paths: Iterable[str]) -> Uses:
     return Uses(code=walk.code)
 
 
+def script_uses(script: Path, search_paths: Iterable[str]) -> Uses:
+    """Return the code of a ``script``: itself and the modules that it imports, as in `static_uses`.
+
+    Python looks for modules in the script's folder first; names are relative to ``search_paths``.
+    """
+    walk = _Walk([Path(path).absolute() for path in search_paths], script.absolute().parent)
+    walk.follow([Module(script.stem, script.absolute())])
+    return Uses(code=walk.code)
+
+
 class _Walk:
-    def __init__(self, search_paths: list[Path]):
-        self.roots = roots_of(search_paths)
+    def __init__(self, search_paths: list[Path], first: Path | None = None):
+        self.naming = [*roots_of(search_paths), *filter(None, [first])]
+        self.roots = [*filter(None, [first]), *roots_of(search_paths)]
         self.tops: dict[str, Module | None] = {}
         self.code: dict[str, str] = {}
 
     def add(self, module_name: str) -> None:
         """Add a module and everything that it imports, directly or not."""
-        pending = [*self._with_parents(module_name)]
+        self.follow([*self._with_parents(module_name)])
+
+    def follow(self, pending: list[Module]) -> None:
+        """Add the modules of ``pending`` and everything that they import."""
         while pending:
             module = pending.pop()
             file = module.file
             if file is None or is_core(file) or is_installed(file):
                 continue
-            name = name_of(file, self.roots)
+            name = name_of(file, self.naming)
             if name in self.code:
                 continue
             self.code[name] = str(file)

@@ -115,7 +115,7 @@ def model_of(records: Sequence[dict]) -> dict | None:
     """The model of ``records`` as a config names it; None without records."""
     identity = next((r["identity"] for r in records if r.get("identity")), None)
     keys = ("factory", "size_param", "kwargs")  # a class given in Python has no factory
-    return identity and {key: identity["model"].get(key) for key in keys}
+    return identity and {key: identity.get("model", {}).get(key) for key in keys}
 
 
 def _config(answer: Answer, records: Sequence[dict]) -> str | None:

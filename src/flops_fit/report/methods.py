@@ -11,6 +11,8 @@ from pathlib import Path
 
 from flops_fit import __version__
 from flops_fit.experiment.plan import Plan
+from flops_fit.experiment.recipe import PluginRecipe, recipe_kind
+from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.files import canonical_hash
 from flops_fit.fit.result import Fit
 from flops_fit.notation import count_text, flops_text, unit_text
@@ -45,6 +47,18 @@ PARAMS = {
     "params_nonembedding": "parameters in matrix products without embeddings and output head",
     "params_total": "all trainable parameters",
 }
+TOPICS = (
+    "Model and shape rule",
+    "Data and tokenizer",
+    "Repeats",
+    "Optimiser",
+    "Learning rate",
+    "Schedule",
+    "Batch",
+    "Precision",
+    "Evaluation",
+)
+SCRIPT_DECIDES = "decided by the script"
 UNKNOWN = "unknown: the input was a table of finished runs"
 REFERENCES = {
     "hoffmann2022": {
@@ -149,20 +163,25 @@ def _run_rows(fit: Fit, plan: Plan | None, ours: bool) -> list[tuple[str, str]]:
 
 
 def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
-    topics = (
-        "Model and shape rule",
-        "Data and tokenizer",
-        "Repeats",
-        "Optimiser",
-        "Learning rate",
-        "Schedule",
-        "Batch",
-        "Precision",
-        "Evaluation",
-    )
     if not trained:
-        return [(topic, UNKNOWN) for topic in topics]
-    identity = trained[0]["identity"]
+        return [(topic, UNKNOWN) for topic in TOPICS]
+    rows = RECIPE_ROWS[recipe_kind(trained[0]["identity"])]
+    return rows(trained)
+
+
+def _script_rows(trained: list[dict]) -> list[tuple[str, str]]:
+    """The recipe of runs that a user's own script trained, as far as the plan knows it."""
+    program = trained[0]["identity"]["trainer"]
+    known = {
+        "Model and shape rule": f"built by {' '.join(program['words'])}; only the size changes",
+        "Learning rate": f"{_varied(trained, 'learning_rate')}, as given to the script",
+        "Batch": f"{_varied(trained, 'batch_items')} items of {program['tokens_per_item']:,} tokens",
+    }
+    return [(topic, known.get(topic, SCRIPT_DECIDES)) for topic in TOPICS]
+
+
+def _plugin_rows(trained: list[dict]) -> list[tuple[str, str]]:
+    topics, identity = TOPICS, trained[0]["identity"]
     model, dataset, optimizer = identity["model"], identity["dataset"], identity["optimizer"]
     sources = ", ".join(value for _, value in dataset.get("sources", []))
     epochs = [record["epochs"] for record in trained if record.get("epochs")]
@@ -193,6 +212,9 @@ def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
         (topics[7], {"no": "fp32"}.get(identity["precision"], identity["precision"])),
         (topics[8], f"{heldout:,} held-out tokens at the end of each run, the same for all runs"),
     ]
+
+
+RECIPE_ROWS = {PluginRecipe: _plugin_rows, ScriptRecipe: _script_rows}
 
 
 def _trust_rows(fit: Fit) -> list[tuple[str, str]]:

@@ -210,7 +210,7 @@ def planned_grid(config: dict, fit: Fit, results: str, paths: list[str]) -> tupl
     ``results`` is the folder of results, ``paths`` are searched for modules and data.
     """
     from flops_fit.plan.cache import plan_config
-    from flops_fit.plan.planner import model_costs
+    from flops_fit.plan.planning import planning_of
     from flops_fit.plugins.resolve import add_search_paths
     from flops_fit.rounds.grid import Grid, check_matches
     from flops_fit.rounds.simulate import design_of
@@ -218,6 +218,6 @@ def planned_grid(config: dict, fit: Fit, results: str, paths: list[str]) -> tupl
     plan = plan_config(config, results, paths)
     add_search_paths(paths)
     params = config["fit"]["params"]
-    grid = Grid(design_of(plan, params), model_costs(config).of, params, plan.convention)
+    grid = Grid(design_of(plan, params), planning_of(config).costs.of, params, plan.convention)
     check_matches(fit, grid)
     return plan, grid

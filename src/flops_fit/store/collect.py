@@ -10,6 +10,7 @@ from flops_fit.constants import Status, flops_6nd
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import hashes_file, run_folder, tables_file
 from flops_fit.experiment.plan import Plan
+from flops_fit.experiment.recipe import recipe_kind
 from flops_fit.files import (
     FORMAT,
     check_format,
@@ -78,10 +79,10 @@ def _record(experiment: Experiment, results: str | Path, verified: Verified) -> 
     record = read_record(path, experiment.experiment_id, experiment.hash)
     if state is not None:
         verified.note(path, state)
-    if record["tokens_seen"] != experiment.num_tokens and Status(record["status"]).usable:
-        raise FlopsFitError(
-            f"{path}: trained on {record['tokens_seen']} tokens, planned {experiment.num_tokens}"
-        )
+    kind = recipe_kind(record.get("identity", {}))
+    wrong = kind.wrong_tokens(record["tokens_seen"], experiment.num_tokens)
+    if wrong and Status(record["status"]).usable:
+        raise FlopsFitError(f"{path}: {wrong}")
     count = experiment.count
     merged = {**record, **planned_fields(experiment), **_counts(count)}
     if count.flops_per_position is not None:  # what was spent for a token, not what was expected

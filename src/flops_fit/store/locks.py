@@ -16,16 +16,16 @@ POLL_SECONDS = 0.1
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path, stop: StopRequest | None = None) -> Iterator[None]:
-    """Hold the lock of ``folder``; made if missing, and freed by the kernel when its holder dies.
+def run_lock(folder: Path, stop: StopRequest | None = None, name: str = LOCK) -> Iterator[None]:
+    """Hold the lock ``name`` of ``folder``; the kernel frees it when its holder dies.
 
-    Waits for a trainer that is at work, such as one that still saves or the orphan of a killed
-    workflow. Raises `Stopped` when asked to stop meanwhile, `FlopsFitError` for a folder that
-    cannot be written.
+    It is made if missing. Waits for a trainer that is at work, such as one that still saves or the
+    orphan of a killed workflow. Raises `Stopped` when asked to stop meanwhile, `FlopsFitError` for a
+    folder that cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise FlopsFitError(f"{folder}: cannot be written ({error.strerror})") from None
     try:

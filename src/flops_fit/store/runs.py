@@ -214,8 +214,9 @@ def check_foreign(content: bytes) -> dict:
     record = check_record(content, name, digest)
     if not ID.fullmatch(name):
         raise FlopsFitError(f"its id {name!r} is not allowed")
-    if Status(record["status"]).usable and record["tokens_seen"] != recipe.tokens:
-        raise FlopsFitError(f"trained on {record['tokens_seen']} tokens, planned {recipe.tokens}")
+    wrong = recipe.wrong_tokens(record["tokens_seen"], recipe.tokens)
+    if wrong and Status(record["status"]).usable:
+        raise FlopsFitError(wrong)
     return record
 
 

@@ -99,16 +99,22 @@ def stop_with_parent(parent: int) -> None:
         raise Stopped(f"the launcher (process {parent}) is gone")
 
 
-def outlive(launcher: list[str], environment: dict[str, str]) -> int:
+def outlive(
+    launcher: list[str],
+    environment: dict[str, str],
+    signals: list[int] | None = None,
+    watch: Callable[[], None] | None = None,
+) -> int:
     """Run ``launcher`` in ``environment`` until it and the trainers that it leaves have ended.
 
     Returns its exit status. A signal to a whole job (SLURM's at ``scancel``, a time limit or
     preemption) kills the launcher at once, while its trainers still save. Whoever waited for the
     launcher alone would end the job, and SLURM would end the trainers with it. So its orphans
     become our children (on Linux) and are waited for. Requests to stop are passed on to the
-    launcher, and so is our death: from the end of the launcher the trainers learn of it.
+    launcher, and so is our death: from the end of the launcher the trainers learn of it. The requests
+    are noted in ``signals``. ``watch`` runs in a thread of its own meanwhile.
     """
-    signals: list[int] = []
+    signals = [] if signals is None else signals
     child = 0
 
     def tell(number: int, frame: FrameType | None) -> None:
@@ -124,6 +130,8 @@ def outlive(launcher: list[str], environment: dict[str, str]) -> int:
     if not child:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         os.execve(launcher[0], launcher, {**environment, LAUNCHER: str(os.getpid())})
+    if watch is not None:
+        threading.Thread(target=watch, daemon=True).start()
     if signals:  # before the child could be asked
         os.kill(child, signal.SIGTERM)
     status = 0

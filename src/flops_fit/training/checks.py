@@ -131,7 +131,7 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
     data. Raises `FlopsFitError` that says which part of the contract is broken.
     """
     add_search_paths(spec.search_paths)
-    recipe = spec.recipe
+    recipe = spec.plugins
     data = load_data(spec)
     loss_fn = load_loss(recipe.shared.loss.function)
     reference = recipe.shared.dataset.factory
@@ -171,7 +171,7 @@ def planned_items(spec: Spec) -> Items:
     return Items(
         tokens=tokens,
         positions=tokens * spec.count.flops_per_token / per_position if per_position else 0,
-        ignored=spec.recipe.expected_items is not None,
+        ignored=spec.plugins.expected_items is not None,
         uneven=per_position is not None,
     )
 
@@ -208,10 +208,10 @@ def take_two_steps(
     try:
         train(
             "check",
-            lambda: make_model(spec.recipe),
+            lambda: make_model(spec.plugins),
             data,
             loss_fn,
-            lambda model, rate: make_optimizer(spec.recipe, model, rate),
+            lambda model, rate: make_optimizer(spec.plugins, model, rate),
             options,
         )
     except FlopsFitError:

@@ -30,7 +30,7 @@ def prepare_data(plan: Plan, results: str | Path) -> Path:
     """
     spec = read_spec(spec_file(results, plan.experiments[0].experiment_id))
     add_search_paths(spec.search_paths)
-    dataset = spec.recipe.shared.dataset
+    dataset = spec.plugins.shared.dataset
     if spec.data_dir is None or dataset.prepare is None:
         raise FlopsFitError("dataset.prepare: null, so there is nothing to prepare")
     folder = Path(spec.data_dir)
@@ -101,7 +101,7 @@ def located_sources(spec: Spec) -> list[str]:
     """Return the sources of the data of ``spec``, with paths resolved as everywhere in a config."""
     return [
         s if s.startswith(PACKAGE) else str(find_path(s, spec.search_paths) or s)
-        for s, _ in spec.recipe.shared.dataset.sources
+        for s, _ in spec.plugins.shared.dataset.sources
     ]
 
 

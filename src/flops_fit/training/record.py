@@ -2,12 +2,11 @@
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flops_fit.constants import flops_6nd
 from flops_fit.files import FORMAT
-from flops_fit.plan.devices import speed
 from flops_fit.sweep import ModelCount
 
 
@@ -21,7 +20,8 @@ class Record:
         identity: what decides its result, as plain data.
         count: what its size holds and costs, as counted before the training.
         tokens_per_item: target elements of an item.
-        outcome: what `flops_fit.trainer.train` returned.
+        outcome: what `flops_fit.trainer.train` returned, or what a user's own script did.
+        versions: the versions of what trained it.
     """
 
     experiment_id: str
@@ -30,6 +30,7 @@ class Record:
     count: ModelCount
     tokens_per_item: float
     outcome: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain data, not sealed yet."""
@@ -45,7 +46,7 @@ class Record:
             **outcome,
             **flops,
             **speed(self.outcome, per_token),
-            "versions": versions(),
+            "versions": self.versions,
             "host": platform.node(),
         }
 
@@ -63,6 +64,20 @@ class Record:
             flops["input_positions"] = positions
             flops["flops_expected"] = self.count.flops_per_token * tokens
         return flops
+
+
+def speed(outcome: Mapping[str, Any], flops_per_token: float) -> dict[str, float | None]:
+    """FLOP/s of a run and its share of the devices' peak, as its record holds them.
+
+    ``outcome``: that of the training; ``flops_per_token``: FLOPs per target element as counted, so
+    without recomputed activations. Each is None where it is not known.
+    """
+    if not flops_per_token or outcome["tokens_per_second"] is None:
+        return {"flops_per_second": None, "peak_share": None}
+    flops_per_second = flops_per_token * outcome["tokens_per_second"]
+    peak = outcome.get("peak_flops_per_second")
+    share = flops_per_second / peak if peak else None
+    return {"flops_per_second": flops_per_second, "peak_share": share}
 
 
 def versions() -> dict[str, str]:

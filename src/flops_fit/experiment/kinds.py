@@ -1,0 +1,163 @@
+"""What a config means for each kind of trainer, one small class for each.
+
+Nothing outside asks for the kind: `kind_of` gives the class, and all have the same methods. Higher
+rooms keep tables of their own, by the kind of recipe: `flops_fit.plan.planning.PLANNINGS`,
+`flops_fit.jobs.trainers.TRAINERS` and `flops_fit.report.methods.RECIPE_ROWS`.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from flops_fit.experiment import identity, used
+from flops_fit.experiment.recipe import PluginRecipe, Recipe, SharedRecipe, recipe_kind
+from flops_fit.experiment.script_config import (
+    accelerate_content,
+    launching,
+    script_program,
+    script_sources,
+    words_of,
+)
+from flops_fit.experiment.script_recipe import ScriptRecipe, ScriptShared
+from flops_fit.plugins.data_files import FileHashes
+from flops_fit.plugins.uses import Uses
+from flops_fit.plugins.watch import Watch
+from flops_fit.sweep import Experiment
+
+Shared = SharedRecipe | ScriptShared
+Config = Mapping[str, Any]
+
+
+class Kind(Protocol):
+    """What a config means for one kind of trainer.
+
+    In every method ``config`` is complete, ``paths`` are the search paths, and ``hashes`` remembers
+    the hashes of files.
+    """
+
+    def shared(self, config: Config, paths: list[str], hashes: FileHashes) -> Any:
+        """The recipe that all experiments of the sweep share, without what plug-ins use."""
+
+    def named_uses(self, config: Config, paths: Iterable[str]) -> Uses:
+        """The code and files that are known to be used without running anything."""
+
+    def seen_uses(self, watch: Watch, config: Config, paths: Iterable[str]) -> Uses:
+        """What the trial run that ``watch`` observed used beyond."""
+
+    def changed_late(self, results: str | Path, config: Config, hashes: FileHashes) -> Uses:
+        """What only jobs used, as kept below ``results``, and is no longer as first seen."""
+
+    def users_files(self, config: Config, uses: Uses, paths: Iterable[str]) -> list[str | Path]:
+        """The user's source files that are run while planning; ``uses`` are what they use beside."""
+
+    def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """Settings and import paths that decide the plan, but no result."""
+
+    def data_folder(self, shared: Any, results: str | Path) -> str | None:
+        """The folder of the prepared data of ``shared`` below ``results``; None without any."""
+
+    def launching(self, config: Config, paths: list[str], arguments: Any) -> dict[str, Any] | None:
+        """What jobs need to start the program; ``arguments`` are those of a model, by name."""
+
+
+class PluginKind:
+    """Our trainer, with a user's model, data, loss and optimiser."""
+
+    shared = staticmethod(identity.shared_recipe)
+    named_uses = staticmethod(used.named_uses)
+    seen_uses = staticmethod(used.seen_uses)
+    changed_late = staticmethod(used.changed_late)
+    users_files = staticmethod(used.users_files)
+
+    def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """The mean size of an item of ``config``, and its example; ``paths`` are not needed."""
+        per_item, example = config["dataset"].get("per_item"), config["dataset"]["example"]
+        return {"per_item": per_item} if per_item else {}, [example] if example else []
+
+    def data_folder(self, shared: SharedRecipe, results: str | Path) -> str | None:
+        """The folder of the prepared data of ``shared`` below ``results``."""
+        return identity.data_folder(shared.dataset, results)
+
+    def launching(self, config: Config, paths: list[str], arguments: Any) -> dict[str, Any] | None:
+        """Nothing beyond the recipe, whatever ``config``, ``paths`` and ``arguments`` are."""
+        return None
+
+
+class ScriptKind:
+    """A user's own script."""
+
+    def shared(self, config: Config, paths: list[str], hashes: FileHashes) -> ScriptShared:
+        """The program of ``config``, found below ``paths``; ``hashes`` are not needed yet."""
+        return ScriptShared(script_program(config["trainer"], paths))
+
+    def named_uses(self, config: Config, paths: Iterable[str]) -> Uses:
+        """The script of ``config`` with its imports, and its sources, found below ``paths``."""
+        return script_sources(config["trainer"], paths)
+
+    def seen_uses(self, watch: Watch, config: Config, paths: Iterable[str]) -> Uses:
+        """Nothing: while ``config`` is planned, ``watch`` sees no run of it below ``paths``."""
+        return Uses()
+
+    def changed_late(self, results: str | Path, config: Config, hashes: FileHashes) -> Uses:
+        """Nothing: jobs of ``config`` leave none in ``results``, and so no ``hashes``."""
+        return Uses()
+
+    def users_files(self, config: Config, uses: Uses, paths: Iterable[str]) -> list[str | Path]:
+        """None: ``config`` runs no code of the user to plan, so ``uses`` and ``paths`` are all."""
+        return []
+
+    def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """How ``config`` counts sizes and starts the script, found below ``paths``."""
+        counts, model = config.get("counts") or {}, config.get("model") or {}
+        named = [counts.get("function"), model.get("factory"), model.get("example")]
+        named += [value for value in (model.get("size_map"),) if isinstance(value, str)]
+        settings = {
+            "counts": _with_text_keys(counts, "table"),
+            "model": _with_text_keys(model, "size_map"),
+            "words": words_of(config["trainer"]),
+            "accelerate": accelerate_content(config["trainer"], paths),
+            "trial": config["trainer"]["trial"],
+        }
+        return settings, [reference for reference in named if reference]
+
+    def data_folder(self, shared: ScriptShared, results: str | Path) -> str | None:
+        """None: what is ``shared`` has no data of its own below ``results``."""
+        return None
+
+    def launching(self, config: Config, paths: list[str], arguments: Any) -> dict[str, Any] | None:
+        """The program of ``config``, found below ``paths``; ``arguments`` are more placeholders."""
+        return launching(config["trainer"], paths, arguments)
+
+
+KINDS: Mapping[type[Recipe], Kind] = {PluginRecipe: PluginKind(), ScriptRecipe: ScriptKind()}
+
+
+def kind_of(config: Config) -> Kind:
+    """What ``config`` means for its kind of trainer."""
+    return KINDS[recipe_kind(config)]
+
+
+def _with_text_keys(section: Config, key: str) -> dict[str, Any]:
+    value = section.get(key)
+    if not isinstance(value, Mapping):
+        return dict(section)
+    return {**section, key: {str(size): row for size, row in value.items()}}
+
+
+def script_recipe(
+    shared: ScriptShared, experiment: Experiment, arguments: Mapping[str, Any]
+) -> ScriptRecipe:
+    """The recipe of one ``experiment`` of a script's sweep, whose experiments have ``shared`` in common.
+
+    ``arguments`` are those of a model with several dials, at its size.
+    """
+    return ScriptRecipe(
+        shared=shared,
+        size=experiment.size_param_value,
+        arguments=dict(arguments),
+        tokens=experiment.num_tokens,
+        batch_items=experiment.batch_items,
+        steps=experiment.steps,
+        learning_rate=experiment.learning_rate,
+        seed=experiment.seed,
+    )

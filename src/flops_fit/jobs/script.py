@@ -1,0 +1,302 @@
+"""A run of a user's own script: started, ended where it hangs, and recorded.
+
+The script's result file is the commit point. Once it says that the run is completed or has diverged,
+the run counts, whatever happens to the script or its launcher afterwards.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flops_fit.constants import Status
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.placeholders import filled
+from flops_fit.experiment.places import hashes_file
+from flops_fit.experiment.script_config import PLACEMENT_PREFIXES
+from flops_fit.experiment.script_recipe import ACCELERATE
+from flops_fit.experiment.spec import Spec
+from flops_fit.files import read_json, write_atomic
+from flops_fit.jobs import hold
+from flops_fit.jobs.launcher import launcher
+from flops_fit.jobs.script_files import (
+    FOLDER,
+    RESULT,
+    SPEC,
+    ScriptOutcome,
+    ScriptSpec,
+    outcome_of,
+    read_result,
+)
+from flops_fit.jobs.start import Start
+from flops_fit.plugins.data_files import FileHashes
+from flops_fit.run import FINAL, STOPPED
+from flops_fit.store.locks import LOCK
+from flops_fit.store.records import FAILURE, finish_run, note_failure
+from flops_fit.store.stopping import RETRY_STATUS, outlive
+from flops_fit.sweep import ModelCount
+from flops_fit.training.record import Record
+
+SPEC_FILE, RESULT_FILE = "script_spec.json", "script_result.json"
+ACCELERATE_FILE = "accelerate.yaml"
+FINISHED_SECONDS = 60.0  # that a script may go on after its result
+TERMINATED_SECONDS = 5.0  # that it may go on after SIGTERM
+POLL_SECONDS = 0.5
+SET_BY_JOB = ("gpu_ids", "machine_rank", "num_machines", "num_processes", "use_cpu")
+
+
+@dataclass(frozen=True)
+class ScriptRun:
+    """The run that ``start`` starts, of an experiment that a user's own script trains."""
+
+    start: Start
+
+    def settle(self) -> bool:
+        """Record a result that an earlier start committed; returns whether there was one.
+
+        One that was stopped, failed or is broken is removed. Raises `FlopsFitError` for one that does
+        not fit the plan: it stays, since the counts of the plan may be what is wrong.
+        """
+        path, script_spec = self._path(RESULT_FILE), self.script_spec()
+        if not path.exists():
+            return False
+        try:
+            final = read_result(path, script_spec)["status"] in FINAL
+        except FlopsFitError:
+            final = False
+        if not final:
+            path.unlink()
+            return False
+        outcome = outcome_of(path, script_spec, counts_of(self.spec.count), exit_status=0)
+        if outcome.status == Status.FAILED:
+            self._failed(outcome.reason)
+            raise FlopsFitError(outcome.reason)
+        known = tuple(name for name in outcome.verified if name != "exit status")
+        self._record(replace(outcome, verified=known))
+        return True
+
+    def train(self, environment: Mapping[str, str]) -> int:
+        """Run the script in ``environment``; returns 0, 75 (to be started again), 1 or 2.
+
+        Raises `FlopsFitError` where its files cannot be written.
+        """
+        self._path(FAILURE).unlink(missing_ok=True)
+        if changed := self._changed():
+            self._failed(f"{', '.join(changed)} changed since the plan was made; plan it again")
+            return 2
+        outcome, notes = self._run_script(environment)
+        if outcome.status in FINAL:
+            self._record(outcome, notes)
+            return 0
+        if outcome.status == STOPPED:
+            why = f" ({outcome.reason})" if outcome.reason else ""
+            self._say(f"stopped{why}; a retry will resume it")
+            return RETRY_STATUS
+        self._failed(outcome.reason)
+        return 1
+
+    @property
+    def spec(self) -> Spec:
+        """The experiment."""
+        return self.start.spec
+
+    def script_spec(self) -> ScriptSpec:
+        """What the script is asked to train."""
+        start, folder = self.start, str(self._path(FOLDER).absolute())
+        return script_spec_of(self.spec, folder, start.processes, start.threads, start.gpus)
+
+    def _path(self, name: str) -> Path:
+        return self.start.folder / name
+
+    def _changed(self) -> list[str]:
+        hashes = FileHashes(hashes_file(self.start.results))
+        changed = self.spec.changed(hashes)
+        hashes.save()
+        return changed
+
+    def _run_script(self, environment: Mapping[str, str]) -> tuple[ScriptOutcome, list[str]]:
+        """Run the script to its end; its outcome, and sentences on how we ended it."""
+        script_spec, folder = self.script_spec(), self.start.folder
+        Path(script_spec.folder).mkdir(parents=True, exist_ok=True)
+        script_spec.write(folder / SPEC_FILE)
+        signals: list[int] = []
+        notes: list[str] = []
+        began = time.monotonic()
+        status = outlive(
+            command_line(self.spec, script_spec, folder),
+            {**environment, **script_variables(folder)},
+            signals,
+            lambda: self._end_if_hanging(notes),
+        )
+        seconds = time.monotonic() - began
+        outcome = outcome_of(
+            folder / RESULT_FILE, script_spec, counts_of(self.spec.count), status, bool(signals)
+        )
+        return replace(outcome, seconds=outcome.seconds or seconds), notes
+
+    def _failed(self, reason: str) -> None:
+        note_failure(self.start.folder, self.spec.experiment_id, self.spec.hash, reason)
+        self._say(reason)
+
+    def _say(self, sentence: str) -> None:
+        print(f"flops-fit: {self.spec.experiment_id}: {sentence}", file=sys.stderr)
+
+    def _record(self, outcome: ScriptOutcome, more_notes: Iterable[str] = ()) -> None:
+        """Write the record of ``outcome``, and print its notes."""
+        notes = [*outcome.notes, *more_notes]
+        for note in notes:
+            self._say(note)
+        finish_run(self.start.folder, record_of(self.start, outcome, notes), self.start.result)
+        for name in (RESULT_FILE, SPEC_FILE, ACCELERATE_FILE):
+            self._path(name).unlink(missing_ok=True)
+
+    def _end_if_hanging(self, said: list[str]) -> None:
+        """Watch for a result, and end what still runs long after it."""
+        path, seconds = self._path(RESULT_FILE), finished_seconds()
+        while not _is_final(path):
+            time.sleep(POLL_SECONDS)
+        time.sleep(seconds)
+        said.append(f"the script still ran {seconds:g} s after its result, and was ended")
+        _signal_descendants(signal.SIGTERM)
+        time.sleep(TERMINATED_SECONDS)
+        while True:
+            _signal_descendants(signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
+
+
+def finished_seconds() -> float:
+    """How many seconds a script may go on after its result; tests set FLOPS_FIT_FINISHED_SECONDS."""
+    return float(os.environ.get("FLOPS_FIT_FINISHED_SECONDS", FINISHED_SECONDS))
+
+
+def script_spec_of(spec: Spec, folder: str, processes: int, threads: int, gpus: int) -> ScriptSpec:
+    """What the script of ``spec`` is asked to train in ``folder``, by so many ``processes``.
+
+    Each has ``threads`` CPU threads; ``gpus`` are those of the job.
+    """
+    recipe = spec.script
+    return ScriptSpec(
+        experiment_id=spec.experiment_id,
+        hash=spec.hash,
+        size=recipe.size,
+        tokens=recipe.tokens,
+        steps=recipe.steps,
+        batch_items=recipe.batch_items,
+        tokens_per_item=recipe.shared.program.tokens_per_item,
+        learning_rate=recipe.learning_rate,
+        seed=recipe.seed,
+        folder=folder,
+        arguments=recipe.arguments,
+        processes=processes,
+        threads=threads,
+        gpus=gpus,
+    )
+
+
+def script_variables(folder: Path) -> dict[str, str]:
+    """The variables that name a script's two files in ``folder``."""
+    place = folder.absolute()
+    return {SPEC: str(place / SPEC_FILE), RESULT: str(place / RESULT_FILE)}
+
+
+def command_line(spec: Spec, script_spec: ScriptSpec, folder: Path) -> list[str]:
+    """The command that starts the script of ``spec``; its files and its lock lie in ``folder``.
+
+    ``script_spec`` fills the placeholders.
+    """
+    recipe, launching = spec.script, spec.launching or {}
+    values = {**vars(script_spec), **script_spec.arguments}
+    words = [filled(word, values) for word in launching["words"]]
+    holder = [sys.executable, "-I", "-S", str(hold.__file__), str((folder / LOCK).absolute())]
+    if recipe.shared.program.launcher != ACCELERATE:
+        return [*holder, *words]
+    config, kind = None, "NO"
+    if launching["accelerate"] is not None:
+        config = str((folder / ACCELERATE_FILE).absolute())
+        content = {
+            key: value
+            for key, value in launching["accelerate"].items()
+            if key not in SET_BY_JOB and not key.startswith(PLACEMENT_PREFIXES)
+        }
+        kind = content.get("distributed_type", kind)
+        write_atomic(config, yaml.safe_dump(content))
+    line = launcher(script_spec.processes, script_spec.threads, script_spec.gpus, config, kind)
+    return [*line, "--no_python", *holder, sys.executable, *words]
+
+
+def counts_of(count: ModelCount) -> dict[str, int]:
+    """The numbers of parameters in ``count`` that a script may report."""
+    names = ("params", "params_nonembedding", "params_total", "num_params")
+    return {name: getattr(count, name) for name in names if getattr(count, name)}
+
+
+def record_of(start: Start, outcome: ScriptOutcome, notes: list[str]) -> dict[str, Any]:
+    """The record of the run of ``start`` that ended with ``outcome``, not yet sealed.
+
+    ``notes`` are sentences on it.
+    """
+    from flops_fit import __version__
+
+    spec, recipe = start.spec, start.spec.recipe
+    seen = outcome.tokens or recipe.tokens  # a diverged run may not know
+    trained = {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "final_loss": outcome.loss,
+        "final_loss_se": outcome.loss_se,
+        "loss_curve": outcome.curve,
+        "tokens_seen": seen,
+        "input_positions": None,
+        "num_params": spec.count.num_params,
+        "epochs": None,
+        "steps_done": round(recipe.steps * seen / recipe.tokens),
+        "processes": outcome.world_size or start.processes,
+        "device": "gpu" if start.gpus else "cpu",
+        "wall_seconds": outcome.seconds,
+        "tokens_per_second": seen / outcome.seconds if outcome.seconds else None,
+        "trained_by": "script",
+        "verified": list(outcome.verified),
+        "notes": notes,
+        "metrics": outcome.metrics,
+        "reported_params": outcome.params,
+    }
+    without = [key for key in ("metrics", "reported_params") if not trained[key]]
+    trained = {key: value for key, value in trained.items() if key not in without}
+    count, per_item = spec.count, spec.tokens_per_item
+    versions = {"flops_fit": __version__, **outcome.versions}
+    identity = recipe.to_dict()
+    record = Record(spec.experiment_id, spec.hash, identity, count, per_item, trained, versions)
+    return record.to_dict()
+
+
+def _is_final(path: Path) -> bool:
+    with contextlib.suppress(FlopsFitError, AttributeError):
+        return path.exists() and read_json(path).get("status") in FINAL
+    return False
+
+
+def _signal_descendants(number: int) -> None:
+    for process in _descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process, number)
+
+
+def _descendants(process: int) -> Iterator[int]:
+    """The processes that come from ``process``, on Linux; none elsewhere."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            after_name = stat.read_text().rpartition(")")[2].split()
+            parents.setdefault(int(after_name[1]), []).append(int(stat.parent.name))
+    pending = [process]
+    while pending:
+        children = parents.get(pending.pop(), [])
+        pending += children
+        yield from children

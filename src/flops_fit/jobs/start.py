@@ -1,0 +1,29 @@
+"""One start of a run: which experiment, on what, and where its files lie."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flops_fit.experiment.places import run_folder
+from flops_fit.experiment.spec import Spec
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run.
+
+    ``spec`` is the experiment, in the file ``spec_path``; its record is copied to ``result``, below
+    ``results``. ``processes`` processes with ``threads`` CPU threads each train on ``gpus`` GPUs.
+    """
+
+    spec: Spec
+    spec_path: str
+    result: str
+    results: str
+    processes: int
+    threads: int
+    gpus: int
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return run_folder(self.results, self.spec.experiment_id)

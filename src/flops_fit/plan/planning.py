@@ -1,0 +1,228 @@
+"""How each kind of trainer is planned: what its sizes cost, and what a recipe needs to know."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from flops_fit.data import Data, as_data, first_item
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.build import call, load_loss
+from flops_fit.experiment.identity import recipe_of
+from flops_fit.experiment.kinds import script_recipe
+from flops_fit.experiment.recipe import PluginRecipe, Recipe, SharedRecipe, recipe_kind
+from flops_fit.experiment.script_recipe import ScriptRecipe, ScriptShared
+from flops_fit.plan.costs import Costs
+from flops_fit.plan.counting import ratio_warnings
+from flops_fit.plan.items import kept_sample, measure_items, stated_items
+from flops_fit.plan.script_costs import ScriptCosts, script_costs, size_arguments
+from flops_fit.plan.trial import optimizer_has_modes, try_plugins
+from flops_fit.plan.window import window_sizes
+from flops_fit.plugins.resolve import check_arguments, resolve
+from flops_fit.sweep import SIX_ND, Experiment, ModelCount, flops_per_token
+
+
+class Planning(Protocol):
+    """What planning needs to know of one kind of trainer.
+
+    ``costs`` counts sizes. ``arguments`` are the names of a model's dials.
+    """
+
+    costs: Any
+    arguments: Iterable[str]
+
+    def check(self) -> None:
+        """Check what can be checked before anything is counted."""
+
+    def try_out(self, size: Any, count: ModelCount) -> None:
+        """Run the user's code once at ``size``, of ``count``, to see what it uses."""
+
+    def refined(self, shared: Any, size: Any) -> Any:
+        """The recipe ``shared`` by all, with what is only known once the code at ``size`` has run."""
+
+    def recipe(self, shared: Any, experiment: Experiment) -> Recipe:
+        """The recipe of ``experiment``, which has ``shared`` in common with the others."""
+
+    def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
+        """Sentences on how the sizes of ``counts`` were counted, each once."""
+
+
+class PluginPlanning:
+    """The planning of a ``config`` whose model, data, loss and optimiser our trainer trains."""
+
+    arguments: Iterable[str] = ()
+
+    def __init__(self, config: dict[str, Any]):
+        self.config, self.costs = config, plugin_costs(config)
+
+    def check(self) -> None:
+        """Check the arguments of plug-ins that counting does not call, and the tracker."""
+        optimizer = self.config["optimizer"]
+        factory = optimizer["factory"]
+        check_arguments(
+            resolve(factory), factory, optimizer["kwargs"], "optimizer.kwargs", positional=2
+        )
+        _check_prepare(self.config["dataset"])
+        _check_tracker(self.config["resources"]["log_with"])
+
+    def try_out(self, size: Any, count: ModelCount) -> None:
+        """Train one step at ``size``, of ``count``, to see what the plug-ins import and open."""
+        try_plugins(self.config, size, count, self.costs.example)
+
+    def refined(self, shared: SharedRecipe, size: Any) -> SharedRecipe:
+        """``shared`` with how the optimiser and the evaluation behave at ``size``."""
+        if optimizer_has_modes(self.config, size):
+            shared = replace(shared, optimizer=replace(shared.optimizer, modes="train, eval"))
+        if (
+            self.costs.draws_when_evaluated()
+        ):  # the same draws for every run, which was not always so
+            shared = replace(shared, draws_when_evaluated="fixed")
+        return shared
+
+    def recipe(self, shared: SharedRecipe, experiment: Experiment) -> Recipe:
+        """The recipe of ``experiment``, which has ``shared`` in common with the others."""
+        return recipe_of(shared, experiment)
+
+    def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
+        """What was assumed to get ``counts``, and of the items of the data."""
+        size_name = self.config["model"]["size_param"]
+        return [*_count_warnings(self.config, counts, size_name), *self.costs.warnings()]
+
+
+class ScriptPlanning:
+    """The planning of a ``config`` whose experiments a user's own script trains."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config, self.of_size = config, size_arguments(config.get("model") or {})
+        self.costs: ScriptCosts = script_costs(config, self.of_size)
+        self.arguments: Iterable[str] = ()
+
+    def check(self) -> None:
+        """Nothing: the script is checked by running it, before the first job."""
+
+    def try_out(self, size: Any, count: ModelCount) -> None:
+        """Learn the names of the dials at ``size``; its ``count`` is not needed."""
+        self.arguments = [*self.of_size(size)]
+
+    def refined(self, shared: ScriptShared, size: Any) -> ScriptShared:
+        """``shared`` as it is, whatever the ``size``."""
+        return shared
+
+    def recipe(self, shared: ScriptShared, experiment: Experiment) -> Recipe:
+        """The recipe of ``experiment``, which has ``shared`` in common with the others."""
+        return script_recipe(shared, experiment, self.of_size(experiment.size_param_value))
+
+    def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
+        """What was assumed to get ``counts``."""
+        return _count_warnings(self.config, counts, "size")
+
+
+PLANNINGS: Mapping[type[Recipe], Callable[[dict[str, Any]], Planning]] = {
+    PluginRecipe: PluginPlanning,
+    ScriptRecipe: ScriptPlanning,
+}
+
+
+def planning_of(config: dict[str, Any]) -> Planning:
+    """The planning of ``config`` for its kind of trainer."""
+    return PLANNINGS[recipe_kind(config)](config)
+
+
+def _count_warnings(
+    config: Mapping[str, Any], counts: Mapping[Any, ModelCount], size_name: str
+) -> list[str]:
+    warnings = list(dict.fromkeys(w for count in counts.values() for w in count.warnings))
+    if config["convention"] == SIX_ND:
+        warnings += ratio_warnings(counts, size_name)
+    return warnings
+
+
+def plugin_costs(config: dict[str, Any]) -> Costs:
+    """What the sizes of the model of ``config`` cost on its data, as far as these exist already."""
+    loss_fn = load_loss(config["loss"]["function"])
+    data = plan_data(config["dataset"])
+    example = example_item(config, data)
+    model_cls = resolve(config["model"]["factory"])
+    kwargs, size_param = config["model"]["kwargs"], config["model"]["size_param"]
+    check_arguments(
+        model_cls, config["model"]["factory"], kwargs, "model.kwargs", supplied=(size_param,)
+    )
+    if data is None or config["dataset"]["per_item"]:
+        items = stated_items(config["dataset"]["per_item"] or {}, example, loss_fn)
+    else:
+        items = measure_items(data, loss_fn)
+    return Costs(model_cls, size_param, kwargs, loss_fn, example, items, data)
+
+
+def plan_data(dataset: dict[str, Any]) -> Data | None:
+    """The data of the config's section ``dataset``; None where an example stands for them."""
+    if dataset["example"] is not None:
+        return None
+    factory = resolve(dataset["factory"])
+    check_arguments(factory, dataset["factory"], dataset["kwargs"], "dataset.kwargs")
+    made = call(factory, dataset["factory"], dataset["kwargs"])
+    return kept_sample(as_data(made, dataset["factory"]))
+
+
+def _check_prepare(dataset: dict[str, Any]) -> None:
+    if dataset["prepare"] is not None:
+        check_arguments(
+            resolve(dataset["prepare"]),
+            dataset["prepare"],
+            dataset["prepare_kwargs"],
+            "dataset.prepare_kwargs",
+            supplied=("directory", "sources"),
+        )
+
+
+def _check_tracker(name: str | None) -> None:
+    from accelerate.tracking import get_available_trackers
+
+    allowed = sorted(map(str, get_available_trackers()))
+    if name is not None and name not in allowed:
+        raise FlopsFitError(
+            f"resources.log_with: {name!r} is not installed here, or no tracker of accelerate; "
+            f"allowed: {', '.join(allowed) or 'null'}"
+        )
+
+
+def example_item(config: dict[str, Any], data: Data | None) -> tuple[Any, Any]:
+    """One ``(inputs, targets)`` item: the first of ``data``, else that of the example of ``config``.
+
+    Raises `FlopsFitError` where the example is no pair.
+    """
+    dataset = config["dataset"]
+    if data is not None:
+        return first_item(data)
+    make = resolve(dataset["example"])
+    check_arguments(make, dataset["example"], dataset["kwargs"], "dataset.kwargs")
+    item = call(make, dataset["example"], dataset["kwargs"])
+    if not isinstance(item, tuple) or len(item) != 2:
+        raise FlopsFitError(
+            f"dataset.example: {dataset['example']} returned {type(item).__name__}; "
+            "allowed: a pair (inputs, targets)"
+        )
+    return item
+
+
+def sizes_by_budget(
+    config: dict[str, Any], count: Callable[[Sequence], dict[Any, ModelCount]]
+) -> dict[float, list]:
+    """Size values by budget in FLOPs, from the section ``sizes`` of ``config``.
+
+    ``count(sizes)`` gives the `ModelCount` of each size: a window of tokens per parameter needs it.
+    """
+    sizes, budgets = config["sizes"], sorted(config["budgets"])
+    if "values" in sizes:
+        return {budget: list(sizes["values"]) for budget in budgets}
+    if "per_budget" in sizes:
+        return {budget: list(sizes["per_budget"][budget]) for budget in budgets}
+    known: dict[int, tuple[float, int]] = {}
+
+    def flops_and_params(size: int) -> tuple[float, int]:
+        if size not in known:
+            counted = count([size])[size]
+            known[size] = flops_per_token(counted, config["convention"]), counted.params
+        return known[size]
+
+    window = config["sizes"]["window"]
+    return {budget: window_sizes(budget, flops_and_params, **window) for budget in budgets}
