@@ -165,7 +165,7 @@ class ScriptRun:
         time.sleep(seconds)
         said.append(f"the script still ran {seconds:g} s after its result, and was ended")
         _signal_descendants(signal.SIGTERM)
-        time.sleep(TERMINATED_SECONDS)
+        time.sleep(min(TERMINATED_SECONDS, seconds))
         while True:
             _signal_descendants(signal.SIGKILL)
             time.sleep(POLL_SECONDS)

@@ -1,0 +1,186 @@
+"""A run of a user's own script: what is recorded and said, whatever the script does."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from script_sweep import GOOD, HEAD, ScriptSweep
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.places import spec_file
+from flops_fit.experiment.spec import read_spec
+from flops_fit.jobs.script_trial import try_script
+from flops_fit.store.collect import collect
+from flops_fit.store.plan_file import keep_plan, read_plan
+from flops_fit.store.runs import check_foreign
+
+# what the script does -> (status of the job, what is recorded as, a part of what is said)
+LIES = {
+    "nothing wrong": (GOOD, 0, "completed", ""),
+    "half of the tokens": (
+        "run.finish(2.5, run.tokens // 2)",
+        0,
+        "completed",
+        "trained on 1040 tokens, planned 2080",
+    ),
+    "another width": ("run.finish(2.5, run.tokens, params=4)", 1, None, "params = 4, and the plan"),
+    "NaN": ("run.finish(float('nan'), run.tokens)", 0, "diverged", "the loss is nan"),
+    "no finish": ("", 1, None, "ended without run.finish"),
+    "a crash": ("raise RuntimeError('boom')", 1, None, "RuntimeError: boom (train.py:4)"),
+    "exit 1 after finish": (
+        GOOD + "\nsys.exit(1)",
+        0,
+        "completed",
+        "ended with status 1 after its",
+    ),
+    "a hang after finish": (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + GOOD + "\ntime.sleep(600)",
+        0,
+        "completed",
+        "the script still ran 0.2 s after its result, and was ended",
+    ),
+    "broken JSON": (
+        "open(os.environ['FLOPS_FIT_RESULT'], 'w').write('{')",
+        1,
+        None,
+        "not valid JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.seconds
+def test_a_script_that_lies_or_breaks(tmp_path, lie):
+    body, status, recorded, said = LIES[lie]
+    sweep = ScriptSweep(tmp_path, body)
+    assert sweep.train(FLOPS_FIT_FINISHED_SECONDS="0.2") == status, sweep.said
+    record = sweep.record
+    assert (record and record["status"]) == recorded
+    assert said in sweep.said + json.dumps(record)
+    if recorded is None:
+        assert said in sweep.failure
+        return
+    assert sweep.failure is None
+    assert record["trained_by"] == "script"
+    assert check_foreign((sweep.folder / "record.json").read_bytes()) == record
+    assert {*os.listdir(sweep.folder)} == {
+        ".lock",
+        ".launch.lock",
+        "script",
+        "record.json",
+        "result.json",
+    }
+    assert sweep.train() == 0
+    assert "restored from its record" in sweep.said
+
+
+@pytest.mark.seconds
+def test_the_real_d_and_its_flops_are_collected(tmp_path):
+    sweep = ScriptSweep(tmp_path, "run.finish(2.5, run.tokens // 2)")
+    assert sweep.train() == 0
+    plan = read_plan(keep_plan_of(sweep))
+    (record,) = collect(plan, sweep.results)
+    assert (record["num_tokens"], record["tokens_seen"]) == (2080, 1040)
+    assert record["flops_counted"] == 4800 * 1040
+    assert record["notes"] == ["trained on 1040 tokens, planned 2080"]
+
+
+def keep_plan_of(sweep):
+    (path,) = (sweep.results / ".plan" / "plans").glob("*.json")
+    return keep_plan(read_plan(path), "own", sweep.results)
+
+
+@pytest.mark.seconds
+def test_counts_that_were_wrong_are_corrected_without_training_again(tmp_path):
+    body = "open('started', 'a').write('x')\nrun.finish(2.5, run.tokens, params=4)"
+    sweep = ScriptSweep(tmp_path, body)
+    assert sweep.train() == 1
+    assert sweep.train() == 2
+    assert "params = 4, and the plan counts params = 800" in sweep.said
+    spec = spec_file(sweep.results, sweep.id)
+    value = json.loads(spec.read_text())
+    value["counts"] |= {"params": 4}
+    spec.write_text(json.dumps(value))
+    assert sweep.train() == 0
+    assert sweep.record["reported_params"] == 4
+    assert sweep.failure is None
+    assert (tmp_path / "started").read_text() == "x"
+
+
+SAVING = """
+saved = run.folder / "step"
+step = int(saved.read_text()) if saved.exists() else 0
+open("starts", "a").write(f"{step}\\n")
+while step < run.steps:
+    step += 1
+    run.log(tokens=40 * step, loss=5 / step)
+    time.sleep(0.05)
+    if run.should_stop:
+        saved.write_text(str(step))
+        run.stopped()
+    open("listening", "w").close()
+"""
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("to_group", [False, True])
+def test_a_run_that_is_asked_to_stop_goes_on_where_it_was(tmp_path, to_group):
+    sweep = ScriptSweep(tmp_path, SAVING + GOOD)
+    process = sweep.start()
+    wait_for(tmp_path / "listening")
+    (os.killpg if to_group else os.kill)(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, said
+    assert "stopped; a retry will resume it" in said
+    assert sweep.record is None
+    assert sweep.train() == 0
+    starts = [int(line) for line in (tmp_path / "starts").read_text().split()]
+    assert starts[0] == 0 < starts[1]
+    assert sweep.record["loss_curve"]["tokens"] == [40 * n for n in range(1, 53)]
+
+
+@pytest.mark.seconds
+def test_a_result_that_its_launcher_did_not_live_to_record_counts(tmp_path):
+    sweep = ScriptSweep(tmp_path, GOOD + "\nopen('started', 'a').write('x')\ntime.sleep(600)")
+    process = sweep.start()
+    wait_for(tmp_path / "started")
+    process.kill()
+    process.communicate()
+    assert sweep.record is None
+    assert sweep.train() == 0
+    assert "restored from its record" in sweep.said
+    assert "exit status" not in sweep.record["verified"]
+    assert (tmp_path / "started").read_text() == "x"
+
+
+@pytest.mark.seconds
+def test_a_script_that_was_edited_since_the_plan_is_not_started(tmp_path):
+    sweep = ScriptSweep(tmp_path)
+    (tmp_path / "train.py").write_text(HEAD + "x = 1\n" + GOOD)
+    assert sweep.train() == 2
+    assert sweep.failure == "train.py changed since the plan was made; plan it again"
+
+
+@pytest.mark.seconds
+def test_the_trial_runs_two_steps_and_says_why_it_fails(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = ScriptSweep(tmp_path, "assert run.steps == 2\nprint('hello')\n" + GOOD)
+    assert try_script(read_spec(spec_file(sweep.results, sweep.id))) == []
+    assert not sweep.folder.exists()
+    sweep = ScriptSweep(tmp_path, "print('hello')\nraise KeyError('seed')")
+    with pytest.raises(FlopsFitError, match=r"(?s)trial of 2 steps: KeyError: 'seed'.*hello"):
+        try_script(read_spec(spec_file(sweep.results, sweep.id)))
+    sweep = ScriptSweep(
+        tmp_path, "1 / 0", trainer={"command": ["python", "train.py"], "trial": False}
+    )
+    (note,) = try_script(read_spec(spec_file(sweep.results, sweep.id)))
+    assert "trainer.trial is false" in note
+
+
+def wait_for(path, seconds=30):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
