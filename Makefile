@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-slow test-docs test-slurm test-faults fuzz coverage lint clean
+.PHONY: demo test test-fast test-slow test-docs test-slurm test-faults test-scripts fuzz coverage lint clean
 demo: $(READY)
 	$(BIN)/snakemake --cores all
 
@@ -14,7 +14,7 @@ test: $(READY)
 
 # For the edit loop: without what starts Snakemake, launchers or a kernel, or takes seconds.
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not (seconds or slow or docs or slurm or faults)'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not (seconds or slow or docs or slurm or faults or scripts)'
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --durations=0
@@ -35,6 +35,10 @@ test-slurm: $(READY)
 # Kills, full disks and torn files; two scenarios at a time.
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m faults tests/faults
+
+# The scripts of examples/scripts as trainers of real sweeps, killed in every way.
+test-scripts: $(READY)
+	$(BIN)/python -m pytest -m scripts tests/scripts
 
 # Lines and branches that the tests reach in their own process, without those of the workflow's jobs.
 coverage: $(READY)

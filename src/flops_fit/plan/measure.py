@@ -11,6 +11,8 @@ from torch.utils.data import default_collate
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import load_loss, make_model, make_optimizer
+from flops_fit.experiment.recipe import PluginRecipe, recipe_kind
+from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.experiment.spec import Spec
 from flops_fit.model_factory import call_model
 from flops_fit.plan.devices import device_name
@@ -25,6 +27,21 @@ WARM_UP, SECONDS = 2, 1.0  # steps before the clock starts, and how long it runs
 
 
 def measure_rate(config: dict[str, Any], specs: list[Spec]) -> Rate:
+    """How fast this machine trains ``specs``, the experiments of ``config``.
+
+    Raises `FlopsFitError` where that cannot be measured.
+    """
+    return MEASURES[recipe_kind(config)](config, specs)
+
+
+def _script_rate(config: dict[str, Any], specs: list[Spec]) -> Rate:
+    raise FlopsFitError(
+        "--measure: the steps of a script of your own cannot be timed alone; allowed: "
+        "pricing.flops_per_second and pricing.step_seconds, from a run of it"
+    )
+
+
+def _plugin_rate(config: dict[str, Any], specs: list[Spec]) -> Rate:
     """Train some steps of ``specs`` on the device that ``resources.gpus`` of ``config`` asks for.
 
     Returns the rate, whose two numbers, seconds a step and FLOP/s beyond, fit the steps best in
@@ -53,6 +70,9 @@ def measure_rate(config: dict[str, Any], specs: list[Spec]) -> Rate:
         f"measured here on {device_name(device)}"
         + (f" with {threads} threads" if share > 1 else ""),
     )
+
+
+MEASURES = {PluginRecipe: _plugin_rate, ScriptRecipe: _script_rate}
 
 
 def _device(gpus: int) -> torch.device:

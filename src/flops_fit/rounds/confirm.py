@@ -18,6 +18,7 @@ from flops_fit.fit.result import Fit
 from flops_fit.notation import count_text, flops_text, loss_text
 
 CONFIRMATION = "confirmation.json"
+SAME_TOKENS = 0.01  # by which the D of a run of a user's own script may differ from the planned one
 
 
 def run_noise(fit: Fit) -> tuple[float, str]:
@@ -104,6 +105,13 @@ def compare(record: dict, predicted: dict, name: str) -> dict:
         raise FlopsFitError(
             f"confirm.tokens: the prediction is for {predicted['tokens']} tokens, but the run had "
             f"{record['num_tokens']}; the config was changed: run flops-fit confirm again"
+        )
+
+    seen = record.get("tokens_seen", record["num_tokens"])
+    if abs(seen / predicted["tokens"] - 1) > SAME_TOKENS:
+        raise FlopsFitError(
+            f"{record['experiment_id']}: the prediction is for {predicted['tokens']} tokens, but the "
+            f"script trained on {seen}; allowed: a script that trains run.tokens tokens"
         )
 
     def inside(ends: list[float] | None) -> bool | None:
