@@ -10,7 +10,7 @@ import yaml
 from flops_fit.config.complete import complete_config
 from flops_fit.data import as_data
 from flops_fit.experiment.places import spec_file
-from flops_fit.experiment.spec import read_spec
+from flops_fit.experiment.spec import Spec, read_spec
 from flops_fit.plan.planner import make_plan
 from flops_fit.plugins.resolve import check_arguments, resolve
 from flops_fit.trainer import train
@@ -64,7 +64,7 @@ def test_the_adapter_makes_a_data_set_of_dictionaries_trainable(tmp_path, monkey
         rows = {"pixels": pixels.tolist(), "label": pixels[:, :3].argmax(1).tolist()}
         datasets.Dataset.from_dict(rows).save_to_disk("shapes")
 
-    def planned() -> dict:
+    def planned() -> Spec:
         config = complete_config({**SWEEP, **DATASETS[2]})
         (experiment,) = make_plan(config, tmp_path / "results", [str(tmp_path)]).experiments
         return read_spec(spec_file(tmp_path / "results", experiment.experiment_id))
@@ -72,7 +72,7 @@ def test_the_adapter_makes_a_data_set_of_dictionaries_trainable(tmp_path, monkey
     save(400)
     spec = planned()
     known = check_inputs(spec, train)
-    assert (known["unique_items"], known["heldout_items"]) == (368, 32)
+    assert (known.unique_items, known.heldout_items) == (368, 32)
     data = as_data(resolve("mydata:data")("shapes"))
     assert data.train[0][0].shape == (4,)
     save(500)

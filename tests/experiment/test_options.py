@@ -97,7 +97,7 @@ class TestPrecision:
         def never():
             raise AssertionError("a model was built")
 
-        with pytest.raises(FlopsFitError, match="precision: fp16 is not offered by cpu; allowed"):
+        with pytest.raises(FlopsFitError, match="precision: fp16 is not available on cpu; allowed"):
             run(precision="fp16", model=never)
         assert run()["status"] == "completed"
 
