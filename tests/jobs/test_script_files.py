@@ -153,7 +153,7 @@ RESULT = {
 FILES = {
     "broken": ("{", "not valid JSON"),
     "no object": ("[1]", "[1]; allowed: a JSON object"),
-    "format": (RESULT | {"format": 2}, "format 2, which a newer version of flops-fit wrote"),
+    "format": (RESULT | {"format": 2}, "format 2 was written by a newer version of flops-fit"),
     "id": (RESULT | {"experiment_id": "x"}, "experiment_id: 'x', which is another experiment's"),
     "hash": (RESULT | {"hash": "9"}, "hash: '9', which is another experiment's"),
     "status": (RESULT | {"status": "done"}, "status: 'done'; allowed: completed, diverged"),

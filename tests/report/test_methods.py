@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flops_fit.experiment.plan import Plan
 from flops_fit.fit import fit_runs
 from flops_fit.fit.runs import prepare_runs
 from flops_fit.report.methods import (
@@ -96,7 +97,7 @@ def record(**changes):
 
 def test_every_topic_is_filled_from_the_run(fit, tmp_path):
     (tmp_path / "runs.csv").write_text("x")
-    plan = {"convention": "counted", "fingerprint": "0123456789abcdef99"}
+    plan = Plan("0123456789abcdef99", "counted", [])
     records = [record(), record(learning_rate=0.02)]
     rows = checklist(fit, records, plan, {"runs": tmp_path / "runs.csv"})
     said = dict(rows)
