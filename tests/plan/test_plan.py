@@ -4,17 +4,23 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
 from plans import cell, grid, plan_of
+from simulated import LAWS, loss_of
 
 from flops_fit.cli.main import main
+from flops_fit.fit import fit_runs, predict, read_runs
 from flops_fit.plan.price import Rate
 from flops_fit.plan.table import COLUMNS, format_plan, plan_csv, plan_rows, totals
 from flops_fit.plan.warnings import plan_warnings
 from flops_fit.plots.plan import plan_figure
 from flops_fit.report.plan_page import plan_page
+from flops_fit.store.collect import planned_table
 from flops_fit.sweep import TABLE_NAMES, Skipped
 
 RATE = Rate(1e10, 0.01, "measured by nobody")
@@ -55,6 +61,45 @@ def test_the_csv_has_every_column_and_row():
     assert tuple(table[0]) == COLUMNS
     assert not TABLE_NAMES.keys() & set(COLUMNS)  # one name for a quantity in tables
     assert float(table[3]["tokens_per_param"]) == pytest.approx(60, rel=1e-3)
+
+
+@pytest.mark.parametrize("convention", ["counted", "6nd"])
+def test_the_csv_says_what_the_table_of_results_will_say(convention):
+    plan = replace(plan_of(grid()), convention=convention)
+    for row, later in zip(plan_rows(plan, RATE, None, None), planned_table(plan), strict=True):
+        now = row.to_dict()
+        shared = now.keys() & later.keys() - {"steps", "batch_items", "learning_rate", "epochs"}
+        assert {"experiment_id", "budget", "params", "tokens", "flops", "flops_6nd"} <= shared
+        assert {k: now[k] for k in shared} == pytest.approx({k: later[k] for k in shared})
+
+
+@pytest.mark.parametrize("convention", ["counted", "6nd"])
+def test_a_plan_with_losses_added_by_hand_gives_the_law_on_the_planned_costs(tmp_path, convention):
+    law = LAWS["besiroglu"]
+
+    def per_token(n):  # attention and the head weigh more in small models
+        return 6 * n * (1 + (2e6 / n) ** 0.5) if convention == "counted" else 6 * n
+
+    def planned(budget, n):
+        tokens = round(budget / per_token(n))
+        made = cell(budget, n, tokens=tokens)
+        return replace(
+            made, count=replace(made.count, flops_per_token=6 * n * (1 + (2e6 / n) ** 0.5))
+        )
+
+    cells = [planned(c, round(n)) for c in (1e17, 1e18, 1e19) for n in np.geomspace(5e6, 1e9, 9)]
+    plan = replace(plan_of(cells), convention=convention)
+    (tmp_path / "plan.csv").write_text(plan_csv(plan_rows(plan, RATE, None, None)))
+    frame = pd.read_csv(tmp_path / "plan.csv")
+    frame["loss"] = loss_of(law, frame["params"], frame["tokens"])
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    answer = predict(
+        fit_runs(read_runs(tmp_path / "runs.csv"), bootstrap=0, sensitivity=False), 3e19
+    )
+    n = np.geomspace(1e7, 1e10, 200_001)
+    best = n[np.argmin(loss_of(law, n, 3e19 / per_token(n)))]
+    assert answer.params == pytest.approx(best, rel=0.002)
+    assert answer.tokens == pytest.approx(3e19 / per_token(best), rel=0.002)
 
 
 def test_a_good_plan_is_not_warned_of():

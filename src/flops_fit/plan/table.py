@@ -12,21 +12,8 @@ from flops_fit.notation import count_text, time_text
 from flops_fit.plan.amounts import read_checked
 from flops_fit.plan.price import DEVICES, Price, Rate, device_kind, price, work_of
 from flops_fit.plan.schedule import phases
-from flops_fit.sweep import Experiment, table_names
+from flops_fit.sweep import Experiment, flops_per_token, n_key, table_names
 
-DERIVED = (  # columns of plan.csv beside those of the experiment
-    "tokens_per_param",
-    "epochs",
-    "warmup_steps",
-    "plateau_steps",
-    "decay_steps",
-    "batch_tokens",
-    "counted_over_6nd",
-    "memory_bytes",
-    "seconds",
-    "device_hours",
-    "money",
-)
 COLUMNS = (
     "experiment_id",
     "budget",
@@ -35,6 +22,7 @@ COLUMNS = (
     "params",
     "params_nonembedding",
     "params_total",
+    "num_params",
     "tokens",
     "tokens_per_param",
     "epochs",
@@ -45,6 +33,8 @@ COLUMNS = (
     "batch_items",
     "batch_tokens",
     "learning_rate",
+    "flops",
+    "flops_per_token",
     "flops_counted",
     "flops_6nd",
     "counted_over_6nd",
@@ -60,11 +50,13 @@ COLUMNS = (
 class PlanRow:
     """An experiment of a plan with what can be derived, and what it will cost.
 
+    ``convention``: what a budget means, counted or 6nd, and so the cost and the N of a row;
     ``epochs``: passes over the training data (None where their amount is not known yet);
     ``phases``: steps of warm-up, plateau and decay; ``price``: time, memory and money.
     """
 
     experiment: Experiment
+    convention: str
     epochs: float | None
     phases: Mapping[str, int]
     price: Price
@@ -85,14 +77,18 @@ class PlanRow:
         return self.experiment.flops_counted / self.experiment.flops_6nd
 
     def to_dict(self) -> dict[str, Any]:
-        """The row of plan.csv, under the names that tables use."""
+        """The row of plan.csv, under the names of results.csv, so that losses may be added to it."""
+        count = self.experiment.count
+        per_token = flops_per_token(count, self.convention)
         derived = {
+            "params": getattr(count, n_key(self.convention)),
+            "flops": per_token * self.experiment.num_tokens,
+            "flops_per_token": per_token,
             **{f"{phase}_steps": steps for phase, steps in self.phases.items()},
             **vars(self.price),
         }
-        row = table_names(self.experiment.to_dict())
-        row |= {name: derived.get(name, getattr(self, name, None)) for name in DERIVED}
-        return {name: row[name] for name in COLUMNS}
+        row = table_names(self.experiment.to_dict()) | derived
+        return {name: row[name] if name in row else getattr(self, name) for name in COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -127,6 +123,7 @@ def plan_rows(
     return [
         PlanRow(
             experiment,
+            plan.convention,
             epochs=experiment.num_tokens / unique_tokens if unique_tokens else None,
             phases=phases(experiment.steps, plan.schedule),
             price=price(work_of(experiment), rate, plan.resources, per_hour),
