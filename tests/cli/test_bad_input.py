@@ -1107,7 +1107,7 @@ OPTIONS = [
         "fit --runs runs.csv --out results/f.json --colour red",
         "unrecognized arguments: --colour red",
     ),
-    ("a missing option", "fit --runs runs.csv", "the following arguments are required: --out"),
+    ("a missing option", "fit --runs runs.csv", "--out: missing; allowed: a file for the fit, or"),
     (
         "text for a number",
         FIT.format("runs.csv") + " --delta huge",

@@ -5,9 +5,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
-from simulated import LAWS, loss_of, small_models, sweep
+from simulated import LAWS, log_optimum, loss_of, small_models, sweep
 
 from flops_fit.cli import fit, predict
 from flops_fit.errors import FlopsFitError
@@ -206,3 +207,43 @@ def test_predict_tells_of_a_size_or_an_amount_of_data_of_ones_own(fitted, capsys
 def test_a_size_of_ones_own_needs_a_budget(fitted):
     with pytest.raises(FlopsFitError, match="allowed: with --flops"):
         run("predict", "--fit", fitted / "fit.json", "--at", "p.csv", "--params", 1e9)
+
+
+@pytest.mark.seconds
+def test_one_command_makes_the_fit_the_figures_and_the_page(tmp_path, monkeypatch, capsys):
+    from flops_fit.plots import FIGURES
+
+    monkeypatch.chdir(tmp_path)
+    frame = sweep(LAWS["besiroglu"], noise=0.003, sizes=5, budgets=4)
+    named = {"params": "Model Size", "tokens": "train tokens", "loss": "val/loss"}
+    frame.rename(columns=named)[list(named.values())].to_csv("my runs.csv", index=False)
+    run(
+        *("fit", "--runs", "my runs.csv", "--report", "a page", "--name", "My <runs>"),
+        *("--bootstrap", 10, "--budgets", "1e20", "1e21"),
+    )
+    folder = tmp_path / "a page"
+    made = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+    figures = {f"plots/{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "csv")}
+    assert made == figures | {"fit.json", "report.html", "table.md", "answer.txt"}
+    assert "My &lt;runs&gt;" in (folder / "report.html").read_text()
+    answers = (folder / "answer.txt").read_text()
+    assert "| 10²⁰ |" in answers
+    assert "| 10²¹ |" in answers
+    capsys.readouterr()
+    run("predict", "--fit", "a page/fit.json", "--flops", 1e21, "--json")
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["params"] == pytest.approx(np.exp(log_optimum(LAWS["besiroglu"], 1e21)), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--out: missing; allowed: a file for the fit, or --report DIR"),
+        (["--out", "f.json", "--name", "x"], "--name: allowed: with --report DIR"),
+        (["--out", "f.json", "--budgets", 1e20], "--budgets: allowed: with --report DIR"),
+        (["--report", "p", "--budgets", -1], "-1"),
+    ],
+)
+def test_options_of_the_page_are_checked_before_the_fit(words, message):
+    with pytest.raises(FlopsFitError, match=message):
+        run("fit", "--runs", "nowhere.csv", *words)

@@ -61,6 +61,7 @@ HERE = (
     "flops-fit plan --config config/standard.yaml --measure",
     "flops-fit fit --runs docs/standard/results.csv --out fit.json",
     "flops-fit fit --runs runs.csv --out fit.json",
+    "flops-fit fit --runs runs.csv --report my_runs",
     "flops-fit predict --fit fit.json --flops 1e21",
     "flops-fit predict --fit fit.json --flops 1e21 --params 7e9",
     "flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10",

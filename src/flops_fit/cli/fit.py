@@ -2,8 +2,11 @@
 
 import argparse
 import os
+from pathlib import Path
 
-FIT_EXAMPLE = "example: flops-fit fit --runs runs.csv --out fit.json"
+FIT_EXAMPLE = """example:
+  flops-fit fit --runs runs.csv --out fit.json
+  flops-fit fit --runs runs.csv --report my_runs"""
 
 
 def _delta(text: str) -> float | str:
@@ -24,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="table with params, tokens and loss of each run (other common column names are known): "
         "CSV, JSON, JSON Lines, Parquet, or a folder with one file per run",
     )
-    add("--out", required=True, help="output: the fit (JSON)")
+    add("--out", help="output: the fit (JSON; default with --report: DIR/fit.json)")
     add(
         "--params",
         default="params",
@@ -33,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "without embeddings and head, or all",
     )
     _add_reading(parser)
+    _add_report(parser)
     add(
         "--curves",
         help="loss curves for the envelope: CSV with experiment_id,tokens,flops,loss, or results.json",
@@ -132,8 +136,63 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    """Options for the figures and the page in the same go."""
+    add = parser.add_argument_group("figures and page").add_argument
+    add(
+        "--report",
+        metavar="DIR",
+        help="also write the figures (DIR/plots), the page (DIR/report.html) and its tables (table.md, "
+        "answer.txt)",
+    )
+    add("--name", help="with --report: name of the runs on the page (default: that of DIR)")
+    add(
+        "--budgets",
+        nargs="+",
+        type=float,
+        metavar="C",
+        help="with --report: compute budgets to answer for, in FLOPs (default: 1, 3 and 10 times the "
+        "largest budget of the data)",
+    )
+
+
+def _output(args: argparse.Namespace) -> Path:
+    """The file of the fit, from ``--out`` and ``--report``."""
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.fit.numbers import check_flops
+
+    if args.report is None:
+        if args.out is None:
+            raise FlopsFitError("--out: missing; allowed: a file for the fit, or --report DIR")
+        for option in ("name", "budgets"):
+            if getattr(args, option) is not None:
+                raise FlopsFitError(f"--{option}: allowed: with --report DIR")
+    for budget in args.budgets or ():
+        check_flops(budget)
+    return Path(args.out or Path(args.report, "fit.json"))
+
+
+def _write_report(args: argparse.Namespace, fit: Path) -> None:
+    """The figures, the page and the tables of ``fit``, under the names that the workflow gives them."""
+    from flops_fit.cli import plot, report
+
+    folder, budgets = Path(args.report), [str(c) for c in args.budgets or ()]
+    shared = [f"--runs={args.runs}", f"--fit={fit}", *(["--budgets", *budgets] if budgets else [])]
+    page = [
+        f"--plots={folder / 'plots'}",
+        f"--name={args.name or folder.resolve().name}",
+        f"--out={folder / 'report.html'}",
+        f"--table={folder / 'table.md'}",
+        f"--summary={folder / 'answer.txt'}",
+    ]
+    for verb, options in ((plot, [f"--out-dir={folder / 'plots'}"]), (report, page)):
+        parser = argparse.ArgumentParser()
+        verb.add_arguments(parser)
+        verb.run(parser.parse_args([*shared, *options]))
+
+
 def run(args: argparse.Namespace) -> None:
-    """Read the runs, fit, write the fit, print one line."""
+    """Read the runs, fit, write the fit, print one line, and with ``--report`` write the page."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from dataclasses import fields
 
@@ -143,6 +202,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.fit.rows import Reading
     from flops_fit.fit.runs import read_runs
 
+    out = _output(args)
     reading = Reading(**{field.name: getattr(args, field.name) for field in fields(Reading)})
     table = read_runs(args.runs, args.params, reading)
     # Loss curves in the table are used only on request: before a run's end they lie too high.
@@ -163,7 +223,7 @@ def run(args: argparse.Namespace) -> None:
         window=args.window,
         loss_unit=args.loss_unit,
     )
-    write_json(args.out, fit.to_dict())
+    write_json(out, fit.to_dict())
     for note in fit.data.notes:
         print(f"note: {note}")
     headline, left = fit.headline, fit.excluded.count
@@ -172,8 +232,10 @@ def run(args: argparse.Namespace) -> None:
     if key in fit.ci:
         low, high = fit.ci[key]
         exponent += f" [{low:.3f}, {high:.3f}]"
-    out = f", {left} left out" if left else ""
+    without = f", {left} left out" if left else ""
     print(
-        f"wrote {args.out}: {exponent} by {headline.method} ({fit.status}) from "
-        f"{fit.data.n_runs} runs{out}"
+        f"wrote {out}: {exponent} by {headline.method} ({fit.status}) from "
+        f"{fit.data.n_runs} runs{without}"
     )
+    if args.report is not None:
+        _write_report(args, out)
