@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from simulated import LAWS, sweep
+from simulated import LAWS, log_optimum, sweep
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import Fit, Reading, fit_runs, predict, prepare_runs, read_runs
@@ -36,6 +36,8 @@ FORMATS = {
     "tabs": ("runs.tsv", CSV.replace(",", "\t")),
     "semicolons and decimal commas": ("runs.csv", CSV.replace(",", ";").replace(".", ",")),
     "what Excel writes before a header": ("runs.csv", "sep=;\n" + CSV.replace(",", ";")),
+    "comments above the header": ("runs.csv", "# exported by x\n# on a day\n" + CSV),
+    "a header that is a comment": ("runs.csv", "# " + CSV),
     "a byte order mark": ("runs.csv", CSV.encode("utf-8-sig")),
     "UTF-16": ("runs.csv", CSV.replace(",", "\t").encode("utf-16")),
     "carriage returns": ("runs.csv", CSV.replace("\n", "\r")),
@@ -260,6 +262,7 @@ NAMES = {
         "val loss": 3.0,
         "total_eflops": 1.2e-4,
     },
+    "PF-days of C": {"N": 1e6, "D": 2e7, "loss": 3.0, "C (PF-days)": 1.2e14 / 8.64e19},
     "PF-days": {"nParams": 1e6, "trainTokens": 2e7, "valLoss": 3.0, "pf_days": 1.2e14 / 8.64e19},
     "counted": {"n_params": 1e6, "tokens_seen": 2e7, "loss": 3.0, "flops_counted": 1.2e14},
 }
@@ -304,6 +307,8 @@ def test_a_width_with_several_depths_is_not_the_size_to_build():
         (["1.300,5", "2,5"], [1300.5, 2.5]),
         (["1.2×10¹⁸", "10^18", "$3 \\times 10^{19}$"], [1.2e18, 1e18, 3e19]),
         (["12 tokens", "3.5B tokens", "2 billion"], [12, 3.5e9, 2e9]),
+        (["10.5M", "105M", "10,500,000", "10¹⁸"], [10.5e6, 105e6, 10.5e6, 1e18]),
+        (["1.093.439", "960.510"], [1093439, 960510]),
     ],
 )
 def test_numbers_are_read_as_people_write_them(cells, values):
@@ -322,6 +327,24 @@ def test_commas_that_may_mean_either_are_decided_by_the_column():
     assert spoken_floats(cells)[0].tolist() == [1300, 2400]
     assert spoken_floats(cells, decimal_commas=True)[0].tolist() == [1.3, 2.4]
     assert spoken_floats(pd.Series(["1.5", "1,5"]))[0].isna().tolist() == [False, True]
+
+
+def test_decimal_commas_of_the_losses_are_those_of_the_whole_file(tmp_path):
+    text = "params_M;tokens (B);loss\n6,961;2,394;4,556\n13,5M;1,094;4,1\n"
+    frame = read(tmp_path, text).frame
+    assert frame["params"].tolist() == pytest.approx([6.961e6, 13.5e6])
+    assert frame["tokens"].tolist() == pytest.approx([2.394e9, 1.094e9])
+    assert frame["loss"].tolist() == [4.556, 4.1]
+
+
+def test_the_unit_in_a_header_holds_for_cells_with_thousands(tmp_path):
+    text = 'params,tokens_M,loss\n7e6,"12,345",3.5\n8e6,"1,000",3.4\n'
+    assert read(tmp_path, text).frame["tokens"].tolist() == pytest.approx([1.2345e10, 1e9])
+
+
+def test_losses_in_bits_are_called_so():
+    frame = pd.DataFrame({"params": [1e6], "tokens": [2e7], "loss_bits": [3.0]})
+    assert prepare_runs(frame).loss_unit == "bits"
 
 
 def test_what_was_read_is_said(tmp_path):
@@ -388,6 +411,72 @@ def test_counts_too_small_for_single_parameters_are_a_doubt():
     assert not prepare_runs(grid()).doubts
 
 
+# -------------------------------------------------------------------------------- the cost
+
+
+def at(frame: pd.DataFrame, flops: float, **reading):
+    fit = fit_runs(prepare_runs(frame, reading=Reading(**reading)), bootstrap=0, sensitivity=False)
+    return predict(fit, flops)
+
+
+def counted(frame: pd.DataFrame) -> pd.Series:
+    """FLOPs that are 6 N D with more on top in small models."""
+    return 6 * frame["params"] * frame["tokens"] * (1 + (1e7 / frame["params"]) ** 0.5)
+
+
+def test_a_cost_that_differs_from_6nd_is_believed_and_said_and_the_choice_is_the_users():
+    frame = grid(sizes=7)[["params", "tokens", "loss"]].assign(total_flos=lambda f: counted(f))
+    (note,) = (n for n in prepare_runs(frame).notes if "differs" in n)
+    assert note.startswith("column 'total_flos' differs from 6 N D by +")
+    assert "the column is believed; --cost 6nd (fit.cost_column) takes 6 N D" in note
+    by_6nd = prepare_runs(frame, reading=Reading(cost_column="6nd"))
+    assert by_6nd.frame["flops"].tolist() == pytest.approx(
+        (6 * frame["params"] * frame["tokens"]).tolist()
+    )
+    assert not any("differs" in n for n in by_6nd.notes)
+    known = np.exp(log_optimum(LAWS["besiroglu"], 1e20))
+    assert at(frame, 1e20, cost_column="6nd").params == pytest.approx(known, rel=0.01)
+    answer = at(frame, 1e20)
+    assert answer.params * answer.tokens * 6 < 0.98 * 1e20
+
+
+def test_a_budget_that_differs_from_the_cost_only_groups_the_runs():
+    frame = grid(sizes=7).assign(budget=lambda f: 2 * f["budget"])
+    (note,) = (n for n in prepare_runs(frame).notes if "differs" in n)
+    assert "column 'budget' differs from the cost of the runs by +100%: column 'flops'" in note
+    known = np.exp(log_optimum(LAWS["besiroglu"], 1e20))
+    assert at(frame, 1e20).params == pytest.approx(known, rel=0.01)
+    assert at(frame, 2e20, cost_column="budget").params == pytest.approx(known, rel=0.01)
+
+
+def test_a_budget_alone_is_the_cost_where_it_is_not_6nd():
+    frame = grid(sizes=7)[["params", "tokens", "loss", "budget"]].assign(budget=counted)
+    table = prepare_runs(frame)
+    assert table.frame["flops"].tolist() == frame["budget"].tolist()
+    assert any("column 'budget' differs from 6 N D" in n for n in table.notes)
+    near = frame.assign(budget=6.1 * frame["params"] * frame["tokens"])
+    assert "flops = 6 params tokens" in prepare_runs(near).notes
+
+
+def test_the_cost_that_is_asked_for_is_taken_with_its_unit():
+    frame = grid()[["params", "tokens", "loss"]].assign(
+        **{
+            "my EFLOPs": lambda f: counted(f) / 1e18,
+            "flops": lambda f: 6 * f["params"] * f["tokens"],
+        }
+    )
+    asked = prepare_runs(frame, reading=Reading(cost_column="my EFLOPs"))
+    assert asked.frame["flops"].tolist() == pytest.approx(counted(frame).tolist())
+    with pytest.raises(FlopsFitError, match="cost column 'GFLOPs' is not there; found params"):
+        prepare_runs(frame, reading=Reading(cost_column="GFLOPs"))
+
+
+def test_a_column_that_may_be_a_cost_and_is_not_read_is_said():
+    frame = grid()[["params", "tokens", "loss"]].assign(flops_of_gpu=1e18, mfu_flops=0.4)
+    (note,) = (n for n in prepare_runs(frame).notes if "is not read as the cost" in n)
+    assert "column 'flops_of_gpu'" in note
+
+
 # ------------------------------------------------------------------------- rows and runs
 
 
@@ -423,6 +512,51 @@ def test_a_doubt_is_a_reason_against_trust_and_goes_when_decided():
     assert fit.data.reading == how
     again = Fit.from_dict(json.loads(json.dumps(fit.to_dict())))
     assert again.data.reading == how
+
+
+def test_checkpoints_without_a_name_of_their_run_are_noticed_by_their_even_steps():
+    frame = checkpoints().drop(columns="run_id")
+    quarters = pd.concat([frame, frame.iloc[12:24].assign(tokens=lambda f: f["tokens"] * 1.5)])
+    quarters = quarters.drop(columns=["flops", "budget"])
+    (doubt,) = prepare_runs(quarters).doubts
+    assert doubt.startswith("the tokens of one N grow in equal steps")
+    assert len(prepare_runs(quarters, reading=Reading(last_per="params")).frame) == 12
+
+
+def test_runs_of_doubled_horizons_are_no_checkpoints():
+    frame = pd.DataFrame(
+        {"params": np.repeat([1e6, 2e6, 4e6], 5), "tokens": np.tile(1e8 * 2.0 ** np.arange(5), 3)}
+    )
+    assert not prepare_runs(frame.assign(loss=3.0)).doubts
+
+
+def test_fewer_tokens_than_parameters_are_a_doubt():
+    frame = grid()[["params", "tokens", "loss"]]
+    swapped = frame.rename(columns={"params": "tokens", "tokens": "params"})
+    assert any(
+        "12 runs have fewer tokens than parameters" in d for d in prepare_runs(swapped).doubts
+    )
+    assert not prepare_runs(swapped, reading=Reading(cost_as_given=True)).doubts
+
+
+def test_a_row_that_is_a_summary_of_the_others_is_a_doubt():
+    frame = grid().assign(name=[*(f"r{i}" for i in range(11)), "Mean"])
+    (doubt,) = prepare_runs(frame).doubts
+    assert doubt == "row 11 is named 'Mean': a summary of runs is no run; delete it"
+
+
+def test_tokens_are_unique_tokens_times_passes_where_they_are_not_given():
+    frame = grid().drop(columns=["flops", "budget"]).assign(epochs=4.0)
+    frame = frame.assign(dataset_tokens=frame["tokens"] / 4)
+    table = prepare_runs(frame.drop(columns="tokens"))
+    assert table.frame["tokens"].tolist() == pytest.approx(frame["tokens"].tolist())
+    assert "tokens = unique_tokens x epochs" in table.notes
+
+
+def test_steps_and_batches_alone_say_what_to_compute():
+    frame = grid().drop(columns=["tokens", "flops", "budget"]).assign(steps=100, batch_size=64)
+    with pytest.raises(FlopsFitError, match=r"'steps', 'batch_size' do not give it alone: add a"):
+        prepare_runs(frame)
 
 
 def test_several_evaluations_of_a_run_are_pointed_out():

@@ -106,6 +106,14 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         help="column of the loss (default: a held-out loss, else a training loss)",
     )
     add(
+        "--cost",
+        "--cost-column",
+        dest="cost_column",
+        metavar="COLUMN|6nd",
+        help="column of the FLOPs of a run, or 6nd for 6 N D whatever the table says (default: a "
+        "column of FLOPs, else of budgets, else 6 N D)",
+    )
+    add(
         "--where",
         action="append",
         default=[],
@@ -174,7 +182,7 @@ def _output(args: argparse.Namespace) -> Path:
 
 def _write_report(args: argparse.Namespace, fit: Path) -> None:
     """The figures, the page and the tables of ``fit``, under the names that the workflow gives them."""
-    from flops_fit.cli import plot, report
+    from importlib import import_module
 
     folder, budgets = Path(args.report), [str(c) for c in args.budgets or ()]
     shared = [f"--runs={args.runs}", f"--fit={fit}", *(["--budgets", *budgets] if budgets else [])]
@@ -185,7 +193,8 @@ def _write_report(args: argparse.Namespace, fit: Path) -> None:
         f"--table={folder / 'table.md'}",
         f"--summary={folder / 'answer.txt'}",
     ]
-    for verb, options in ((plot, [f"--out-dir={folder / 'plots'}"]), (report, page)):
+    for name, options in {"plot": [f"--out-dir={folder / 'plots'}"], "report": page}.items():
+        verb = import_module(f"flops_fit.cli.{name}")  # by name: a fit is not stale by their code
         parser = argparse.ArgumentParser()
         verb.add_arguments(parser)
         verb.run(parser.parse_args([*shared, *options]))

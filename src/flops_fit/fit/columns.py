@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.tables import spoken_floats
+from flops_fit.fit.tables import has_decimal_commas, scaled, spoken_floats
 
 
 def listed(text: str) -> list[str]:
@@ -29,7 +29,7 @@ _NAMES = {
     "experiment_id": """run_id run_name label name experiment exp_name exp_id run id display_name
         trial_id trial job_id wandb_id""",
     "params": """params_active_precise active_params params_active num_active_params n_active_params
-        num_params parameters model_size n_params params_total total_params total_parameters
+        num_params parameters parameter model_size n_params params_total total_params total_parameters
         num_parameters n_parameters parameter_count param_count params_count model_params
         model_parameters trainable_params nparams params_nonembedding non_embedding_params
         params_non_embedding n_params_non_embedding num_non_embedding_params params_no_embed
@@ -37,12 +37,11 @@ _NAMES = {
     "tokens": """num_tokens n_tokens tokens_trained training_tokens train_tokens total_tokens
         tokens_seen num_tokens_seen n_tokens_seen num_input_tokens_seen global_train_tokens_seen
         consumed_tokens tokens_consumed tokens_processed trained_tokens tokens_total token_count
-        train_tokens_seen ntokens num_train_tokens num_training_tokens dataset_tokens tokens_planned
+        train_tokens_seen ntokens num_train_tokens num_training_tokens tokens_planned
         d""",
     "flops": """actual_flops training_flop training_flops train_flops total_flops total_training_flops
         num_flops n_flops flops_total flop total_flos training_compute train_compute total_compute
-        compute compute_flops flops_counted achieved_flops model_flops pf_days petaflop_days
-        petaflop_s_days c""",
+        compute compute_flops flops_counted achieved_flops model_flops pf_days c""",
     "budget": """budget_flops compute_budget flops_budget flop_budget isoflop_budget isoflop
         target_flops flops_target target_compute""",
     "flops_per_token": "flops_per_token_att flops_per_token_cc",
@@ -51,7 +50,7 @@ _NAMES = {
     "outlier": "is_outlier",
     "status": "state run_state run_status",
     "epochs": "num_epochs n_epochs epoch train_epoch train_epochs passes",
-    "unique_tokens": "num_unique_tokens n_unique_tokens unique_data_tokens tokens_unique",
+    "unique_tokens": "num_unique_tokens n_unique_tokens unique_data_tokens tokens_unique dataset_tokens",
 }
 ALIASES = {name: tuple(listed(aliases)) for name, aliases in _NAMES.items()}
 HELD_OUT_LOSS, OTHER_LOSS, TRAINING_LOSS = "held-out *", "*", "training *"  # any other of the kind
@@ -91,7 +90,13 @@ PREFIXES = {
     **{"g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21},
     **{"giga": 1e9, "tera": 1e12, "peta": 1e15, "exa": 1e18, "zetta": 1e21},
 }
-DAYS = dict.fromkeys(("pf_days", "petaflop_days", "petaflop_s_days"), 8.64e19)
+PF_DAYS = re.compile(r"(.*_)?(pf|pflops?|petaflops?)(_s)?_?days?")  # petaflop_s_days, c_pf_days
+PF_DAY = 8.64e19  # FLOPs
+SIX_ND = "6nd"  # asks for C = 6 N D, whatever columns there are
+COST_WORDS = {"flop", "flops", "flos", "compute", "macs", "tflops", "gflops", "pflops", "eflops"}
+SPEEDS = set(
+    listed("s sec second seconds per mfu utilization utilisation speed rate throughput peak")
+)
 MOST_NAMED = 5  # columns of a list in a note
 
 
@@ -103,6 +108,7 @@ class Columns:
     names: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what was recognised
     loss_unit: str = "nats"
+    decimal_commas: bool = False  # of the losses, and then of the whole file
 
 
 def fold(name: object) -> str:
@@ -121,8 +127,8 @@ def bare(folded: str) -> str:
 
 def _scaled_name(folded: str) -> tuple[str, float]:
     """A name without its unit, and the unit: params_m is params, 1e6; total_gflops is total_flops."""
-    if folded in DAYS:
-        return folded, DAYS[folded]
+    if PF_DAYS.fullmatch(folded):
+        return "pf_days", PF_DAY
     match = re.fullmatch(rf"(?:(.*)_)?({'|'.join(PREFIXES)})(flops?|flos)(_.*)?", folded)
     if match:
         return f"{match[1] + '_' if match[1] else ''}{match[3]}{match[4] or ''}", PREFIXES[match[2]]
@@ -136,8 +142,8 @@ def columns_for(frame: pd.DataFrame, name: str) -> list[tuple[str, float]]:
     units: dict[str, float] = {}
     folded = {column: fold(column) for column in frame.columns}
     ways = (
-        {c: (f, 1.0) for c, f in folded.items() if f not in DAYS},
-        {c: (bare(f), 1.0) for c, f in folded.items() if f not in DAYS},
+        {c: (f, 1.0) for c, f in folded.items() if not PF_DAYS.fullmatch(f)},
+        {c: (bare(f), 1.0) for c, f in folded.items() if not PF_DAYS.fullmatch(f)},
         {c: _scaled_name(f) for c, f in folded.items()},
         {c: _scaled_name(bare(f)) for c, f in folded.items()},
     )
@@ -154,15 +160,21 @@ def _has_numbers(column: pd.Series) -> bool:
     return bool(spoken_floats(column)[0].notna().any())
 
 
-def recognise(frame: pd.DataFrame, source: str, loss_column: str | None = None) -> Columns:
+def recognise(
+    frame: pd.DataFrame, source: str, loss_column: str | None = None, cost_column: str | None = None
+) -> Columns:
     """``frame`` with our names for its columns, numbers read as people write them.
 
-    ``loss_column`` names the file's column of the loss, which is else chosen by `LOSSES`; ``source``
-    names the file in messages.
+    ``loss_column`` names the file's column of the loss, which is else chosen by `LOSSES`, and
+    ``cost_column`` that of C, or is "6nd" for none; ``source`` names the file in messages.
     """
     out = Columns(pd.DataFrame(index=frame.index))
     _take_loss(frame, source, loss_column, out)
+    if cost_column is not None and fold(cost_column) != SIX_ND:
+        _take_cost(frame, source, cost_column, out)
     for name in ALIASES:
+        if cost_column is not None and name in ("flops", "flops_per_token"):
+            continue
         possible = [
             (column, unit)
             for column, unit in columns_for(frame, name)
@@ -186,12 +198,15 @@ def _take(frame: pd.DataFrame, name: str, possible: list[tuple[str, float]], out
     (column, unit), *others = possible
     cells = frame[column]
     if name in NUMBERS:
-        values, example = spoken_floats(cells)
-        if example:  # 70M: then the unit stands in the cells, not in the header
+        values, example = spoken_floats(cells, out.decimal_commas)
+        if example:
             out.notes.append(f"column {legible(column)}: {example}")
-            cells, unit = values.where(values.notna(), cells), 1.0
-        elif unit != 1.0:
-            cells = (values * unit).where(values.notna(), cells)
+        in_cells = scaled(cells) if example else pd.Series(False, cells.index)
+        if in_cells.all():
+            unit = 1.0  # 70M: the unit stands in the cells, not in the header
+        values = values.where(in_cells, values * unit)
+        if example or unit != 1.0:
+            cells = values.where(values.notna(), cells)
     out.names[name] = column
     out.frame[name] = cells
     if fold(column) in (name, "run_id") or name in ("epochs", "unique_tokens"):
@@ -199,6 +214,26 @@ def _take(frame: pd.DataFrame, name: str, possible: list[tuple[str, float]], out
     times = f", times {unit:g}" if unit != 1.0 else ""
     there = "" if name == "experiment_id" else _there_too([c for c, _ in others])
     out.notes.append(f"column {legible(column)} read as {name}{times}{there}")
+
+
+def _take_cost(frame: pd.DataFrame, source: str, asked: str, out: Columns) -> None:
+    """Put the column that is asked for as the cost into ``out``; a budget still groups the runs."""
+    column = named_column(frame, asked, f"{source}: cost column")
+    names = ("flops_per_token", "budget", "flops")
+    units = {name: dict(columns_for(frame, name)).get(column) for name in names}
+    name = "flops_per_token" if units["flops_per_token"] is not None else "flops"
+    unit = units["budget"] or units["flops"] or _scaled_name(fold(column))[1]
+    _take(frame, name, [(column, 1.0 if name == "flops_per_token" else unit)], out)
+    if units["budget"] is not None:
+        out.names["budget"], out.frame["budget"] = column, out.frame["flops"]
+
+
+def costs_unread(frame: pd.DataFrame, columns: Columns) -> list[str]:
+    """Columns of ``frame`` that seem to hold a cost and are not among the recognised ``columns``."""
+    parts = {c: set(fold(c).split("_")) for c in frame.columns if c not in columns.names.values()}
+    return [
+        c for c, p in parts.items() if p & COST_WORDS and not p & SPEEDS and _has_numbers(frame[c])
+    ]
 
 
 def _there_too(others: list[str], how: str = "") -> str:
@@ -250,6 +285,7 @@ def _take_loss(frame: pd.DataFrame, source: str, asked: str | None, out: Columns
     cells, example = spoken_floats(frame[column], decimal_commas=True)
     if example:
         out.notes.append(f"column {legible(column)}: {example}")
+    out.decimal_commas = bool(example) and has_decimal_commas(frame[column])
     cells = cells.where(cells.notna(), frame[column]) if example else frame[column]
     out.names["loss"] = column
     if parts & PERPLEXITY:
@@ -263,6 +299,8 @@ def _take_loss(frame: pd.DataFrame, source: str, asked: str | None, out: Columns
     out.frame["loss"] = cells
     if "bpb" in parts or "bits_per_byte" in fold(column):
         out.loss_unit = "bits per byte"
+    elif parts & {"bits", "bit"}:
+        out.loss_unit = "bits"
     others = _there_too([c for c in possible if c != column], "; --loss (fit.loss_column) chooses")
     if fold(column) != "loss" or others:
         out.notes.append(f"column {legible(column)} read as loss{others}")

@@ -122,14 +122,21 @@ def _read_csv(path: Path) -> Table:
 
 
 def _dialect(text: str) -> tuple[str, int]:
-    """The separator of a CSV text, and how many lines stand before its header (Excel's sep=;)."""
+    """The separator of a CSV text, and how many lines stand before its header.
+
+    These are Excel's sep=; and comments. A header may be a comment itself: numpy writes it so.
+    """
+    comments = 0
     for number, line in enumerate(io.StringIO(text, newline=None)):
         declared = re.fullmatch(r"\"?sep=(.)\"?", line.strip("\n"), re.IGNORECASE)
         if declared:
             return declared[1], number + 1
-        if line.strip():
-            bare = re.sub(r'"[^"]*"', "", line)
-            return max(SEPARATORS, key=bare.count), 0
+        bare = re.sub(r'"[^"]*"', "", line)
+        separator = max(SEPARATORS, key=bare.count)
+        if line.startswith("#") and separator not in bare:
+            comments = number + 1
+        elif line.strip():
+            return separator, comments
     return ",", 0
 
 

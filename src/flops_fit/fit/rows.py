@@ -7,6 +7,7 @@ evaluations of one run, a search over learning rates, or two data sets in one ta
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from flops_fit.constants import MOST_EPOCHS
@@ -30,6 +31,9 @@ TUNED = set(
 )
 MOST_SHOWN = 4  # values of a column in a sentence
 MOST_VALUES = 50  # a column with more values than this names rows, not groups
+EVEN = 0.02  # relative: steps that differ less than this are equal
+FEWEST_CHECKPOINTS = 4  # of one N at evenly spaced tokens
+SUMMARIES = set(listed("mean average avg median total totals sum std stdev min max"))
 SMALLEST_COUNT = 1e4  # of parameters or tokens; below, a table probably counts millions
 
 
@@ -51,6 +55,7 @@ class Reading:
     ``last_per``, ``best_per``: columns of whose groups only the row of the most tokens, or of the
     lowest loss, is a run ("experiment_id"; "params,tokens"). ``max_epochs``: runs that read their
     data more often are left out. ``cost_as_given``: C is believed however far it is from 6 N D.
+    ``cost_column``: the file's column of C (default: the FLOPs, else the budget, else 6 N D), or "6nd".
     """
 
     loss_column: str | None = None
@@ -59,6 +64,7 @@ class Reading:
     best_per: str | None = None
     max_epochs: float | None = None
     cost_as_given: bool = False
+    cost_column: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", tuple(self.where))  # JSON has lists
@@ -161,11 +167,13 @@ def too_many_epochs(frame: pd.DataFrame, most: float) -> pd.Series:
 # Doubts
 
 
-def doubts(frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns) -> tuple[list, list]:
+def doubts(
+    frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns, cost_as_given: bool = False
+) -> tuple[list, list]:
     """(notes, reasons against trust) on rows that do not look like runs of one recipe.
 
     ``frame``: the checked runs; ``raw``: the same rows in the file's columns; ``columns`` say which of
-    those were recognised.
+    those were recognised. With ``cost_as_given`` the tokens are believed however few they are.
     """
     notes, reasons = [], []
     repeated = _repeated(frame, columns)
@@ -176,14 +184,48 @@ def doubts(frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns) -> tuple[li
     reasons += by_kind
     notes += by_name
     if not repeated:
-        reasons += _searched(frame, raw[others], bool(by_kind))
+        reasons += _searched(frame, raw[others], bool(by_kind)) + _evenly_spaced(frame)
+    reasons += _summaries(frame)
     for name in ("params", "tokens"):
         if frame[name].max() < SMALLEST_COUNT:
             reasons.append(
                 f"{name} are at most {frame[name].max():.4g}: if they count millions or billions, "
                 f"write 70M or 1.3B, or name the column {name}_M or {name}_B"
             )
+    few = frame["tokens"] < frame["params"]
+    if few.mean() > 0.5 and not cost_as_given:
+        reasons.append(
+            f"{few.sum()} of {len(frame)} runs have fewer tokens than parameters: tokens must be those "
+            "of the whole training, not steps, items or billions, and the columns must not be swapped "
+            "(--cost-as-given, fit.cost_as_given, believes them)"
+        )
     return notes, reasons
+
+
+def _evenly_spaced(frame: pd.DataFrame) -> list[str]:
+    """Rows of one N whose tokens grow by equal amounts, as those of logged checkpoints do."""
+    if "epochs" in frame:  # passes over the data are evenly spaced too
+        return []
+    even = 0
+    sizes = frame.groupby("params")["tokens"]
+    for _, tokens in sizes:
+        steps = np.diff(np.unique(tokens))
+        even += len(steps) >= FEWEST_CHECKPOINTS - 1 and np.ptp(steps) <= EVEN * steps.mean()
+    if even <= 0.5 * sizes.ngroups:
+        return []
+    return [
+        "the tokens of one N grow in equal steps: rows that are checkpoints of one run are not runs of "
+        "their own (--last-per params keeps the last of each)"
+    ]
+
+
+def _summaries(frame: pd.DataFrame) -> list[str]:
+    """Rows that are named like the last row of a spreadsheet."""
+    named = frame[frame["experiment_id"].str.strip().str.lower().isin(SUMMARIES)]
+    return [
+        f"row {int(row)} is named {legible(name)}: a summary of runs is no run; delete it"
+        for row, name in zip(named["row"], named["experiment_id"], strict=True)
+    ]
 
 
 def _repeated(frame: pd.DataFrame, columns: Columns) -> list[str]:

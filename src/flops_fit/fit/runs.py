@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flops_fit.constants import FLOPS_PER_PARAM_TOKEN, flops_6nd
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.columns import ALIASES, Columns, fold, recognise
+from flops_fit.fit.columns import Columns, costs_unread, fold, recognise
+from flops_fit.fit.derived import completed
 from flops_fit.fit.exports import read_folder
 from flops_fit.fit.formats import read_table
 from flops_fit.fit.rows import (
@@ -29,7 +29,7 @@ from flops_fit.fit.rows import (
 )
 from flops_fit.fit.sizes import Size
 from flops_fit.fit.tables import positive
-from flops_fit.fit.units import check_cost
+from flops_fit.fit.units import check_cost, compared_costs, settle_budgets
 
 OURS = {"flops_6nd", "flops_counted"}  # together only in the tables that this project writes
 COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
@@ -43,6 +43,7 @@ BUDGET_WIDTH = 0.10  # ln C: a chain of neighbours wider than this is no budget
 FEWEST_SHARED = 4  # runs of a budget, where the table names none
 SAME_SIZE = 0.01  # relative: N of one value of the size parameter
 AS_IT_STANDS = Reading()
+NO_LOSS = "; a run without a loss: delete its row, or say in a column status that it failed"
 NO_LOG = (
     "; the law takes the logarithm of the loss: leave such runs out (--where, a column status or \
 outlier), or fit a loss that is above 0 (--loss), as cross-entropy is"
@@ -157,16 +158,23 @@ def prepare_runs(
     frame, chosen = one_per_group(frame, raw, reading, source)
     frame = _checked(frame.copy(), source, names)
     notes += chosen + _twice(frame)
-    marked = _complete(_sound(marked, frame), source, [])
-    before = set(frame)
-    frame = _complete(frame, source, notes)
+    marked = completed(_sound(marked, frame), source, [], reading, raw.columns)
+    before = {
+        "tokens" if name == "unique_tokens" else name for name in frame
+    }  # what C did not give
+    frame = completed(frame, source, notes, reading, raw.columns)
     for name in ("params", "tokens", "flops", "loss"):
         frame[name] = positive(frame[name], frame["row"], source)  # derived: maybe out of range
     if outside and not reading.cost_as_given:
         check_cost(frame, source, names, derived=not {"params", "tokens"} <= before)
+    if outside:
+        notes += compared_costs(frame, names, costs_unread(raw, columns))
+    notes += settle_budgets(frame, marked, names)
     frame, repeated = _without_repeats(frame, reading.max_epochs, source)
     notes += on_repeats(frame)
-    remarks, why = doubts(frame, raw.loc[frame.index], columns) if outside else ([], [])
+    remarks, why = (
+        doubts(frame, raw.loc[frame.index], columns, reading.cost_as_given) if outside else ([], [])
+    )
     return RunTable(
         frame.reset_index(drop=True),
         source,
@@ -207,7 +215,7 @@ def _columns(raw: pd.DataFrame, params: str, source: str, reading: Reading) -> C
         if "params" in raw and "params_matmul" not in raw:
             raw["params_matmul"] = raw["params"]
         raw["params"] = raw[params]
-    columns = recognise(raw, source, reading.loss_column)
+    columns = recognise(raw, source, reading.loss_column, reading.cost_column)
     folded = {fold(column): column for column in reversed(list(raw.columns))}
     for name in KEPT:
         if name in folded and name not in columns.frame:
@@ -245,6 +253,8 @@ def _checked(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.Data
     def numbers(part: pd.DataFrame, name: str, **how: Any) -> pd.Series:
         return positive(part[name], part["row"], source, name=names[name], **how)
 
+    known = frame["loss"].map(lambda cell: cell == cell and cell is not None)
+    numbers(frame[~known], "loss", why=NO_LOSS)
     frame["loss"] = numbers(frame, "loss", why=NO_LOG)
     for name in ("params", "tokens", "flops", "budget", "flops_per_token"):
         if name not in frame:
@@ -283,32 +293,6 @@ def _sound(marked: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     names = [c for c in ("params", "tokens", "flops", "budget", "loss") if c in marked]
     marked[names] = marked[names].apply(pd.to_numeric, errors="coerce").astype(float)
     return marked[(np.isfinite(marked[names]) & (marked[names] > 0)).all(axis=1)].copy()
-
-
-def _full(frame: pd.DataFrame, name: str) -> bool:
-    return name in frame and bool(frame[name].notna().all())
-
-
-def _complete(frame: pd.DataFrame, source: str, notes: list[str]) -> pd.DataFrame:
-    """Fill in what N, D and C determine between them."""
-    if "flops" not in frame and "tokens" in frame and _full(frame, "flops_per_token"):
-        frame["flops"] = frame["flops_per_token"] * frame["tokens"]
-        notes.append("flops = flops_per_token x tokens")
-    compute = "flops" if "flops" in frame else "budget" if "budget" in frame else None
-    for name, other in (("tokens", "params"), ("params", "tokens")):
-        if name in frame:
-            continue
-        if other not in frame or compute is None:
-            raise FlopsFitError(
-                f"{source}: no column for {name}, and no other two of params, tokens, flops to "
-                f"derive it from; allowed names: {name}, {', '.join(ALIASES[name])}"
-            )
-        frame[name] = frame[compute] / (FLOPS_PER_PARAM_TOKEN * frame[other])
-        notes.append(f"{name} = {compute} / (6 {other})")
-    if "flops" not in frame:
-        frame["flops"] = flops_6nd(frame["params"], frame["tokens"])
-        notes.append("flops = 6 params tokens")
-    return frame
 
 
 def _sizes(frame: pd.DataFrame) -> list[Size]:

@@ -21,8 +21,10 @@ NUMBER = re.compile(
     r"\s*([a-z]*?)\s*(?:params|parameters|tokens|toks?|flops?)?",
     re.IGNORECASE,
 )
+POWER = re.compile(r"10\s*[\^⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹]")  # without a mantissa: 10^18
 POWERS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
 SMALLEST, LARGEST = 1e-100, 1e100  # beyond, products of two numbers are no floats any more
+POINTS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*")  # 6.960.510, and 960.510 beside it
 GROUPING = (",", ".", "'", "’", "_", " ", "\u00a0", "\u202f")  # between thousands
 
 
@@ -51,6 +53,9 @@ def spoken_floats(column: pd.Series, decimal_commas: bool = False) -> tuple[pd.S
     where a cell was read so, an example as text ("'70M' read as 7e+07").
     """
     values = floats(column)
+    grouped = _texts(column).str.fullmatch(POINTS)
+    if (grouped & values.isna()).any():  # points between thousands: 960.510 is no float there
+        values[grouped] = np.nan
     texts = column[values.isna()].map(lambda cell: cell.strip() if isinstance(cell, str) else "")
     texts = texts[texts != ""]
     if texts.empty:
@@ -58,13 +63,30 @@ def spoken_floats(column: pd.Series, decimal_commas: bool = False) -> tuple[pd.S
     comma = _decimal_comma(texts, column, decimal_commas)
     if comma is None:
         return values, ""
-    spoken = texts.map(lambda text: _spoken(text, comma)).astype(float)
+    points = bool(texts.str.fullmatch(POINTS).any())
+    spoken = texts.map(lambda text: _spoken(_joined(text, points), comma)).astype(float)
     known = spoken.notna()
     if not known.any():
         return values, ""
     values[spoken.index[known]] = spoken[known]
     at = spoken.index[known][0]
     return values, f"{shown(texts[at])} read as {values[at]:.6g}"
+
+
+def _texts(column: pd.Series) -> pd.Series:
+    """The cells that are text, "" for others."""
+    return column.map(lambda cell: cell if isinstance(cell, str) else "").astype(str)
+
+
+def scaled(column: pd.Series) -> pd.Series:
+    """Which cells of ``column`` bring a unit of their own: 70M or 2 billion."""
+    matches = _texts(column).str.strip().map(NUMBER.fullmatch)
+    return matches.map(lambda match: bool(match and match[4].lower() not in ("", "x")))
+
+
+def has_decimal_commas(column: pd.Series) -> bool:
+    """Whether a cell of ``column``, whose commas are no thousands, has a comma."""
+    return bool(_texts(column).str.fullmatch(r"\s*[+-]?\d+,\d+(e[+-]?\d+)?\s*", case=False).any())
 
 
 def _decimal_comma(texts: pd.Series, column: pd.Series, otherwise: bool) -> bool | None:
@@ -83,10 +105,15 @@ def _decimal_comma(texts: pd.Series, column: pd.Series, otherwise: bool) -> bool
     return None if points.any() else True  # 1.500 beside 1,5 may be fifteen hundred
 
 
+def _joined(text: str, points: bool) -> str:
+    """``text`` without the points between its thousands, if there are such ``points``."""
+    return text.replace(".", "") if points and POINTS.fullmatch(text) else text
+
+
 def _spoken(text: str, decimal_comma: bool) -> float:
     """One cell as a number, NaN where it is none."""
     text = text.replace("$", "").replace("\\times", "x")
-    match = NUMBER.fullmatch(f"1x{text}" if re.match("10[^⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹]", text) else text)
+    match = NUMBER.fullmatch(f"1x{text}" if POWER.match(text) else text)
     if not match or match[4].lower() not in SCALES:
         return float("nan")
     digits = match[1].strip()

@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
+from flops_fit.constants import flops_6nd
 from flops_fit.errors import FlopsFitError
 
 LOWEST, HIGHEST = 1.0, 100.0  # of C / (N D)
@@ -18,6 +19,7 @@ UNITS = {1.0: "", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
 COSTS = {1.0: "", 1e9: "GFLOPs", 1e12: "TFLOPs", 1e15: "PFLOPs", 1e18: "EFLOPs", 8.64e19: "PF-days"}
 PLAUSIBLE = {"params": (1e3, 1e13), "tokens": (1e4, 1e15)}
 USUAL_SHARE = (0.1, 1e5)  # D / N
+PARTS = 0.03  # ln: two costs of a run further apart than this are not the same
 FALLS = 0.01  # relative: a cost lower by more than this at more tokens is lower
 
 
@@ -46,6 +48,62 @@ def check_cost(frame: pd.DataFrame, source: str, names: dict[str, str], derived:
             f"{int(many['row'])} for {many['tokens']:.4g}, both of N = {few['params']:.4g}; allowed: "
             f"the FLOPs of the whole training, not a speed or a share {_BELIEVE}"
         )
+
+
+def parts(log_ratio: pd.Series) -> bool:
+    """Whether two costs, of ``log_ratio`` (n,) = ln of the one over the other, differ for most runs."""
+    return bool(log_ratio.abs().median() > PARTS)
+
+
+def compared_costs(frame: pd.DataFrame, names: dict[str, str], unread: list[str]) -> list[str]:
+    """Notes on how the cost that is believed differs from 6 N D, and on the columns ``unread``.
+
+    ``frame``: one row per run, columns params, tokens and flops; ``names``: the file's names of these
+    columns; ``unread``: columns of the file that may hold a cost too.
+    """
+    log_ratio = np.log(frame["flops"] / flops_6nd(frame["params"], frame["tokens"]))
+    if log_ratio.abs().max() > PARTS:
+        known = next((n for n in ("flops", "flops_per_token", "budget") if n in names), None)
+        column = f"column {names[known]!r}" if known else "the cost"
+        return [
+            f"{column} differs from 6 N D by {_span(log_ratio)}: the column is believed; --cost 6nd "
+            "(fit.cost_column) takes 6 N D"
+        ]
+    if "flops" in names or not unread:
+        return []
+    return [
+        f"the cost is 6 N D; column {unread[0]!r} is not read as the cost (--cost COLUMN, "
+        "fit.cost_column, believes one)"
+    ]
+
+
+def settle_budgets(frame: pd.DataFrame, marked: pd.DataFrame, names: dict[str, str]) -> list[str]:
+    """Give each budget the median cost of its runs where the two differ, and say so in notes.
+
+    ``frame`` and ``marked``, one row per run, are changed: their column budget groups the runs, and
+    names the C at which the group's best model was found. ``names``: the file's names of columns.
+    """
+    if "budget" not in frame or not frame["budget"].notna().any():
+        return []
+    log_ratio = np.log(frame["budget"] / frame["flops"])
+    middle = log_ratio.groupby(frame["budget"]).median()
+    moved = middle[middle.abs() > PARTS]
+    if not len(moved):
+        return []
+    for part in (frame, marked):
+        if "budget" in part:
+            part["budget"] = part["budget"] / np.exp(part["budget"].map(moved).fillna(0.0))
+    cost = f"column {names['flops']!r}" if "flops" in names else "6 N D"
+    return [
+        f"column {names['budget']!r} differs from the cost of the runs by {_span(moved)}: {cost} is "
+        "believed, and the budget only groups the runs (--cost COLUMN, fit.cost_column, chooses)"
+    ]
+
+
+def _span(log_ratio: pd.Series) -> str:
+    """The range of ratios given by their logarithms, as percentages."""
+    low, high = (f"{100 * np.expm1(x):+.0f}%" for x in (log_ratio.min(), log_ratio.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 _BELIEVE = "(--cost-as-given, fit.cost_as_given, believes the column)"
