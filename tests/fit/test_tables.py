@@ -262,6 +262,12 @@ NAMES = {
         "val loss": 3.0,
         "total_eflops": 1.2e-4,
     },
+    "powers in the header": {
+        "params (1e6)": 1.0,
+        "tokens x1e9": 0.02,
+        "loss": 3.0,
+        "FLOPs [1e18]": 1.2e-4,
+    },
     "PF-days of C": {"N": 1e6, "D": 2e7, "loss": 3.0, "C (PF-days)": 1.2e14 / 8.64e19},
     "PF-days": {"nParams": 1e6, "trainTokens": 2e7, "valLoss": 3.0, "pf_days": 1.2e14 / 8.64e19},
     "counted": {"n_params": 1e6, "tokens_seen": 2e7, "loss": 3.0, "flops_counted": 1.2e14},
@@ -471,6 +477,17 @@ def test_the_cost_that_is_asked_for_is_taken_with_its_unit():
         prepare_runs(frame, reading=Reading(cost_column="GFLOPs"))
 
 
+def test_tokens_corrected_in_a_plan_are_noticed_and_its_cost_per_token_can_be_taken():
+    frame = grid().assign(flops_per_token=lambda f: f["flops"] / f["tokens"])
+    frame = frame.assign(flops_6nd=frame["flops"], flops_counted=frame["flops"])  # our own table
+    assert not any("differs" in note for note in prepare_runs(frame).notes)
+    frame.loc[2, "tokens"] *= 0.5
+    (note,) = (n for n in prepare_runs(frame).notes if "differs" in n)
+    assert note.startswith("column 'flops' differs from 'flops_per_token' x tokens by +0% to +100%")
+    asked = prepare_runs(frame, reading=Reading(cost_column="flops_per_token"))
+    assert asked.frame["flops"][2] == pytest.approx(frame["flops"][2] / 2)
+
+
 def test_a_column_that_may_be_a_cost_and_is_not_read_is_said():
     frame = grid()[["params", "tokens", "loss"]].assign(flops_of_gpu=1e18, mfu_flops=0.4)
     (note,) = (n for n in prepare_runs(frame).notes if "is not read as the cost" in n)
@@ -523,11 +540,15 @@ def test_checkpoints_without_a_name_of_their_run_are_noticed_by_their_even_steps
     assert len(prepare_runs(quarters, reading=Reading(last_per="params")).frame) == 12
 
 
-def test_runs_of_doubled_horizons_are_no_checkpoints():
+def test_runs_of_doubled_horizons_are_no_checkpoints_and_their_steps_are_said():
     frame = pd.DataFrame(
         {"params": np.repeat([1e6, 2e6, 4e6], 5), "tokens": np.tile(1e8 * 2.0 ** np.arange(5), 3)}
-    )
-    assert not prepare_runs(frame.assign(loss=3.0)).doubts
+    ).assign(loss=3.0)
+    assert not prepare_runs(frame).doubts
+    logged = prepare_runs(frame.assign(_step=frame["tokens"] / 1e5))
+    assert not logged.doubts
+    assert any("column '_step' has several values for one N" in note for note in logged.notes)
+    assert prepare_runs(frame.assign(steps=frame["tokens"])).notes == prepare_runs(frame).notes
 
 
 def test_fewer_tokens_than_parameters_are_a_doubt():
@@ -555,7 +576,7 @@ def test_tokens_are_unique_tokens_times_passes_where_they_are_not_given():
 
 def test_steps_and_batches_alone_say_what_to_compute():
     frame = grid().drop(columns=["tokens", "flops", "budget"]).assign(steps=100, batch_size=64)
-    with pytest.raises(FlopsFitError, match=r"'steps', 'batch_size' do not give it alone: add a"):
+    with pytest.raises(FlopsFitError, match=r"'steps', 'batch_size' alone do not give it: add a"):
         prepare_runs(frame)
 
 

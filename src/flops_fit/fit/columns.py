@@ -132,6 +132,9 @@ def _scaled_name(folded: str) -> tuple[str, float]:
     match = re.fullmatch(rf"(?:(.*)_)?({'|'.join(PREFIXES)})(flops?|flos)(_.*)?", folded)
     if match:
         return f"{match[1] + '_' if match[1] else ''}{match[3]}{match[4] or ''}", PREFIXES[match[2]]
+    power = re.fullmatch(r"(.+)_x?(1e\d+)", folded)  # tokens (1e9)
+    if power:
+        return power[1], float(power[2])
     head, _, unit = folded.rpartition("_")
     head = head.removesuffix("_in")
     return (head, UNITS[unit]) if head and unit in UNITS else (folded, 1.0)

@@ -76,4 +76,5 @@ def _instead(name: str, columns: Iterable[object]) -> str:
     there = [legible(str(c)) for c in columns if set(fold(c).split("_")) & INDIRECT[name]]
     if not there:
         return ""
-    return f"; {', '.join(there[:MOST_NAMED])} do not give it alone: add a column {HOW[name]}"
+    verb = "do" if len(there) > 1 else "does"
+    return f"; {', '.join(there[:MOST_NAMED])} alone {verb} not give it: add a column {HOW[name]}"

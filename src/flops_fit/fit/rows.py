@@ -18,7 +18,7 @@ from flops_fit.fit.tables import floats, spoken_floats
 # A word of a column's name -> its values are groups that one law should not mix.
 KINDS = set(
     listed("""dataset data corpus corpora mixture mix domain language lang source model family arch
-    architecture optimizer optimiser opt split subset eval evaluation task benchmark metric tokenizer
+    architecture optimizer optimiser opt split subset eval evaluation task benchmark metric tokenizer tok
     tokeniser schedule scheduler recipe variant method ablation experiment sweep group project
     activation attention objective modality kind type parameterization precision checkpoint ckpt
     setting suite""")
@@ -33,6 +33,7 @@ MOST_SHOWN = 4  # values of a column in a sentence
 MOST_VALUES = 50  # a column with more values than this names rows, not groups
 EVEN = 0.02  # relative: steps that differ less than this are equal
 FEWEST_CHECKPOINTS = 4  # of one N at evenly spaced tokens
+POSITIONS = set(listed("step global_step train_step iter iteration epoch"))  # within a run
 SUMMARIES = set(listed("mean average avg median total totals sum std stdev min max"))
 SMALLEST_COUNT = 1e4  # of parameters or tokens; below, a table probably counts millions
 
@@ -184,7 +185,10 @@ def doubts(
     reasons += by_kind
     notes += by_name
     if not repeated:
-        reasons += _searched(frame, raw[others], bool(by_kind)) + _evenly_spaced(frame)
+        reasons += _searched(frame, raw[others], bool(by_kind))
+        even = _evenly_spaced(frame)
+        reasons += even
+        notes += [] if even else _positions(frame, raw)
     reasons += _summaries(frame)
     for name in ("params", "tokens"):
         if frame[name].max() < SMALLEST_COUNT:
@@ -217,6 +221,18 @@ def _evenly_spaced(frame: pd.DataFrame) -> list[str]:
         "the tokens of one N grow in equal steps: rows that are checkpoints of one run are not runs of "
         "their own (--last-per params keeps the last of each)"
     ]
+
+
+def _positions(frame: pd.DataFrame, raw: pd.DataFrame) -> list[str]:
+    """A note on a column that may say how far in its run a row was logged."""
+    for column in (c for c in raw.columns if bare(fold(c)) in POSITIONS):
+        several = raw[column].map(_text).groupby(frame["params"]).nunique() > 1
+        if several.mean() > 0.5:
+            return [
+                f"column {legible(column)} has several values for one N: taken as runs of their own; if "
+                "they are checkpoints, --last-per params keeps the last of each"
+            ]
+    return []
 
 
 def _summaries(frame: pd.DataFrame) -> list[str]:

@@ -29,7 +29,7 @@ from flops_fit.fit.rows import (
 )
 from flops_fit.fit.sizes import Size
 from flops_fit.fit.tables import positive
-from flops_fit.fit.units import check_cost, compared_costs, settle_budgets
+from flops_fit.fit.units import check_cost, compared_costs, cost_per_token, settle_budgets
 
 OURS = {"flops_6nd", "flops_counted"}  # together only in the tables that this project writes
 COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
@@ -43,7 +43,10 @@ BUDGET_WIDTH = 0.10  # ln C: a chain of neighbours wider than this is no budget
 FEWEST_SHARED = 4  # runs of a budget, where the table names none
 SAME_SIZE = 0.01  # relative: N of one value of the size parameter
 AS_IT_STANDS = Reading()
-NO_LOSS = "; a run without a loss: delete its row, or say in a column status that it failed"
+NO_LOSS = (
+    "; for a run without a loss delete its row, or say in a column status that it failed; of a run's \
+history --last-per COLUMN keeps the last row"
+)
 NO_LOG = (
     "; the law takes the logarithm of the loss: leave such runs out (--where, a column status or \
 outlier), or fit a loss that is above 0 (--loss), as cross-entropy is"
@@ -169,7 +172,7 @@ def prepare_runs(
         check_cost(frame, source, names, derived=not {"params", "tokens"} <= before)
     if outside:
         notes += compared_costs(frame, names, costs_unread(raw, columns))
-    notes += settle_budgets(frame, marked, names)
+    notes += cost_per_token(frame, names) + settle_budgets(frame, marked, names)
     frame, repeated = _without_repeats(frame, reading.max_epochs, source)
     notes += on_repeats(frame)
     remarks, why = (

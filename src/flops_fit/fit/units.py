@@ -77,6 +77,24 @@ def compared_costs(frame: pd.DataFrame, names: dict[str, str], unread: list[str]
     ]
 
 
+def cost_per_token(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
+    """A note where the cost of the runs is not their tokens times the column of FLOPs per token.
+
+    ``frame``: one row per run, columns tokens, flops and maybe flops_per_token; ``names``: the file's
+    names of these columns. Whoever corrects the tokens of a plan leaves its costs behind.
+    """
+    if not {"flops", "flops_per_token"} <= names.keys() & set(frame):
+        return []
+    log_ratio = np.log(frame["flops"] / (frame["flops_per_token"] * frame["tokens"])).dropna()
+    if not log_ratio.abs().max() > PARTS:
+        return []
+    flops, per_token = names["flops"], names["flops_per_token"]
+    return [
+        f"column {flops!r} differs from {per_token!r} x tokens by {_span(log_ratio)}: {flops!r} is "
+        f"believed; --cost {per_token} (fit.cost_column) takes the product"
+    ]
+
+
 def settle_budgets(frame: pd.DataFrame, marked: pd.DataFrame, names: dict[str, str]) -> list[str]:
     """Give each budget the median cost of its runs where the two differ, and say so in notes.
 
