@@ -26,6 +26,7 @@ from flops_fit.fit import read_runs
 from flops_fit.fit.columns import ALIASES
 from flops_fit.fit.curves import read_curves, read_points
 from flops_fit.fit.learning_rate import COLUMNS, read_rates
+from flops_fit.fit.plain import to_plain
 from flops_fit.fit.runs import KEPT
 from flops_fit.store.plan_file import read_plan, read_plan_use
 from flops_fit.store.records import check_record, seal
@@ -321,7 +322,7 @@ def check_runs(path: Path, params: str) -> None:
         numbers = table.frame[["params", "tokens", "flops", "loss"]].to_numpy(dtype=float)
         assert np.isfinite(numbers).all()
         assert (numbers > 0).all()
-        json.dumps([table.sizes, table.left_out, table.notes], allow_nan=False)
+        json.dumps(to_plain([table.sizes, table.left_out, table.notes]), allow_nan=False)
 
 
 COUNTED_AS = st.sampled_from(["params", "params", "params_total", "params_nonembedding"])

@@ -42,7 +42,10 @@ run.finish(loss=loss, tokens=run.tokens, metrics={"accuracy": 0.5, "bad": float(
 def alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
-    return tmp_path
+    before = {number: signal.getsignal(number) for number in flops_fit.run.STOP_SIGNALS}
+    yield tmp_path
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_the_file_needs_the_standard_library_alone(tmp_path):
