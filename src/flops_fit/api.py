@@ -146,9 +146,12 @@ class Result:
         ``convention``: what budgets mean. The main process also writes ``fit.json`` to ``output_dir``.
         """
         from flops_fit.fit.core import fit_runs
+        from flops_fit.fit.sizes import Size
 
+        sizes = [Size(**size.in_table(convention, "params")) for size in plan.beyond]
         try:
-            law, reason = fit_runs(run_frame(records, convention), **fit_options), ""
+            law = fit_runs(run_frame(records, convention), **{"sizes": sizes, **fit_options})
+            reason = ""
         except FlopsFitError as error:
             law, reason = None, str(error)
         if law is not None and is_main_process():
@@ -248,6 +251,7 @@ class Result:
             experiments=self.plan.experiments,
             skipped=self.plan.skipped,
             warnings=self.plan.warnings,
+            beyond=self.plan.beyond,
         )
 
     def _repr_html_(self) -> str:

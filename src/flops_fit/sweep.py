@@ -196,15 +196,51 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class CountedSize:
+    """A size that no experiment has, counted because answers beyond the grid need its cost.
+
+    ``size_param_value`` is its value, ``count`` what it holds and costs.
+    """
+
+    size_param_value: int
+    count: ModelCount
+
+    def to_dict(self) -> dict[str, Any]:
+        """The size as a flat row of a plan; `from_dict` reads it."""
+        return {"size_param_value": self.size_param_value, **self.count.to_dict()}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "CountedSize":
+        """The size of a ``row`` that `to_dict` made."""
+        return cls(row["size_param_value"], ModelCount.from_dict(row))
+
+    def in_table(self, convention: str, params: str) -> dict[str, Any]:
+        """The size in the columns of the table that is fitted.
+
+        N is the count ``params`` (a column), and FLOPs per token follow the ``convention``.
+        """
+        return {
+            "size": self.size_param_value,
+            "params": getattr(self.count, n_key(convention, params)),
+            "params_nonembedding": self.count.params_nonembedding,
+            "params_total": self.count.params_total,
+            "flops_per_token": flops_per_token(self.count, convention),
+            **({"params_matmul": self.count.params} if params != "params" else {}),
+        }
+
+
+@dataclass(frozen=True)
 class SweepPlan:
     """The grid of a sweep.
 
-    ``experiments`` are trained; ``skipped`` cells are not; ``warnings`` are sentences.
+    ``experiments`` are trained; ``skipped`` cells are not; ``warnings`` are sentences; ``beyond``
+    are sizes above the grid that were counted only.
     """
 
     experiments: list[Experiment]
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    beyond: list[CountedSize] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.experiments)

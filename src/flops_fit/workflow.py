@@ -155,12 +155,14 @@ class Sweep:
         return (sweep_folder(RESULTS, self.name) / name).read_text().strip()
 
     def fit_options(self) -> str:
-        """The fit settings as options of ``flops-fit fit``.
+        """The fit settings as options of ``flops-fit fit``, with the plan for sizes beyond the grid.
 
         Loss curves are passed on only for the envelope: while the learning rate is still high they
         lie above the loss that a finished run of that length would reach.
         """
         settings = options(self.config["fit"])
+        if self.trains:
+            settings += f" --sizes {sweep_plan_file(RESULTS, self.name)}"
         if self.trains and self.config["fit"]["method"] == "envelope":
             settings += f" --curves {sweep_folder(RESULTS, self.name)}/results.json"
         return settings

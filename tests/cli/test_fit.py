@@ -4,14 +4,17 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from plans import grid, plan_of
 from simulated import LAWS, log_optimum, loss_of, small_models, sweep
 
 from flops_fit.cli import fit, predict
 from flops_fit.errors import FlopsFitError
+from flops_fit.sweep import CountedSize, ModelCount
 
 PARAMETRIC = {"E", "A", "B", "alpha", "beta", "a", "b", "objective", "n_runs", "status", "reason"}
 BUDGET = {"flops", "params_opt", "tokens_opt", "loss_opt", "status", "reason"}
@@ -32,6 +35,25 @@ def fitted(tmp_path_factory):
     frame.to_csv(folder / "runs.csv", index=False)
     run("fit", "--runs", folder / "runs.csv", "--out", folder / "fit.json", "--bootstrap", 100)
     return folder
+
+
+def test_fit_takes_the_sizes_that_a_plan_counted_beyond_its_grid(tmp_path):
+    frame = small_models()
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    largest = frame["params"].max()
+    params = [round(largest * k) for k in (2, 4)]
+    counts = [ModelCount(n, n, n // 2, 2 * n, 6.3 * n, "meta") for n in params]
+    plan = replace(plan_of(grid()), beyond=[CountedSize(i, c) for i, c in enumerate(counts, 200)])
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_dict()))
+    words = ("--runs", tmp_path / "runs.csv", "--out", tmp_path / "fit.json", "--bootstrap", 0)
+    run("fit", *words, "--sizes", tmp_path / "plan.json")
+    cost = json.loads((tmp_path / "fit.json").read_text())["cost"]
+    assert cost["params"][-2:] == params
+    assert cost["flops_per_token"][-2:] == pytest.approx([6.3 * n for n in params])
+    assert "2 of them counted beyond the runs" in cost["words"]
+    (tmp_path / "plan.json").write_text(json.dumps(replace(plan, beyond=[]).to_dict()))
+    run("fit", *words, "--sizes", tmp_path / "plan.json")
+    assert "counted" not in json.loads((tmp_path / "fit.json").read_text())["cost"]["words"]
 
 
 def test_fit_writes_the_promised_keys(fitted):

@@ -13,6 +13,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.fit import Fit, describe, fit_runs, predict
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.laws import PathLaw, SurfaceLaw
+from flops_fit.fit.sizes import Size
 
 KEYS = {
     "flops",
@@ -292,6 +293,23 @@ def test_above_the_table_the_cost_follows_the_trend_of_its_last_sizes():
     edge = np.log(1e8)
     assert cost.slope(edge + 1e-9) == pytest.approx(cost.slope(edge - 1e-9), abs=0.005)
     assert Cost.from_dict(json.loads(json.dumps(cost.to_dict()))).slope(25.0) == cost.slope(25.0)
+
+
+def test_costs_counted_beyond_the_runs_are_exact_there_and_named():
+    def rate(n):
+        return n * (6 + 2 * (n / 1e7) ** -0.4)
+
+    beyond = [Size(params=n, flops_per_token=rate(n)) for n in (2e9, 4e9, 8e9)]
+    frame = frame_with_rate(rate)
+    cost, words = cost_of(frame, beyond)
+    for n in (1e7, 2e9, 8e9):
+        assert np.exp(cost.log_flops_per_token(np.log(n))) == pytest.approx(rate(n), rel=1e-12)
+    assert np.exp(cost.log_flops_per_token(np.log(5e9))) == pytest.approx(rate(5e9), rel=1e-4)
+    assert "of 9 sizes, 3 of them counted beyond the runs" in words
+    assert "counted" not in cost_of(frame)[1]
+    # Where the cost of a run is no function of N, sizes above the runs cannot stand for them.
+    scattered = frame.assign(flops=frame["flops"] * np.tile([1.0, 1.1, 0.9], 6))
+    assert cost_of(scattered, beyond) == cost_of(scattered)
 
 
 @pytest.mark.parametrize("method", ["surface", "isoflop"])

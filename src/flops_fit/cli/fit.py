@@ -3,6 +3,10 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flops_fit.fit.sizes import Size
 
 FIT_EXAMPLE = """example:
   flops-fit fit --runs runs.csv --out fit.json
@@ -37,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_reading(parser)
     _add_report(parser)
+    _add_intervals(parser)
+    add(
+        "--sizes",
+        metavar="PLAN",
+        help="plan file of a sweep: the sizes above its grid that it counted give the cost of answers "
+        "beyond the largest size tried",
+    )
     add(
         "--curves",
         help="loss curves for the envelope: CSV with experiment_id,tokens,flops,loss, or results.json",
@@ -49,18 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Huber threshold on ln L; auto: 1.345 robust scales (1e-3: Hoffmann et al.)",
     )
     add(
-        "--bootstrap",
-        type=int,
-        default=1000,
-        metavar="R",
-        help="number of resamples; 0 gives no intervals (default: 1000)",
-    )
-    add("--seed", type=int, default=0, help="seed of the resampling (default: 0)")
-    add(
         "--method",
         default="auto",
         choices=("auto", "surface", "tied", "fixed_e", "isoflop", "envelope"),
-        help="headline estimator; auto: chosen by the held-out test",
+        help="headline estimator; auto: the stack of all forms",
     )
     add(
         "--exclude",
@@ -68,8 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto leaves out runs beyond 6 robust scales (at most 10%%), none fits all runs; the "
         "default is auto, or none if the table marks outliers or --delta is a number",
     )
-    add("--resample", choices=("runs", "groups", "wild"), help="what is resampled")
-    add("--level", type=float, default=0.90, help="level of the intervals (default: 0.90)")
     add(
         "--fixed-e",
         type=float,
@@ -93,6 +94,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FACTOR",
         help="fit parabolas only within this factor in N of the lowest run",
     )
+
+
+def _add_intervals(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("intervals").add_argument
+    add(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="R",
+        help="number of resamples; 0 gives no intervals (default: 1000)",
+    )
+    add("--seed", type=int, default=0, help="seed of the resampling (default: 0)")
+    add("--resample", choices=("runs", "groups", "wild"), help="what is resampled")
+    add("--level", type=float, default=0.90, help="level of the intervals (default: 0.90)")
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -200,6 +215,14 @@ def _write_report(args: argparse.Namespace, fit: Path) -> None:
         verb.run(parser.parse_args([*shared, *options]))
 
 
+def _sizes(path: str, params: str) -> "list[Size]":
+    from flops_fit.fit.sizes import Size
+    from flops_fit.store.plan_file import read_plan
+
+    plan = read_plan(path)
+    return [Size(**size.in_table(plan.convention, params)) for size in plan.beyond]
+
+
 def run(args: argparse.Namespace) -> None:
     """Read the runs, fit, write the fit, print one line, and with ``--report`` write the page."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -220,6 +243,7 @@ def run(args: argparse.Namespace) -> None:
     fit = fit_runs(
         table,
         read_curves(source) if source else None,
+        sizes=_sizes(args.sizes, args.params) if args.sizes else None,
         delta=args.delta,
         bootstrap=args.bootstrap,
         seed=args.seed,

@@ -6,7 +6,7 @@ from typing import Any
 
 from flops_fit.experiment.options import Resources
 from flops_fit.files import FORMAT
-from flops_fit.sweep import Experiment, Skipped
+from flops_fit.sweep import CountedSize, Experiment, Skipped
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Plan:
         data_dir: the folder of the prepared data (None: nothing is prepared).
         check: the file in which the check of the inputs leaves what it finds.
         data: what is known of the data (None where they are not there yet).
+        beyond: sizes above the grid that were counted only, for answers beyond it.
     """
 
     fingerprint: str
@@ -52,6 +53,7 @@ class Plan:
     data_dir: str | None = None
     check: str = ""
     data: PlannedData | None = None
+    beyond: list[CountedSize] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the plan's file."""
@@ -68,7 +70,11 @@ class Plan:
             "skipped": [vars(cell) for cell in self.skipped],
             "warnings": self.warnings,
         }
-        return value if self.data is None else {**value, "data": vars(self.data)}
+        if self.data is not None:
+            value["data"] = vars(self.data)
+        if self.beyond:
+            value["beyond"] = [size.to_dict() for size in self.beyond]
+        return value
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Plan":
@@ -85,4 +91,5 @@ class Plan:
             skipped=[Skipped(**cell) for cell in value["skipped"]],
             resources=Resources.from_dict(value["resources"]),
             data=None if data is None else PlannedData(**data),
+            beyond=[CountedSize.from_dict(row) for row in value.get("beyond", [])],
         )

@@ -155,9 +155,12 @@ def cost_of(frame: pd.DataFrame, sizes: Iterable[Size] = ()) -> tuple[Cost, str]
     """The cost model of the runs in ``frame``, and a sentence on where it is from.
 
     ``frame``: columns params, tokens, flops. ``sizes``: those whose FLOPs per token are known come
-    before what the runs show.
+    before what the runs show; those beyond the runs count only where the cost of the others is known.
     """
     known = {s.params: s.flops_per_token for s in sizes if s.flops_per_token}
+    largest = frame["params"].max() * (1 + SAME_COST)
+    beyond = {n: f for n, f in known.items() if n > largest}
+    known = {n: f for n, f in known.items() if n <= largest}
     ratio = frame["flops"] / (frame["params"] * frame["tokens"])
     if not known and (np.abs(ratio / FLOPS_PER_PARAM_TOKEN - 1) < SAME_COST).all():
         return Cost(), "C = 6 N D"
@@ -167,13 +170,14 @@ def cost_of(frame: pd.DataFrame, sizes: Iterable[Size] = ()) -> tuple[Cost, str]
             frame
         ):
             known = (np.exp(by_size.median()) * by_size.median().index).to_dict()
+    if known:
+        known |= beyond
     if len(known) >= 2 and np.ptp([np.log(f / n) for n, f in known.items()]) > SAME_COST:
         params = tuple(sorted(known))
         cost = Cost(float(FLOPS_PER_PARAM_TOKEN), params, tuple(known[n] for n in params))
         text = f"C = f(N) D, f interpolated between the FLOPs per token of {len(params)} sizes"
-        counted = sum(n > frame["params"].max() * (1 + SAME_COST) for n in params)
-        if counted:
-            text += f", {counted} of them counted beyond the runs"
+        if beyond:
+            text += f", {len(beyond)} of them counted beyond the runs"
         return cost, f"{text}; {cost.beyond}"
     factor = float(np.median([f / n for n, f in known.items()] if known else ratio))
     if abs(factor / FLOPS_PER_PARAM_TOKEN - 1) < SAME_COST:

@@ -10,6 +10,7 @@ from torch import nn
 from flops_fit.data import Data, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.model_factory import create_model, create_on_meta, num_params
+from flops_fit.plan.beyond import count_beyond
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.items import measure_items, stated_items
 from flops_fit.plan.window import window_sizes
@@ -99,7 +100,11 @@ class LocalSweep:
             in_batch=None if self.costs is None else self.costs.in_batch,
             ignored=self.costs is not None and self.costs.items.ignored,
         )
-        return plan if self.costs is None else replace(plan, warnings=self.costs.warnings())
+        if self.costs is None:
+            return plan
+        counted = self.convention == COUNTED
+        beyond = count_beyond(self.costs, plan.experiments) if counted else []
+        return replace(plan, warnings=self.costs.warnings(), beyond=beyond)
 
     def count(self, sizes: Sequence) -> dict[Any, ModelCount]:
         """The count of every one of ``sizes``, and of those counted before."""

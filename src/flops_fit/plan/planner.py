@@ -20,6 +20,8 @@ from flops_fit.experiment.plan import Plan, PlannedData
 from flops_fit.experiment.spec import Spec
 from flops_fit.experiment.used import write_seen
 from flops_fit.files import write_json
+from flops_fit.plan.beyond import count_beyond
+from flops_fit.plan.costs import Costs
 from flops_fit.plan.items import Items, known_amount
 from flops_fit.plan.planning import Planning, planning_of, sizes_by_budget
 from flops_fit.plan.price import PLAN_HINT
@@ -28,7 +30,7 @@ from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.resolve import add_search_paths
 from flops_fit.plugins.uses import Uses, uses_identity
 from flops_fit.plugins.watch import Watch, not_followed, watching
-from flops_fit.sweep import SweepPlan, plan_sweep
+from flops_fit.sweep import COUNTED, SweepPlan, plan_sweep
 
 
 def make_plan(
@@ -80,7 +82,10 @@ def make_plan(
     warnings = planning.warnings(counts) + not_followed(
         kind_of(config).users_files(config, uses, search_paths), watch
     )
-    grid_plan = replace(grid_plan, warnings=warnings)
+    beyond = []
+    if isinstance(costs, Costs) and config["convention"] == COUNTED:  # 6 N D needs no count
+        beyond = count_beyond(costs, grid_plan.experiments)
+    grid_plan = replace(grid_plan, warnings=warnings, beyond=beyond)
     specs = _specs(grid_plan, config, planning, shared, uses, search_paths, results)
     _write(grid_plan, specs, config, fingerprint, costs.items, results)
     return grid_plan
@@ -175,6 +180,7 @@ def _write(
         data_dir=specs[0].data_dir,
         check=specs[0].check,
         data=data,
+        beyond=grid_plan.beyond,
     )
     write_json(plan_file(results, fingerprint), plan.to_dict())
 
