@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 
 def growth(log_ratio: float | np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ class FormError:
 
         ``sd``: noise, in ln; ``log_ratio``: ln(C / largest C of the data).
         """
-        return float(student.ppf((1 + level) / 2, self.df) * self.spread(sd, log_ratio))
+        return float(stdtrit(self.df, (1 + level) / 2) * self.spread(sd, log_ratio))
 
     def spread(self, sd: float, log_ratio: float) -> float:
         """Noise ``sd`` and form together, in ln, at ``log_ratio`` = ln(C / largest C of the data)."""
@@ -44,4 +44,4 @@ class FormError:
         ``sd``: noise, in ln; ``log_ratio``: ln(C / largest C of the data).
         """
         scale = max(self.spread(sd, log_ratio), 1e-300)
-        return float(student.cdf(high / scale, self.df) - student.cdf(low / scale, self.df))
+        return float(stdtr(self.df, high / scale) - stdtr(self.df, low / scale))

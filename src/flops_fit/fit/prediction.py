@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.answer import (
@@ -65,7 +65,7 @@ def intervals_at(fit: Fit, flops: float) -> tuple[dict[str, Interval], dict[str,
         noise = _percentiles(law, draws, log_c, cost, level)
         return noise, noise
     sd, forms = spread_of_draws(draws, log_c, cost), fit.stack.form_error
-    z, beyond = float(norm.ppf((1 + level) / 2)), fit.log_distance(flops)
+    z, beyond = float(ndtri((1 + level) / 2)), fit.log_distance(flops)
     ends = []
     for half in (
         {name: forms[name].half_width(sd[name], beyond, level) for name in sd},
@@ -341,7 +341,7 @@ def losses_at(fit: Fit, params: np.ndarray, tokens: np.ndarray) -> dict[str, np.
     if fit.stack:
         scatter = fit.stack.noise
         form = fit.stack.form_error["loss"] if fit.stack.form_error else None
-    z = norm.ppf((1 + level) / 2)
+    z = ndtri((1 + level) / 2)
     half = np.empty(len(log_n))
     for i, (n, d) in enumerate(zip(log_n, log_d, strict=True)):
         sd = float(np.hypot(spread(np.log(draws.loss(n, d))), scatter))

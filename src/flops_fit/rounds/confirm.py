@@ -6,7 +6,7 @@ The prediction is stored in the config that `flops-fit confirm` writes, so no la
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
@@ -60,7 +60,7 @@ def predicted_loss(fit: Fit, params: float, tokens: float) -> dict:
     }
     if draws is None:
         return prediction
-    z = norm.ppf((1 + level) / 2)
+    z = ndtri((1 + level) / 2)
     drawn = interval(np.log(draws.off_optimum(log_n, log_c, cost)), level)
     sd = (drawn[1] - drawn[0]) / (2 * z)
     for key, wide in (("law", sd), ("run", float(np.hypot(sd, noise)))):
