@@ -57,6 +57,7 @@ from flops_fit.fit.stack import Stack, build
 
 MISFIT = 3.0  # residual scale over seed noise
 FEWEST_REPEATS = 3  # degrees of freedom of a seed noise that is compared
+OFF_COST = 1.1  # factor between C and f(N) D that one run in ten may exceed
 MOVED = 1.2  # factor in N* that an exclusion must not move in silence
 
 
@@ -223,7 +224,7 @@ class _Fitting:
             laws=self._laws(),
             sensitivity=self._sensitivity(status) if o.sensitivity else None,
         )
-        warnings = [*table.doubts, *_warnings(fit)]
+        warnings = [*table.doubts, *_cost_doubts(self.runs), *_warnings(fit)]
         return replace(fit, headline=replace(headline, warnings=warnings, notes=_notes(fit)))
 
     def _intervals(self) -> dict[str, list[float]]:
@@ -314,6 +315,18 @@ def _stack_entry(stack: Stack | None, resampled: bool) -> StackEntry | None:
         form_error={name: form_error(stack, name) for name in QUANTITIES} if resampled else None,
         noise=stack.noise,
     )
+
+
+def _cost_doubts(runs: Runs) -> list[str]:
+    """A reason against trust where C of the ``runs`` is no function of N times D."""
+    log_f = runs.cost.log_flops_per_token(np.log(runs.column("params")))
+    off = np.abs(np.log(runs.column("flops") / runs.column("tokens")) - log_f)
+    if np.quantile(off, 0.9) <= np.log(OFF_COST):
+        return []
+    return [
+        f"the FLOPs of the runs differ from C = f(N) D by a factor of up to {np.exp(off.max()):.2f}: "
+        "N* is the best size for a cost that these runs did not have"
+    ]
 
 
 def _warnings(fit: Fit) -> list[str]:
