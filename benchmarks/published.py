@@ -29,6 +29,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
 from flops_fit.fit import Fit, fit_runs, predict, read_runs
 from flops_fit.fit.calibrate import PRIOR, PRIOR_DF, QUANTITIES, from_tests, moments
+from flops_fit.fit.chain import shrunk
 from flops_fit.fit.measure import groups_of, measure
 from flops_fit.fit.prediction import losses_at
 from flops_fit.fit.runs import RunTable, budget_groups
@@ -121,6 +122,7 @@ def _row(name, out, fit, flops, minimum, known, runs) -> dict:
         "reach": [float(np.log(v / answer.params)) for v in answer.range_5pct],
         "waste": float(np.expm1(np.clip(max(off, 0.0) / max(slope, 1e-3), 0, 5))),
         "other": [r for r in answer.reasons if "with a probability" not in r],
+        "noise": fit.stack.noise,
         "runs": float(np.median(np.abs(np.log(loss) - np.log(runs["loss"])))),
         "tests": [list(moments(fit.stack.tests[q], q)) for q in QUANTITIES],
         "classic": _classic(surface, flops, fit),
@@ -163,7 +165,7 @@ def judged(row: dict, prior: dict, level: float = 0.90) -> dict:
     """Coverage, widths and promise of a row under a prior."""
     away, told = float(np.log(row["beyond"])), {}
     for i, name in enumerate(QUANTITIES):
-        form = from_tests(*row["tests"][i], prior[name])
+        form = from_tests(*row["tests"][i], shrunk(prior[name], row["noise"]))
         error, se = row[name] - row["measured"][i], row["measured"][2 + i]
         half = form.half_width(row["sd"][i], away, level)
         told[name] = {

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated import GRIDS, LAWS, small_models, sweep
+from simulated import GRIDS, LAWS, log_optimum, loss_of, small_models, sweep
 
 from flops_fit.fit import Fit, fit_runs, losses_at, predict
 from flops_fit.fit.calibrate import FormError, from_tests, growth, moments
@@ -216,3 +216,25 @@ def test_the_record_speaks_of_answers_of_the_same_kind():
     assert f"the measured N* in {entry['params']:.0%}" in near
     assert "called provisional" in record_words("provisional", 5.0)
     assert record_words("not identifiable", 1.0) == ""
+
+
+@pytest.mark.parametrize(("drift", "least", "most"), [(0.0, 0.0, 0.02), (0.004, 0.03, 0.4)])
+def test_the_interval_narrows_with_the_noise_where_a_form_is_exact_and_not_where_none_is(
+    drift, least, most
+):
+    law = LAWS["besiroglu"]
+
+    def loss(log_n, flops):
+        log_d = np.log(flops / 6) - log_n
+        beta = law[4] + drift * (log_n - log_optimum(law, 1e19))
+        return law[0] + law[1] * np.exp(-law[3] * log_n) + law[2] * np.exp(-beta * log_d)
+
+    frame = sweep(law, noise=1e-5)
+    noise = frame["loss"] / loss_of(law, frame["params"], frame["tokens"])
+    frame["loss"] = noise * loss(np.log(frame["params"]), frame["flops"])
+    near = log_optimum(law, 1e21) + np.linspace(-3, 3, 60_001)
+    best = near[np.argmin(loss(near, 1e21))]
+    answer = predict(fit_runs(frame, bootstrap=60, sensitivity=False), 1e21)
+    low, high = np.log(answer.ci["params"])
+    assert low < best < high
+    assert least < (high - low) / 2 < most

@@ -4,7 +4,8 @@ The error of the form, in ln N* or ln L*, grows with distance as g(d) = ((ln 2 +
 d = ln(C / largest C of the runs), so tau is its size where C is doubled. A sweep shows tau itself,
 through the errors of the stack of every prefix of its budgets (weights from earlier budgets only),
 with the noise of both sides taken off; few budgets show little, so the mean square is shrunk to what
-other families of sweeps showed (`prior.json`), which counts as `PRIOR_DF` tests.
+other families of sweeps showed (`prior.json`), which counts as `PRIOR_DF` tests. That prior
+shrinks itself where a member follows the runs far better than in any of those sweeps.
 """
 
 from functools import cache
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from flops_fit.files import read_json
-from flops_fit.fit.chain import FADE, weigh
+from flops_fit.fit.chain import FADE, shrunk, weigh
 from flops_fit.fit.form_error import FormError, growth
 from flops_fit.fit.sections import ChainTest
 from flops_fit.fit.stack import Stack
@@ -93,4 +94,5 @@ def form_error(stack: Stack, name: str) -> FormError:
     ``name``: params for ln N*, loss for ln L*.
     """
     tests = tests_of(stack, name)
-    return from_tests(*moments(tests, name), prior()[name], len(tests))
+    known = shrunk(prior()[name], stack.noise)
+    return from_tests(*moments(tests, name), known, len(tests))

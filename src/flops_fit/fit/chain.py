@@ -161,9 +161,13 @@ def _tests(chain: Chain, prefix: int) -> np.ndarray:
     return np.where(known, FADE ** np.maximum(age, 0)[None], 0.0)
 
 
-def _floor(most: float, noise: float) -> float:
-    """A floor of the expected error that shrinks with the noise, so that exact members stay alone."""
-    return most * min(1.0, noise / FLOOR_LOSS)
+def shrunk(error: float, noise: float) -> float:
+    """``error``, expected of a form, less where the best member follows the runs to a small ``noise``.
+
+    What a form gets wrong shows in its residuals too, so runs that it follows far better than other
+    sweeps allow say that it is nearly exact; ``noise`` is in ln L.
+    """
+    return error * min(1.0, noise / FLOOR_LOSS)
 
 
 def weigh(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
@@ -181,7 +185,7 @@ def weigh(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
     mass = (test * known).sum(axis=(1, 2))
     mean = (extra * test).sum(axis=(1, 2)) / np.maximum(mass, 1e-12)
     mean[mass < UNTESTED * test.sum()] = np.nan
-    floor = _floor(FLOOR_N if name == "params" else FLOOR_LOSS, noise)
+    floor = shrunk(FLOOR_N if name == "params" else FLOOR_LOSS, noise)
     ahead = chain.reference[name][:, prefix]
     return _shares(np.maximum(mean, 0.0) + ahead**2 + floor**2)
 
@@ -199,7 +203,7 @@ def weigh_runs(chain: Chain, prefix: int, noise: float) -> np.ndarray:
         mean = chain.reference["loss"][:, prefix] ** 2
     allowed = np.zeros(len(mean))
     allowed[: len(MEMBERS)] = [member.kappa in RUN_KAPPAS for member in MEMBERS]
-    return _shares(mean + _floor(FLOOR_RUNS, noise) ** 2, allowed)
+    return _shares(mean + shrunk(FLOOR_RUNS, noise) ** 2, allowed)
 
 
 def _shares(expected: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
