@@ -968,7 +968,7 @@ HANDED = [
     ),
     (
         "a prediction that is none",
-        "compare --records {records} --predicted x --name c --out results/c.json --table results/c.md",
+        "confirmed --records {records} --predicted x --name c --out results/c.json --table results/c.md",
         "results.json: 9 runs; allowed: exactly one run",
         {},
     ),

@@ -24,7 +24,7 @@ VERBS = (
     "report",
     "next",
     "confirm",
-    "compare",
+    "confirmed",
     "runs",
     "doctor",
 )

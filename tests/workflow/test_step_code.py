@@ -15,7 +15,7 @@ ROOMS = {
     "plot": ["cli.plot", "cli.fitted", "plots"],
     "report": ["cli.report", "report"],
     "rate": ["cli.rate", "fit.learning_rate", "plots.learning_rate"],
-    "compare": ["cli.compare", "rounds.confirm"],
+    "confirmed": ["cli.confirmed", "rounds.confirm"],
     "plan": ["cli.plan", "plan", "plots.plan", "report.plan_page"],
 }
 ELSEWHERE = {  # modules of a room that belong to another step

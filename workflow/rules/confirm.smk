@@ -16,7 +16,7 @@ rule compare_confirmation:
         "../../envs/flops-fit.yaml"
     params:
         predicted=lambda wildcards: sweep.predicted(),
-        code=code_of("compare"),
+        code=code_of("confirmed"),
     shell:
-        "python -m flops_fit compare --records {input.records:q} --predicted {params.predicted:q}"
+        "python -m flops_fit confirmed --records {input.records:q} --predicted {params.predicted:q}"
         " --name {wildcards.sweep} --out {output.json} --table {output.table} > {log} 2>&1"

@@ -26,7 +26,7 @@ VERBS = (
     "report",
     "next",
     "confirm",
-    "compare",
+    "confirmed",
     "runs",
     "doctor",
 )

@@ -1,13 +1,13 @@
-"""``flops-fit compare``: a confirmation run against its prediction."""
+"""``flops-fit confirmed``: a confirmation run against its prediction."""
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe ``compare`` to argparse."""
+    """Describe ``confirmed`` to argparse."""
     parser.description = "Compare a confirmation run with its prediction."
     parser.epilog = (
-        "example:\n  flops-fit compare --records results/demo-confirm-2.43e12/results.json \\\n"
+        "example:\n  flops-fit confirmed --records results/demo-confirm-2.43e12/results.json \\\n"
         "    --predicted '{...}' --name demo-confirm-2.43e12 --out confirmation.json "
         "--table confirmation.md"
     )

@@ -1,0 +1,164 @@
+"""How often a comparison of two sweeps is right, on simulated pairs.
+
+    python benchmarks/compare.py [--seconds 600] [--pairing]
+
+Both arms have the design of the standard sweep (docs/standard/results.csv: 5 budgets, 5 sizes, 2
+seeds) and a known law; the candidate is worth M times the compute, with the exponents of the
+reference or with others. Each pair is fitted and compared as `flops-fit compare` does. Printed: how
+often the nominal 90% interval of M holds the truth at the largest budget and at 10 times it, how often
+the verdict at the largest budget is better or worse, and how often the shared model answers, each with
+its standard error. Sets of pairs are simulated until ``--seconds`` of processor time are used.
+
+``--pairing`` measures instead what resampling runs together with their counterparts changes, where
+half of the variance of a run is common to both arms.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+
+from flops_fit.comparison.judge import judge, verdict_of
+from flops_fit.comparison.models import SHARED, models_of
+from flops_fit.comparison.multiplier import Frontier, Pair
+from flops_fit.comparison.pairs import Arm, joint_draws
+from flops_fit.fit.core import fit_runs
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.rounds.truth import default_law
+
+DESIGN = Path(__file__).parents[1] / "docs" / "standard" / "results.csv"
+LEVEL, BEYOND = 0.90, 10.0
+RESAMPLES = 300
+NOISES = (0.003, 0.01)
+STEEPER = 0.03  # added to alpha and beta of a candidate with exponents of its own
+CANDIDATES = {"M = 1": (1.0, 0.0), "M = 1.15": (1.15, 0.0), "M = 1.3": (1.3, 0.0)}
+CANDIDATES |= {"other exponents": (1.15, STEEPER)}
+
+
+def design() -> pd.DataFrame:
+    """N, D, C, budget, size and seed of the standard sweep, with C = 6 N D."""
+    frame = pd.read_csv(DESIGN)[["params", "budget", "size", "seed"]]
+    frame["flops"] = frame["budget"]
+    frame["tokens"] = frame["flops"] / (6 * frame["params"])
+    return frame
+
+
+def candidate_law(law: SurfaceLaw, frame: pd.DataFrame, gain: float, steeper: float) -> SurfaceLaw:
+    """The law whose M is ``gain`` at the middle budget, and everywhere where ``steeper`` is 0."""
+    e, ln_a, ln_b, alpha, beta = law.values[0]
+    middle = float(np.log(frame["budget"].median()))
+    log_n = float(law.optimum(middle, Cost())[0][0])
+    log_d = float(Cost().log_tokens(log_n, middle))
+    half = np.log(gain) / 2
+    ln_a = ln_a - alpha * half + steeper * log_n
+    ln_b = ln_b - beta * half + steeper * log_d
+    return SurfaceLaw(np.array([[e, ln_a, ln_b, alpha + steeper, beta + steeper]]))
+
+
+def arm(name: str, frame: pd.DataFrame, law: SurfaceLaw, luck: np.ndarray) -> Arm:
+    """One arm: its runs, with ``luck`` (n,) added to ln L, and its fit."""
+    points = zip(np.log(frame["params"]), np.log(frame["tokens"]), strict=True)
+    loss = np.array([law.loss(n, d)[0] for n, d in points]) * np.exp(luck)
+    fit = fit_runs(frame.assign(loss=loss), bootstrap=RESAMPLES, sensitivity=False)
+    return Arm.of(name, fit)
+
+
+def outcome(arms: tuple[Arm, Arm], truth: Pair, top: float, paired: bool = True) -> dict:
+    """What the comparison of ``arms`` says at ``top`` = C and at 10 times it, against the ``truth``."""
+    log_c = np.log([top, BEYOND * top])
+    draws = joint_draws(*arms, RESAMPLES, np.random.default_rng(0), paired)
+    models = models_of(*arms, draws)
+    judged, true = judge(models, arms, log_c), truth.log_multiplier(log_c)
+    spreads = [spread for spread in judged.spreads if spread]
+    half = np.array([spread.half_width(LEVEL) for spread in spreads])
+    verdict = verdict_of(float(judged.answer[0]), spreads[0])
+    inside = np.abs(judged.answer - true) <= half
+    return {
+        "covered": bool(inside[0]),
+        "covered at 10x": bool(inside[1]),
+        "better": verdict == "better",
+        "worse": verdict == "worse",
+        "shared": models.scores.name == SHARED,
+        "noise": spreads[0].noise,
+        "half": float(half[0]),
+        "half at 10x": float(half[1]),
+        "error": float(judged.answer[0] - true[0]),
+    }
+
+
+def table(rows: dict[str, list[dict]]) -> str:
+    """Shares in percent with their standard errors, and medians, as a Markdown table."""
+    shares = ["covered", "covered at 10x", "better", "worse", "shared"]
+    lines = [
+        f"| pairs | number | {' | '.join(shares)} | half width | half width at 10x | rms error |",
+        "|---|---|" + "---|" * (len(shares) + 3),
+    ]
+    for name, outcomes in rows.items():
+        frame, cells = pd.DataFrame(outcomes), []
+        for share in shares:
+            p, n = float(frame[share].mean()), len(frame)
+            cells.append(f"{100 * p:.0f} ± {100 * np.sqrt(p * (1 - p) / n):.0f}%")
+        cells += [f"{100 * frame[key].median():.1f}%" for key in ("half", "half at 10x")]
+        cells.append(f"{100 * np.sqrt((frame['error'] ** 2).mean()):.1f}%")
+        lines.append(f"| {name} | {len(frame)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def pairs_of(
+    frame: pd.DataFrame, law: SurfaceLaw, generator: np.random.Generator, rows: dict
+) -> None:
+    """One reference and every candidate at each noise, added to ``rows``."""
+    top, n = float(frame["budget"].max()), len(frame)
+    for noise in NOISES:
+        reference = arm("reference", frame, law, noise * generator.standard_normal(n))
+        for name, (gain, steeper) in CANDIDATES.items():
+            other = candidate_law(law, frame, gain, steeper)
+            luck = noise * generator.standard_normal(n)
+            arms = (reference, arm("candidate", frame, other, luck))
+            truth = Pair(Frontier(law, None, Cost()), Frontier(other, None, Cost()))
+            key = f"{name}, noise {100 * noise:g}%"
+            rows.setdefault(key, []).append(outcome(arms, truth, top))
+
+
+def pairing_of(
+    frame: pd.DataFrame, law: SurfaceLaw, generator: np.random.Generator, rows: dict
+) -> None:
+    """One pair whose runs share half of their variance, resampled together and apart."""
+    top, n, noise = float(frame["budget"].max()), len(frame), NOISES[0]
+    other = candidate_law(law, frame, 1.15, 0.0)
+    common, *alone = noise * np.sqrt(0.5) * generator.standard_normal((3, n))
+    arms = (
+        arm("reference", frame, law, common + alone[0]),
+        arm("candidate", frame, other, common + alone[1]),
+    )
+    truth = Pair(Frontier(law, None, Cost()), Frontier(other, None, Cost()))
+    for name, paired in (("together", True), ("apart", False)):
+        rows.setdefault(name, []).append(outcome(arms, truth, top, paired))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pairing", action="store_true")
+    args = parser.parse_args()
+    generator, frame = np.random.default_rng(args.seed), design()
+    law, rows = default_law(frame)[0], {}
+    one = pairing_of if args.pairing else pairs_of
+    while time.process_time() < args.seconds:
+        one(frame, law, generator, rows)
+        print(f"{time.process_time():.0f} s of processor time\n{table(rows)}", flush=True)
+    if args.pairing:
+        each = {k: float(np.mean([r["noise"] for r in v])) for k, v in rows.items()}
+        print("stated noise of ln M:", ", ".join(f"{k} {v:.4f}" for k, v in each.items()))
+
+
+if __name__ == "__main__":
+    main()

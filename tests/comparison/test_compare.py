@@ -1,0 +1,214 @@
+"""The comparison of two fits: intervals, verdicts, joint resamples, the fairness list, sentences."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated import GRIDS, LAWS, sweep
+
+from flops_fit.comparison.core import compare_fits
+from flops_fit.comparison.judge import Spread, together, verdict_of
+from flops_fit.comparison.pairs import Arm, joint_draws, labels_of
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit import fit_runs
+
+LAW = LAWS["besiroglu"]
+TOP = 8.1e19
+
+
+def runs(gain, seed, noise=0.003, budgets=4):
+    """Two seeds of a sweep whose every FLOP is worth ``gain`` of the reference's."""
+    e, a, b, alpha, beta = LAW
+    law = (e, a * gain ** (-alpha / 2), b * gain ** (-beta / 2), alpha, beta)
+    parts = [
+        sweep(law, GRIDS["narrow"], 5, budgets, 3e18, TOP, noise, seed=[seed, s]).assign(seed=s)
+        for s in (0, 1)
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    frame["params"] = sweep(LAW, GRIDS["narrow"], 5, budgets, 3e18, TOP)["params"].tolist() * 2
+    frame["tokens"] = frame["flops"] / (6 * frame["params"])
+    luck = noise * np.random.default_rng([seed, 9]).standard_normal(len(frame))
+    e, a, b, alpha, beta = law
+    frame["loss"] = (e + a * frame["params"] ** -alpha + b * frame["tokens"] ** -beta) * np.exp(
+        luck
+    )
+    return frame
+
+
+def fitted(gain, seed, **options):
+    return fit_runs(
+        runs(gain, seed), bootstrap=options.pop("bootstrap", 100), sensitivity=False, **options
+    )
+
+
+# By the surface alone, which takes a tenth of the time of the stack.
+@pytest.fixture(scope="module")
+def reference():
+    return fitted(1.0, 0, method="surface")
+
+
+@pytest.fixture(scope="module")
+def candidate():
+    return fitted(1.3, 1, method="surface")
+
+
+@pytest.fixture(scope="module")
+def gain():
+    return compare_fits(fitted(1.0, 0), fitted(1.3, 1), names=("plain", "muon"))
+
+
+def test_a_gain_of_thirty_percent_is_seen_with_an_interval_that_holds_it(gain):
+    *shared, beyond = gain.rows
+    assert [row.flops for row in shared] == pytest.approx(np.geomspace(3e18, TOP, 4))
+    assert beyond.flops == pytest.approx(10 * TOP)
+    for row in shared[1:]:
+        assert row.ci[0] < 1.3 < row.ci[1]
+        assert row.verdict == "better"
+        assert row.probability > 0.975
+        assert row.measured == pytest.approx(1.3, rel=0.15)
+    widths = [np.log(row.ci[1] / row.ci[0]) for row in gain.rows]
+    assert widths[-1] > widths[-2]  # it widens beyond the data
+    assert beyond.ci_noise[0] >= beyond.ci[0]
+    assert "better" in gain.summary[0]
+    assert gain.crossing.flops is None
+    assert "none within the range" in gain.crossing.text
+
+
+def test_exchanged_arms_give_the_inverse(gain, reference, candidate):
+    other = compare_fits(candidate, reference, [TOP], ("a", "b")).rows[0]
+    assert other.verdict == "worse"
+    assert other.models["shared"] == pytest.approx(1 / gain.rows[3].models["shared"], rel=1e-6)
+
+
+def test_equal_arms_show_no_difference_and_what_would_have_been_seen(reference):
+    same = compare_fits(reference, fitted(1.0, 5, method="surface"), [TOP])
+    row, text = same.rows[0], same.summary[0]
+    assert row.verdict == "no difference shown"
+    assert 1.01 < row.smallest < 1.5
+    assert "No difference is shown" in text
+    assert "probability of 80%" in text
+
+
+def test_without_resamples_there_is_an_estimate_and_no_verdict(candidate):
+    row = compare_fits(fitted(1.0, 0, bootstrap=0, method="surface"), candidate, [TOP]).rows[0]
+    assert row.verdict == "cannot tell"
+    assert row.multiplier == pytest.approx(1.3, rel=0.1)
+    assert row.ci is None
+    assert "no intervals" in row.reasons[0]
+
+
+def test_far_beyond_the_data_nothing_can_be_told(reference, candidate):
+    row = compare_fits(reference, candidate, [2000 * TOP]).rows[0]
+    assert (row.verdict, row.multiplier) == ("cannot tell", None)
+
+
+def test_losses_in_different_units_are_refused(reference):
+    with pytest.raises(FlopsFitError, match="allowed: the same unit in both"):
+        compare_fits(reference, fitted(1.0, 1, loss_unit="bits per byte", method="surface"))
+
+
+@pytest.mark.parametrize("flops", [[0.0], [float("nan")], [-1e20]])
+def test_a_budget_that_is_none_is_refused(reference, candidate, flops):
+    with pytest.raises(FlopsFitError, match="positive"):
+        compare_fits(reference, candidate, flops)
+
+
+def test_paired_runs_are_drawn_together(reference, candidate):
+    arms = Arm.of("a", reference), Arm.of("b", candidate)
+    first, second = joint_draws(*arms, 50, np.random.default_rng(0))
+    assert (first.weight == second.weight).all()
+    first, second = joint_draws(*arms, 50, np.random.default_rng(0), paired=False)
+    assert not (first.weight == second.weight).all()
+    for draws in (first, second):
+        assert draws.weight.sum(axis=1) == pytest.approx(draws.weight.shape[1])
+
+
+def test_runs_are_matched_by_budget_size_and_seed_whatever_their_order(reference):
+    frame = runs(1.0, 0).sample(frac=1, random_state=3).reset_index(drop=True)
+    arms = (
+        Arm.of("a", reference),
+        Arm.of("b", fit_runs(frame, bootstrap=0, sensitivity=False, method="surface")),
+    )
+    labels = labels_of(*arms), labels_of(*arms[::-1])
+    assert sorted(labels[0]) == sorted(labels[1])
+    params = [
+        dict(zip(label, arm.runs.column("params"), strict=True))
+        for label, arm in zip(labels, arms, strict=True)
+    ]
+    assert params[0] == pytest.approx(params[1])
+
+
+def test_common_luck_cancels_in_paired_resamples():
+    luck = 0.01 * np.random.default_rng(4).standard_normal(40)
+    fits = []
+    for g in (1.0, 1.2):
+        frame = runs(g, 0, noise=0.0)
+        frame["loss"] *= np.exp(luck)
+        options = {"resample": "runs", "method": "surface", "sensitivity": False}
+        fits.append(fit_runs(frame, bootstrap=100, **options))
+    sd = [
+        np.log(np.divide(*compare_fits(*fits, [TOP], paired=paired).rows[0].ci_noise[::-1]))
+        for paired in (True, False)
+    ]
+    assert sd[0] < 0.25 * sd[1]
+
+
+def record(key, value, tokens=100, **changes):
+    identity = {"model": {"size": 1}, "dataset": {"factory": "text"}, "learning_rate": 0.1}
+    identity["optimizer"] = {"factory": "adamw", "source": str(changes)}
+    section, name = key.split(".")
+    identity[section] = {**identity.get(section, {}), name: value}
+    return {
+        "identity": identity | changes,
+        "heldout_tokens": tokens,
+        "flops_counted": 6.0,
+        "wall_seconds": 2.0,
+    }
+
+
+def test_arms_that_differ_in_one_key_are_described_by_it(reference, candidate):
+    sides = [record("optimizer.factory", "adamw")], [record("optimizer.factory", "muon")]
+    found = compare_fits(reference, candidate, [TOP], ("a", "b"), sides)
+    assert found.differences == ["optimizer.factory: adamw against muon"]
+    assert "one key of their config, optimizer.factory" in found.summary[0]
+    assert [d.topic for d in found.fairness] == ["learning rate", "learning rate"]
+    assert found.rows[0].verdict == "better"
+    assert found.rows[0].wall_clock == pytest.approx(found.rows[0].multiplier)
+
+
+def test_other_data_forbid_a_verdict_in_nats_and_not_in_bits_per_byte(reference, candidate):
+    sides = [record("dataset.factory", "text")], [record("dataset.factory", "code")]
+    row = compare_fits(reference, candidate, [TOP], ("a", "b"), sides).rows[0]
+    assert row.verdict == "cannot tell"
+    assert "dataset.factory" in row.reasons[0]
+    both = [
+        replace(fit, data=replace(fit.data, loss_unit="bits per byte"))
+        for fit in (reference, candidate)
+    ]
+    assert compare_fits(*both, [TOP], ("a", "b"), sides).rows[0].verdict == "better"
+
+
+def test_what_differs_between_the_sweeps_is_listed(reference):
+    frame = runs(1.0, 3, budgets=3)
+    frame["epochs"] = 9.0
+    top = frame[frame["budget"] == frame["budget"].max()]
+    frame = frame.drop(top.index[top["params"] > top["params"].median()])
+    other = fit_runs(frame, bootstrap=50, sensitivity=False, method="surface")
+    topics = {d.topic: d for d in compare_fits(reference, other, [3e18], ("a", "b")).fairness}
+    assert {"budgets", "minima", "repeated data", "held-out data"} <= {*topics}
+    assert topics["repeated data"].serious
+
+
+def test_errors_add_and_decide_with_five_percent_of_false_alarms():
+    spread = together([(0.03, 1e9), (0.04, 1e9)], 0.03)
+    assert spread.sd == pytest.approx(0.05)
+    assert spread.half_width(0.95) == pytest.approx(1.96 * 0.05, rel=1e-3)
+    assert [verdict_of(x, spread) for x in (0.097, 0.099, -0.099)] == [
+        "no difference shown",
+        "better",
+        "worse",
+    ]
+    assert np.log(spread.smallest) == pytest.approx((1.96 + 0.8416) * 0.05, rel=1e-3)
+    assert together([(0.0, 5.0)], 0.0) == Spread(0.0, 1e9, 0.0)
+    assert together([(1.0, 4.0), (1.0, 4.0)], 1.0).df == pytest.approx(8.0)
