@@ -77,6 +77,10 @@ SECTIONS = {
             "fit.sensitivity:spread_of",
         ],
     ),
+    "Comparing": (
+        "Two recipes at matched compute ([compare](compare.md)).",
+        ["api:compare", "comparison.result:Comparison", "comparison.result:Row"],
+    ),
     "Before and after a sweep": (
         "Playing a plan on a known law, and testing a prediction ([rounds](rounds.md)).",
         [

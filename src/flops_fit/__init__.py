@@ -15,6 +15,7 @@ _HOME = {
     "Result": "api",
     "SweepPlan": "sweep",
     "TrainingRunner": "trainer",
+    "compare": "api",
     "find_optimal": "api",
     "fit_runs": "fit",
     "plan_sweep": "sweep",

@@ -22,6 +22,7 @@ from flops_fit.training.local_identity import LocalIdentity, check_resume
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flops_fit.comparison.result import Comparison
     from flops_fit.fit.answer import Answer
     from flops_fit.fit.result import Fit
     from flops_fit.fit.runs import RunTable
@@ -158,7 +159,8 @@ class Result:
             write_json(output_dir / "fit.json", law.to_dict())
         return cls(plan, records, convention, output_dir, law, reason)
 
-    def _fitted(self) -> "Fit":
+    def fitted(self) -> "Fit":
+        """The law; raises `FlopsFitError` with the reason where there is none."""
         if self.law is None:
             raise FlopsFitError(f"no law could be fitted: {self.reason}")
         return self.law
@@ -172,7 +174,7 @@ class Result:
         """
         from flops_fit.fit.prediction import predict
 
-        return predict(self._fitted(), compute_budget, params, tokens)
+        return predict(self.fitted(), compute_budget, params, tokens)
 
     def chinchilla_table(self, compute_budgets: Sequence[float] | None = None) -> "pd.DataFrame":
         """Optimal N, D and loss by budget as a `pandas.DataFrame`, with the verdict on each.
@@ -212,7 +214,7 @@ class Result:
 
         folder = Path(folder or self.output_dir / "plots")
         budgets = list(compute_budgets or self._beyond())
-        draw_all(self._table(), self.records, self._fitted(), budgets, folder)
+        draw_all(self._table(), self.records, self.fitted(), budgets, folder)
         return [folder / f"{name}.svg" for name in FIGURES]
 
     def report(
@@ -233,7 +235,7 @@ class Result:
         page = report_page(
             self._table(),
             self.records,
-            self._fitted(),
+            self.fitted(),
             path.parent / "plots",
             budgets,
             self.output_dir.name,
@@ -272,6 +274,29 @@ class Result:
             f"{head}; N* ~ C^{headline.a:.3f} by {headline.method} ({self.law.status})\n"
             f"{self.chinchilla_table().to_string(index=False)}"
         )
+
+
+def compare(
+    reference: "Result | Fit",
+    candidate: "Result | Fit",
+    flops: Sequence[float] | None = None,
+    names: tuple[str, str] = ("reference", "candidate"),
+) -> "Comparison":
+    """Compare two recipes at matched compute: which is better, by how much, and how sure is that?
+
+    ``reference`` and ``candidate``: results of `find_optimal`, or fits (`fit_runs`); results bring
+    their records, which the list of what is not fair needs. ``flops``: the C to answer for, in FLOPs;
+    by default every budget that both measured and 10 times the largest of them. ``names`` of the two.
+    Raises `FlopsFitError` for losses in different units and where a result has no law.
+    """
+    from flops_fit.comparison.core import compare_fits
+
+    sides = reference, candidate
+    records = None
+    if isinstance(reference, Result) and isinstance(candidate, Result):
+        records = reference.records, candidate.records
+    fits = [side.fitted() if isinstance(side, Result) else side for side in sides]
+    return compare_fits(fits[0], fits[1], flops, names, records)
 
 
 def run_frame(records: list[dict], convention: str) -> "pd.DataFrame":

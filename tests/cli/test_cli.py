@@ -25,6 +25,7 @@ VERBS = (
     "next",
     "confirm",
     "confirmed",
+    "compare",
     "runs",
     "doctor",
 )

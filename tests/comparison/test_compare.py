@@ -169,12 +169,12 @@ def record(key, value, tokens=100, **changes):
 
 def test_arms_that_differ_in_one_key_are_described_by_it(reference, candidate):
     sides = [record("optimizer.factory", "adamw")], [record("optimizer.factory", "muon")]
-    found = compare_fits(reference, candidate, [TOP], ("a", "b"), sides)
-    assert found.differences == ["optimizer.factory: adamw against muon"]
-    assert "one key of their config, optimizer.factory" in found.summary[0]
-    assert [d.topic for d in found.fairness] == ["learning rate", "learning rate"]
-    assert found.rows[0].verdict == "better"
-    assert found.rows[0].wall_clock == pytest.approx(found.rows[0].multiplier)
+    compared = compare_fits(reference, candidate, [TOP], ("a", "b"), sides)
+    assert compared.differences == ["optimizer.factory: adamw against muon"]
+    assert "one key of their config, optimizer.factory" in compared.summary[0]
+    assert [d.topic for d in compared.fairness] == ["learning rate", "learning rate"]
+    assert compared.rows[0].verdict == "better"
+    assert compared.rows[0].wall_clock == pytest.approx(compared.rows[0].multiplier)
 
 
 def test_other_data_forbid_a_verdict_in_nats_and_not_in_bits_per_byte(reference, candidate):

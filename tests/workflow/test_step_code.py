@@ -16,12 +16,13 @@ ROOMS = {
     "report": ["cli.report", "report"],
     "rate": ["cli.rate", "fit.learning_rate", "plots.learning_rate"],
     "confirmed": ["cli.confirmed", "rounds.confirm"],
+    "compare": ["cli.compare", "comparison", "plots.compare", "report.compare_page"],
     "plan": ["cli.plan", "plan", "plots.plan", "report.plan_page"],
 }
 ELSEWHERE = {  # modules of a room that belong to another step
     "fit": {"fit", "fit.learning_rate", "fit.answer", "fit.record", "fit.verdict", "fit.words"},
-    "plot": {"plots.learning_rate", "plots.plan"},
-    "report": {"report", "report.plan_page"},
+    "plot": {"plots.learning_rate", "plots.plan", "plots.compare"},
+    "report": {"report", "report.plan_page", "report.compare_page"},
     "plan": {"plan", "plan.amounts"},
 }
 
@@ -75,7 +76,7 @@ def test_how_numbers_are_written_refits_nothing():
 
 def test_templates_style_sheets_and_the_schema_count_where_they_are_used():
     of_the_fit = {"fit/prior.json", "fit/record.json"}
-    pages = {"report/page.css", "report/page.html.j2", "report/plan.html.j2"}
+    pages = {"report/page.css", "report/page.html.j2", "report/plan.html.j2", "report/compare.html.j2"}
     assert set(data_files_of(code_of_verb("report"))) == pages | of_the_fit
     assert "config/config.schema.yaml" in data_files_of(code_of_verb("plan"))
     assert set(data_files_of(code_of_verb("fit"))) == of_the_fit

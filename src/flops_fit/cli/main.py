@@ -27,6 +27,7 @@ VERBS = (
     "next",
     "confirm",
     "confirmed",
+    "compare",
     "runs",
     "doctor",
 )

@@ -65,7 +65,8 @@ def together(parts: list[tuple[float, float]], noise: float) -> Spread:
 class Judged:
     """ln M by either model at k values of ``log_c`` = ln C, and the error of the one that answers.
 
-    ``name``: the model that answers; ``log_m``: model -> (k,); ``spreads``: one `Spread` for each C, None where there is none.
+    ``name``: the model that answers; ``log_m``: model -> (k,); ``spreads``: one `Spread` for each C,
+    None where there is none.
     """
 
     log_c: np.ndarray

@@ -30,7 +30,7 @@ from flops_fit.fit.surface import Data
 SHARED, FREE = "shared", "free"
 COMMON = 3  # parameters that only the free model has twice: E, alpha and beta
 REJECTED = 0.05  # p-value of the likelihood ratio below which exponents are not shared
-WORSE = 1.5  # factor in the error on budgets left out beyond which they are not either
+WORSE = 2.0  # factor in the error on budgets left out beyond which they are not either
 # 2 (F - F') / s^2 of Huber losses is chi-square only after this factor: E psi' / E psi^2 under a normal
 # distribution at the threshold 1.345 (Ronchetti 1982, "tau test").
 HUBER_FACTOR = 1.157
@@ -90,7 +90,8 @@ class Scores:
 class Models:
     """Both models of a pair of arms, the scores that choose, and the error of the ``form``.
 
-    ``pairs``: model -> both arms under it; ``form`` is of ln L* of one arm less that of the other, None where it is not known.
+    ``pairs``: model -> both arms under it; ``form`` is of ln L* of one arm less that of the other,
+    None where it is not known.
     """
 
     pairs: dict[str, Pair]

@@ -38,7 +38,9 @@ class ModelEntry:
 class Row:
     """The multiplier at C = ``flops``: M, its interval, the probability that M > 1 and the verdict.
 
-    ``multiplier``, ``ci``, ``probability`` and ``smallest`` are None where nothing can be said.
+    ``multiplier``, ``ci``, ``probability`` and ``smallest`` are None where nothing can be said;
+    ``reasons``: for the ``verdict``, or what to know beside it; ``beyond_data``: C over the largest
+    budget that both measured.
     ``ci_noise`` covers the noise of the runs alone; ``smallest``: the smallest M that these sweeps
     would have shown with a probability of 80%; ``models``: M by either model; ``measured``: M from
     the measured minima, without a law; ``wall_clock``: M times the ratio of measured speeds.
@@ -100,7 +102,8 @@ class Comparison:
     ``reference`` and ``candidate`` (`ArmEntry`), ``model`` (`ModelEntry`), ``rows`` (`Row`),
     ``crossing`` (`Crossing`), ``fairness`` (`Doubt`), ``differences`` (config keys in which the arms
     differ), ``paired`` (runs drawn together with their counterparts), ``level`` of the intervals,
-    ``loss_unit``, ``curve`` (`Curve`), ``minima`` (arm -> [[C, L*]] measured), ``summary`` (sentences).
+    ``loss_unit``, ``curve`` (`Curve`), ``minima`` (arm -> [[C, L*]] measured), ``summary`` (sentences),
+    ``speeds`` (arm -> median FLOPs per second of its runs; None where not known).
     """
 
     reference: ArmEntry

@@ -132,7 +132,8 @@ class PairDesign(Design):
 class Shared:
     """The fitted model: ``theta`` (7,) around ``centre``, the means of ln N and ln D.
 
-    ``residual`` (n,): of ln L, in units of noise; ``objective``: the summed Huber loss of these residuals; ``draws`` (R, 7): theta of the resamples.
+    ``residual`` (n,): of ln L, in units of noise; ``objective``: the summed Huber loss of
+    these residuals; ``draws`` (R, 7): theta of the resamples.
     """
 
     theta: np.ndarray
