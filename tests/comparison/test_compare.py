@@ -9,9 +9,12 @@ from simulated import GRIDS, LAWS, sweep
 
 from flops_fit.comparison.core import compare_fits
 from flops_fit.comparison.judge import Spread, together, verdict_of
+from flops_fit.comparison.multiplier import log_losses
 from flops_fit.comparison.pairs import Arm, joint_draws, labels_of
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.laws import SurfaceLaw
 
 LAW = LAWS["besiroglu"]
 TOP = 8.1e19
@@ -88,6 +91,40 @@ def test_equal_arms_show_no_difference_and_what_would_have_been_seen(reference):
     assert 1.01 < row.smallest < 1.5
     assert "No difference is shown" in text
     assert "probability of 80%" in text
+
+
+def test_a_fit_compared_with_itself_shows_nothing(reference):
+    row = compare_fits(reference, reference, [TOP]).rows[0]
+    assert row.verdict == "no difference shown"
+    assert row.multiplier == pytest.approx(1.0, abs=1e-9)
+
+
+def test_where_n_and_d_cannot_be_separated_nothing_can_be_told(reference):
+    params = np.geomspace(1e8, 1e10, 12)
+    frame = pd.DataFrame({"params": params, "tokens": 20 * params})
+    e, a, b, alpha, beta = LAW
+    frame["loss"] = e + a * params**-alpha + b * (20 * params) ** -beta
+    along = fit_runs(frame, bootstrap=50, sensitivity=False)
+    compared = compare_fits(reference, along)
+    assert {row.verdict for row in compared.rows} == {"cannot tell"}
+    assert all(row.multiplier is None and row.reasons for row in compared.rows)
+    assert "not known" in compared.crossing.text
+    assert compared.curve.flops == []
+
+
+def test_crossing_frontiers_give_the_crossing_with_an_interval_around_it():
+    e, a, b, alpha, beta = LAW
+    law = (e, 1.9 * a, 1.9 * b, alpha + 0.03, beta + 0.03)
+    frames = [sweep(each, GRIDS["narrow"], 6, 5, 1e18, 1e21, 0.001, seed=7) for each in (LAW, law)]
+    fits = [fit_runs(f, bootstrap=60, sensitivity=False, method="surface") for f in frames]
+    crossing = compare_fits(*fits, [1e20]).crossing
+    at = np.linspace(np.log(1e18), np.log(1e22), 4001)
+    true = [SurfaceLaw(np.array([[v[0], np.log(v[1]), np.log(v[2]), *v[3:]]])) for v in (LAW, law)]
+    losses = [log_losses(each, at, Cost())[0] for each in true]
+    (there,) = np.exp(at[np.flatnonzero(np.diff(np.sign(losses[0] - losses[1])))])
+    assert crossing.flops == pytest.approx(there, rel=0.3)
+    assert (crossing.ci[0] or 0) < there < (crossing.ci[1] or np.inf)
+    assert "cross at" in crossing.text
 
 
 def test_without_resamples_there_is_an_estimate_and_no_verdict(candidate):
@@ -210,5 +247,5 @@ def test_errors_add_and_decide_with_five_percent_of_false_alarms():
         "worse",
     ]
     assert np.log(spread.smallest) == pytest.approx((1.96 + 0.8416) * 0.05, rel=1e-3)
-    assert together([(0.0, 5.0)], 0.0) == Spread(0.0, 1e9, 0.0)
+    assert together([(0.0, 5.0)], 0.0) == Spread(1e-6, 1e9, 0.0)
     assert together([(1.0, 4.0), (1.0, 4.0)], 1.0).df == pytest.approx(8.0)

@@ -86,6 +86,7 @@ ELSEWHERE = {
     "snakemake --cores all --snakefile /opt/flops-fit/Snakefile --directory /scratch/me --configfile /scratch/me/sweep.yaml": "tests/workflow/test_elsewhere.py::test_a_read_only_checkout_serves",
     "flops-fit fit --runs svg_extracted_data.csv --method surface --out chinchilla.json": PUBLISHED,
     "flops-fit predict --fit chinchilla.json --flops 5.76e23": PUBLISHED,
+    "flops-fit compare --reference results/adamw/fit.json --candidate results/muon/fit.json": "tests/comparison/test_cli_compare.py::test_the_json_has_the_promised_keys_and_a_row_for_each_budget",
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
 }

@@ -23,6 +23,7 @@ ELSEWHERE = {  # modules of a room that belong to another step
     "fit": {"fit", "fit.learning_rate", "fit.answer", "fit.record", "fit.verdict", "fit.words"},
     "plot": {"plots.learning_rate", "plots.plan", "plots.compare"},
     "report": {"report", "report.plan_page", "report.compare_page"},
+    "compare": {"comparison"},
     "plan": {"plan", "plan.amounts"},
 }
 

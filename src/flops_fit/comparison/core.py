@@ -167,7 +167,8 @@ class _Sides:
         """Frontiers and M between C = ``low`` and ``high``, and where M is 1."""
         span = [low, high]
         if not self.identified:
-            nothing = Crossing(None, None, span, crossing_text(None, None, span))
+            text = "Whether the two frontiers cross is not known: a fit is not identifiable."
+            nothing = Crossing(None, None, span, text)
             return Curve([], [], [], [], [], []), nothing
         grid = np.linspace(np.log(low), np.log(high), POINTS)
         judged, pair = (
@@ -184,11 +185,12 @@ class _Sides:
             low=_finite(log_m - half),
             high=_finite(log_m + half),
         )
-        at = crossings(pair, grid)
+        at, outside = crossings(pair, grid), np.abs(log_m) - half
         if not at:
-            return curve, Crossing(None, None, span, crossing_text(None, None, span))
+            text = crossing_text(None, None, span, bool((outside > 0).all()))
+            return curve, Crossing(None, None, span, text)
         # Of several crossings the last: it decides what holds at scale.
-        flops, ends = float(np.exp(at[-1])), _around(at[-1], grid, np.abs(log_m) - half)
+        flops, ends = float(np.exp(at[-1])), _around(at[-1], grid, outside)
         return curve, Crossing(flops, ends, span, crossing_text(flops, ends, span))
 
 

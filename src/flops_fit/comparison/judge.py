@@ -16,6 +16,7 @@ VERDICTS = (BETTER, WORSE, NO_DIFFERENCE, CANNOT_TELL)
 FALSE_ALARMS = 0.05  # share of equal pairs that may be called better or worse
 POWER = 0.8  # probability with which the smallest visible M would have been seen
 SMOOTH = 1e9  # degrees of freedom of what is known well
+LEAST = 1e-6  # sd of ln M: a fit compared with itself must not differ from it by rounding
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,6 @@ class Spread:
 
     def above(self, log_multiplier: float) -> float:
         """Probability that M > 1 where the estimate is ``log_multiplier`` = ln M."""
-        if self.sd < 1e-300:
-            return 0.5 + 0.5 * float(np.sign(log_multiplier))
         return float(student.cdf(log_multiplier / self.sd, self.df))
 
     @property
@@ -55,8 +54,8 @@ def together(parts: list[tuple[float, float]], noise: float) -> Spread:
     Degrees of freedom by Welch and Satterthwaite; ``noise``: the part from the runs alone.
     """
     variance = sum(sd**2 for sd, _ in parts)
-    if variance < 1e-300:
-        return Spread(0.0, SMOOTH, noise)
+    if variance < LEAST**2:
+        return Spread(LEAST, SMOOTH, noise)
     free = 1 / sum((sd**2 / variance) ** 2 / df for sd, df in parts)
     return Spread(float(np.sqrt(variance)), float(free), noise)
 

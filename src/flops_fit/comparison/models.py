@@ -31,6 +31,7 @@ SHARED, FREE = "shared", "free"
 COMMON = 3  # parameters that only the free model has twice: E, alpha and beta
 REJECTED = 0.05  # p-value of the likelihood ratio below which exponents are not shared
 WORSE = 2.0  # factor in the error on budgets left out beyond which they are not either
+NO_ERROR = 1e-3  # of ln M on budgets left out: below it no model is worse
 # 2 (F - F') / s^2 of Huber losses is chi-square only after this factor: E psi' / E psi^2 under a normal
 # distribution at the threshold 1.345 (Ronchetti 1982, "tau test").
 HUBER_FACTOR = 1.157
@@ -60,7 +61,7 @@ class Scores:
         """The model that answers."""
         if self.p_value < REJECTED:
             return FREE
-        if self.heldout and self.heldout[SHARED] > WORSE * self.heldout[FREE]:
+        if self.heldout and self.heldout[SHARED] > max(WORSE * self.heldout[FREE], NO_ERROR):
             return FREE
         return SHARED
 

@@ -44,12 +44,19 @@ def row_text(row: Row, names: tuple[str, str], level: float) -> str:
 
 
 def crossing_text(
-    flops: float | None, ci: Sequence[float | None] | None, span: Sequence[float]
+    flops: float | None,
+    ci: Sequence[float | None] | None,
+    span: Sequence[float],
+    excluded: bool = False,
 ) -> str:
-    """Where M is 1, as a sentence: at ``flops``, within ``ci``, searched over ``span`` (all FLOPs)."""
+    """Where M is 1, as a sentence: at ``flops``, within ``ci``, searched over ``span`` (all FLOPs).
+
+    ``excluded``: where there is no crossing, whether the interval of M leaves none anywhere.
+    """
     low, high = (flops_text(c) for c in span)
     if flops is None:
-        return f"The two frontiers do not cross: none within the range, {low} to {high} FLOPs."
+        text = f"Crossing of the two frontiers: none within the range, {low} to {high} FLOPs"
+        return f"{text}." if excluded else f"{text}, but the interval of M does not exclude one."
     text = f"The two frontiers cross at {flops_text(flops)} FLOPs"
     if ci is None:
         return f"{text}."
