@@ -237,6 +237,19 @@ def test_what_differs_between_the_sweeps_is_listed(reference):
     assert topics["repeated data"].serious
 
 
+def test_arms_without_a_common_seed_or_with_one_alone_say_so(reference):
+    frame = runs(1.0, 3)
+    frames = frame.assign(seed=frame["seed"] + 5), frame[frame["seed"] == 0], frame
+    texts = []
+    for part in frames:
+        other = fit_runs(part, bootstrap=50, sensitivity=False, method="surface", resample="runs")
+        row = compare_fits(reference, other, [TOP]).rows[0]
+        texts.append(" ".join(row.reasons))
+    assert "no seed in common" in texts[0]
+    assert "only one seed" in texts[1]
+    assert "seed" not in texts[2]
+
+
 def test_errors_add_and_decide_with_five_percent_of_false_alarms():
     spread = together([(0.03, 1e9), (0.04, 1e9)], 0.03)
     assert spread.sd == pytest.approx(0.05)

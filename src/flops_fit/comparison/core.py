@@ -158,7 +158,7 @@ class _Sides:
     def _remarks(self, flops: float) -> list[str]:
         """What a reader of an answer at C = ``flops`` should know of it."""
         beyond = flops / self.largest
-        remarks = [d.text for d in self.doubts if d.topic in ("minima", "counting")]
+        remarks = [d.text for d in self.doubts if d.topic in ("minima", "counting", "seeds")]
         if beyond > 1.01:
             remarks.append(f"C is {beyond:.3g} times the largest budget that both measured")
         return remarks

@@ -52,6 +52,7 @@ def _of_fits(reference: Arm, candidate: Arm) -> Iterator[Doubt]:
     arms = (reference, candidate)
     yield from _counting(arms)
     yield from _budgets(arms)
+    yield from _seeds(arms)
     for arm in arms:
         edge = [b for b in arm.fit.isoflop.budgets if b.status != "bracketed"]
         if edge:
@@ -101,6 +102,26 @@ def _counting(arms: tuple[Arm, Arm]) -> Iterator[Doubt]:
         yield Doubt("counting", text, serious=False)
 
 
+def _seeds(arms: tuple[Arm, Arm]) -> Iterator[Doubt]:
+    """Whether what all runs of one seed have in common can pass for a difference of the recipes."""
+    seeds = []
+    for arm in arms:
+        frame = arm.runs.frame
+        seeds.append({*frame["seed"].astype(str)} if "seed" in frame else {"0"})
+    if not seeds[0] & seeds[1]:
+        text = (
+            "the two arms have no seed in common: runs of one seed share the order of their data, so "
+            "part of M may be that of the seeds, which the interval does not cover"
+        )
+        yield Doubt("seeds", text, serious=False)
+    elif min(map(len, seeds)) == 1:
+        text = (
+            "an arm has only one seed: what all of its runs have in common by chance is in M, and the "
+            "interval does not cover it"
+        )
+        yield Doubt("seeds", text, serious=False)
+
+
 def _budgets(arms: tuple[Arm, Arm]) -> Iterator[Doubt]:
     """Whether both arms measured the same budgets."""
     for arm, other in (arms, arms[::-1]):
@@ -134,12 +155,10 @@ def _of_records(
     if seen[0] and seen[1] and seen[0] != seen[1] and unit != COMPARABLE:
         text = "the held-out data of the arms have different numbers of tokens"
         yield Doubt("held-out data", text, serious=True)
-    rates = [
-        {r["identity"].get("learning_rate") for r in side if "identity" in r} for side in records
-    ]
+    rates = [{(r.get("identity") or {}).get("learning_rate") for r in side} for side in records]
     for arm, tried in zip(arms, rates, strict=True):
-        if len(tried) == 1:
-            rate = next(iter(tried))
+        if len(tried - {None}) == 1:
+            (rate,) = tried - {None}
             text = (
                 f"every run of {arm.name} has the learning rate {rate}; nothing here shows that it "
                 "was tuned, and an arm that was not tuned looks worse than it is"
