@@ -77,7 +77,12 @@ def test_how_numbers_are_written_refits_nothing():
 
 def test_templates_style_sheets_and_the_schema_count_where_they_are_used():
     of_the_fit = {"fit/prior.json", "fit/record.json"}
-    pages = {"report/page.css", "report/page.html.j2", "report/plan.html.j2", "report/compare.html.j2"}
+    pages = {
+        "report/page.css",
+        "report/page.html.j2",
+        "report/plan.html.j2",
+        "report/compare.html.j2",
+    }
     assert set(data_files_of(code_of_verb("report"))) == pages | of_the_fit
     assert "config/config.schema.yaml" in data_files_of(code_of_verb("plan"))
     assert set(data_files_of(code_of_verb("fit"))) == of_the_fit
