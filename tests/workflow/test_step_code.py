@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import flops_fit
+from flops_fit.plugins.code import import_closure
 from flops_fit.workflow import code_of_verb, data_files_of
 
 PACKAGE = Path(flops_fit.__file__).parent
@@ -19,12 +20,15 @@ ROOMS = {
     "compare": ["cli.compare", "comparison", "plots.compare", "report.compare_page"],
     "plan": ["cli.plan", "plan", "plots.plan", "report.plan_page"],
 }
+# Run in a process of its own; the fingerprint of a plan holds their code.
+PLANNER = {"plan.beyond", "plan.planner", "plan.rules"}
 ELSEWHERE = {  # modules of a room that belong to another step
-    "fit": {"fit", "fit.learning_rate", "fit.answer", "fit.record", "fit.verdict", "fit.words"},
+    "fit": {"fit", "fit.learning_rate", "fit.prediction", "fit.record", "fit.sensitivity"}
+    | {"fit.verdict", "fit.words"},
     "plot": {"plots.learning_rate", "plots.plan", "plots.compare"},
     "report": {"report", "report.plan_page", "report.compare_page"},
     "compare": {"comparison"},
-    "plan": {"plan", "plan.amounts"},
+    "plan": {"plan", "plan.amounts", "plan.local"} | PLANNER,
 }
 
 
@@ -90,9 +94,14 @@ def test_templates_style_sheets_and_the_schema_count_where_they_are_used():
 
 
 def test_how_an_answer_is_judged_and_worded_refits_nothing():
-    for module in ("fit.answer", "fit.verdict", "fit.words"):
+    for module in ("fit.prediction", "fit.verdict", "fit.words"):
         assert module not in code("fit")
-    assert {"fit.answer", "fit.verdict"} <= code("report") & code("plot")
+    assert {"fit.prediction", "fit.verdict"} <= code("report") & code("plot")
+
+
+def test_the_code_of_the_planner_is_part_of_the_fingerprint_of_a_plan():
+    planner = {n.removeprefix("flops_fit.") for n in import_closure("flops_fit.plan.planner")}
+    assert {"plan.planner"} | planner >= PLANNER
 
 
 def test_nothing_is_imported_through_the_lazy_doors_which_no_closure_can_follow():

@@ -2,10 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from flops_fit.fit.result import Fit
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
@@ -61,15 +57,3 @@ def add_verb(
     add_arguments(parser)
     if run is not None:  # else the verbs below it set theirs
         parser.set_defaults(run=run)
-
-
-def insist(fit: "Fit", args: argparse.Namespace) -> None:
-    """Refuse a ``fit`` that is not identifiable, unless ``args`` hold ``--force``."""
-    from flops_fit.errors import FlopsFitError
-
-    if not fit.identified and not args.force:
-        reason = fit.headline.reason.removeprefix("not identifiable: ")
-        raise FlopsFitError(
-            f"{args.fit}: not identifiable: {reason}; so there is no N* to use. Allowed: a fit "
-            "that is provisional or better, or --force"
-        )

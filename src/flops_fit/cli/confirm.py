@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
     import yaml
 
-    from flops_fit.cli.arguments import insist
+    from flops_fit.cli.fitted import insist
     from flops_fit.config.complete import complete_config
     from flops_fit.errors import FlopsFitError
     from flops_fit.experiment.places import run_folder

@@ -1,4 +1,4 @@
-"""The input that ``plot`` and ``report`` share: a fit, its runs and the budgets to answer for."""
+"""The input that verbs share which read a fit: the fit, its runs and the budgets to answer for."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 from flops_fit.constants import ANSWER_FACTORS
 
 if TYPE_CHECKING:
-    from flops_fit.fit.runs import RunTable
-
-if TYPE_CHECKING:
     from flops_fit.fit.result import Fit
+    from flops_fit.fit.runs import RunTable
 
 
 def add_fitted(parser: argparse.ArgumentParser) -> None:
@@ -55,3 +53,15 @@ def _fitted_runs(path: str, fit_path: str, fit: "Fit") -> "RunTable":
         f"{path}: not the runs of {fit_path}, which has {fit.data.n_runs} runs of "
         f"{fit.data.params[0]:.4g} to {fit.data.params[1]:.4g} parameters; fit again"
     )
+
+
+def insist(fit: "Fit", args: argparse.Namespace) -> None:
+    """Refuse a ``fit`` that is not identifiable, unless ``args`` hold ``--force``."""
+    from flops_fit.errors import FlopsFitError
+
+    if not fit.identified and not args.force:
+        reason = fit.headline.reason.removeprefix("not identifiable: ")
+        raise FlopsFitError(
+            f"{args.fit}: not identifiable: {reason}; so there is no N* to use. Allowed: a fit "
+            "that is provisional or better, or --force"
+        )

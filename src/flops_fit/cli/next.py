@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     import yaml
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from flops_fit.cli.arguments import insist
+    from flops_fit.cli.fitted import insist
     from flops_fit.config.complete import complete_config
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
