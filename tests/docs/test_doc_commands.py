@@ -76,10 +76,15 @@ SLURM = "tests/slurm/test_slurm.py::test_the_commands_of_the_readme_run_the_smok
 PUBLISHED = (
     "tests/docs/test_doc_commands.py::test_the_published_table_gives_the_law_that_its_page_says"
 )
+OWN_SCRIPT = (
+    "tests/scripts/test_page.py::test_the_script_of_the_page_is_planned_trained_and_reported"
+)
 CLUSTER = "snakemake --profile profiles/slurm --configfile config/smoke.yaml"
 ELSEWHERE = {
     f"{SWEEP} config/smoke.yaml": "tests/workflow/test_smoke.py::test_the_smoke_sweep_leaves_every_promised_file",
     f"{SWEEP} config/runs.yaml": "tests/workflow/test_existing_runs.py::test_the_shipped_table_gives_an_answer_without_training",
+    f"{SWEEP} own.yaml": OWN_SCRIPT,
+    "snakemake -n --cores all --configfile own.yaml": OWN_SCRIPT,
     f"{CLUSTER} -n": SLURM,
     f"{CLUSTER} --slurm-status-command squeue": SLURM,
     "snakemake --unlock --configfile config/smoke.yaml": SLURM,
@@ -109,6 +114,11 @@ BLOCKS = {
     "my_sweep.yaml": "written into the project here",
     "api.py": "tests/docs/test_doc_commands.py::test_the_api_lines_run_over_the_same_files",
     "Snakefile": "tests/workflow/test_elsewhere.py::test_a_module_makes_what_the_rules_of_another_workflow_ask_for",
+    "train.py": OWN_SCRIPT,
+    "own.yaml": OWN_SCRIPT,
+    "my_counts.py": OWN_SCRIPT,
+    "trainer:": "tests/scripts/test_page.py::test_the_other_configs_of_the_page_are_accepted",
+    "# litgpt, in a wrapper script that calls litgpt.pretrain and then run.finish": "the frameworks are no dependencies, as the page says",
     "dataset": "tests/docs/test_data_page.py::test_the_text_blocks_fit_the_schema_and_the_functions_that_they_name",
     "mydata.py": "tests/docs/test_data_page.py::test_the_adapter_makes_a_data_set_of_dictionaries_trainable",
     "from torchvision.datasets import CIFAR10": "torchvision is no dependency, as the page says",

@@ -184,7 +184,7 @@ def test_placeholders_are_filled_and_unknown_ones_refused(folder):
     trainer = complete_config(RAW)["trainer"]
     assert filled("--x={size}/{{b}} }", {"size": 8}) == "--x=8/{b} }"
     ready = launching(trainer | {"arguments": ["{n_layer}"]}, [str(folder)], ["n_layer"])
-    assert ready["words"] == [str(folder / "train.py"), "{n_layer}"]
+    assert ready["line"] == [str(folder / "train.py"), "{n_layer}"]
     with pytest.raises(FlopsFitError, match=r"\{width\} in '--w=\{width\}' is no placeholder"):
         launching(trainer | {"arguments": ["--w={width}"]}, [str(folder)], [])
 

@@ -14,9 +14,9 @@ from flops_fit.experiment.recipe import PluginRecipe, Recipe, SharedRecipe, reci
 from flops_fit.experiment.script_config import (
     accelerate_content,
     launching,
+    line_of,
     script_program,
     script_sources,
-    words_of,
 )
 from flops_fit.experiment.script_recipe import ScriptRecipe, ScriptShared
 from flops_fit.plugins.data_files import FileHashes
@@ -35,29 +35,37 @@ class Kind(Protocol):
     the hashes of files.
     """
 
-    def shared(self, config: Config, paths: list[str], hashes: FileHashes) -> Any:
-        """The recipe that all experiments of the sweep share, without what plug-ins use."""
+    def shared(self, config: Config, paths: list[str], hashes: FileHashes) -> Shared:
+        """The recipe that all experiments of ``config`` share, without what their code uses.
+
+        Code and data are looked for below ``paths``; ``hashes``: of files that are known.
+        """
 
     def named_uses(self, config: Config, paths: Iterable[str]) -> Uses:
-        """The code and files that are known to be used without running anything."""
+        """The code and files below ``paths`` that ``config`` uses, as known without running it."""
 
     def seen_uses(self, watch: Watch, config: Config, paths: Iterable[str]) -> Uses:
-        """What the trial run that ``watch`` observed used beyond."""
+        """What the trial run of ``config`` that ``watch`` observed used beyond, below ``paths``."""
 
     def changed_late(self, results: str | Path, config: Config, hashes: FileHashes) -> Uses:
-        """What only jobs used, as kept below ``results``, and is no longer as first seen."""
+        """What only jobs of ``config`` used, as kept below ``results``, and changed by ``hashes``."""
 
     def users_files(self, config: Config, uses: Uses, paths: Iterable[str]) -> list[str | Path]:
-        """The user's source files that are run while planning; ``uses`` are what they use beside."""
+        """The user's source files that planning ``config`` runs, below ``paths`` and in ``uses``."""
 
     def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:
-        """Settings and import paths that decide the plan, but no result."""
+        """Settings of ``config``, and import paths below ``paths``, that decide only the plan."""
 
-    def data_folder(self, shared: Any, results: str | Path) -> str | None:
+    def data_folder(self, shared: Shared, results: str | Path) -> str | None:
         """The folder of the prepared data of ``shared`` below ``results``; None without any."""
 
-    def launching(self, config: Config, paths: list[str], arguments: Any) -> dict[str, Any] | None:
-        """What jobs need to start the program; ``arguments`` are those of a model, by name."""
+    def launching(
+        self, config: Config, paths: list[str], arguments: Iterable[str]
+    ) -> dict[str, object] | None:
+        """What jobs of ``config`` need to start its program, found below ``paths``.
+
+        ``arguments`` are the names of a model's dials.
+        """
 
 
 class PluginKind:
@@ -74,11 +82,14 @@ class PluginKind:
         per_item, example = config["dataset"].get("per_item"), config["dataset"]["example"]
         return {"per_item": per_item} if per_item else {}, [example] if example else []
 
-    def data_folder(self, shared: SharedRecipe, results: str | Path) -> str | None:
+    def data_folder(self, shared: Shared, results: str | Path) -> str | None:
         """The folder of the prepared data of ``shared`` below ``results``."""
+        assert isinstance(shared, SharedRecipe)
         return identity.data_folder(shared.dataset, results)
 
-    def launching(self, config: Config, paths: list[str], arguments: Any) -> dict[str, Any] | None:
+    def launching(
+        self, config: Config, paths: list[str], arguments: Iterable[str]
+    ) -> dict[str, object] | None:
         """Nothing beyond the recipe, whatever ``config``, ``paths`` and ``arguments`` are."""
         return None
 
@@ -114,17 +125,19 @@ class ScriptKind:
         settings = {
             "counts": _with_text_keys(counts, "table"),
             "model": _with_text_keys(model, "size_map"),
-            "words": words_of(config["trainer"]),
+            "line": line_of(config["trainer"]),
             "accelerate": accelerate_content(config["trainer"], paths),
             "trial": config["trainer"]["trial"],
         }
         return settings, [reference for reference in named if reference]
 
-    def data_folder(self, shared: ScriptShared, results: str | Path) -> str | None:
+    def data_folder(self, shared: Shared, results: str | Path) -> str | None:
         """None: what is ``shared`` has no data of its own below ``results``."""
         return None
 
-    def launching(self, config: Config, paths: list[str], arguments: Any) -> dict[str, Any] | None:
+    def launching(
+        self, config: Config, paths: list[str], arguments: Iterable[str]
+    ) -> dict[str, object] | None:
         """The program of ``config``, found below ``paths``; ``arguments`` are more placeholders."""
         return launching(config["trainer"], paths, arguments)
 

@@ -33,13 +33,13 @@ def has_placeholder(word: str) -> bool:
     return any(match[1] is not None for match in PLACEHOLDER.finditer(word))
 
 
-def check_placeholders(key: str, words: Iterable[str], more: Iterable[str] = ()) -> None:
-    """Refuse a placeholder in ``words``, given under the config's ``key``, that nothing fills.
+def check_placeholders(key: str, line: Iterable[str], more: Iterable[str] = ()) -> None:
+    """Refuse a placeholder in ``line``, given under the config's ``key``, that nothing fills.
 
     ``more`` are the names of `NAMES` and beyond. Raises `FlopsFitError` that names it.
     """
     allowed = [*NAMES, *more]
-    for word in words:
+    for word in line:
         for match in PLACEHOLDER.finditer(word):
             if match[1] is not None and match[1] not in allowed:
                 raise FlopsFitError(

@@ -31,7 +31,7 @@ PLACEMENT = (
 PLACEMENT_PREFIXES = ("main_process_", "rdzv", "tpu_")
 
 
-def words_of(trainer: Mapping[str, Any]) -> list[str]:
+def line_of(trainer: Mapping[str, Any]) -> list[str]:
     """The script or the command of the section ``trainer``, with its arguments, as given."""
     first = trainer.get("command") or [trainer["script"]]
     return [str(word) for word in (*first, *trainer["arguments"])]
@@ -43,15 +43,15 @@ def script_program(trainer: Mapping[str, Any], search_paths: Iterable[str]) -> S
     Files are looked for below ``search_paths``. Raises `FlopsFitError` for a placeholder that nothing
     fills, a file that is missing, and a config of accelerate that bypasses the job.
     """
-    paths, words = tuple(search_paths), words_of(trainer)
+    paths, line = tuple(search_paths), line_of(trainer)
     by_accelerate = trainer.get("script") is not None
     if by_accelerate:
         script_file(trainer, paths)
     content = accelerate_content(trainer, paths)
     return ScriptProgram(
-        name=_name(words, paths),
+        name=_name(line, paths),
         launcher=ACCELERATE if by_accelerate else NO_LAUNCHER,
-        words=[_portable(word) for word in words],
+        line=[_portable(word) for word in line],
         tokens_per_item=trainer["tokens_per_item"],
         accelerate=None if content is None else _deciding(content),
     )
@@ -101,15 +101,15 @@ def script_sources(trainer: Mapping[str, Any], search_paths: Iterable[str]) -> U
     arguments name; all are looked for below ``search_paths``. Raises `FlopsFitError` where a source
     is missing.
     """
-    paths, words = tuple(search_paths), words_of(trainer)
+    paths, line = tuple(search_paths), line_of(trainer)
     uses = Uses()
-    for before, word in zip(["", *words], words, strict=False):
+    for before, word in zip(["", *line], line, strict=False):
         path = None if has_placeholder(word) else find_path(word, paths)
         if before == "-m":
             uses |= static_uses([word], paths)
         elif path is not None and path.is_file() and path.suffix == ".py":
             uses |= script_uses(path, paths)
-    texts = [part for word in words if not has_placeholder(word) for part in (word, _value(word))]
+    texts = [part for word in line if not has_placeholder(word) for part in (word, _value(word))]
     named = named_files([texts, accelerate_content(trainer, paths)], paths)
     files = {path for path in map(Path, named.values()) if not _is_interpreter(path, paths)}
     files |= {_existing("trainer.sources", source, paths) for source in trainer["sources"]}
@@ -128,12 +128,12 @@ def launching(
     Files are looked for below ``search_paths``; ``names`` are those of ``model.size_map``. Raises
     `FlopsFitError` for a placeholder that nothing fills.
     """
-    words = words_of(trainer)
-    check_placeholders("trainer.arguments", words, names)
+    line = line_of(trainer)
+    check_placeholders("trainer.arguments", line, names)
     if trainer.get("script") is not None:
-        words[0] = str(script_file(trainer, search_paths).absolute())
+        line[0] = str(script_file(trainer, search_paths).absolute())
     return {
-        "words": words,
+        "line": line,
         "accelerate": accelerate_content(trainer, search_paths),
         "trial": trainer["trial"],
     }
@@ -157,14 +157,14 @@ def _existing(key: str, name: str, search_paths: Iterable[str]) -> Path:
     return path
 
 
-def _name(words: list[str], paths: tuple[str, ...]) -> str:
+def _name(line: list[str], paths: tuple[str, ...]) -> str:
     """The stem of the script: the first Python file or module, else the program."""
-    for before, word in zip(["", *words], words, strict=False):
+    for before, word in zip(["", *line], line, strict=False):
         if before == "-m":
             return word.rsplit(".", 1)[-1].lower()
         if word.endswith(".py"):
             return Path(word).stem.lower()
-    return Path(words[0]).stem.lower()
+    return Path(line[0]).stem.lower()
 
 
 def _portable(word: str) -> str:

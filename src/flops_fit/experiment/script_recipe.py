@@ -23,14 +23,14 @@ class ScriptProgram:
     Attributes:
         name: the part of ids that names it, the script's stem.
         launcher: ``accelerate`` (accelerate launch) or ``none``.
-        words: the script or program and its arguments, with placeholders unfilled.
+        line: the script or program and its arguments, with placeholders unfilled.
         tokens_per_item: tokens that an item of its batch brings.
         accelerate: the part of accelerate's config that may decide a result (None: no such config).
     """
 
     name: str
     launcher: str
-    words: list[str]
+    line: list[str]
     tokens_per_item: int
     accelerate: dict[str, Any] | None = None
 
@@ -86,13 +86,13 @@ class ScriptRecipe:
 
         Raises a `LookupError`, `TypeError` or `AttributeError` where ``value`` is no such recipe.
         """
-        own = {name: part for name, part in value.items() if name not in ("trainer", "uses")}
-        return cls(shared=ScriptShared(ScriptProgram(**value["trainer"]), value["uses"]), **own)
+        rest = {name: part for name, part in value.items() if name not in ("trainer", "uses")}
+        return cls(shared=ScriptShared(ScriptProgram(**value["trainer"]), value["uses"]), **rest)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data: the ``identity`` of specs and records, which is hashed."""
-        own = {name: part for name, part in vars(self).items() if name not in ("shared", "hash")}
-        return {**self.shared.to_dict(), **own}
+        rest = {name: part for name, part in vars(self).items() if name not in ("shared", "hash")}
+        return {**self.shared.to_dict(), **rest}
 
     @cached_property
     def hash(self) -> str:

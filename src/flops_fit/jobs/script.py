@@ -157,13 +157,13 @@ class ScriptRun:
         for name in (RESULT_FILE, SPEC_FILE, ACCELERATE_FILE):
             self._path(name).unlink(missing_ok=True)
 
-    def _end_if_hanging(self, said: list[str]) -> None:
+    def _end_if_hanging(self, notes: list[str]) -> None:
         """Watch for a result, and end what still runs long after it."""
         path, seconds = self._path(RESULT_FILE), finished_seconds()
         while not _is_final(path):
             time.sleep(POLL_SECONDS)
         time.sleep(seconds)
-        said.append(f"the script still ran {seconds:g} s after its result, and was ended")
+        notes.append(f"the script still ran {seconds:g} s after its result, and was ended")
         _signal_descendants(signal.SIGTERM)
         time.sleep(min(TERMINATED_SECONDS, seconds))
         while True:
@@ -213,10 +213,10 @@ def command_line(spec: Spec, script_spec: ScriptSpec, folder: Path) -> list[str]
     """
     recipe, launching = spec.script, spec.launching or {}
     values = {**vars(script_spec), **script_spec.arguments}
-    words = [filled(word, values) for word in launching["words"]]
+    program = [filled(word, values) for word in launching["line"]]
     holder = [sys.executable, "-I", "-S", str(hold.__file__), str((folder / LOCK).absolute())]
     if recipe.shared.program.launcher != ACCELERATE:
-        return [*holder, *words]
+        return [*holder, *program]
     config, kind = None, "NO"
     if launching["accelerate"] is not None:
         config = str((folder / ACCELERATE_FILE).absolute())
@@ -228,7 +228,7 @@ def command_line(spec: Spec, script_spec: ScriptSpec, folder: Path) -> list[str]
         kind = content.get("distributed_type", kind)
         write_atomic(config, yaml.safe_dump(content))
     line = launcher(script_spec.processes, script_spec.threads, script_spec.gpus, config, kind)
-    return [*line, "--no_python", *holder, sys.executable, *words]
+    return [*line, "--no_python", *holder, sys.executable, *program]
 
 
 def counts_of(count: ModelCount) -> dict[str, int]:

@@ -25,13 +25,13 @@ class Trainer(Protocol):
     """How the jobs of one kind of trainer go. ``start`` is a start of a run in every method."""
 
     def alone(self, start: Start) -> AbstractContextManager[None]:
-        """Keep other launchers of the run out, beyond what the lock of the trainer itself does."""
+        """Keep other launchers of ``start`` out, beyond what the lock of the trainer does."""
 
     def settle(self, start: Start) -> bool:
         """Record a result that an earlier start left without a record; returns whether it did."""
 
     def run(self, start: Start, environment: Mapping[str, str]) -> int:
-        """Train in ``environment`` and return the exit status of the job."""
+        """Train ``start`` in ``environment`` and return the exit status of the job."""
 
     def check(self, spec: Spec) -> CheckedData:
         """Try the experiment of ``spec``, the smallest, before any job; returns what is learned."""

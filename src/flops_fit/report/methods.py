@@ -173,7 +173,7 @@ def _script_rows(trained: list[dict]) -> list[tuple[str, str]]:
     """The recipe of runs that a user's own script trained, as far as the plan knows it."""
     program = trained[0]["identity"]["trainer"]
     known = {
-        "Model and shape rule": f"built by {' '.join(program['words'])}; only the size changes",
+        "Model and shape rule": f"built by {' '.join(program['line'])}; only the size changes",
         "Learning rate": f"{_varied(trained, 'learning_rate')}, as given to the script",
         "Batch": f"{_varied(trained, 'batch_items')} items of {program['tokens_per_item']:,} tokens",
     }
