@@ -4,18 +4,24 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
+import jsonschema
 import pytest
 from script_sweep import GOOD, HEAD, ScriptSweep
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import spec_file
+from flops_fit.experiment.script_recipe import ScriptProgram, ScriptRecipe, ScriptShared
 from flops_fit.experiment.spec import read_spec
+from flops_fit.jobs.progress import Progress
 from flops_fit.jobs.script_trial import try_script
+from flops_fit.report.methods import _recipe_rows
 from flops_fit.store.collect import collect
 from flops_fit.store.plan_file import keep_plan, read_plan
 from flops_fit.store.runs import check_foreign
 
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 # what the script does -> (status of the job, what is recorded as, a part of what is said)
 LIES = {
     "nothing wrong": (GOOD, 0, "completed", ""),
@@ -74,6 +80,33 @@ def test_a_script_that_lies_or_breaks(tmp_path, lie):
     }
     assert sweep.train() == 0
     assert "restored from its record" in sweep.said
+
+
+ACCELERATED = """
+if run.is_main:
+    from accelerate import Accelerator
+    import json
+    names = ("ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
+    json.dump({name: os.environ.get(name) for name in names}, open("seen.json", "w"))
+"""
+
+
+@pytest.mark.seconds
+def test_two_processes_by_accelerate_with_the_user_s_config(tmp_path):
+    (tmp_path / "accelerate.yaml").write_text(
+        "mixed_precision: bf16\ngpu_ids: '5,6'\nnum_processes: 7\nmain_process_port: 1\n"
+    )
+    trainer = {
+        "script": str(tmp_path / "train.py"),
+        "accelerate": str(tmp_path / "accelerate.yaml"),
+    }
+    sweep = ScriptSweep(tmp_path, ACCELERATED + GOOD, trainer=trainer)
+    assert sweep.train("--processes", "2") == 0, sweep.said
+    assert sweep.record["processes"] == 2
+    assert sweep.record["notes"] == []
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert (seen["ACCELERATE_MIXED_PRECISION"], seen["WORLD_SIZE"]) == ("bf16", "2")
+    assert seen["CUDA_VISIBLE_DEVICES"] != "5,6"
 
 
 @pytest.mark.seconds
@@ -139,6 +172,44 @@ def test_a_run_that_is_asked_to_stop_goes_on_where_it_was(tmp_path, to_group):
     starts = [int(line) for line in (tmp_path / "starts").read_text().split()]
     assert starts[0] == 0 < starts[1]
     assert sweep.record["loss_curve"]["tokens"] == [40 * n for n in range(1, 53)]
+
+
+@pytest.mark.seconds
+def test_what_is_written_keeps_the_published_schemas(tmp_path):
+    sweep = ScriptSweep(tmp_path, GOOD)
+    assert sweep.train() == 0
+    (plan,) = (sweep.results / ".plan" / "plans").glob("*.json")
+    files = {"plan": plan, "spec": spec_file(sweep.results, sweep.id)}
+    for name, path in {**files, "record": sweep.folder / "record.json"}.items():
+        schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+        jsonschema.validate(json.loads(path.read_text()), schema)
+
+
+@pytest.mark.seconds
+def test_a_running_script_counts_in_the_progress_of_its_sweep(tmp_path):
+    sweep = ScriptSweep(tmp_path, GOOD)
+    (path,) = (sweep.results / ".plan" / "plans").glob("*.json")
+    plan = read_plan(path)
+    (experiment,) = plan.experiments
+    half = {"tokens": [experiment.num_tokens // 2], "loss": [2.0]}
+    progress = {"hash": experiment.hash, "every": 1, "seconds": 30.0, "curve": half}
+    place = sweep.folder / "script" / "progress.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(progress))
+    line = Progress.of(plan, sweep.results).line()
+    assert "0 of 1 runs" in line
+    assert "(50%), about 30 s left" in line
+    place.write_text(json.dumps({**progress, "hash": "another"}))
+    assert "(0%)" in Progress.of(plan, sweep.results).line()
+
+
+def test_the_report_says_what_the_script_decides(tmp_path):
+    program = ScriptProgram("train", "accelerate", ["train.py", "--lr", "{learning_rate}"], 10)
+    recipe = ScriptRecipe(ScriptShared(program), 8, {}, 2080, 4, 52, 0.003, 0)
+    rows = dict(_recipe_rows([{"identity": recipe.to_dict()}]))
+    assert rows["Schedule"] == rows["Optimiser"] == rows["Precision"] == "decided by the script"
+    assert rows["Batch"] == "4 items of 10 tokens"
+    assert rows["Learning rate"] == "0.003, as given to the script"
 
 
 @pytest.mark.seconds

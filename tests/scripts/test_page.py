@@ -13,7 +13,7 @@ from flops_fit.config.complete import complete_config
 pytestmark = pytest.mark.scripts
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own_script.md").read_text()
-FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
+FILES = dict(re.findall(r"<!-- test: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
 
 
 def snakemake(work: Path, *options: str) -> str:

@@ -25,6 +25,7 @@ from flops_fit.experiment.script_recipe import ACCELERATE
 from flops_fit.experiment.spec import Spec
 from flops_fit.files import read_json, write_atomic
 from flops_fit.jobs import hold
+from flops_fit.jobs.environment import accelerate_config
 from flops_fit.jobs.launcher import launcher
 from flops_fit.jobs.script_files import (
     FOLDER,
@@ -220,12 +221,13 @@ def command_line(spec: Spec, script_spec: ScriptSpec, folder: Path) -> list[str]
     config, kind = None, "NO"
     if launching["accelerate"] is not None:
         config = str((folder / ACCELERATE_FILE).absolute())
-        content = {
+        content = yaml.safe_load(Path(accelerate_config()).read_text())
+        content |= {
             key: value
             for key, value in launching["accelerate"].items()
             if key not in SET_BY_JOB and not key.startswith(PLACEMENT_PREFIXES)
         }
-        kind = content.get("distributed_type", kind)
+        kind = content["distributed_type"]
         write_atomic(config, yaml.safe_dump(content))
     line = launcher(script_spec.processes, script_spec.threads, script_spec.gpus, config, kind)
     return [*line, "--no_python", *holder, sys.executable, *program]
