@@ -158,15 +158,24 @@ while step < run.steps:
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("to_group", [False, True])
-def test_a_run_that_is_asked_to_stop_goes_on_where_it_was(tmp_path, to_group):
+@pytest.mark.parametrize(
+    ("to", "number", "status"),
+    [
+        (os.kill, signal.SIGTERM, 75),
+        (os.killpg, signal.SIGTERM, 75),
+        (os.kill, signal.SIGUSR1, 75),
+        (os.kill, signal.SIGKILL, -signal.SIGKILL),  # the script is then told by the kernel
+    ],
+    ids=["SIGTERM to the job", "SIGTERM to all", "SIGUSR1", "job killed"],
+)
+def test_a_run_that_is_asked_to_stop_goes_on_where_it_was(tmp_path, to, number, status):
     sweep = ScriptSweep(tmp_path, SAVING + GOOD)
     process = sweep.start()
     wait_for(tmp_path / "listening")
-    (os.killpg if to_group else os.kill)(process.pid, signal.SIGTERM)
+    to(process.pid, number)
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 75, said
-    assert "stopped; a retry will resume it" in said
+    assert process.returncode == status, said
+    assert ("stopped; a retry will resume it" in said) == (status == 75)
     assert sweep.record is None
     assert sweep.train() == 0
     starts = [int(line) for line in (tmp_path / "starts").read_text().split()]
