@@ -50,7 +50,7 @@ SCRIPT = Kind(
 )
 PLUGINS = Kind(
     "model",
-    ("model", "dataset", "budgets", "sizes"),
+    ("model", "model.factory", "model.size_param", "dataset", "budgets", "sizes"),
     ("counts",),
     "cannot be used without trainer, because the model itself is counted",
 )
@@ -219,7 +219,8 @@ def check_across_keys(config: dict) -> None:
         if config.get(key) is not None:
             raise FlopsFitError(f"{key}: {kind.why}; remove one of them")
     for key in kind.needed:
-        if key not in config:
+        section, _, name = key.partition(".")
+        if section not in config or (name and name not in config[section]):
             raise FlopsFitError(f"{key}: missing, and it has no default")
     if "sizes" in kind.needed:
         _check_sizes(config)
@@ -231,9 +232,6 @@ def check_across_keys(config: dict) -> None:
 
 def _check_plugins(config: dict) -> None:
     model, dataset = config["model"], config["dataset"]
-    for key in ("factory", "size_param"):
-        if key not in model:
-            raise FlopsFitError(f"model.{key}: missing, and it has no default")
     for key in ("size_map", "example"):
         if key in model:
             raise FlopsFitError(

@@ -53,9 +53,9 @@ def plan_config(config: Mapping[str, Any], results: str, paths: list[str]) -> Pl
         path = _known_plan(config, results, paths)
         if path is None or not path.exists():
             raise FlopsFitError(
-                "dataset.sources, trainer.sources, or what a plug-in uses: changed while the sweep was "
-                "planned; plan again, and name no file or folder that changes, such as that of the "
-                "results"
+                "dataset.sources, or what a plug-in uses: changed while the sweep was planned (or a "
+                "script or its trainer.sources); plan again, and name no folder in which files change, "
+                "such as that of the results"
             )
         plan = read_plan(path)
     return plan
