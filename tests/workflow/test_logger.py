@@ -55,7 +55,7 @@ def running(project: Project):
             cwd=project.root,
             stdout=said,
             stderr=said,
-            env=project.environment(SECONDS_PER_ITEM="0.02"),
+            env=project.environment(SECONDS_PER_ITEM="0.05"),
             start_new_session=True,
         )
     wait_for(lambda: any(project.runs.glob("*width12*/checkpoints")))
