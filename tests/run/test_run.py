@@ -232,7 +232,7 @@ distributed.destroy_process_group()
 """
 
 
-@pytest.mark.seconds
+@pytest.mark.slow  # tests/jobs/test_script.py has two processes, too
 def test_two_processes_stop_at_one_step_and_one_of_them_writes(tmp_path):
     job = ScriptJob(tmp_path, DISTRIBUTED, head="", processes=2)
     job.environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}

@@ -97,7 +97,12 @@ def used(tmp_path_factory) -> Project:
     return project
 
 
-@pytest.mark.parametrize("change", CHANGES)
+QUICK = ("a module of a sibling package", "a file that only a job opens")  # the others take longer
+
+
+@pytest.mark.parametrize(
+    "change", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in CHANGES]
+)
 def test_an_edit_retrains_all_and_undoing_it_nothing(used, change):
     shutil.rmtree(used.work)
     copy(used.work.with_name("kept"), used.work)
@@ -113,6 +118,7 @@ def test_an_edit_retrains_all_and_undoing_it_nothing(used, change):
     assert {path.name for path in used.runs.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_an_edit_that_keeps_the_size_and_the_times_of_a_file_is_seen(used):
     shutil.rmtree(used.work)
     copy(used.work.with_name("kept"), used.work)

@@ -5,7 +5,7 @@ are its resamples), so that an interval keeps the dependence between the paramet
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from flops_fit.fit.cost import Cost, Numbers
 
 AROUND = np.linspace(-3.0, 3.0, 121)  # ln N around the closed form, to bracket the optimum
 BISECTIONS = 50
+KEPT = 4  # optima that a law remembers
 MOST_WASTE = 1e6  # a factor in C beyond which nothing is looked for
 SLOPE_STEP = 0.01  # ln C
 MOST_LN = 300.0  # of ln N*: laws that bend nowhere put it anywhere, and e^709 is no float any more
@@ -46,6 +47,7 @@ class SurfaceLaw:
 
     values: np.ndarray
     columns: ClassVar[tuple[str, ...]] = ("E", "ln_A", "ln_B", "alpha", "beta")  # of ``values``
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def _parts(self) -> tuple:
@@ -81,8 +83,19 @@ class SurfaceLaw:
     def optimum(self, log_c: Numbers, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
         """ln N* and L*, each of shape (R,), at ``log_c`` = ln C.
 
-        The minimum of L over N with D = C / f(N), where ``cost`` is f.
+        The minimum of L over N with D = C / f(N), where ``cost`` is f. One answer asks for the same
+        optimum many times, so the last few are kept.
         """
+        if np.ndim(log_c):
+            return self._optimum(log_c, cost)
+        key = (float(log_c), cost)
+        if key not in self._known:
+            while len(self._known) >= KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[key] = self._optimum(log_c, cost)
+        return self._known[key]
+
+    def _optimum(self, log_c: Numbers, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
         _, ln_a, ln_b, alpha, beta, _, kappa = self._parts
         both = np.maximum(beta + kappa, 1e-3)
         start = np.log(alpha / both) + ln_a - ln_b + beta * (log_c - np.log(cost.factor))
