@@ -16,6 +16,7 @@ from simulated import LAWS, small_models, sweep
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import FORMAT, write_json
 from flops_fit.fit import Fit, fit_runs, predict, prepare_runs, read_fit
+from flops_fit.plan.table import COLUMNS as PLAN_COLUMNS
 from flops_fit.plots.isoflop import isoflop_numbers
 from flops_fit.plots.optima import optima_numbers
 from flops_fit.plots.refits import sensitivity_numbers
@@ -26,6 +27,7 @@ from flops_fit.plots.surface import surface_numbers
 SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
 BEFORE = Path(__file__).parent / "before"  # made by the last version without ``format``
 # Second names of a quantity, and those that only the project's origin uses.
+STANDARD = Path(__file__).parents[2] / "docs" / "standard" / "results.csv"
 SYNONYMS = {"run_id", "num_tokens", "num_params", "n_params", "compute_budget", "compute"}
 SYNONYMS |= {"size_param_value", "final_loss", "val_loss", "C", "N", "D", "L"}
 
@@ -210,6 +212,14 @@ def test_no_quantity_has_a_second_name_in_a_written_file():
         written |= keys_of(answer.to_dict())
     assert {"experiment_id", "params", "tokens", "flops", "loss", "size", "budget"} <= written
     assert not written & SYNONYMS - {"size_value"}
+
+
+def test_the_tables_of_plans_and_runs_keep_the_same_names():
+    """Beside ``params``, the N of the fit, ``num_params`` is another count: the model's own."""
+    runs = set(pd.read_csv(STANDARD, nrows=1).columns)
+    assert not (runs | set(PLAN_COLUMNS)) & SYNONYMS - {"num_params"}
+    shared = {"experiment_id", "budget", "size", "params", "tokens", "flops"}
+    assert shared <= runs & set(PLAN_COLUMNS)
 
 
 def dataclasses_within(kind: type, seen: set) -> set:
