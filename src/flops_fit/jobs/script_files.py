@@ -270,5 +270,5 @@ def _check_params(params: int, counts: Mapping[str, int]) -> None:
         raise FlopsFitError(
             f"run.finish: params = {params}, and the plan counts {known}; allowed: one of these "
             "within 1%, so the script builds a model of another size than it is asked for, or counts "
-            "is wrong (once corrected, this result is read again)"
+            "is wrong (once it is corrected, a finished run is not trained again)"
         )
