@@ -46,16 +46,22 @@ def wait_for(condition) -> None:
 
 @pytest.fixture
 def running(project: Project):
-    """A sweep of which one run is training, in a session of its own."""
-    per_budget = {**SWEEP["sizes"]["per_budget"], "2e5": [4, 8, 12, 16]}
-    project.configure(sizes={"per_budget": per_budget}, resources={"checkpoint_minutes": 0})
+    """A sweep of which one run is training, in a session of its own.
+
+    The run has many more steps than are read ahead, so that it is still at work when it is stopped.
+    """
+    project.configure(
+        budgets=[*SWEEP["budgets"], 1.2e6],
+        sizes={"per_budget": {**SWEEP["sizes"]["per_budget"], "1.2e6": [12]}},
+        resources={"checkpoint_minutes": 0},
+    )
     with (project.root / "said").open("w") as said:
         snakemake = subprocess.Popen(
             project.command("--until", "collect_runs"),
             cwd=project.root,
             stdout=said,
             stderr=said,
-            env=project.environment(SECONDS_PER_ITEM="0.05"),
+            env=project.environment(SECONDS_PER_ITEM="0.01"),
             start_new_session=True,
         )
     wait_for(lambda: any(project.runs.glob("*width12*/checkpoints")))
