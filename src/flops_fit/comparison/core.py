@@ -31,9 +31,8 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.fit.numbers import check_flops
 from flops_fit.fit.result import Fit
 
-BEYOND = (
-    10.0  # times the largest budget that both measured: the last row, and the end of the search
-)
+# Times the largest budget that both measured: the last row, and the end of the search
+BEYOND = 10.0
 POINTS = 33  # of the curve
 
 

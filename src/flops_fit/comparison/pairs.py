@@ -17,9 +17,8 @@ from flops_fit.fit.estimators import Runs
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import budget_groups
 
-ENOUGH = (
-    0.5  # of the runs of the smaller arm have counterparts, or runs are drawn for each arm alone
-)
+# Share of the runs of the smaller arm that need counterparts, else each arm is drawn alone
+ENOUGH = 0.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,9 +72,8 @@ class PluginPlanning:
         """``shared`` with how the optimiser and the evaluation behave at ``size``."""
         if optimizer_has_modes(self.config, size):
             shared = replace(shared, optimizer=replace(shared.optimizer, modes="train, eval"))
-        if (
-            self.costs.draws_when_evaluated()
-        ):  # the same draws for every run, which was not always so
+        # Every run evaluates with the same draws, which was not always so
+        if self.costs.draws_when_evaluated():
             shared = replace(shared, draws_when_evaluated="fixed")
         return shared
 
