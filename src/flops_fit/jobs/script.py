@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -285,20 +285,8 @@ def _is_final(path: Path) -> bool:
 
 
 def _signal_descendants(number: int) -> None:
-    for process in _descendants(os.getpid()):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process, number)
+    import psutil  # only where a script hangs
 
-
-def _descendants(process: int) -> Iterator[int]:
-    """The processes that come from ``process``, on Linux; none elsewhere."""
-    parents: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            after_name = stat.read_text().rpartition(")")[2].split()
-            parents.setdefault(int(after_name[1]), []).append(int(stat.parent.name))
-    pending = [process]
-    while pending:
-        children = parents.get(pending.pop(), [])
-        pending += children
-        yield from children
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
