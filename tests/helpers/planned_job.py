@@ -73,6 +73,12 @@ class Job:
         for name, value in {"PROCESSES": 1, "GPUS": 0, "LAUNCHER": os.getppid()}.items():
             self.set(f"FLOPS_FIT_{name}", str(value))
 
+    def command(self, processes: int) -> list[str]:
+        """The line that starts its job as the workflow does."""
+        places = ["--spec", str(self.spec), "--out", str(self.folder / "result.json")]
+        places += ["--results", str(self.results), "--processes", str(processes)]
+        return [sys.executable, "-m", "flops_fit", "train", *places]
+
     def __call__(self, event: str = "", step: int = 4) -> int:
         """The job's status; ``event`` happens in the ``step``-th pass through the model."""
         self.set("EVENT", event)

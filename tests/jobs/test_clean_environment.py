@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 from accelerate.utils import DistributedType
@@ -80,20 +79,7 @@ def test_a_job_trains_the_same_run_whatever_it_inherits(tmp_path, monkeypatch, p
     (tmp_path / "hub" / "accelerate").mkdir(parents=True)
     (tmp_path / "hub" / "accelerate" / "default_config.yaml").write_text(USERS_CONFIG)
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "flops_fit",
-            "train",
-            "--spec",
-            str(planned.spec),
-            "--out",
-            str(planned.folder / "result.json"),
-            "--results",
-            str(tmp_path / "results"),
-            "--processes",
-            str(processes),
-        ],
+        planned.command(processes),
         env={**os.environ, **LEFT, "HF_HOME": str(tmp_path / "hub")},
         check=True,
         timeout=120,

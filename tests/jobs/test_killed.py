@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 from planned_job import Job
@@ -19,20 +18,7 @@ from flops_fit.jobs.killed import KILLED, LOST
 )
 def test_the_last_line_says_it_and_a_retry_works(tmp_path, monkeypatch, processes, victim, reasons):
     planned = Job(tmp_path, monkeypatch)
-    line = [
-        sys.executable,
-        "-m",
-        "flops_fit",
-        "train",
-        "--spec",
-        str(planned.spec),
-        "--out",
-        str(planned.folder / "result.json"),
-        "--results",
-        str(tmp_path / "results"),
-        "--processes",
-        str(processes),
-    ]
+    line = planned.command(processes)
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
