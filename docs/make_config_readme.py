@@ -48,9 +48,34 @@ def rows(part: dict, prefix: str = "") -> list[str]:
         name = f"{prefix}{key}"
         default = child.get("default")
         shown = "" if "default" not in child or default == {} else f"`{json.dumps(default)}`"
-        lines.append(f"| `{name}` | {kind(child)} | {shown} | {child.get('description', '')} |")
+        text = child.get("description", "") + short_form(key, child)
+        lines.append(f"| `{name}` | {kind(child)} | {shown} | {text} |")
         lines += rows(child, f"{name}.")
     return lines
+
+
+SHORT = {"list": "[{}]", "count": "[0, 1, 2]"}
+VALUES = {  # examples of values, where they are no import paths
+    "budgets": "1e18",
+    "seeds": "3",
+    "sizes": "[64, 96, 128]",
+    "schedule": "linear",
+    "batch": "32768",
+    "learning_rate": "0.01",
+    "trainer": "train.py",
+}
+
+
+def short_form(key: str, part: dict) -> str:
+    """The sentence on what may be written instead of the section ``part`` of the name ``key``."""
+    if "$ref" in part:
+        part = {**schema()["$defs"][part["$ref"].rsplit("/", 1)[1]], **part}
+    name = part.get("shorthand")
+    if name is None:
+        return ""
+    value = VALUES.get(key, f"my_project:my_{key}")
+    full = SHORT.get(name, f"{{{{{name}: {{}}}}}}").format(value)
+    return f" Short form: `{key}: {value}` for `{key}: {full}`."
 
 
 def kind(part: dict) -> str:

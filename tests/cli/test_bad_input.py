@@ -206,9 +206,9 @@ KEYS = [
 VALUES = [
     ("a wrong type", {"budgets": "many"}, "budgets: 'many' is not allowed; allowed: array"),
     (
-        "a number for a rule",
-        {"learning_rate": 0.1},
-        "learning_rate: 0.1 is not allowed; allowed: object",
+        "a list for a rule",
+        {"learning_rate": [0.1]},
+        "learning_rate: [0.1] is not allowed; allowed: object",
     ),
     (
         "text for a number",

@@ -36,6 +36,52 @@ def test_numbers_written_as_text_become_numbers_in_lists_and_mappings():
     assert type(config["sizes"]["per_budget"][3e10][0]) is int
 
 
+SHORT_FORMS = {
+    "model": ("a:Net", {"factory": "a:Net"}),
+    "dataset": ("a:data", {"factory": "a:data"}),
+    "loss": ("a:loss", {"function": "a:loss"}),
+    "optimizer": ("a:optimizer", {"factory": "a:optimizer"}),
+    "schedule": ("linear", {"kind": "linear"}),
+    "budgets": ("1e8", [1e8]),
+    "sizes": ([8, 16, 32], {"values": [8, 16, 32]}),
+    "seeds": (3, [0, 1, 2]),
+    "batch": (32768, {"value": 32768}),
+    "learning_rate": ("1e-2", {"value": 0.01}),
+}
+
+
+@pytest.mark.parametrize("key", SHORT_FORMS)
+def test_a_short_form_means_what_it_stands_for(key):
+    short, full = SHORT_FORMS[key]
+    if key == "model":  # the name of the argument that varies has no short form
+        with pytest.raises(FlopsFitError, match=r"model\.size_param: missing"):
+            complete_config(MINIMAL | {key: short})
+    else:
+        assert complete_config(MINIMAL | {key: short}) == complete_config(MINIMAL | {key: full})
+
+
+def test_a_script_and_its_counts_have_short_forms():
+    rest = {"name": "x", "budgets": [1e9], "sizes": [8]}
+    short = rest | {"trainer": "train.py", "counts": "a:counts"}
+    full = rest | {"trainer": {"script": "train.py"}, "counts": {"function": "a:counts"}}
+    assert complete_config(short) == complete_config(full)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seeds", 0, "seeds: 0 is not allowed; allowed: array"),
+        ("seeds", True, "seeds: True is not allowed; allowed: array"),
+        ("loss", 3, "loss: 3 is not allowed; allowed: object"),
+        ("sizes", 8, "sizes: 8 is not allowed; allowed: object"),
+        ("learning_rate", "fast", "learning_rate: 'fast' is not allowed; allowed: object"),
+    ],
+)
+def test_what_is_no_short_form_is_refused_as_it_was_written(key, value, message):
+    with pytest.raises(FlopsFitError, match=message):
+        complete_config(MINIMAL | {key: value})
+
+
 def test_booleans_written_as_text_become_booleans():
     assert complete_config(MINIMAL | {"accept_failures": "true"})["accept_failures"] is True
     assert complete_config(MINIMAL | {"deterministic": "False"})["deterministic"] is False

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from flops_fit.config.check import (
+    MOST_VALUES,
     check_across_keys,
     check_plain,
     check_size,
@@ -60,9 +61,27 @@ def _resolve(part: dict) -> dict:
     return part
 
 
+def _write_out(value: Any, part: dict) -> Any:
+    """Write out the short form of a section: ``learning_rate: 0.01`` means ``{value: 0.01}``.
+
+    The schema names the key that is meant, for a value of that key's type. Anything else stays as it
+    is, so that its error shows what the user wrote.
+    """
+    key = part.get("shorthand")
+    number = _from_text(value, {"type": "number"}) if type(value) is str else value
+    isnumber = type(number) in (int, float)
+    if key == "list":
+        return [value] if isnumber else value
+    if key == "count":  # as many seeds, from 0 on
+        return list(range(value)) if type(value) is int and 0 < value <= MOST_VALUES else value
+    fits = {"string": type(value) is str, "number": isnumber, "array": type(value) is list}
+    return {key: value} if key and fits[part["properties"][key]["type"]] else value
+
+
 def _convert(value: Any, part: dict, fill: bool = False) -> Any:
     """Copy ``value``, turning numeric strings into numbers, and add defaults if ``fill`` is true."""
     part = _resolve(part)
+    value = _write_out(value, part)
     if isinstance(value, dict) and "properties" in part:
         known = part["properties"]
         result = {k: _convert(v, known.get(k, {}), fill) for k, v in value.items()}
