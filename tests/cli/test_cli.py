@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,7 @@ VERBS = (
     "runs",
     "doctor",
 )
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pandas", "scipy", "numpy", "matplotlib", "snakemake", "accelerate")
 
 
@@ -60,6 +62,59 @@ def test_help_imports_nothing_heavy(arguments):
         f"loaded = [m for m in {HEAVY} if m in sys.modules]\nassert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_alone_it_prints_every_verb_once(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert [len(re.findall(rf"^  {verb} ", text, re.MULTILINE)) for verb in VERBS] == [1] * len(
+        VERBS
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [("pedict", "did you mean predict?"), ("zzz", f"allowed: {', '.join(VERBS)}")],
+)
+def test_an_unknown_verb_is_refused_with_what_is_like_it(verb, message, capsys):
+    assert main(["-q", verb]) == 2
+    assert capsys.readouterr().err == f"flops-fit: error: {verb}: no such verb; {message}\n"
+
+
+def test_quiet_leaves_only_errors(capsys, tmp_path):
+    assert main(["--quiet", "progress", "--results", str(tmp_path)]) == 0
+    assert main(["--quiet", "progress", "none", "--results", str(tmp_path)]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error == "flops-fit: error: none: no such sweep; allowed: none yet\n"
+
+
+def test_a_shell_completes_verbs_and_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["--print-completion", "bash"])
+    script = capsys.readouterr().out
+    line = "flops-fit pr"
+    ask = f"""{script}
+        COMP_WORDS=({line}); COMP_CWORD=1; COMP_LINE="{line}"; COMP_POINT={len(line)}
+        _shtab_flops_fit; echo "${{COMPREPLY[@]}}" """
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["prepare", "progress", "predict"]
+
+
+def test_a_verb_says_which_package_it_needs(tmp_path):
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom flops_fit.cli.main import main\n"
+        "sys.exit(main(['plan', '--config', 'config/smoke.yaml', '--results', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "flops-fit: error: plan needs the package torch, which is not installed; install it with: "
+        "pip install torch accelerate\n"
+    )
 
 
 def test_the_module_is_the_command():

@@ -4,6 +4,7 @@ Only where there is none does a separate process plan, since that needs torch.
 """
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -88,6 +89,8 @@ def _usable(path: Path, results: str) -> Plan | None:
 
 def _make_plan(config: Mapping[str, Any], results: str, paths: list[str]) -> None:
     """Plan in another process: torch stays out of this one."""
+    if importlib.util.find_spec("torch") is None:  # said by the verb, not as another's traceback
+        raise ModuleNotFoundError("planning needs torch", name="torch")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.json")
         write_json(path, config)
