@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-fast test-slow test-docs test-slurm test-faults test-scripts fuzz coverage lint clean
 demo: $(READY)
-	$(BIN)/snakemake --cores all
+	$(BIN)/snakemake --cores all --logger-flops-fit-brief
 
 # What each tier holds and how long it takes: CONTRIBUTING.md.
 test: $(READY)

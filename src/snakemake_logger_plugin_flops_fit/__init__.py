@@ -2,30 +2,47 @@
 
 Snakemake finds it by the name of this package; `logger: flops-fit` in profiles/default switches it
 on. The plugin receives every message of Snakemake's log in a separate thread and adds its line to
-the same log, so the line appears in the terminal, in the log file and in other plugins.
+the same log, so the line appears in the terminal, in the log file and in other plugins. With
+`--logger-flops-fit-brief` it also writes to the terminal in Snakemake's place: its own lines,
+warnings and errors, and nothing else.
 """
 
-from __future__ import annotations
-
 import logging
+import sys
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
 if TYPE_CHECKING:
     from flops_fit.jobs.progress import Reporter
 
-# Attribute of the log message in which the workflow names the sweep that it has planned:
-# (plan file, folder of results).
+# Attributes of log messages: the sweep that the workflow has planned, as (plan file, folder of
+# results), and the mark of a line about it.
 SWEEP = "flops_fit_sweep"
+LINE = "flops_fit_line"
 ENDS = (LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR)
+ERRORS = (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.ERROR)
+
+
+@dataclass
+class LogHandlerSettings(LogHandlerSettingsBase):
+    """The options of the plugin on Snakemake's command line; ``brief`` leaves it the terminal."""
+
+    brief: bool = field(
+        default=False,
+        metadata={
+            "help": "Print the progress of the sweep, warnings and errors only. The rest is in the "
+            "log file that Snakemake keeps."
+        },
+    )
 
 
 class LogHandler(LogHandlerBase):
     """Logs one line on the sweep whenever a job that ended was a run."""
 
-    writes_to_stream = False
     writes_to_file = False
     has_filter = (
         True  # we filter nothing, so the ends of jobs arrive even if the terminal hides them
@@ -35,10 +52,24 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         self.reporter: Reporter | None = None
+        # A dry run is asked for what Snakemake prints of its jobs
+        asked = isinstance(self.settings, LogHandlerSettings) and self.settings.brief
+        self.brief = asked and not self.common_settings.dryrun
+        if self.brief:
+            from snakemake.logging import DefaultFormatter
+
+            self.setFormatter(DefaultFormatter(set(), self.common_settings.show_failed_logs))
+
+    @property
+    def writes_to_stream(self) -> bool:
+        """Whether Snakemake leaves the terminal to this plugin."""
+        return self.brief
 
     def emit(self, record: logging.LogRecord) -> None:
         """Handle one log ``record``: remember the sweep it names, or report progress."""
         try:
+            if self.brief and _matters(record):
+                print(self.format(record), file=sys.stderr, flush=True)
             if sweep := getattr(record, SWEEP, None):
                 from flops_fit.jobs.progress import Reporter
 
@@ -49,6 +80,15 @@ class LogHandler(LogHandlerBase):
                 and getattr(record, "event", None) in ENDS
                 and (line := self.reporter.news())
             ):
-                logging.getLogger(record.name).info(line)
+                logging.getLogger(record.name).info(line, extra={LINE: True})
         except Exception:
             self.handleError(record)
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    return (
+        hasattr(record, SWEEP)
+        or hasattr(record, LINE)
+        or record.levelno >= logging.WARNING
+        or getattr(record, "event", None) in ERRORS
+    )

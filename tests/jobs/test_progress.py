@@ -39,7 +39,7 @@ def test_done_failed_and_running_ones_are_counted_and_the_time_left_follows_the_
 ):
     first, second, third, fourth = plan.experiments
     total = sum(experiment.flops_counted for experiment in plan.experiments)
-    expected = {e: 6 + 1000 * 0.006 + e.flops_counted / 1e10 for e in plan.experiments}
+    expected = {e: 1000 * 0.006 + e.flops_counted / 1e10 for e in plan.experiments}
     finish(tmp_path, first, 3 * expected[first])  # three times slower than guessed
     broken = tmp_path / "runs" / second.experiment_id
     broken.mkdir()
@@ -55,7 +55,7 @@ def test_done_failed_and_running_ones_are_counted_and_the_time_left_follows_the_
     share = round(100 * first.flops_counted / total)
     assert line.startswith("1 of 4 runs, ")
     assert f"({share}%), 1 failed, 1 at work, about " in line
-    left = 3 * sum(expected[experiment] for experiment in (second, third, fourth))
+    left = sum(6 + 3 * expected[experiment] for experiment in (second, third, fourth))
     value, unit = line.split("about ")[1].split()[:2]  # one at work: one after another
     assert float(value) * {"s": 1, "min": 60}[unit] == pytest.approx(left, rel=0.01)
 

@@ -22,6 +22,20 @@ def test_a_sweep_says_how_far_it_is_from_its_start_to_its_last_run(trained):
     assert said == sorted(set(said))
 
 
+def test_the_brief_log_holds_progress_and_errors_and_nothing_else(project: Project):
+    project.configure(
+        budgets=[*SWEEP["budgets"], 1.2e5],
+        sizes={"per_budget": {**SWEEP["sizes"]["per_budget"], "1.2e5": [12]}},
+    )
+    brief = ["--until", "collect_runs", "--logger-flops-fit-brief"]
+    said = project.run(*brief, succeeds=False, FAILING_WIDTH="12").output
+    assert "own: 6 of 7 runs" in said
+    assert "1 failed" in said
+    assert "this width is not for me" in said  # from the log of the failed run
+    for noise in ("Select jobs", "Job stats", "Finished jobid", "Provided cores", "steps ("):
+        assert noise not in said
+
+
 def session(leader: int) -> list[psutil.Process]:
     """The other processes of a session that are still alive."""
     found = []

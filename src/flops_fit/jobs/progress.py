@@ -11,10 +11,11 @@ from flops_fit.experiment.places import run_folder
 from flops_fit.experiment.plan import Plan
 from flops_fit.files import read_json
 from flops_fit.jobs.script_files import FOLDER
+from flops_fit.jobs.time_left import Timed, seconds_left
 from flops_fit.notation import flops_text, time_text
-from flops_fit.plan.price import cautious_rate, price, work_of
+from flops_fit.plan.price import cautious_rate, work_of
 from flops_fit.run import PROGRESS
-from flops_fit.store.locks import lock_if_free
+from flops_fit.store.locks import LOCK, lock_if_free
 from flops_fit.store.plan_file import read_plan
 from flops_fit.store.records import RESULT, read_failure
 from flops_fit.sweep import Experiment
@@ -59,7 +60,8 @@ class Progress:
     def line(self) -> str:
         """Return one line on the sweep; the remaining time is based on its latest finished runs."""
         planned = self.plan.experiments
-        at_work = sum(_at_work(run_folder(self.results, e.experiment_id)) for e in self.left)
+        folders = [run_folder(self.results, e.experiment_id) for e in self.left]
+        running = [folder for folder in folders if _at_work(folder)]
         begun = {e.experiment_id: _begun(e, self.results) for e in self.left}
         spent = sum(e.flops_counted for e in self.done)
         spent += sum(e.flops_counted * begun[e.experiment_id].share for e in self.left)
@@ -71,10 +73,10 @@ class Progress:
         ]
         if self.failed:
             parts.append(f"{len(self.failed)} failed")
-        if at_work:
-            parts.append(f"{at_work} at work")
+        if running:
+            parts.append(f"{len(running)} at work")
         if self.left and (self.done or any(b.share for b in begun.values())):
-            seconds = _seconds_left(self, begun, at_work)
+            seconds = _seconds_left(self, begun, running)
             parts.append(f"about {time_text(seconds)} left")
         return ", ".join(parts)
 
@@ -145,37 +147,37 @@ def _begun(experiment: Experiment, results: str | Path) -> Begun:
     return Begun()
 
 
-def _seconds_left(progress: Progress, begun: Mapping[str, Begun], at_work: int) -> float:
+def _seconds_left(progress: Progress, begun: Mapping[str, Begun], running: list[Path]) -> float:
     """Estimate the wall time in seconds of the runs of ``progress`` that are left.
 
-    It assumes as many runs in parallel as lately, and the same ratio of real to estimated time as
-    the latest finished runs have, or else the ``begun`` ones.
+    The speed is that of the latest finished runs, or else of the ``begun`` ones; ``running`` are the
+    folders of the runs at work.
     """
-    plan, results = progress.plan, progress.results
-    rate = cautious_rate(plan.resources.gpus)
+    now = time.time()
+    finished = sorted(
+        (_timed(e, progress.results) for e in progress.done), key=lambda run: run.ended
+    )[-LATEST:]
+    if not finished:
+        for experiment in progress.left:
+            part, work = begun[experiment.experiment_id], work_of(experiment)
+            if part.share:
+                share = part.share
+                finished.append(Timed(work.flops * share, work.steps * share, part.seconds, now))
+    left = []
+    for experiment in progress.left:
+        work, rest = work_of(experiment), 1 - begun[experiment.experiment_id].share
+        left.append((work.flops * rest, work.steps * rest))
+    at_work = [now - _locked_at(folder, now) for folder in running]
+    return seconds_left(finished, left, at_work, cautious_rate(progress.plan.resources.gpus))
 
-    def expected(experiment: Experiment) -> float:
-        return price(work_of(experiment), rate, plan.resources).seconds
 
-    def result_of(experiment: Experiment) -> Path:
-        return run_folder(results, experiment.experiment_id) / RESULT
+def _timed(experiment: Experiment, results: str | Path) -> Timed:
+    path, work = run_folder(results, experiment.experiment_id) / RESULT, work_of(experiment)
+    return Timed(work.flops, work.steps, read_json(path)["wall_seconds"], path.stat().st_mtime)
 
-    def ended(experiment: Experiment) -> float:
-        return result_of(experiment).stat().st_mtime
 
-    import statistics  # imports fractions and decimal, which a start of the workflow does not need
-
-    latest = sorted(progress.done, key=ended)[-LATEST:]
-    walls = [read_json(result_of(experiment))["wall_seconds"] for experiment in latest]
-    side_by_side = float(at_work)
-    if latest:
-        began = min(ended(e) - wall for e, wall in zip(latest, walls, strict=True))
-        side_by_side = max(at_work, sum(walls) / max(ended(latest[-1]) - began, 1e-9))
-        slower = statistics.median(w / expected(e) for e, w in zip(latest, walls, strict=True))
-    else:
-        partly = [(e, begun[e.experiment_id]) for e in progress.left]
-        slower = statistics.median(
-            b.seconds / (b.share * expected(e)) for e, b in partly if b.share
-        )
-    left = sum(expected(e) * (1 - begun[e.experiment_id].share) for e in progress.left)
-    return slower * left / max(side_by_side, 1.0)
+def _locked_at(folder: Path, now: float) -> float:
+    """When the run in ``folder`` was first locked, which its job does before anything else."""
+    with contextlib.suppress(OSError):
+        return (folder / LOCK).stat().st_mtime
+    return now
