@@ -27,6 +27,7 @@ from flops_fit.fit.rows import LeftOut
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots import FIGURES
 from flops_fit.report.figures import inline_svg
+from flops_fit.report.opening import UNDETERMINED
 from flops_fit.report.page import report_page
 from flops_fit.report.table import markdown_table
 from flops_fit.store.collect import run_table
@@ -159,12 +160,13 @@ def test_the_numbers_on_the_page_are_those_of_predict(page, fit):
         assert flops_text(answer.flops) in card["text"]
         for name, write in writers.items():
             (cell,) = page.all("dd", within=card, data_name=name)
-            value, low, high, *noise = page.all("data", within=cell)
+            value, low, high = page.all("data", within=cell)
             assert float(value["attrs"]["value"]) == getattr(answer, name)
             assert value["text"] == write(getattr(answer, name))
             assert [float(e["attrs"]["value"]) for e in (low, high)] == answer.ci[name]
             assert [e["text"] for e in (low, high)] == [write(v) for v in answer.ci[name]]
-            assert [float(e["attrs"]["value"]) for e in noise] == answer.ci_noise[name]
+            (noise,) = page.all("dd", within=card, data_name=f"noise_{name}")
+            assert numbers(page, noise) == answer.ci_noise[name]
         for share in ("1", "5"):
             (near,) = page.all("dd", within=card, data_name=f"range_{share}pct")
             assert near["text"] == " – ".join(map(count_text, getattr(answer, f"range_{share}pct")))
@@ -182,7 +184,39 @@ def test_the_numbers_on_the_page_are_those_of_predict(page, fit):
         assert size["text"] == f"d_model: {answer.size_value}"
         (verdict,) = [e for e in page.all("span", within=card) if "verdict" in e["attrs"]["class"]]
         assert verdict["text"] == answer.verdict
-        assert [e["text"] for e in page.all("li", within=card)] == answer.reasons
+        reasons = page.all("ul", within=card, **{"class": "reasons"})
+        shown = [e["text"] for ul in reasons for e in page.all("li", within=ul)]
+        assert shown == answer.reasons
+
+
+def test_the_page_opens_with_the_answer_of_the_largest_trusted_budget(page, fit):
+    (title,) = page.all("h1")
+    trusted = [answer for c in BUDGETS if (answer := predict(fit, c)).verdict == "trust"]
+    best = trusted[-1] if trusted else predict(fit, BUDGETS[-1])
+    assert f"With {flops_text(best.flops)} FLOPs" in title["text"]
+    assert (
+        f"about {count_text(best.params)} parameters (d_model {best.size_value})" in title["text"]
+    )
+    assert f"on {count_text(best.tokens)} tokens" in title["text"]
+    assert ("trust" in title["text"]) is False
+    (studied,) = page.all("p", **{"class": "studied"})
+    assert studied["text"].startswith("flops_fit.examples.gpt:GPT · ")
+    assert f"{fit.data.n_runs} runs at 4 budgets up to 8.1×10¹¹ FLOPs" in studied["text"]
+
+
+def test_each_card_shows_what_was_checked(page, fit):
+    for card, budget in zip(page.all("article"), BUDGETS, strict=True):
+        checks = [
+            (e["attrs"]["class"], e["text"])
+            for e in page.all("li", within=card)
+            if e["attrs"].get("class") in ("passed", "open")
+        ]
+        assert len(checks) == 4
+        answer = predict(fit, budget)
+        assert checks[0][0] == ("passed" if answer.beyond_data <= 10 else "open")
+        assert checks[3][0] == ("passed" if (answer.promise or 0) >= 0.9 else "open")
+        if answer.verdict == "trust":
+            assert {state for state, _ in checks} == {"passed"}
 
 
 def test_an_answer_far_beyond_the_data_says_why_it_is_provisional(page):
@@ -454,6 +488,7 @@ def test_what_cannot_be_identified_is_headed_so(tmp_path):
     ):
         command(verb, tmp_path, *more, runs="runs.csv", records=None)
     page = Page((tmp_path / "page.html").read_text())
+    assert page.all("h1")[0]["text"] == f"{UNDETERMINED}."
     for card in page.all("article"):
         assert "not-identifiable" in card["attrs"]["class"]
         assert page.all("li", within=card)

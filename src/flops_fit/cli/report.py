@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the page and the tables, print the answer at the first budget."""
+    from datetime import UTC, datetime
     from pathlib import Path
 
     from flops_fit.files import read_object, write_atomic
@@ -54,8 +55,10 @@ def run(args: argparse.Namespace) -> None:
     files = {name: path for name, path in named.items() if path}
     confirmed = [read_object(path) for path in args.confirmed]
     ledger = ledger_text(Path(args.out).parent.parent)
+    # The day of the fit, not of the page: the same fit gives the same page
+    dated = datetime.fromtimestamp(Path(args.fit).stat().st_mtime, UTC).date().isoformat()
     page = report_page(
-        table, records, fit, args.plots, budgets, args.name, plan, files, confirmed, ledger
+        table, records, fit, args.plots, budgets, args.name, plan, files, confirmed, ledger, dated
     )
     write_atomic(args.out, page)
     if args.table:

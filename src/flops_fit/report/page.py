@@ -19,6 +19,7 @@ from flops_fit.report.evidence import (
 from flops_fit.report.figures import figures_of
 from flops_fit.report.health import health_of
 from flops_fit.report.methods import bibliography, checklist, methods_paragraph
+from flops_fit.report.opening import answer_sentence, checks_of, studied
 from flops_fit.report.pages import fill
 from flops_fit.report.refits import sensitivity_of
 
@@ -36,6 +37,7 @@ def report_page(
     files: dict[str, Path] | None = None,
     confirmed: Sequence[dict] = (),
     ledger: str = "",
+    dated: str = "",
 ) -> str:
     """The page of the sweep ``name`` as HTML.
 
@@ -43,12 +45,16 @@ def report_page(
     runs), ``plots`` is the folder of the figures, ``budgets`` are those to answer for in FLOPs, and
     ``plan`` is the content of the plan file. ``files`` (label -> path) are hashed in the section
     Reproduce; ``confirmed`` are finished confirmations (`flops_fit.rounds.confirm.compare`) of
-    predictions of this sweep; ``ledger`` is a sentence on those of all sweeps.
+    predictions of this sweep; ``ledger`` is a sentence on those of all sweeps; ``dated`` is the day
+    of the fit.
     """
-    answers = answers_of(fit, budgets, records)
+    answers = [
+        {**answer, "checks": checks_of(answer, fit)} for answer in answers_of(fit, budgets, records)
+    ]
     answered = [answer for answer in answers if answer["params"] is not None]
     identified = [answer["flops"] for answer in answered]
     topics = checklist(fit, records, plan, files)
+    model = model_of(records)
     return fill(
         TEMPLATE,
         {
@@ -72,7 +78,10 @@ def report_page(
         ledger=ledger,
         sensitivity=sensitivity_of(fit, identified),
         health=health_of(table, records, fit, plan),
-        model=model_of(records),
+        model=model,
+        headline=answer_sentence(answers, model["size_param"] if model else "size"),
+        studied=studied(fit, model, dict(topics), dated),
+        runs_file=(files or {}).get("runs", "runs.csv"),
         checklist=topics,
         topics=dict(topics),
         methods=methods_paragraph(fit, topics),

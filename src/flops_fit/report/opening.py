@@ -1,0 +1,72 @@
+"""The first screen of the page: the answer in a sentence, what was studied, four checks a card."""
+
+from collections.abc import Mapping, Sequence
+
+from flops_fit.fit.result import Fit
+from flops_fit.fit.verdict import FAR, PROMISED
+from flops_fit.notation import count_text, flops_text
+
+UNDETERMINED = "These runs do not determine how large a model should be"
+
+
+def answer_sentence(answers: Sequence[Mapping], size_param: str) -> str:
+    """The answer of the largest budget that is trusted, else of the largest that has an answer.
+
+    ``answers`` are those of `answers_of`; ``size_param`` is the name of the model's size.
+    """
+    answered = [answer for answer in answers if answer["params"] is not None]
+    if not answered:
+        return UNDETERMINED
+    trusted = [answer for answer in answered if answer["verdict"] == "trust"]
+    best = (trusted or answered)[-1]
+    size = f" ({size_param} {best['size_value']})" if best["size_value"] is not None else ""
+    good = best["ranges"]["1"]
+    as_good = f"; any size from {good['low']['text']} to {good['high']['text']} is as good"
+    doubt = "" if trusted else f" ({best['verdict']})"
+    return (
+        f"With {best['budget']} FLOPs, train a model of about {count_text(best['params'])} parameters"
+        f"{size} on {count_text(best['tokens'])} tokens{as_good if good else ''}{doubt}"
+    )
+
+
+def studied(fit: Fit, model: Mapping | None, topics: Mapping[str, str], dated: str) -> list[str]:
+    """What was studied, in short parts: model, data, runs, budgets, version and date.
+
+    ``model`` and ``topics`` (from `checklist`) describe the runs of ``fit``; a bare table has no
+    model. ``dated`` is the day of the fit, or "".
+    """
+    parts = []
+    if model and model["factory"]:
+        parts += [model["factory"], topics["Data and tokenizer"].partition("(")[0]]
+    budgets = fit.data.budgets
+    runs = f"{fit.data.n_runs} runs"
+    if budgets:
+        number = f"{len(budgets)} budgets" if len(budgets) > 1 else "one budget"
+        runs += f" at {number} up to {flops_text(max(budgets))} FLOPs"
+    versions = topics["Versions"].partition(",")[0].replace("flops_fit", "flops-fit")
+    return [*parts, runs, versions, *([dated] if dated else [])]
+
+
+def checks_of(answer: Mapping, fit: Fit) -> list[tuple[bool, str]]:
+    """Four checks of ``answer`` as (passed, text); none where it has no numbers.
+
+    They are the distance from the runs of ``fit``, its minima, its held-out test, and the probability
+    that the advised size is nearly the best one.
+    """
+    if answer["params"] is None:
+        return []
+    minima = fit.isoflop.budgets
+    bracketed = sum(minimum.status == "bracketed" for minimum in minima)
+    tests = {test.flops for test in fit.stack.tests["params"]} if fit.stack else set()
+    held = len(tests) or fit.heldout.levels_scored
+    promise = answer["promise"]
+    sure = f"{promise:.0%} sure: " if promise is not None else "not known: "
+    return [
+        (answer["beyond_data"] <= FAR, answer["beyond"]),
+        (
+            0 < bracketed == len(minima),
+            f"{bracketed} of {len(minima)} minima bracketed" if minima else "no curve per budget",
+        ),
+        (held > 0, f"tested on {held} held-out {'budget' if held == 1 else 'budgets'}"),
+        ((promise or 0) >= PROMISED, f"{sure}at most 5% wasted"),
+    ]
