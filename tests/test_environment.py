@@ -43,9 +43,8 @@ def test_accelerate_is_required_from_1_0_on():
 def test_everything_that_the_package_imports_is_a_dependency():
     distributions = {"yaml": "pyyaml"}
     extras = PROJECT["optional-dependencies"]
-    # Of the examples, checked where used; and of the plugin, which Snakemake alone imports.
-    plugin = [text for text in extras["workflow"] if "interface-logger" in text]
-    optional = [*extras["demo"], *extras["hf"], *plugin]
+    # Of the examples, checked where used; and of the plugin, which Snakemake alone imports
+    optional = [*extras["demo"], *extras["hf"], *extras["workflow"]]
     declared = {normal(Requirement(text).name) for text in [*PROJECT["dependencies"], *optional]}
     imported = set()
     for path in (ROOT / "src").rglob("*.py"):
