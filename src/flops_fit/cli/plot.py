@@ -3,6 +3,7 @@
 import argparse
 
 from flops_fit.cli.fitted import add_fitted, read_fitted
+from flops_fit.plots import FIGURES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,17 +24,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--width", type=float, default=6.4, help="width of a figure in inches (default: 6.4)"
     )
+    parser.add_argument(
+        "--figure",
+        nargs="+",
+        default=list(FIGURES),
+        choices=FIGURES,
+        metavar="NAME",
+        help=f"figures to draw, of {', '.join(FIGURES)} (default: all)",
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        default=["svg", "png"],
+        choices=("svg", "png", "pdf"),
+        help="files of each figure (default: svg png)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Read a fit and its runs, draw the figures, print one line."""
     from flops_fit.errors import FlopsFitError
-    from flops_fit.plots import FIGURES
     from flops_fit.plots.draw import draw_all
 
     for name, value in (("--dpi", args.dpi), ("--width", args.width)):
         if not value > 0:
             raise FlopsFitError(f"{name}: {value}; allowed: a positive number")
     table, records, fit, budgets = read_fitted(args)
-    draw_all(table, records, fit, budgets, args.out_dir, args.dpi, args.width)
-    print(f"wrote {args.out_dir}/{{{','.join(FIGURES)}}}.{{svg,png,csv}}")
+    draw_all(
+        table,
+        records,
+        fit,
+        budgets,
+        args.out_dir,
+        args.dpi,
+        args.width,
+        names=args.figure,
+        formats=args.format,
+    )
+    kinds = ",".join([*args.format, "csv"])
+    print(f"wrote {args.out_dir}/{{{','.join(args.figure)}}}.{{{kinds}}}")

@@ -1,5 +1,6 @@
 """Lay out the figures of a fit and write them."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import unit_text
+from flops_fit.plots import FIGURES
 from flops_fit.plots.isoflop import draw_isoflop, isoflop_numbers
 from flops_fit.plots.loss_curves import (
     MOST_CURVES,
@@ -39,27 +41,30 @@ def draw_all(
     folder: str | Path,
     dpi: int = 150,
     width: float = 6.4,
+    names: Sequence[str] = tuple(FIGURES),
+    formats: Sequence[str] = ("svg", "png"),
 ) -> None:
-    """Write every figure of ``fit`` as SVG, PNG and CSV into ``folder``.
+    """Write the figures ``names`` of ``fit`` in ``formats``, and their numbers as CSV, into ``folder``.
 
     ``table`` holds the runs of the fit, ``records`` their records (empty for a table of existing
     runs), ``budgets`` the budgets to answer for in FLOPs. ``dpi`` is the resolution of the PNG
     files, ``width`` the width in inches.
     """
     with matplotlib.rc_context(STYLE):
-        figures = {
-            "isoflop": isoflop_figure(table, fit, width),
-            "optima": optima_figure(table, fit, budgets, width),
-            "surface": surface_figure(table, fit, budgets, width),
-            "residuals": residuals_figure(table, fit, width),
-            "uncertainty": uncertainty_figure(fit, width),
-            "sensitivity": sensitivity_figure(fit, budgets, width),
-            "regret": regret_figure(fit, budgets, width),
-            "loss_curves": loss_curves_figure(table, records, fit, width),
-            "throughput": throughput_figure(table, records, fit, width),
+        figures: dict[str, Callable[[], Drawn]] = {
+            "isoflop": lambda: isoflop_figure(table, fit, width),
+            "optima": lambda: optima_figure(table, fit, budgets, width),
+            "surface": lambda: surface_figure(table, fit, budgets, width),
+            "residuals": lambda: residuals_figure(table, fit, width),
+            "uncertainty": lambda: uncertainty_figure(fit, width),
+            "sensitivity": lambda: sensitivity_figure(fit, budgets, width),
+            "regret": lambda: regret_figure(fit, budgets, width),
+            "loss_curves": lambda: loss_curves_figure(table, records, fit, width),
+            "throughput": lambda: throughput_figure(table, records, fit, width),
         }
-        for name, (figure, numbers) in figures.items():
-            save(figure, numbers, folder, name, dpi)
+        for name in names:
+            figure, numbers = figures[name]()
+            save(figure, numbers, folder, name, dpi, formats)
 
 
 def isoflop_figure(table: RunTable, fit: Fit, width: float) -> Drawn:
@@ -163,7 +168,7 @@ def sensitivity_figure(fit: Fit, budgets: list[float], width: float) -> Drawn:
     if numbers.empty:
         reason = fit.headline.reason if fit.sensitivity else "The fit has no refits."
         return _instead(f"There are no other choices to compare. {reason}", numbers, width)
-    figure = Figure(figsize=(width, sensitivity_height(numbers)))
+    figure = Figure(figsize=(width, sensitivity_height(numbers, width)))
     draw_sensitivity(figure.subplots(), numbers)
     return figure, numbers
 

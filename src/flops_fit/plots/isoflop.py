@@ -13,6 +13,7 @@ from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable, budget_groups
 from flops_fit.fit.sections import BudgetEntry
 from flops_fit.notation import flops_text
+from flops_fit.plots.hover import name_marks
 from flops_fit.plots.style import (
     INK,
     MARKERS,
@@ -157,7 +158,10 @@ def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
         }
         if status == "excluded":
             style = {"s": 24, "linewidths": 1.2, "marker": "x"}
-        ax.scatter(group["params"], group["loss"], c=colours(group["budget"]), zorder=4, **style)
+        marks = ax.scatter(
+            group["params"], group["loss"], c=colours(group["budget"]), zorder=4, **style
+        )
+        name_marks(marks, group)
     for _, row in parts["minimum"].iterrows() if shared else ():
         used = row["status"] == "bracketed"
         colour = colours(row["budget"])

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from flops_fit.constants import Status
 from flops_fit.notation import flops_text
+from flops_fit.plots.hover import name_marks
 from flops_fit.plots.style import (
     MOST_LABELS,
     MUTED,
@@ -32,6 +34,7 @@ COLUMNS = [
 ]
 
 
+WINDOW = 0.15  # in ln tokens
 MOST_CURVES = 200  # per figure; more would overlap and make the file very large
 
 
@@ -105,8 +108,9 @@ def draw_losses(
     good = numbers.loc[numbers["status"] != Status.DIVERGED, "loss"]
     top = 1.04 * float((good if len(good) else numbers["loss"]).max())
     for _, run in numbers.groupby("experiment_id", sort=False):
-        _draw_run(ax, run, run["loss"].clip(upper=top), colours, against)
-    ax.scatter(
+        mean = _averaged(run)
+        _draw_run(ax, mean, mean["loss"].clip(upper=top), colours, against)
+    marks = ax.scatter(
         ends[against],
         ends["loss"],
         c=colours(ends["budget"]),
@@ -115,6 +119,7 @@ def draw_losses(
         linewidths=0.6,
         zorder=4,
     )
+    name_marks(marks, ends)
     low = min(float(numbers["loss"].min()), float(ends["loss"].min()) if len(ends) else top)
     ax.set_ylim(low / 1.04, top)
     log_axis(ax.yaxis, tick_loss)
@@ -122,6 +127,20 @@ def draw_losses(
     if against == "tokens":
         _key(ax, numbers, colours)
     return ax
+
+
+def _averaged(run: pd.DataFrame) -> pd.DataFrame:
+    """The points of one ``run``, averaged over windows of 15% in tokens.
+
+    Single steps scatter so much that the curves of many runs cover each other. The last step of a
+    diverged run stays as it is, because a cross marks it.
+    """
+    window = np.floor(np.log(run["tokens"].astype(float)) / WINDOW)
+    if run["status"].iloc[0] == Status.DIVERGED:
+        window.iloc[-1] = np.inf
+    first = ["experiment_id", "status", "budget"]
+    mean = run.drop(columns=first).groupby(window).mean()
+    return mean.assign(**{name: run[name].iloc[0] for name in first})
 
 
 def draw_rates(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:

@@ -37,7 +37,8 @@ COLUMNS = [
     "high",
 ]
 ROW_HEIGHT = 0.2  # inches
-LABEL_WIDTH = 40  # characters
+LABEL_WIDTH, NARROW_LABEL_WIDTH = 40, 20  # characters
+NARROW = 4.5  # inches; a narrower figure has short lines in its labels
 PALE = "#c3cad5"
 
 
@@ -66,11 +67,12 @@ def sensitivity_numbers(fit: Fit, budgets: list[float]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
 
-def sensitivity_height(numbers: pd.DataFrame) -> float:
-    """Height in inches of the figure of ``numbers`` (rows of `sensitivity_numbers`)."""
+def sensitivity_height(numbers: pd.DataFrame, width: float) -> float:
+    """Height in inches of the figure of ``numbers`` (`sensitivity_numbers`), ``width`` inches wide."""
     part = _last(numbers)
-    labels = sum(_label(text).count("\n") + 1 for text in part["label"])
-    return 1.1 + ROW_HEIGHT * (labels + part["group"].nunique())
+    labels = sum(_label(text, width).count("\n") + 1 for text in part["label"])
+    heads = sum(_label(GROUPS[g], width).count("\n") + 1 for g in part["group"].unique())
+    return (1.5 if width < NARROW else 1.1) + ROW_HEIGHT * (labels + heads)
 
 
 def _last(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -78,8 +80,9 @@ def _last(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers[(numbers["kind"] == "refit") & (numbers["flops"] == numbers["flops"].iloc[-1])]
 
 
-def _label(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, LABEL_WIDTH))
+def _label(text: str, width: float) -> str:
+    """``text`` in lines that leave room for the marks of a figure of ``width`` inches."""
+    return "\n".join(textwrap.wrap(text, NARROW_LABEL_WIDTH if width < NARROW else LABEL_WIDTH))
 
 
 def draw_sensitivity(ax: Axes, numbers: pd.DataFrame) -> Axes:
@@ -92,6 +95,7 @@ def draw_sensitivity(ax: Axes, numbers: pd.DataFrame) -> Axes:
     ticks: list[float] = []
     labels: list[str] = []
     heads, y = [], 0.0
+    width = ax.figure.figure.get_figwidth()
     ax.axvline(answer["params"], color=INK, linewidth=1, zorder=2)
     if pd.notna(answer["low"]):
         ax.axvspan(answer["low"], answer["high"], color=BAND, alpha=0.25, linewidth=0, zorder=0)
@@ -100,18 +104,19 @@ def draw_sensitivity(ax: Axes, numbers: pd.DataFrame) -> Axes:
     left, right = min(known) / 1.06, max(known) * 1.06
     for group, rows in part.groupby("group", sort=False):
         heads.append(len(ticks))
-        ticks.append(y)
-        labels.append(GROUPS[group])
-        y += 1
+        head = _label(GROUPS[group], width)
+        ticks.append(y + head.count("\n") / 2)
+        labels.append(head)
+        y += head.count("\n") + 1
         for (_, row), fine in zip(rows.iterrows(), usable[rows.index], strict=True):
-            text = _label(row["label"])
+            text = _label(row["label"], width)
             at = y + text.count("\n") / 2
             _mark(ax, float(np.clip(row["params"], left, right)), at, row["headline"], fine)
             ticks.append(at)
             labels.append(text)
             y += text.count("\n") + 1
     ax.set(ylim=(y - 0.3, -0.7), xlim=(left, right))
-    ax.set_yticks(ticks, labels, fontsize=8.5)
+    ax.set_yticks(ticks, labels, fontsize=7.5 if width < NARROW else 8.5)
     for i, label in enumerate(ax.get_yticklabels()):
         label.set(color=INK if i in heads else MUTED, weight="bold" if i in heads else "normal")
     ax.tick_params(axis="y", length=0)
@@ -161,7 +166,7 @@ def _key(ax: Axes, answer: pd.Series, some_failed: bool) -> None:
         handles=handles,
         loc="lower right",
         bbox_to_anchor=(1, 1),
-        ncols=len(handles) // 3 + 2,
+        ncols=1 if ax.figure.figure.get_figwidth() < NARROW else len(handles) // 3 + 2,
         borderaxespad=0.2,
         handletextpad=0.4,
         columnspacing=1.2,

@@ -9,6 +9,7 @@ from flops_fit.fit.prediction import loss_at
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import flops_text
+from flops_fit.plots.hover import name_marks
 from flops_fit.plots.style import BAND, INK, MUTED, BudgetColours, log_axis, tick_count, tick_loss
 
 COLUMNS = ["experiment_id", "status", "flops", "params", "tokens", "loss", "fitted", "residual"]
@@ -96,7 +97,7 @@ def _scatter(
 ) -> None:
     for status, marker, size in (("used", "o", 15), ("excluded", "x", 24)):
         rows = numbers["status"] == status
-        ax.scatter(
+        marks = ax.scatter(
             x[rows],
             y[rows],
             c=colours(numbers.loc[rows, "flops"]),
@@ -108,3 +109,4 @@ def _scatter(
                 {"edgecolors": "white", "linewidths": 0.5} if marker == "o" else {"linewidths": 1.2}
             ),
         )
+        name_marks(marks, numbers[rows])

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from flops_fit.files import write_atomic
 from flops_fit.fit.tables import without_formulas
 from flops_fit.notation import count_text, flops_text, loss_text
+from flops_fit.plots.hover import give_ids, with_titles
 
 INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
 BAND = "#9aa3b2"
@@ -54,10 +55,15 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "flops-fit",  # without it the ids of elements change from run to run
 }
+FORMATS: dict[str, dict[str, Any]] = {  # with the metadata of each, which must hold no time
+    "svg": {"Date": None, "Creator": "flops-fit"},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": "flops-fit"},
+}
 RGBA = tuple[float, float, float, float]
-# Viridis without its yellow end, which is too light for thin lines on white.
+# Viridis without its light end: every colour has a contrast of 3 or more on white (WCAG 2.1, 1.4.11).
 SEQUENCE = LinearSegmentedColormap.from_list(
-    "budgets", matplotlib.colormaps["viridis"](np.linspace(0.0, 0.76, 256))
+    "budgets", matplotlib.colormaps["viridis"](np.linspace(0.0, 0.595, 256))
 )
 # Greys, which differ from the colours of budgets.
 NEUTRAL = LinearSegmentedColormap.from_list("neutral", ["#c9cfd9", "#f8f9fb"])
@@ -207,20 +213,28 @@ def _rasterize_dense(figure: Figure) -> None:
                 part.set_rasterized(True)
 
 
-def save(figure: Figure, numbers: pd.DataFrame, folder: str | Path, name: str, dpi: int) -> None:
-    """Write ``figure`` as ``name``.svg and .png and its table ``numbers`` as ``name``.csv to ``folder``.
+def save(
+    figure: Figure,
+    numbers: pd.DataFrame,
+    folder: str | Path,
+    name: str,
+    dpi: int,
+    formats: Sequence[str] = ("svg", "png"),
+) -> None:
+    """Write ``figure`` in ``formats`` and its table ``numbers`` as ``name``.csv to ``folder``.
 
-    ``dpi`` is the resolution of the PNG file. The same input always gives the same bytes.
+    ``formats`` are keys of `FORMATS`; ``dpi`` is the resolution of a PNG file. The same input always
+    gives the same bytes.
     """
     _rasterize_dense(figure)
-    picture: dict[str, dict[str, Any]] = {
-        "svg": {"metadata": {"Date": None, "Creator": "flops-fit"}, "dpi": dpi},
-        "png": {"metadata": {"Software": None}, "dpi": dpi},
-    }
-    for kind, options in picture.items():
+    titles = give_ids(figure)
+    for kind in formats:
         content = io.BytesIO()
-        figure.savefig(content, format=kind, **options)
-        write_atomic(Path(folder, f"{name}.{kind}"), content.getvalue())
+        figure.savefig(content, format=kind, metadata=FORMATS[kind], dpi=dpi)
+        data = content.getvalue()
+        write_atomic(
+            Path(folder, f"{name}.{kind}"), with_titles(data, titles) if kind == "svg" else data
+        )
     write_atomic(
         Path(folder, f"{name}.csv"),
         without_formulas(numbers).to_csv(index=False, lineterminator="\n", float_format="%.8g"),

@@ -16,6 +16,7 @@ from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.fit.sections import DataEntry
 from flops_fit.notation import flops_text
+from flops_fit.plots.hover import name_marks
 from flops_fit.plots.style import (
     FAINT,
     INK,
@@ -136,7 +137,7 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     ax.contourf(n, d, beyond, levels=[1, np.inf], colors="white", alpha=0.55, zorder=1)
     _draw_lines(ax, parts, colours)
     runs = parts["run"]
-    ax.scatter(
+    marks = ax.scatter(
         runs["params"],
         runs["tokens"],
         c=colours(runs["flops"]),
@@ -145,6 +146,7 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
         edgecolors="white",
         linewidths=0.5,
     )
+    name_marks(marks, runs)
     frontier = parts["frontier"]
     for part, dashes in (
         (frontier[frontier["beyond_data"] <= 1], "-"),

@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from flops_fit.notation import flops_text
+from flops_fit.plots.hover import name_marks
 from flops_fit.plots.style import BudgetColours, log_axis, tick_count
 
 COLUMNS = [
@@ -40,7 +41,7 @@ def draw_throughput(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> 
 
     ``numbers`` has one row per run (`throughput_numbers`); ``colours`` are those of the budgets.
     """
-    ax.scatter(
+    marks = ax.scatter(
         numbers["params"],
         numbers["flops_per_second"],
         c=colours(numbers["budget"]),
@@ -49,6 +50,7 @@ def draw_throughput(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> 
         linewidths=0.6,
         zorder=3,
     )
+    name_marks(marks, numbers)
     log_axis(ax.xaxis, tick_count)
     log_axis(ax.yaxis, flops_text)
     ax.set(xlabel="parameters N", ylabel="FLOP/s of a run")
