@@ -110,7 +110,7 @@ def full_disk(starter, leave: list[int], processes: int = 1) -> Scenario:
                     plan.tally.inject("full disk")
                     experiment.may_redo += 2
                     assert attempt.wait(PATIENCE) != 0
-                    assert "could not be written" in experiment.said()
+                    assert "the checkpoint cannot be written" in experiment.said()
                     assert not list(experiment.run.glob("checkpoints/.*"))
             experiment.complete()
 
