@@ -25,8 +25,7 @@ test-docs: $(READY)
 
 # Random tables through fit and report, random sweeps through plan, check and training.
 fuzz: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_tables.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_sweeps.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz
 
 # Installs and starts a SLURM of its own on this machine, as root; refuses where one is configured.
 test-slurm: $(READY)
