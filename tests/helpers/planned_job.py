@@ -31,6 +31,9 @@ class Net(nn.Module):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if event == "bug":
             raise ZeroDivisionError("a bug of mine")
+        if event == "hash":
+            with open(os.environ["HASH_FILE"], "w") as file:
+                file.write(str(hash("a")))
         if event == "late":
             open(os.path.join(os.path.dirname(__file__), "late.txt")).read()
         if event and event.startswith("SIG"):

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 from accelerate.utils import DistributedType
@@ -42,6 +43,8 @@ LEFT = {
     "ACCELERATE_DYNAMO_BACKEND": "inductor",
     "ACCELERATE_TORCH_DEVICE": "meta",
     "PARALLELISM_CONFIG_TP_SIZE": "2",
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
 }
 KEPT = {
     "ACCELERATE_USE_CPU": "true",
@@ -78,12 +81,27 @@ def test_a_job_trains_the_same_run_whatever_it_inherits(tmp_path, monkeypatch, p
     (planned.folder / "record.json").unlink()
     (tmp_path / "hub" / "accelerate").mkdir(parents=True)
     (tmp_path / "hub" / "accelerate" / "default_config.yaml").write_text(USERS_CONFIG)
+    note, shell = tmp_path / "hash.txt", {"PYTHONHASHSEED": "7", "EVENT": "hash", "STEP": "1"}
     subprocess.run(
         planned.command(processes),
-        env={**os.environ, **LEFT, "HF_HOME": str(tmp_path / "hub")},
+        env={
+            **os.environ,
+            **LEFT,
+            **shell,
+            "HASH_FILE": str(note),
+            "HF_HOME": str(tmp_path / "hub"),
+        },
         check=True,
         timeout=120,
     )
+    fixed = subprocess.run(
+        [sys.executable, "-c", "print(hash('a'), end='')"],
+        env={"PYTHONHASHSEED": "0"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert note.read_text() == fixed.stdout  # the order of a set of strings, in every process
     assert planned.record()["processes"] == processes
     assert planned.record()["final_loss"] == pytest.approx(loss, rel=0 if processes == 1 else 1e-5)
 

@@ -1,8 +1,8 @@
 """The environment of a run, without the settings that other launchers left in it.
 
 accelerate and torch read settings from environment variables (gradient accumulation, FSDP, a rank,
-the address of another process) and from a file in the user's home. A shell, an MPI launcher or
-another project may have set them, but a run must follow its spec alone.
+the address of another process, the number format of products) and from a file in the user's home. A
+shell, an MPI launcher or another project may have set them, but a run must follow its spec alone.
 """
 
 import contextlib
@@ -14,10 +14,12 @@ from importlib import resources
 from flops_fit.jobs.gpu_locks import USE_CPU
 
 # Variables in which `accelerate launch`, torchrun (which also reads each of its options from PET_*),
-# the launchers of MPI and srun give a process its rank, or settings of the training.
-LEFT_BY_LAUNCHERS = re.compile(
+# the launchers of MPI and srun give a process its rank, or settings of the training; and those by
+# which NVIDIA's libraries and torch compute products in TF32, or never.
+LEFT_BY_OTHERS = re.compile(
     r"(LOCAL_|GROUP_|ROLE_|NODE_)?RANK|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME|MASTER_(ADDR|PORT)"
     r"|NPROC|FORK_LAUNCHED|SLURM_(PROCID|LOCALID|NODEID|GTIDS|STEP_\w+)|MPI_LOCAL\w+"
+    r"|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
     r"|(ACCELERATE|FSDP|DEEPSPEED|MEGATRON_LM|PARALLELISM_CONFIG|TORCHELASTIC|PET"
     r"|OMPI|PMI|PMIX|MV2|MPIRUN|HYDRA|PALS|JSM)_\w+"
 )
@@ -29,14 +31,14 @@ def accelerate_config() -> str:
 
 
 def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environment`` without the variables of launchers.
+    """Return ``environment`` without the variables of launchers and those on TF32.
 
     ``ACCELERATE_USE_CPU`` stays, because users set it to train on the CPU.
     """
     return {
         name: value
         for name, value in environment.items()
-        if name == USE_CPU or not LEFT_BY_LAUNCHERS.fullmatch(name)
+        if name == USE_CPU or not LEFT_BY_OTHERS.fullmatch(name)
     }
 
 

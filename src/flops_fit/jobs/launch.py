@@ -59,6 +59,7 @@ def launch(
         environment = {
             **cleaned(os.environ),
             "OMP_NUM_THREADS": str(threads),
+            "PYTHONHASHSEED": "0",  # sets of strings in one order, in every process and attempt
             **take_devices(gpus, os.environ),
         }
         if gpus == 0:
