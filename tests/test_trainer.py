@@ -386,6 +386,17 @@ class TestSweep:
         sweep()
         assert sweep(model_cls=Other)[0] == ["tiny"]
 
+    def test_batch_norm_over_parts_of_a_batch_is_said(self, sweep, capsys):
+        class Normalised(TinyModel):
+            def __init__(self, width):
+                super().__init__(width)
+                self.norm = nn.BatchNorm1d(3)
+
+        sweep(Normalised)
+        assert "normalises" not in capsys.readouterr().err
+        sweep(Normalised, resume=False, micro_batch_items=4)
+        assert "BatchNorm1d normalises over 4 of the 32 items of a batch" in capsys.readouterr().err
+
     def test_a_broken_results_file_is_named_and_kept(self, sweep, tmp_path, capsys):
         sweep()
         (tmp_path / "results.json").write_text("[{")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from flops_fit.errors import FlopsFitError
@@ -101,6 +102,12 @@ def num_params(model: nn.Module) -> int:
             f"model: {name}.num_params() returned {value!r}, not a positive integer"
         )
     return count
+
+
+def batch_norms(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the classes in ``model`` that normalise over the items of a batch."""
+    norms = (type(m).__name__ for m in model.modules() if isinstance(m, _BatchNorm))
+    return tuple(dict.fromkeys(norms))
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:

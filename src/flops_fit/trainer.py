@@ -381,6 +381,8 @@ class TrainingRunner:
         identity = identity or LocalIdentity.of(call, self.output_dir)
         train_options = {"progress": False, **train_options}
         planned = [(e, options_for(e, **train_options)) for e in plan.experiments]
+        for pair in planned[:1]:
+            call.check_parts(*pair)
         reused = reusable_records(planned, results.records, identity, resume)
         left = [pair for pair in planned if pair[0].experiment_id not in reused]
         trained = {}

@@ -973,6 +973,18 @@ def test_a_models_own_flops_per_token_are_believed():
     assert count.params == 8 * d * d + V * d
 
 
+@pytest.mark.parametrize(
+    ("factor", "warned"), [(1, False), (1 / 2, False), (1 / 3, True), (1e9, True)]
+)
+def test_own_flops_far_from_those_that_were_counted_are_pointed_out(factor, warned, monkeypatch):
+    counted = count_text(lambda: LanguageModel(MLP())).flops_per_token
+    monkeypatch.setattr(Declared, "value", counted * factor)
+    warnings = count_text(lambda: Declared(MLP())).warnings
+    assert [f"while {counted:.4g} were counted" in warning for warning in warnings] == [
+        True
+    ] * warned
+
+
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "many", None])
 def test_own_flops_that_are_no_positive_number_are_refused(value, monkeypatch):
     monkeypatch.setattr(Declared, "value", value)

@@ -14,7 +14,8 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.spec import read_spec
 from flops_fit.plan.planner import make_plan
 from flops_fit.trainer import train
-from flops_fit.training.checks import check_batch, check_inputs, check_mean
+from flops_fit.training.checks import check_batch, check_inputs
+from flops_fit.training.mean import check_mean
 
 cross_entropy, mse = nn.functional.cross_entropy, nn.functional.mse_loss
 
@@ -88,6 +89,18 @@ class TestMean:
         torch.manual_seed(0)
         (note,) = check_mean(Net(16), as_data(points(40)), loss)
         assert "is not a mean over items" in note
+
+    @pytest.mark.parametrize("loss", [contrastive, centred, spread])
+    def test_a_loss_over_the_batch_is_refused_where_a_batch_is_split(self, loss):
+        torch.manual_seed(0)
+        with pytest.raises(
+            FlopsFitError, match=r"into parts of 4 items, .* allowed: whole batches"
+        ):
+            check_mean(Net(16), as_data(points(40)), loss, part=4)
+
+    @pytest.mark.parametrize("loss", [mean, noisy, mean_over_all])
+    def test_a_mean_may_be_split(self, loss):
+        assert check_mean(Net(), as_data(points(40)), loss, part=4) == []
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -62,8 +62,13 @@ def shared_recipe(
     )
 
 
-def recipe_of(shared: SharedRecipe, experiment: Experiment) -> PluginRecipe:
-    """The recipe of one ``experiment`` of the sweep whose experiments have ``shared`` in common."""
+def recipe_of(
+    shared: SharedRecipe, experiment: Experiment, part_items: int | None = None
+) -> PluginRecipe:
+    """The recipe of one ``experiment`` of the sweep whose experiments have ``shared`` in common.
+
+    ``part_items`` as in `PluginRecipe`.
+    """
     return PluginRecipe(
         shared=shared,
         size=experiment.size_param_value,
@@ -73,6 +78,7 @@ def recipe_of(shared: SharedRecipe, experiment: Experiment) -> PluginRecipe:
         learning_rate=experiment.learning_rate,
         seed=experiment.seed,
         expected_items=experiment.expected_items,
+        part_items=part_items,
     )
 
 

@@ -78,9 +78,23 @@ class TrainOptions(DecidingOptions):
     progress: bool = True
 
 
+def part_of_batch(batch_items: int, processes: int, micro_batch_items: int | None) -> int | None:
+    """How many items of a global batch of ``batch_items`` pass the model together, None if all do.
+
+    ``processes`` share the batch, and each of them computes ``micro_batch_items`` at once (None: all of
+    its share).
+    """
+    share = -(-batch_items // processes)
+    part = min(share, micro_batch_items or share)
+    return part if part < batch_items else None
+
+
 @dataclass(frozen=True)
 class Resources:
-    """The section ``resources`` of a config: what a run is given, none of which decides its result.
+    """The section ``resources`` of a config: what a run is given, which does not decide its result.
+
+    Only where a layer normalises over a batch do ``processes`` and ``micro_batch_items`` decide, and
+    then the recipe of the run says so.
 
     Attributes:
         processes: processes that train one experiment together.

@@ -158,6 +158,8 @@ class PluginRecipe:
         learning_rate: the peak of the learning rate.
         seed: of weights, order and dropout.
         expected_items: as in `DecidingOptions`.
+        part_items: items of a batch that pass the model together, where a layer normalises over them
+            and the batch is split (None elsewhere: then the split changes no result).
     """
 
     shared: SharedRecipe
@@ -168,6 +170,7 @@ class PluginRecipe:
     learning_rate: float
     seed: int
     expected_items: int | None = None
+    part_items: int | None = None
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "PluginRecipe":
@@ -175,7 +178,8 @@ class PluginRecipe:
 
         Raises a `LookupError`, `TypeError` or `AttributeError` where ``value`` is no such recipe.
         """
-        names = ("tokens", "batch_items", "steps", "learning_rate", "seed", "expected_items")
+        numbers = ("tokens", "batch_items", "steps", "learning_rate", "seed")
+        names = (*numbers, "expected_items", "part_items")
         model = dict(value["model"])
         size = model.pop("size")
         shared = {name: part for name, part in value.items() if name not in names}
@@ -188,6 +192,7 @@ class PluginRecipe:
             learning_rate=value["learning_rate"],
             seed=value["seed"],
             expected_items=value.get("expected_items"),
+            part_items=value.get("part_items"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,6 +201,7 @@ class PluginRecipe:
         value = {
             **shared,
             "expected_items": self.expected_items,  # only where targets are ignored or items differ
+            "part_items": self.part_items,
             "model": {**shared["model"], "size": self.size},
             "tokens": self.tokens,
             "batch_items": self.batch_items,
@@ -203,7 +209,7 @@ class PluginRecipe:
             "learning_rate": self.learning_rate,
             "seed": self.seed,
         }
-        return _without_none(value, "expected_items")
+        return _without_none(value, "expected_items", "part_items")
 
     @cached_property
     def hash(self) -> str:
@@ -306,6 +312,6 @@ def data_files(
     return file_arguments({**prepare_kwargs, **kwargs}, search_paths, hashes)
 
 
-def _without_none(value: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """``value`` without the key ``name`` where that is None."""
-    return {key: part for key, part in value.items() if key != name or part is not None}
+def _without_none(value: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """``value`` without those of the keys ``names`` that are None."""
+    return {key: part for key, part in value.items() if key not in names or part is not None}

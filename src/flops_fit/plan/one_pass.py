@@ -24,6 +24,7 @@ READY_BATCH = (
     "; it takes one item as it is, so the dataset seems to give ready batches; allowed: single "
     "(inputs, targets) items, which are put into batches of the sweep's size"
 )
+FAR = 2.5  # factor between FLOPs that a model states and those that are counted
 ITEMS = 2  # one item alone breaks batch norm and .squeeze(), and lets an unreduced loss pass
 
 
@@ -86,6 +87,7 @@ class Pass:
             method=device if stated is None else "model",
             warnings=(
                 *broadcast,
+                *_far_from_counted(stated, tracker.flops / self.tokens, where),
                 *(
                     f"{where}: operator {name} uses parameters but has no FLOP formula: neither its "
                     "FLOPs nor they are counted; torch.utils.flop_counter.register_flop_formula helps"
@@ -234,6 +236,17 @@ def own_flops_per_token(model: nn.Module) -> float | None:
             "not a positive number"
         )
     return float(value)
+
+
+def _far_from_counted(stated: float | None, counted: float, where: str) -> tuple[str, ...]:
+    """A warning where a model states other FLOPs per token than were counted, by much."""
+    if stated is None or not counted or 1 / FAR < stated / counted < FAR:
+        return ()
+    return (
+        f"{where}: its flops_per_token() is {stated:.4g}, which is believed, while {counted:.4g} were "
+        "counted: right for windowed or sparse attention; else, is it forward and backward, in FLOPs, "
+        "for one target element?",
+    )
 
 
 @contextlib.contextmanager

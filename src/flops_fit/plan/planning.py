@@ -9,13 +9,14 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import call, load_loss
 from flops_fit.experiment.identity import recipe_of
 from flops_fit.experiment.kinds import script_recipe
+from flops_fit.experiment.options import Resources, part_of_batch
 from flops_fit.experiment.recipe import PluginRecipe, Recipe, SharedRecipe, recipe_kind
 from flops_fit.experiment.script_recipe import ScriptRecipe, ScriptShared
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.counting import ratio_warnings
 from flops_fit.plan.items import kept_sample, measure_items, stated_items
 from flops_fit.plan.script_costs import ScriptCosts, script_costs, size_arguments
-from flops_fit.plan.trial import optimizer_has_modes, try_plugins
+from flops_fit.plan.trial import Behaviour, behaviour_of, try_plugins
 from flops_fit.plan.window import window_sizes
 from flops_fit.plugins.resolve import check_arguments, resolve
 from flops_fit.sweep import SIX_ND, Experiment, ModelCount, flops_per_token
@@ -53,6 +54,8 @@ class PluginPlanning:
 
     def __init__(self, config: dict[str, Any]):
         self.config, self.costs = config, plugin_costs(config)
+        self.resources = Resources.from_dict(config["resources"])
+        self.behaviour = Behaviour()
 
     def check(self) -> None:
         """Check the arguments of plug-ins that counting does not call, and the tracker."""
@@ -70,7 +73,8 @@ class PluginPlanning:
 
     def refined(self, shared: SharedRecipe, size: Any) -> SharedRecipe:
         """``shared`` with how the optimiser and the evaluation behave at ``size``."""
-        if optimizer_has_modes(self.config, size):
+        self.behaviour = behaviour_of(self.config, size)
+        if self.behaviour.modes:
             shared = replace(shared, optimizer=replace(shared.optimizer, modes="train, eval"))
         # Every run evaluates with the same draws, which was not always so
         if self.costs.draws_when_evaluated():
@@ -79,12 +83,25 @@ class PluginPlanning:
 
     def recipe(self, shared: SharedRecipe, experiment: Experiment) -> Recipe:
         """The recipe of ``experiment``, which has ``shared`` in common with the others."""
-        return recipe_of(shared, experiment)
+        part, given = None, self.resources
+        if self.behaviour.norms:
+            batch = experiment.batch_items
+            part = part_of_batch(batch, given.processes, given.micro_batch_items)
+        return recipe_of(shared, experiment, part)
 
     def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
         """What was assumed to get ``counts``, and of the items of the data."""
         size_name = self.config["model"]["size_param"]
-        return [*_count_warnings(self.config, counts, size_name), *self.costs.warnings()]
+        warnings = [*_count_warnings(self.config, counts, size_name), *self.costs.warnings()]
+        if self.behaviour.norms and (
+            self.resources.processes > 1 or self.resources.micro_batch_items
+        ):
+            warnings.append(
+                f"model: {', '.join(self.behaviour.norms)} normalises over the items that pass the "
+                "model together, so resources.processes and resources.micro_batch_items change the "
+                "result where they split a batch; runs of another split are other experiments"
+            )
+        return warnings
 
 
 class ScriptPlanning:
@@ -130,9 +147,23 @@ def _count_warnings(
     config: Mapping[str, Any], counts: Mapping[Any, ModelCount], size_name: str
 ) -> list[str]:
     warnings = list(dict.fromkeys(w for count in counts.values() for w in count.warnings))
+    warnings += _equal_sizes(counts, size_name)
     if config["convention"] == SIX_ND:
         warnings += ratio_warnings(counts, size_name)
     return warnings
+
+
+def _equal_sizes(counts: Mapping[Any, ModelCount], size_name: str) -> list[str]:
+    """A sentence for sizes that cannot be distinguished from each other."""
+    alike: dict[tuple[int, float], list[str]] = {}
+    for size, count in counts.items():
+        alike.setdefault((count.params_total, count.flops_per_token), []).append(str(size))
+    return [
+        f"{size_name}={', '.join(sizes)}: all have {params} parameters and {flops:g} FLOPs per token, "
+        f"so they are one size: does the model use {size_name}?"
+        for (params, flops), sizes in alike.items()
+        if len(sizes) > 1
+    ]
 
 
 def plugin_costs(config: dict[str, Any]) -> Costs:

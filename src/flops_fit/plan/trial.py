@@ -1,13 +1,14 @@
 """The plug-ins tried at the smallest size while a sweep is planned: what they use, how they behave."""
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import default_collate
 
 from flops_fit.experiment.build import load_loss
-from flops_fit.model_factory import call_model, create_model, create_on_meta
+from flops_fit.model_factory import batch_norms, call_model, create_model, create_on_meta
 from flops_fit.optimizer import as_one_optimizer, has_modes
 from flops_fit.plugins.resolve import resolve
 from flops_fit.sweep import ModelCount
@@ -34,11 +35,23 @@ def try_plugins(config: dict, size: Any, count: ModelCount, example: tuple[Any, 
         load_loss(config["loss"]["function"])(call_model(model, inputs), targets).backward()
 
 
-def optimizer_has_modes(config: dict, size: Any) -> bool:
-    """Whether the optimiser of ``config`` is switched between training and evaluation.
+@dataclass(frozen=True)
+class Behaviour:
+    """What the model and the optimiser show once they are built.
 
-    Schedule-free ones are; the model has ``size``. Such runs were once evaluated on other weights, so
-    this is part of what they are.
+    ``modes``: whether the optimiser is switched between training and evaluation, as schedule-free
+    ones are. ``norms``: the names of the layers that normalise over a batch.
+    """
+
+    modes: bool = False
+    norms: tuple[str, ...] = ()
+
+
+def behaviour_of(config: dict, size: Any) -> Behaviour:
+    """How the model of ``config`` at ``size`` and its optimiser behave.
+
+    Runs of schedule-free optimisers were once evaluated on other weights, and layers that normalise
+    over a batch see only a part of it where it is split, so both are part of what a run is.
     """
     model, optimizer = config["model"], config["optimizer"]
     make = resolve(optimizer["factory"])
@@ -46,7 +59,7 @@ def optimizer_has_modes(config: dict, size: Any) -> bool:
         try:
             built = create(resolve(model["factory"]), model["size_param"], size, model["kwargs"])
             made = make(built, 1e-3, **optimizer["kwargs"])
-            return has_modes(as_one_optimizer(made))
+            return Behaviour(has_modes(as_one_optimizer(made)), batch_norms(built))
         except Exception:  # the check of the inputs says what is wrong with it
             continue
-    return False
+    return Behaviour()

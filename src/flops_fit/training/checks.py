@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 from flops_fit.data import Data, as_targets, bytes_per_token, length_of
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
-from flops_fit.experiment.options import TrainOptions
+from flops_fit.experiment.options import TrainOptions, part_of_batch
 from flops_fit.experiment.spec import Spec, options_of
-from flops_fit.loss import adds_up, count_per_item, ignore_index_of, masks_targets
+from flops_fit.loss import ignore_index_of, masks_targets
 from flops_fit.model_factory import call_model
 from flops_fit.optimizer import as_one_optimizer, check_optimizer
 from flops_fit.plan.amounts import CheckedData
@@ -25,11 +25,10 @@ from flops_fit.plan.items import Items, check_items, known_amount, leading_items
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plugins.resolve import add_search_paths, one_line
 from flops_fit.training.batches import GlobalBatches
+from flops_fit.training.mean import check_mean
 
 SAMPLED_ITEMS = 256  # items of each part of the data that are inspected
 STEP_ITEMS = 8  # items of a batch in the two trial steps, which test the code, not the machine
-DRAWS = 16  # evaluations of a random loss, whose mean is compared
-COMPARED_ITEMS = 8  # items whose loss is compared with the losses of their halves
 PARTIAL_ITEMS = 32  # more than one, because the loss may ignore all targets of an item
 SHARDING = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 
@@ -144,12 +143,17 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
         )
     model = make_model(recipe)
     check_batch(model, data, loss_fn, reference)
+
+    def optimizer_of(rate: float) -> torch.optim.Optimizer:
+        return as_one_optimizer(make_optimizer(recipe, model, rate))
+
     try:
-        optimizer = as_one_optimizer(make_optimizer(recipe, model, recipe.learning_rate))
+        check_optimizer(optimizer_of(recipe.learning_rate), model)
     except TypeError as error:
         raise FlopsFitError(f"{recipe.shared.optimizer.factory}: {error}") from None
-    check_optimizer(optimizer, model)
-    notes = [*data.notes, *check_mean(model, reread(data, spec), loss_fn)]
+    given = spec.resources
+    part = part_of_batch(recipe.batch_items, given.processes, given.micro_batch_items)
+    notes = [*data.notes, *check_mean(model, reread(data, spec), loss_fn, part)]
     take_two_steps(spec, reread(data, spec), loss_fn, items.tokens, train)
     if data.read_once:
         notes.append(
@@ -218,64 +222,6 @@ def take_two_steps(
         raise
     except Exception as error:
         raise FlopsFitError(f"two trial steps of training failed: {one_line(error)}") from error
-
-
-def check_mean(model: nn.Module, data: Data, loss_fn: Callable) -> list[str]:
-    """Check that ``loss_fn`` is a mean over targets, on some items of ``data`` and their halves.
-
-    ``model`` computes the outputs. Raises `FlopsFitError` where the loss is a sum over the items or
-    over the targets of an item. Returns a note where it is neither a sum nor a mean, such as a loss
-    that compares the items of a batch with each other.
-    """
-    items = (
-        list(itertools.islice(iter(data.train), COMPARED_ITEMS))
-        if data.is_stream
-        else [data.train[i] for i in range(min(COMPARED_ITEMS, length_of(data.train)))]
-    )
-    half = len(items) // 2
-    if half < 1:
-        return []
-    items = items[: 2 * half]
-    name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
-    training = model.training
-    model.eval()  # without dropout, and without statistics of the batch
-
-    def loss_of(part: list, draws: int = 1) -> tuple[float, int]:
-        inputs, targets = data.collate([(i, as_targets(t)) for i, t in part])
-        values = [float(loss_fn(call_model(model, inputs), targets)) for _ in range(draws)]
-        return math.fsum(values) / draws, int(count_per_item(targets, loss_fn).sum())
-
-    try:
-        with torch.no_grad():
-            drawn = loss_of(items) != loss_of(items)  # the model or the loss draws random numbers
-            (whole, _), (first, n), (second, m) = (
-                loss_of(part, DRAWS if drawn else 1) for part in (items, items[:half], items[half:])
-            )
-            inputs, targets = data.collate([(i, as_targets(t)) for i, t in items[:half]])
-            sums_targets = adds_up(loss_fn, call_model(model, inputs), targets)
-    except Exception:  # the model may refuse a small batch; the check of whole batches follows
-        return []
-    finally:
-        model.train(training)
-    if abs(first + second - whole) <= (0.2 if drawn else 0.01) * abs(whole):
-        raise FlopsFitError(
-            f"loss.function: {name} is a sum over items: the loss of a batch is {whole:.4g}, and the "
-            f"losses of its halves are {first:.4g} and {second:.4g}; allowed: the mean over targets"
-        )
-    if sums_targets:
-        raise FlopsFitError(
-            f"loss.function: {name} is a sum over the targets of an item: half of the targets give "
-            "about half of its value; allowed: the mean over targets"
-        )
-    if drawn or not n + m:
-        return []
-    if abs((n * first + m * second) / (n + m) - whole) <= 0.001 * abs(whole):
-        return []
-    return [
-        f"loss.function: {name} is not a mean over items: for {len(items)} items it is {whole:.4g}, for "
-        f"their halves {first:.4g} and {second:.4g}; its value depends on the batch size, so compare "
-        "only runs with the same batch size"
-    ]
 
 
 def check_batch(model: nn.Module, data: Data, loss_fn: Callable, reference: str) -> None:

@@ -11,12 +11,14 @@ from torch import nn
 
 from flops_fit.data import Data
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.options import TrainOptions
+from flops_fit.experiment.options import TrainOptions, part_of_batch
 from flops_fit.files import write_json
-from flops_fit.model_factory import create_model
+from flops_fit.model_factory import batch_norms, create_model
+from flops_fit.plan.items import looking
 from flops_fit.store.collect import read_results
 from flops_fit.store.records import set_aside
 from flops_fit.sweep import Experiment
+from flops_fit.training.mean import check_mean
 
 
 def is_main_process() -> bool:
@@ -58,6 +60,27 @@ class Call:
             )
         for note in self.data.notes:
             say(note)
+
+    def check_parts(self, experiment: Experiment, options: TrainOptions) -> None:
+        """Check on the model of ``experiment`` that the split of a batch by ``options`` changes nothing.
+
+        Prints where it changes the result, as it does under batch norm. Raises `FlopsFitError` for a
+        loss that is not a mean over items.
+        """
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        part = part_of_batch(options.batch_items, world, options.micro_batch_items)
+        if part is None:
+            return
+        with looking():
+            model = self.model(experiment.size_param_value)
+            if not self.data.read_once:
+                check_mean(model, self.data, self.loss_fn, part)
+        if norms := batch_norms(model):
+            say(
+                f"model: {', '.join(norms)} normalises over {part} of the {options.batch_items} items "
+                "of a batch: results depend on the number of processes and on micro_batch_items, and "
+                "runs of another split are not trained again"
+            )
 
     def model(self, size: Any) -> nn.Module:
         """Build the model at ``size``."""
