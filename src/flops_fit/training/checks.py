@@ -21,10 +21,17 @@ from flops_fit.loss import ignore_index_of, masks_targets
 from flops_fit.model_factory import call_model
 from flops_fit.optimizer import as_one_optimizer, check_optimizer
 from flops_fit.plan.amounts import CheckedData
+from flops_fit.plan.counting import CPU_PARAMS
 from flops_fit.plan.items import Items, check_items, known_amount, leading_items
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plugins.resolve import add_search_paths, one_line
 from flops_fit.training.batches import GlobalBatches
+from flops_fit.training.doubts import (
+    doubts_about_data,
+    doubts_about_model,
+    doubts_about_optimizer,
+    doubts_about_seed,
+)
 from flops_fit.training.mean import check_mean
 
 SAMPLED_ITEMS = 256  # items of each part of the data that are inspected
@@ -154,6 +161,12 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
     given = spec.resources
     part = part_of_batch(recipe.batch_items, given.processes, given.micro_batch_items)
     notes = [*data.notes, *check_mean(model, reread(data, spec), loss_fn, part)]
+    notes += doubts_about_optimizer(optimizer_of, model, recipe.learning_rate)
+    notes += doubts_about_model(model, reread(data, spec), loss_fn)
+    if not data.read_once:
+        notes += doubts_about_data(data)
+    if spec.count.params_total <= CPU_PARAMS:
+        notes += doubts_about_seed(lambda: make_model(recipe))
     take_two_steps(spec, reread(data, spec), loss_fn, items.tokens, train)
     if data.read_once:
         notes.append(
