@@ -560,6 +560,20 @@ def test_fewer_tokens_than_parameters_are_a_doubt():
     assert not prepare_runs(swapped, reading=Reading(cost_as_given=True)).doubts
 
 
+def test_numbers_of_another_kind_than_those_of_the_other_runs_are_a_doubt():
+    frame = grid()[["params", "tokens", "loss"]].reset_index(drop=True)
+    assert not prepare_runs(frame).doubts
+    shifted = frame.copy()
+    shifted.loc[2, ["tokens", "loss"]] = shifted.loc[2, ["loss", "tokens"]].to_list()
+    tokens, loss = prepare_runs(shifted).doubts
+    assert "1 of 12 runs have tokens more than 100000 times away from the median" in tokens
+    assert "1 of 12 runs have loss more than 1000 times away from the median" in loss
+    assert "in row 2): is a unit left out, or a column shifted?" in loss
+    millions = frame["params"].where(frame.index % 3 > 0, frame["params"] / 1e6)
+    (doubt,) = prepare_runs(frame.assign(params=millions)).doubts
+    assert doubt.startswith("2 of 12 runs have params more than 100000 times away")
+
+
 def test_a_row_that_is_a_summary_of_the_others_is_a_doubt():
     frame = grid().assign(name=[*(f"r{i}" for i in range(11)), "Mean"])
     (doubt,) = prepare_runs(frame).doubts

@@ -36,6 +36,7 @@ FEWEST_CHECKPOINTS = 4  # of one N at evenly spaced tokens
 POSITIONS = set(listed("step global_step train_step iter iteration epoch"))  # within a run
 SUMMARIES = set(listed("mean average avg median total totals sum std stdev min max"))
 SMALLEST_COUNT = 1e4  # of parameters or tokens; below, a table probably counts millions
+FARTHEST = {"params": 1e5, "tokens": 1e5, "loss": 1e3}  # factor from the median of the runs
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def doubts(
                 f"{name} are at most {frame[name].max():.4g}: if they count millions or billions, "
                 f"write 70M or 1.3B, or name the column {name}_M or {name}_B"
             )
+    reasons += _far_from_others(frame)
     few = frame["tokens"] < frame["params"]
     if few.mean() > 0.5 and not cost_as_given:
         reasons.append(
@@ -204,6 +206,21 @@ def doubts(
             "(--cost-as-given, fit.cost_as_given, believes them)"
         )
     return notes, reasons
+
+
+def _far_from_others(frame: pd.DataFrame) -> list[str]:
+    """Runs whose numbers are of another kind than those of the others: one such run can move a law."""
+    reasons = []
+    for name, factor in FARTHEST.items():
+        far = np.log(frame[name] / frame[name].median()).abs() > np.log(factor)
+        if far.any():
+            first = frame.loc[far.idxmax()]
+            reasons.append(
+                f"{far.sum()} of {len(frame)} runs have {name} more than {factor:g} times away from the "
+                f"median ({first[name]:.4g} in row {int(first['row'])}): is a unit left out, or a "
+                "column shifted? Correct such rows, or mark them (status, outlier)"
+            )
+    return reasons
 
 
 def _evenly_spaced(frame: pd.DataFrame) -> list[str]:
