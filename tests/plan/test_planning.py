@@ -1,13 +1,19 @@
 """What a plan notices of a model beside its counts: batch norm, and sizes that are no sizes."""
 
 import sys
+from dataclasses import replace
 
 import pytest
+import recipes
 import small_runs
 from torch import nn
 
 from flops_fit.config.complete import complete_config
+from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.options import TrainOptions, part_of_batch
+from flops_fit.experiment.recipe import read_recipe
 from flops_fit.experiment.spec import read_spec
+from flops_fit.jobs.job import check_part
 from flops_fit.plan.planner import make_plan
 
 MODULE = """\
@@ -86,6 +92,22 @@ def test_a_split_of_what_batch_norm_sees_is_another_experiment(planned, split, p
 )
 def test_any_other_split_is_a_resource_alone(planned, model, split):
     assert planned(model, split)[:2] == planned(model, WHOLE)[:2]
+
+
+@pytest.mark.parametrize(
+    ("planned_part", "processes", "micro"), [(None, 2, None), (8, 1, None), (4, 2, 2)]
+)
+def test_a_job_that_splits_a_batch_otherwise_than_planned_is_refused(
+    planned_part, processes, micro
+):
+    identity = recipes.identity()
+    recipe = replace(read_recipe(identity), batch_items=16, part_items=planned_part)
+    options = TrainOptions(1600, 16, 0.1, processes=processes, micro_batch_items=micro)
+    check_part(recipe, options, normalises=False)
+    with pytest.raises(FlopsFitError, match=r"--processes: .* allowed: the processes of the plan"):
+        check_part(recipe, options, normalises=True)
+    part = part_of_batch(16, processes, micro)
+    check_part(replace(recipe, part_items=part), options, normalises=True)
 
 
 def test_sizes_that_make_the_same_model_are_named(planned):

@@ -9,10 +9,12 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.options import TrainOptions, part_of_batch
 from flops_fit.experiment.places import hashes_file, run_folder
+from flops_fit.experiment.recipe import PluginRecipe
 from flops_fit.experiment.spec import Spec, options_of, read_spec
 from flops_fit.experiment.used import late_uses, note_late
 from flops_fit.jobs.killed import AT_WORK, LOST
@@ -28,6 +30,9 @@ from flops_fit.store.records import (
     restore_run,
 )
 from flops_fit.store.stopping import LAUNCHER, RETRY_STATUS, Stopped, StopRequest, stop_with_parent
+
+if TYPE_CHECKING:
+    from torch import nn
 
 BACKEND_ERROR = re.compile(
     r"gloo|NCCL|ProcessGroup|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE
@@ -122,6 +127,7 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
     changed since the plan was made.
     """
     from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
+    from flops_fit.model_factory import batch_norms
     from flops_fit.plugins.resolve import add_search_paths
     from flops_fit.trainer import train
     from flops_fit.training.prepare import check_prepared
@@ -136,18 +142,25 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
     if spec.data_dir is not None:
         check_prepared(spec.data_dir, hashes)
     hashes.save()
+    options = options_of(
+        spec,
+        processes=int(os.environ["FLOPS_FIT_PROCESSES"]),
+        gpus=int(os.environ["FLOPS_FIT_GPUS"]),
+    )
+
+    def build_model() -> "nn.Module":
+        model = make_model(recipe)
+        check_part(recipe, options, bool(batch_norms(model)))
+        return model
+
     with watching(spec.search_paths, [results]) as watch:
         outcome = train(
             spec.experiment_id,
-            lambda: make_model(recipe),
+            build_model,
             load_data(spec),
             load_loss(recipe.shared.loss.function),
             lambda model, rate: make_optimizer(recipe, model, rate),
-            options_of(
-                spec,
-                processes=int(os.environ["FLOPS_FIT_PROCESSES"]),
-                gpus=int(os.environ["FLOPS_FIT_GPUS"]),
-            ),
+            options,
             run_folder(results, spec.experiment_id) / CHECKPOINTS,
             spec.hash,
             stop,
@@ -157,6 +170,21 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
         spec.experiment_id, spec.hash, recipe.to_dict(), spec.count, spec.tokens_per_item, outcome
     )
     return {**record.to_dict(), **used_late(spec, watch, results, hashes)}
+
+
+def check_part(recipe: PluginRecipe, options: TrainOptions, normalises: bool) -> None:
+    """Check that a model that ``normalises`` over a batch gets the parts of it that ``recipe`` has.
+
+    ``options`` are those of the job. Raises `FlopsFitError` where they split a batch otherwise.
+    """
+    part = part_of_batch(options.batch_items, options.processes or 1, options.micro_batch_items)
+    if normalises and part != recipe.part_items:
+        planned, here = (n or options.batch_items for n in (recipe.part_items, part))
+        raise FlopsFitError(
+            f"--processes: {options.processes}: batch norm would see {here} items at once, where the "
+            f"plan has {planned}; allowed: the processes of the plan, or a new plan with other "
+            "resources.processes"
+        )
 
 
 def used_late(
