@@ -256,10 +256,30 @@ class Result:
             beyond=self.plan.beyond,
         )
 
+    def _shown_table(self) -> "pd.DataFrame":
+        """The table of optima with its numbers written as on the page."""
+        import pandas as pd
+
+        from flops_fit.notation import count_text, flops_text, loss_text
+
+        writers = {
+            "flops": flops_text,
+            "params": count_text,
+            "tokens": count_text,
+            "tokens_per_param": count_text,
+            "loss": loss_text,
+        }
+        table = self.chinchilla_table()
+        shown = {
+            name: [None if pd.isna(v) else write(v) for v in table[name]]
+            for name, write in writers.items()
+        }
+        return table.assign(**shown)
+
     def _repr_html_(self) -> str:
         """For notebooks: the same as `repr`, as a table."""
         head, _, _ = repr(self).partition("\n")
-        table = "" if self.law is None else self.chinchilla_table().to_html(index=False)
+        table = "" if self.law is None else self._shown_table().to_html(index=False)
         return f"<p>{escape(head)}</p>{table}"
 
     def __repr__(self) -> str:
@@ -272,7 +292,7 @@ class Result:
         headline = self.law.headline
         return (
             f"{head}; N* ~ C^{headline.a:.3f} by {headline.method} ({self.law.status})\n"
-            f"{self.chinchilla_table().to_string(index=False)}"
+            f"{self._shown_table().to_string(index=False)}"
         )
 
 

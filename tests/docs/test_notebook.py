@@ -10,6 +10,8 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 
+from flops_fit.notation import flops_text
+
 pytestmark = pytest.mark.seconds
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "find_optimal.ipynb"
@@ -50,8 +52,8 @@ def test_every_cell_runs_and_the_answer_has_a_row_for_each_budget(executed):
     assert all(c.execution_count for c in notebook.cells if c.cell_type == "code")
     (answer,) = (text for text in shown(notebook, "text/plain") if text.startswith("Result: "))
     assert answer.startswith("Result: 24 of 24 runs completed; N* ~ C^")
-    flops = [float(line.split()[0]) for line in answer.splitlines()[2:]]
-    assert flops == [3e7, 1e8, 3e8, 9e8, 3e9]
+    flops = [line.split()[0] for line in answer.splitlines()[2:]]
+    assert flops == [flops_text(c) for c in (3e7, 1e8, 3e8, 9e8, 3e9)]
     assert len(shown(notebook, "image/png")) == 1
     printed = "".join(out.text for out in outputs(notebook) if out.get("name") == "stdout")
     assert "90% interval" in printed
