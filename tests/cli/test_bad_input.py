@@ -1100,8 +1100,7 @@ OPTIONS = [
         "flops: -1.0; allowed: a positive finite number of FLOPs",
     ),
     ("a sweep that is not there", "progress nope", "nope: no such sweep; allowed: done"),
-    ("an unknown verb", "fitt", "argument VERB: invalid choice: 'fitt' (choose from"),
-    ("no verb", "", "the following arguments are required: VERB"),
+    ("an unknown verb", "fitt", "fitt: no such verb; did you mean fit?"),
     (
         "an unknown option",
         "fit --runs runs.csv --out results/f.json --colour red",

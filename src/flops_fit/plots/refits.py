@@ -68,7 +68,10 @@ def sensitivity_numbers(fit: Fit, budgets: list[float]) -> pd.DataFrame:
 
 
 def sensitivity_height(numbers: pd.DataFrame, width: float) -> float:
-    """Height in inches of the figure of ``numbers`` (`sensitivity_numbers`), ``width`` inches wide."""
+    """Height in inches of the figure of ``numbers`` (rows of `sensitivity_numbers`).
+
+    ``width`` is its width in inches.
+    """
     part = _last(numbers)
     labels = sum(_label(text, width).count("\n") + 1 for text in part["label"])
     heads = sum(_label(GROUPS[g], width).count("\n") + 1 for g in part["group"].unique())
