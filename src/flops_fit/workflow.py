@@ -49,7 +49,7 @@ from flops_fit.plugins.code import import_closure, remembered_sources
 from flops_fit.plugins.data_files import find_path
 from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER
 from flops_fit.store.collect import edited_tables
-from flops_fit.store.plan_file import keep_plan
+from flops_fit.store.plan_file import keep_plan, read_plan_use
 from flops_fit.store.records import RECORD, RESULT, read_failure, read_record, set_aside
 from flops_fit.store.verified import Verified, state_of
 
@@ -67,7 +67,7 @@ EDITED = "edited after it was collected (to fit your own table, name it in the c
 
 
 def is_sweep(config: Mapping[str, object]) -> bool:
-    """Whether ``config``, as Snakemake has it before any default, describes a sweep."""
+    """Whether ``config``, as Snakemake has it before any default, describes a sweep or a comparison."""
     return any(kind.key in config for kind in KINDS)
 
 
@@ -81,6 +81,7 @@ class Sweep:
         self.config = complete_config(config)
         self.name = self.config["name"]
         self.paths = search_paths([checkout])
+        self._planned: PlannedSweep | None = None
 
     @property
     def trains(self) -> bool:
@@ -111,7 +112,19 @@ class Sweep:
 
     def make_plan(self) -> "PlannedSweep":
         """Plan the sweep, or read its plan if nothing that determines it has changed."""
-        return PlannedSweep(self.config, plan_config(self.config, RESULTS, self.paths))
+        self._planned = PlannedSweep(self.config, plan_config(self.config, RESULTS, self.paths))
+        return self._planned
+
+    def has(self, experiment: str) -> bool:
+        """Whether ``experiment``, an id, is one of this sweep, by the plan that was kept last.
+
+        So a job that waits is that of its sweep, even if the config changes.
+        """
+        if not self.trains:
+            return False
+        if self._planned is not None:
+            return experiment in self._planned.ids
+        return experiment in read_plan_use(sweep_plan_file(RESULTS, self.name)).experiments
 
     def request(self, experiment: str, gpus: int) -> tuple[int, int]:
         """Minutes and megabytes of a first attempt at ``experiment`` (an id) on ``gpus`` GPUs."""
@@ -264,10 +277,15 @@ class PlannedSweep:
         ]
 
     @functools.cached_property
+    def ids(self) -> dict[str, None]:
+        """Ids of all experiments, in the order of the plan."""
+        return dict.fromkeys(e.experiment_id for e in self.plan.experiments)
+
+    @functools.cached_property
     def experiments(self) -> list[str]:
         """Ids of the experiments to train."""
-        failed, ids = set(self.failed), (e.experiment_id for e in self.plan.experiments)
-        return [experiment for experiment in ids if experiment not in failed]
+        failed = set(self.failed)
+        return [experiment for experiment in self.ids if experiment not in failed]
 
     @functools.cached_property
     def content(self) -> str:

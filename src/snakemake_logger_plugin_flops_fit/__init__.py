@@ -51,7 +51,7 @@ class LogHandler(LogHandlerBase):
     needs_rulegraph = False
 
     def __post_init__(self) -> None:
-        self.reporter: Reporter | None = None
+        self.reporters: dict[tuple[str, str], Reporter] = {}
         # A dry run is asked for what Snakemake prints of its jobs
         asked = isinstance(self.settings, LogHandlerSettings) and self.settings.brief
         self.brief = asked and not self.common_settings.dryrun
@@ -73,14 +73,12 @@ class LogHandler(LogHandlerBase):
             if sweep := getattr(record, SWEEP, None):
                 from flops_fit.jobs.progress import Reporter
 
-                self.reporter = Reporter(*sweep)
-                self.reporter.news()  # that message already reported the progress
-            elif (
-                self.reporter
-                and getattr(record, "event", None) in ENDS
-                and (line := self.reporter.news())
-            ):
-                logging.getLogger(record.name).info(line, extra={LINE: True})
+                self.reporters[sweep] = Reporter(*sweep)
+                self.reporters[sweep].news()  # that message already reported the progress
+            elif getattr(record, "event", None) in ENDS:
+                for reporter in self.reporters.values():
+                    if line := reporter.news():
+                        logging.getLogger(record.name).info(line, extra={LINE: True})
         except Exception:
             self.handleError(record)
 

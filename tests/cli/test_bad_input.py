@@ -198,6 +198,11 @@ KEYS = [
         "model: cannot be combined with runs, which trains nothing; remove one of them",
     ),
     (
+        "a comparison together with a model",
+        {"compare": {"reference": "a.yaml", "candidate": "b.yaml"}},
+        "model: cannot be combined with compare, because each arm has its own config",
+    ),
+    (
         "preparation without an example",
         {"dataset": {"factory": "parts:Tokens", "prepare": "parts:prepare"}},
         "dataset.example: missing; allowed: the import path of a callable that returns one",

@@ -70,7 +70,8 @@ def test_the_files_hold_the_answer_and_load_nothing(files, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "muon is better at 10²⁰ FLOPs" in printed
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {f"compare.{kind}" for kind in ("json", "md", "html", "svg", "png", "csv")}
+    figures = {f"{n}.{k}" for n in ("compare", "compare_isoflop") for k in ("svg", "png", "csv")}
+    assert names == figures | {f"compare.{kind}" for kind in ("json", "md", "html", "txt")}
     page = (tmp_path / "compare.html").read_text()
     assert "muon is better at 10²⁰ FLOPs" in page
     assert "<svg" in page
@@ -95,8 +96,8 @@ def test_the_same_comparison_writes_the_same_bytes(files, tmp_path):
     ("more", "message"),
     [
         (["--flops", "0"], "allowed: a positive finite number of FLOPs"),
-        (["--names", "a", "a"], "both arms are called 'a'"),
-        (["--reference-records", "x.json"], "allowed: both or none"),
+        (["--names", "a", "a"], "allowed: 2 different names"),
+        (["--reference-records", "x.json"], "allowed: the records of every arm"),
     ],
 )
 def test_bad_input_is_one_message(files, capsys, more, message):
@@ -106,7 +107,7 @@ def test_bad_input_is_one_message(files, capsys, more, message):
 
 def test_the_numbers_of_the_figure_are_those_of_the_comparison(fits):
     compared = flops_fit.compare(*fits, [TOP])
-    numbers = compare_numbers(compared)
+    numbers = compare_numbers([compared])
     line = numbers[numbers["kind"] == "multiplier"]
     assert line["multiplier"].tolist() == compared.curve.multiplier
     assert (line["low"].astype(float) < line["high"].astype(float)).all()

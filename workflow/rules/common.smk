@@ -7,7 +7,15 @@ from flops_fit import workflow as flops_fit
 from flops_fit.config.load import check_keys_once
 from flops_fit.errors import FlopsFitError
 from flops_fit.plots import FIGURES
+from flops_fit.study import Study
 
+# Files of a comparison
+COMPARED = ["compare.json", "compare.md", "compare.html", "compare.txt"]
+COMPARED += [
+    f"{name}.{kind}"
+    for name in ("compare", "compare_isoflop")
+    for kind in ("svg", "png", "csv")
+]
 CHECKOUT = checkout_folder()
 TRAIN_RUN = name_outside("train_run")
 
@@ -38,25 +46,27 @@ def readable(function):
 
 # Snakemake has read these files and keeps only the last value of a repeated key.
 readable(check_keys_once)(config_files())
-sweep = readable(flops_fit.Sweep)(config, CHECKOUT)
+study = readable(Study)(config, CHECKOUT)
+sweeps = study.sweeps
 flops_fit.lead_jobs_here()
 
 
 wildcard_constraints:
-    sweep=sweep.name.replace(".", "[.]"),
+    sweep="|".join(name.replace(".", "[.]") for name in sweeps),
+    comparison=study.name.replace(".", "[.]"),
     id="[A-Za-z0-9._+-]+",
 
 
 @functools.cache
 @readable
-def planned():
-    """The sweep with its plan, made once, when the first rule asks for it.
+def planned(name):
+    """The sweep ``name`` with its plan, made once, when the first rule asks for it.
 
     It is never made at parse time, because `--lint` and `--unlock` must work without a plan.
     """
     if is_main_process() and rewording_reruns():
         logger.warning(flops_fit.NO_PROFILE)
-    planned = sweep.make_plan()
+    planned = sweeps[name].make_plan()
     if is_main_process() and not is_dry_run():
         planned.keep()
         planned.set_broken_aside()
@@ -67,9 +77,20 @@ def planned():
     return planned
 
 
+def all_planned():
+    return [planned(name) for name, sweep in sweeps.items() if sweep.trains]
+
+
 @readable
 def targets(wildcards):
-    """All files of a sweep, including every run, so that a deleted one is made again."""
+    """All files of every sweep, with every run, so that a deleted one is made again."""
+    files = [file for sweep in sweeps.values() for file in targets_of(sweep)]
+    if study.arms:
+        files += [f"results/{study.name}/{name}" for name in COMPARED]
+    return files
+
+
+def targets_of(sweep):
     if sweep.tunes_rate:
         names = ["learning_rate.json", "learning_rate.txt"]
     elif sweep.confirms:
@@ -81,23 +102,30 @@ def targets(wildcards):
     if sweep.trains:
         names += [f"plan.{kind}" for kind in ("csv", "html", "svg", "txt")]
         names += ["results.json", "results.csv"]
-        runs = run_results(wildcards)
+        runs = results_of(sweep.name)
     return [f"results/{sweep.name}/{name}" for name in names] + runs
 
 
-def run_results(wildcards):
+def results_of(name):
     return [
-        f"results/runs/{experiment}/result.json" for experiment in planned().experiments
+        f"results/runs/{experiment}/result.json"
+        for experiment in planned(name).experiments
     ]
+
+
+def run_results(wildcards):
+    return results_of(wildcards.sweep)
 
 
 @readable
 def run_table(wildcards):
+    sweep = sweeps[wildcards.sweep]
     return f"results/{sweep.name}/results.csv" if sweep.trains else sweep.runs_file
 
 
 def records(wildcards):
-    return f"results/{sweep.name}/results.json" if sweep.trains else []
+    trains = sweeps[wildcards.sweep].trains
+    return f"results/{wildcards.sweep}/results.json" if trains else []
 
 
 def optional_records(wildcards, input):
@@ -105,7 +133,8 @@ def optional_records(wildcards, input):
 
 
 def optional_tables(wildcards, input):
-    plan = f"--plan results/.plan/sweeps/{sweep.name}.json" if sweep.trains else ""
+    name = wildcards.sweep
+    plan = f"--plan results/.plan/sweeps/{name}.json" if sweeps[name].trains else ""
     files = [input.confirmed] if isinstance(input.confirmed, str) else input.confirmed
     confirmed = " ".join(["--confirmed", *map(quote, files)]) if files else ""
     return " ".join(filter(None, [optional_records(wildcards, input), plan, confirmed]))
@@ -118,35 +147,38 @@ def confirmations(wildcards):
         return []
     from flops_fit.rounds.confirm import confirmation_files
 
-    return confirmation_files("results", sweep.name)
+    return confirmation_files("results", wildcards.sweep)
 
 
 def prepared_data(wildcards):
-    folder = planned().plan.data_dir
-    return f"{folder}/manifest.json" if folder else []
+    """The prepared data of the first sweep with this check; all that have it read the same data."""
+    plans = [planned.plan for planned in all_planned()]
+    plan = next(plan for plan in plans if Path(plan.check).stem == wildcards.check)
+    return f"{plan.data_dir}/manifest.json" if plan.data_dir else []
 
 
 def plan_content(wildcards):
-    return planned().content
+    return planned(wildcards.sweep).content
 
 
 def failed_runs(wildcards):
-    return planned().failed
+    return planned(wildcards.sweep).failed
 
 
 @readable
 def plan_tables(wildcards):
     """The files of `snakemake plan --cores 1`, which trains nothing."""
-    if not sweep.trains:
+    trained = [sweep for sweep in sweeps.values() if sweep.trains]
+    if not trained:
         raise FlopsFitError(
             "plan: there is nothing to plan, because the config names existing runs"
         )
-    return [
-        f"results/{sweep.name}/plan.{kind}" for kind in ("csv", "html", "svg", "txt")
-    ]
+    kinds = ("csv", "html", "svg", "txt")
+    return [f"results/{sweep.name}/plan.{kind}" for sweep in trained for kind in kinds]
 
 
 def plan_options(wildcards):
+    sweep = sweeps[wildcards.sweep]
     return f"{sweep.pricing_options()} {sweep.budget_options()}".strip()
 
 
@@ -161,39 +193,92 @@ def checked(wildcards):
     return flops_fit.spec_of(wildcards.id).check
 
 
+def resources_of(experiment):
+    return study.sweep_of(experiment).config["resources"]
+
+
+def processes(wildcards):
+    return resources_of(wildcards.id)["processes"]
+
+
+def threads_per_process(wildcards):
+    return resources_of(wildcards.id)["threads"]
+
+
+def threads_per_run(wildcards):
+    return processes(wildcards) * threads_per_process(wildcards)
+
+
 @readable
-def gpus_per_run():
+def gpus_per_run(wildcards):
     """GPUs per run: set-resources (``gpu: 2`` or ``gres: gpu:a100:2``) overrides the config."""
     if gres := set_resource(TRAIN_RUN, "gres"):
         count = gres.rpartition(":")[2]
         return int(count) if count.isdigit() else 1
     gpus = set_resource(TRAIN_RUN, "gpu")
     if gpus is None:
-        return sweep.config["resources"]["gpus"]
+        return resources_of(wildcards.id)["gpus"]
     if not gpus.isdigit():
         raise FlopsFitError(f"set-resources: gpu={gpus}; allowed: a whole number")
     return int(gpus)
 
 
+def gpu_resource(wildcards):
+    """SLURM accepts only one of gres and gpu."""
+    return 0 if set_resource(TRAIN_RUN, "gres") else gpus_per_run(wildcards)
+
+
+def price(wildcards):
+    sweep = study.sweep_of(wildcards.id)
+    return sweep.price(wildcards.id, gpus_per_run(wildcards))
+
+
+def request(wildcards):
+    sweep = study.sweep_of(wildcards.id)
+    return sweep.request(wildcards.id, gpus_per_run(wildcards))
+
+
 @readable
 def longest_first(wildcards):
     """The priority of a run: long runs start first, so that none of them is the last to end."""
-    return sweep.price(wildcards.id, gpus_per_run()).seconds
+    return price(wildcards).seconds
 
 
 @readable
 def minutes(wildcards, attempt):
-    return attempt * sweep.request(wildcards.id, gpus_per_run())[0]
+    return attempt * request(wildcards)[0]
 
 
 @readable
 def megabytes(wildcards, attempt):
-    return attempt * sweep.request(wildcards.id, gpus_per_run())[1]
+    return attempt * request(wildcards)[1]
+
+
+def arms_records(wildcards):
+    """The records of every arm, or of none where one is a table of runs."""
+    if not all(sweep.trains for sweep in sweeps.values()):
+        return []
+    return [f"results/{sweep}/results.json" for sweep in study.arms.values()]
+
+
+def arms_options(wildcards, input):
+    options = study.compare_options()
+    if input.records:
+        reference, *others = map(quote, input.records)
+        options += (
+            f" --reference-records {reference} --candidate-records {' '.join(others)}"
+        )
+    return options
 
 
 def say_how_it_ended():
-    """Print the summary that the last step wrote, if all requested files exist."""
+    """Print the summaries that the last step of each sweep wrote, if all requested files exist."""
     if is_asked_for("plan"):
-        print(f"\n{sweep.name}: {sweep.plan_summary()}")
+        for sweep in sweeps.values():
+            if sweep.trains:
+                print(f"\n{sweep.name}: {sweep.plan_summary()}")
     elif all(Path(file).exists() for file in targets(None)):
-        print(f"\n{sweep.name}: {sweep.summary()}")
+        for sweep in sweeps.values():
+            print(f"\n{sweep.name}: {sweep.summary()}")
+        if study.arms:
+            print(f"\n{study.name}: {study.summary()}")

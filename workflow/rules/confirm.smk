@@ -15,7 +15,7 @@ rule compare_confirmation:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        predicted=lambda wildcards: sweep.predicted(),
+        predicted=lambda wildcards: sweeps[wildcards.sweep].predicted(),
         code=code_of("confirmed"),
     shell:
         "python -m flops_fit confirmed --records {input.records:q} --predicted {params.predicted:q}"

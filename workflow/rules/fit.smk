@@ -9,7 +9,7 @@ rule fit_law:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        options=lambda wildcards: sweep.fit_options(),
+        options=lambda wildcards: sweeps[wildcards.sweep].fit_options(),
         code=code_of("fit"),
     shell:
         "python -m flops_fit fit --runs {input.runs:q} --out {output} {params.options} > {log} 2>&1"

@@ -22,7 +22,7 @@ rule fit_learning_rate:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        options=lambda wildcards: sweep.plot_options(),
+        options=lambda wildcards: sweeps[wildcards.sweep].plot_options(),
         code=code_of("rate"),
     shell:
         "python -m flops_fit rate --runs {input.runs:q} --out {output.rule}"

@@ -23,8 +23,8 @@ rule plot_law:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        options=lambda wildcards: sweep.plot_options(),
-        budgets=lambda wildcards: sweep.budget_options(),
+        options=lambda wildcards: sweeps[wildcards.sweep].plot_options(),
+        budgets=lambda wildcards: sweeps[wildcards.sweep].budget_options(),
         code=code_of("plot"),
         records=optional_records,
     shell:

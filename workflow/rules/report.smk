@@ -24,7 +24,7 @@ rule write_report:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        budgets=lambda wildcards: sweep.budget_options(),
+        budgets=lambda wildcards: sweeps[wildcards.sweep].budget_options(),
         code=code_of("report"),
         optional=optional_tables,
     shell:

@@ -10,12 +10,12 @@ rule train_run:
     priority: longest_first
     conda:
         "../../envs/flops-fit.yaml"
-    threads: sweep.config["resources"]["processes"] * sweep.config["resources"]["threads"]
+    threads: threads_per_run
     resources:
-        processes=sweep.config["resources"]["processes"],
-        omp=sweep.config["resources"]["threads"],
-        devices=gpus_per_run(),
-        gpu=0 if set_resource(TRAIN_RUN, "gres") else gpus_per_run(),  # SLURM accepts only one of the two
+        processes=processes,
+        omp=threads_per_process,
+        devices=gpus_per_run,
+        gpu=gpu_resource,
         runtime=minutes,
         mem_mb=megabytes,
     params:

@@ -8,6 +8,7 @@ import numpy as np
 from flops_fit.comparison.fairness import check_units, differences, doubts_of
 from flops_fit.comparison.judge import (
     CANNOT_TELL,
+    FALSE_ALARMS,
     Judged,
     judge,
     missing_at,
@@ -43,12 +44,15 @@ def compare_fits(
     names: tuple[str, str] = ("reference", "candidate"),
     records: tuple[list[dict], list[dict]] | None = None,
     paired: bool = True,
+    candidates: int = 1,
 ) -> Comparison:
     """Compare ``candidate`` with ``reference`` at matched compute.
 
     ``flops``: the C to answer for, in FLOPs; by default every budget that both measured and 10 times
     the largest of them. ``names`` of the two arms; ``records`` of their runs, for the fairness list
     and speeds; ``paired``: whether runs with a counterpart in the other arm are resampled together.
+    ``candidates``: how many candidates are compared with this reference; together they get a wrong
+    verdict as rarely as one would, so each needs a clearer difference (Bonferroni).
 
     Raises `FlopsFitError` for different units of loss, for a C that is not positive, and where both
     names are the same.
@@ -69,7 +73,7 @@ def compare_fits(
     speeds = None if records is None else _speeds(arms, records)
     low = min(shared) if shared else max(arm.fit.data.flops[0] for arm in arms)
     span = (low, largest * BEYOND)
-    sides = _Sides(arms, models, doubts, speeds, largest)
+    sides = _Sides(arms, models, doubts, speeds, largest, FALSE_ALARMS / candidates)
     rows = sides.rows(asked)
     curve, crossing = sides.curve(*span)
     changed = [] if records is None else differences(records)
@@ -83,6 +87,7 @@ def compare_fits(
         differences=changed,
         paired=pairs_of(*arms) if paired else 0,
         level=sides.level,
+        false_alarms=sides.alarms,
         loss_unit=reference.data.loss_unit,
         curve=curve,
         minima={arm.name: minima_of(arm) for arm in arms},
@@ -101,9 +106,10 @@ class _Sides:
         doubts: list[Doubt],
         speeds: dict[str, float] | None,
         largest: float,
+        alarms: float,
     ):
         self.arms, self.models, self.doubts, self.speeds = arms, models, doubts, speeds
-        self.largest = largest
+        self.largest, self.alarms = largest, alarms
         self.level = arms[0].fit.bootstrap.level
         self.identified = all(arm.fit.identified for arm in arms)
 
@@ -121,9 +127,9 @@ class _Sides:
         if not reasons and spread is not None:
             ci = _ends(log_m, spread.half_width(self.level))
             noise = _ends(log_m, replace(spread, sd=spread.noise).half_width(self.level))
-            above, smallest = spread.above(log_m), spread.smallest
+            above, smallest = spread.above(log_m), spread.smallest(self.alarms)
             reasons = [doubt.text for doubt in self.doubts if doubt.serious]
-            verdict = CANNOT_TELL if reasons else verdict_of(log_m, spread)
+            verdict = CANNOT_TELL if reasons else verdict_of(log_m, spread, self.alarms)
             reasons = reasons or self._remarks(flops)
         speeds = self.speeds
         return Row(

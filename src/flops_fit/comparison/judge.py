@@ -38,10 +38,12 @@ class Spread:
         """Probability that M > 1 where the estimate is ``log_multiplier`` = ln M."""
         return float(student.cdf(log_multiplier / self.sd, self.df))
 
-    @property
-    def smallest(self) -> float:
-        """The smallest M > 1 that would have been called better with a probability of 80%."""
-        reach = student.ppf(1 - FALSE_ALARMS / 2, self.df) + student.ppf(POWER, self.df)
+    def smallest(self, alarms: float = FALSE_ALARMS) -> float:
+        """The smallest M > 1 that would have been called better with a probability of 80%.
+
+        ``alarms``: the share of equal pairs that may be called better or worse.
+        """
+        reach = student.ppf(1 - alarms / 2, self.df) + student.ppf(POWER, self.df)
         return float(np.exp(min(reach * self.sd, FARTHEST)))
 
 
@@ -125,15 +127,15 @@ def _parts(
     return parts
 
 
-def verdict_of(log_multiplier: float, spread: Spread) -> str:
-    """better, worse or no difference shown, such that equal pairs are called so in 5% at most.
+def verdict_of(log_multiplier: float, spread: Spread, alarms: float = FALSE_ALARMS) -> str:
+    """better, worse or no difference shown for ``log_multiplier`` = ln M with the error ``spread``.
 
-    ``log_multiplier`` = ln M with the error ``spread``.
+    ``alarms``: the share of equal pairs that may be called better or worse.
     """
     above = spread.above(log_multiplier)
-    if above >= 1 - FALSE_ALARMS / 2:
+    if above >= 1 - alarms / 2:
         return BETTER
-    return WORSE if above <= FALSE_ALARMS / 2 else NO_DIFFERENCE
+    return WORSE if above <= alarms / 2 else NO_DIFFERENCE
 
 
 def unknown_at(arms: tuple[Arm, Arm], flops: float, log_m: float, resampled: bool) -> list[str]:

@@ -102,8 +102,9 @@ class Comparison:
     ``reference`` and ``candidate`` (`ArmEntry`), ``model`` (`ModelEntry`), ``rows`` (`Row`),
     ``crossing`` (`Crossing`), ``fairness`` (`Doubt`), ``differences`` (config keys in which the arms
     differ), ``paired`` (runs drawn together with their counterparts), ``level`` of the intervals,
-    ``loss_unit``, ``curve`` (`Curve`), ``minima`` (arm -> [[C, L*]] measured), ``summary`` (sentences),
-    ``speeds`` (arm -> median FLOPs per second of its runs; None where not known).
+    ``false_alarms`` (share of equal pairs that may be called better or worse), ``loss_unit``,
+    ``curve`` (`Curve`), ``minima`` (arm -> [[C, L*]] measured), ``summary`` (sentences), ``speeds``
+    (arm -> median FLOPs per second of its runs; None where not known).
     """
 
     reference: ArmEntry
@@ -115,6 +116,7 @@ class Comparison:
     differences: list[str]
     paired: int
     level: float
+    false_alarms: float  # share of equal pairs that may be called better or worse
     loss_unit: str
     curve: Curve = field(repr=False)
     minima: dict[str, list[list[float]]]
@@ -124,3 +126,13 @@ class Comparison:
     def to_dict(self) -> dict:
         """Plain data, as ``flops-fit compare --json`` prints it."""
         return {"format": FORMAT, **fields_of(self)}
+
+
+def plain_comparisons(comparisons: list[Comparison]) -> dict:
+    """The content of compare.json: the only one of ``comparisons``, or a list of them under that key.
+
+    All have the same reference.
+    """
+    if len(comparisons) == 1:
+        return comparisons[0].to_dict()
+    return {"format": FORMAT, "comparisons": [each.to_dict() for each in comparisons]}

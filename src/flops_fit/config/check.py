@@ -54,12 +54,41 @@ PLUGINS = Kind(
     ("counts",),
     "cannot be used without trainer, because the model itself is counted",
 )
-KINDS = (RUNS, SCRIPT, PLUGINS)
+COMPARISON = Kind(
+    "compare",
+    refused=(
+        *(
+            "model",
+            "trainer",
+            "counts",
+            "dataset",
+            "loss",
+            "optimizer",
+            "budgets",
+            "sizes",
+            "seeds",
+        ),
+        *("convention", "batch", "learning_rate", "learning_rate_factors", "schedule", "precision"),
+        *(
+            "deterministic",
+            "evaluation",
+            "limits",
+            "resources",
+            "pricing",
+            "runs",
+            "fit",
+            "confirm",
+        ),
+    ),
+    why="cannot be combined with compare, because each arm has its own config",
+)
+KINDS = (COMPARISON, RUNS, SCRIPT, PLUGINS)
 
 
 def kind_of_sweep(config: Mapping[str, Any]) -> Kind:
-    """The kind of the sweep of ``config``: existing runs, a script, or plug-ins where it is neither."""
-    return next((kind for kind in (RUNS, SCRIPT) if config.get(kind.key) is not None), PLUGINS)
+    """The kind of ``config``: a comparison, existing runs, a script, or plug-ins where it is none."""
+    kinds = (COMPARISON, RUNS, SCRIPT)
+    return next((kind for kind in kinds if config.get(kind.key) is not None), PLUGINS)
 
 
 def check_size(raw: object) -> None:
@@ -286,7 +315,20 @@ def _number_key(section: str, key: object) -> int | float:
     return int(number) if number.is_integer() else number
 
 
-CHECKS = {"runs": lambda config: None, "trainer": _check_script, "model": _check_plugins}
+def _check_comparison(config: dict) -> None:
+    compared = config["compare"]
+    if compared.get("candidate") is None and not compared.get("candidates"):
+        raise FlopsFitError(
+            "compare: no candidate; allowed: candidate, candidates, or both, beside reference"
+        )
+
+
+CHECKS = {
+    "compare": _check_comparison,
+    "runs": lambda config: None,
+    "trainer": _check_script,
+    "model": _check_plugins,
+}
 
 
 def _check_sizes(config: dict) -> None:

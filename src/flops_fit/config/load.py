@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from flops_fit.config.check import COMPARISON, kind_of_sweep
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 
@@ -13,7 +14,8 @@ from flops_fit.errors import FlopsFitError
 def load_config(path: str | Path) -> dict:
     """Read, check and complete the config file ``path``, and return the config.
 
-    Raises `FlopsFitError` that names the file, the key, its value and what is allowed.
+    Raises `FlopsFitError` that names the file, the key, its value and what is allowed, also for the
+    config of a comparison, which is no sweep.
     """
     try:
         raw = _read_yaml(Path(path).read_text())
@@ -29,9 +31,15 @@ def load_config(path: str | Path) -> dict:
     except FlopsFitError as error:
         raise FlopsFitError(f"{path}: {error}") from None
     try:
-        return complete_config(raw)
+        config = complete_config(raw)
+        if kind_of_sweep(config) is COMPARISON:
+            raise FlopsFitError(
+                "compare: a comparison is no sweep; allowed: the config of one of its arms here, and "
+                "`snakemake --configfile` for the comparison"
+            )
     except FlopsFitError as error:
         raise FlopsFitError(f"{path}: {error}") from None
+    return config
 
 
 def check_keys_once(paths: Iterable[str | Path]) -> None:

@@ -5,61 +5,65 @@ from pathlib import Path
 from flops_fit.comparison.result import Comparison, Row
 from flops_fit.comparison.sentences import factor
 from flops_fit.notation import flops_text, unit_text
-from flops_fit.plots.compare import NAME
+from flops_fit.plots.compare import ISOFLOP, NAME
 from flops_fit.report.figures import inline_svg
 from flops_fit.report.pages import fill
 
 COLOURS = {"better": "trust", "worse": "not-identifiable"}  # classes of the style sheet
-FIGURE = "Best loss of both arms against compute, and the compute multiplier with its interval"
+FIGURE = "Best loss of all arms against compute, and the compute multiplier with its interval"
+PANELS = "Loss against parameters at each compute budget, one panel for each arm"
 
 
-def compare_page(comparison: Comparison, folder: str | Path, command: str) -> str:
-    """The page of ``comparison`` as HTML.
+def compare_page(comparisons: list[Comparison], folder: str | Path, command: str) -> str:
+    """The page of ``comparisons``, which share their reference, as HTML.
 
-    ``folder`` has its figure (`flops_fit.plots.compare.write_figure`), and ``command`` repeats it.
+    ``folder`` has the figures (`flops_fit.plots.compare.write_figures`), and ``command`` repeats it.
     """
+    first = comparisons[0]
     return fill(
         "compare.html.j2",
         {"factor": _factor, "interval": _interval, "sentence": _sentence},
-        c=comparison,
+        comparisons=comparisons,
+        reference=first.reference,
         colours=COLOURS,
-        level=f"{100 * comparison.level:g}%",
-        unit=unit_text(comparison.loss_unit),
+        level=f"{100 * first.level:g}%",
+        unit=unit_text(first.loss_unit),
         figure=inline_svg(Path(folder, f"{NAME}.svg"), NAME, FIGURE),
+        panels=inline_svg(Path(folder, f"{ISOFLOP}.svg"), ISOFLOP, PANELS),
         command=command,
-        fast=any(row.wall_clock for row in comparison.rows),
+        fast=any(row.wall_clock for c in comparisons for row in c.rows),
     )
 
 
-def compare_table(comparison: Comparison) -> str:
-    """The ``comparison`` as Markdown: its sentences, one row for each C, and the fairness list."""
-    names = comparison.reference.name, comparison.candidate.name
-    level = f"{100 * comparison.level:g}%"
+def compare_table(comparisons: list[Comparison]) -> str:
+    """The ``comparisons`` as Markdown: sentences, one row for each C, model and fairness list."""
+    first = comparisons[0]
+    arms = ", ".join(c.candidate.name for c in comparisons)
     lines = [
-        f"# {names[1]} against {names[0]}",
+        f"# {arms} against {first.reference.name}",
         "",
-        *comparison.summary,
+        *(text for c in comparisons for text in c.summary),
         "",
-        f"| C (FLOPs) | M | {level} interval | P(M > 1) | measured M | verdict |",
-        "|---|---|---|---|---|---|",
-        *(_line(row) for row in comparison.rows),
-        "",
-        f"Model: {comparison.model.name}; {comparison.model.why}.",
-        "",
-        "## Fairness",
-        "",
-        *(f"- {_sentence(doubt.text)}." for doubt in comparison.fairness),
-        *(["- Nothing differs beside the recipe."] if not comparison.fairness else []),
+        f"| candidate | C (FLOPs) | M | {100 * first.level:g}% interval | P(M > 1) | measured M "
+        "| verdict |",
+        "|---|---|---|---|---|---|---|",
+        *(_line(c.candidate.name, row) for c in comparisons for row in c.rows),
     ]
-    if comparison.differences:
-        lines += ["", "## Differences in the config", ""]
-        lines += [f"- `{text}`" for text in comparison.differences]
+    for c in comparisons:
+        lines += ["", f"## {c.candidate.name} against {c.reference.name}", ""]
+        lines += [f"Model: {c.model.name}; {c.model.why}.", "", "Fairness:", ""]
+        lines += [f"- {_sentence(doubt.text)}." for doubt in c.fairness]
+        lines += [] if c.fairness else ["- Nothing differs beside the recipe."]
+        if c.differences:
+            lines += ["", "Differences in the config:", ""]
+            lines += [f"- `{text}`" for text in c.differences]
     return "\n".join([*lines, ""])
 
 
-def _line(row: Row) -> str:
+def _line(name: str, row: Row) -> str:
     probability = "–" if row.probability is None else f"{row.probability:.3f}"
     cells = (
+        name,
         flops_text(row.flops),
         _factor(row.multiplier),
         _interval(row.ci),
