@@ -1,21 +1,26 @@
 """How often a comparison of two sweeps is right, on simulated pairs.
 
-    python benchmarks/compare.py [--seconds 600] [--pairing]
+    python benchmarks/compare.py [--seconds 600] [--pairing | --form FOLDER]
 
 Both arms have the design of the standard sweep (docs/standard/results.csv: 5 budgets, 5 sizes, 2
-seeds) and a known law; the candidate is worth M times the compute, with the exponents of the
-reference or with others. Each pair is fitted and compared as `flops-fit compare` does. Printed: how
-often the nominal 90% interval of M holds the truth at the largest budget and at 10 times it, how often
-the verdict at the largest budget is better or worse, and how often the shared model answers, each with
-its standard error. Sets of pairs are simulated until ``--seconds`` of processor time are used.
+seeds) and a known law; the candidate is worth M times the compute at the middle budget, with the
+exponents of the reference or with others. Each pair is fitted and compared as `flops-fit compare` does.
+Printed: how often the nominal 90% interval of M holds the truth at the largest budget and at 10 times
+it, and how often the noise alone would have; how often the verdict at the largest budget is better or
+worse; and how often the shared model has most weight, each with its standard error. Sets of pairs are
+simulated until ``--seconds`` of processor time are used.
 
 ``--pairing`` measures instead what resampling runs together with their counterparts changes, where
-half of the variance of a run is common to both arms.
+half of the variance of a run is common to both arms. ``--form`` measures how much of the error of the
+form two like arms share (`flops_fit.comparison.models.LIKE`), on the tables of Porian et al. (2024) in
+that folder.
 """
 
 import argparse
+import itertools
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -24,22 +29,54 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 
-from flops_fit.comparison.judge import judge, verdict_of
-from flops_fit.comparison.models import SHARED, models_of
+from flops_fit.comparison.judge import judge
+from flops_fit.comparison.models import SHARED, matched_tests, models_of
 from flops_fit.comparison.multiplier import Frontier, Pair
 from flops_fit.comparison.pairs import Arm, joint_draws
+from flops_fit.fit.chain import FADE
 from flops_fit.fit.core import fit_runs
 from flops_fit.fit.cost import Cost
+from flops_fit.fit.form_error import growth
 from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.fit.runs import read_runs
 from flops_fit.rounds.truth import default_law
 
 DESIGN = Path(__file__).parents[1] / "docs" / "standard" / "results.csv"
 LEVEL, BEYOND = 0.90, 10.0
 RESAMPLES = 300
 NOISES = (0.003, 0.01)
-STEEPER = 0.03  # added to alpha and beta of a candidate with exponents of its own
-CANDIDATES = {"M = 1": (1.0, 0.0), "M = 1.15": (1.15, 0.0), "M = 1.3": (1.3, 0.0)}
-CANDIDATES |= {"other exponents": (1.15, STEEPER)}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of candidate.
+
+    ``gain``: M at the middle budget; ``steeper``: added to alpha and beta; ``luck``: of a seed, in units
+    of the noise of a run, apart in both arms; ``missing``: share of its runs that the candidate lacks.
+    """
+
+    gain: float
+    steeper: float = 0.0
+    luck: float = 0.0
+    missing: float = 0.0
+
+
+KINDS = {
+    "M = 1": Kind(1.0),
+    "M = 1.15": Kind(1.15),
+    "M = 1.3": Kind(1.3),
+    "M = 1.15, exponents + 0.01": Kind(1.15, steeper=0.01),
+    "M = 1.15, exponents + 0.03": Kind(1.15, steeper=0.03),
+    "a crossing, exponents + 0.03": Kind(1.0, steeper=0.03),
+    "M = 1.15, a fifth of the runs missing": Kind(1.15, missing=0.2),
+    "M = 1, luck of seeds": Kind(1.0, luck=1.0),
+}
+PORIAN = (
+    "porian_owt2_tuned",
+    "porian_owt2_base_long_kaplan",
+    "porian_rw_base_short_kaplan",
+    "porian_rw_base_long_kaplan_kaplan",
+)
 
 
 def design() -> pd.DataFrame:
@@ -79,26 +116,27 @@ def outcome(arms: tuple[Arm, Arm], truth: Pair, top: float, paired: bool = True)
     draws = joint_draws(*arms, RESAMPLES, np.random.default_rng(0), paired)
     models = models_of(*arms, draws)
     judged, true = judge(models, arms, log_c), truth.log_multiplier(log_c)
-    spreads = [spread for spread in judged.spreads if spread]
-    half = np.array([spread.half_width(LEVEL) for spread in spreads])
-    verdict = verdict_of(float(judged.answer[0]), spreads[0])
-    inside = np.abs(judged.answer - true) <= half
+    ends, top = judged.ends(LEVEL), judged.beliefs[0]
+    inside = (ends[:, 0] <= true) & (true <= ends[:, 1])
+    error = float(judged.answer[0] - true[0])
+    verdict = top.verdict()
     return {
         "covered": bool(inside[0]),
         "covered at 10x": bool(inside[1]),
+        "covered by noise": abs(error) <= 1.645 * top.noise,
         "better": verdict == "better",
         "worse": verdict == "worse",
         "shared": models.scores.name == SHARED,
-        "noise": spreads[0].noise,
-        "half": float(half[0]),
-        "half at 10x": float(half[1]),
-        "error": float(judged.answer[0] - true[0]),
+        "noise": top.noise,
+        "half": float(np.diff(ends[0])[0] / 2),
+        "half at 10x": float(np.diff(ends[1])[0] / 2),
+        "error": error,
     }
 
 
 def table(rows: dict[str, list[dict]]) -> str:
     """Shares in percent with their standard errors, and medians, as a Markdown table."""
-    shares = ["covered", "covered at 10x", "better", "worse", "shared"]
+    shares = ["covered", "covered at 10x", "covered by noise", "better", "worse", "shared"]
     lines = [
         f"| pairs | number | {' | '.join(shares)} | half width | half width at 10x | rms error |",
         "|---|---|" + "---|" * (len(shares) + 3),
@@ -120,14 +158,44 @@ def pairs_of(
     """One reference and every candidate at each noise, added to ``rows``."""
     top, n = float(frame["budget"].max()), len(frame)
     for noise in NOISES:
-        reference = arm("reference", frame, law, noise * generator.standard_normal(n))
-        for name, (gain, steeper) in CANDIDATES.items():
-            other = candidate_law(law, frame, gain, steeper)
-            luck = noise * generator.standard_normal(n)
-            arms = (reference, arm("candidate", frame, other, luck))
+        reference = arm("reference", frame, law, luck_of(frame, noise, 0.0, generator))
+        for name, kind in KINDS.items():
+            other = candidate_law(law, frame, kind.gain, kind.steeper)
+            kept = generator.random(n) >= kind.missing
+            luck = luck_of(frame, noise, kind.luck, generator)
+            first = reference
+            if kind.luck:
+                first = arm("reference", frame, law, luck_of(frame, noise, kind.luck, generator))
+            part = frame[kept].reset_index(drop=True)
+            arms = (first, arm("candidate", part, other, luck[kept]))
             truth = Pair(Frontier(law, None, Cost()), Frontier(other, None, Cost()))
             key = f"{name}, noise {100 * noise:g}%"
             rows.setdefault(key, []).append(outcome(arms, truth, top))
+
+
+def luck_of(
+    frame: pd.DataFrame, noise: float, luck: float, generator: np.random.Generator
+) -> np.ndarray:
+    """What is added to ln L of each run: its noise, and ``luck`` times that for all runs of a seed."""
+    seeds = frame["seed"].to_numpy()
+    common = noise * luck * generator.standard_normal(seeds.max() + 1)
+    return noise * generator.standard_normal(len(frame)) + common[seeds]
+
+
+def form_of(folder: Path) -> None:
+    """Print, for every pair of sweeps, the share of squared errors that is left in their difference."""
+    arms, left, whole = [], 0.0, 0.0
+    for name in PORIAN:
+        fit = fit_runs(read_runs(folder / f"{name}.csv"), bootstrap=60, sensitivity=False)
+        arms.append(Arm.of(name, fit))
+    for one, other in itertools.combinations(arms, 2):
+        tests = matched_tests(one, other)
+        error = np.array([[r.error, c.error] for r, c in tests])
+        weight = np.array([FADE**r.age / r.ahead / growth(r.distance) ** 2 for r, _ in tests])
+        parts = weight @ (error[:, 0] - error[:, 1]) ** 2, weight @ (error**2).sum(axis=1)
+        left, whole = left + parts[0], whole + parts[1]
+        print(f"{one.name} and {other.name}: {parts[0] / parts[1]:.2f} of {len(tests)} tests")
+    print(f"all: {left / whole:.2f}")
 
 
 def pairing_of(
@@ -151,7 +219,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pairing", action="store_true")
+    parser.add_argument("--form", type=Path)
     args = parser.parse_args()
+    if args.form:
+        form_of(args.form)
+        return
     generator, frame = np.random.default_rng(args.seed), design()
     law, rows = default_law(frame)[0], {}
     one = pairing_of if args.pairing else pairs_of

@@ -8,9 +8,10 @@ import pytest
 from simulated import GRIDS, LAWS, sweep
 
 from flops_fit.comparison.core import compare_fits
-from flops_fit.comparison.judge import Spread, together, verdict_of
+from flops_fit.comparison.judge import Belief, Spread, together
 from flops_fit.comparison.multiplier import log_losses
 from flops_fit.comparison.pairs import Arm, joint_draws, labels_of
+from flops_fit.comparison.seeds import seed_luck
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs
 from flops_fit.fit.cost import Cost
@@ -72,7 +73,7 @@ def test_a_gain_of_thirty_percent_is_seen_with_an_interval_that_holds_it(gain):
         assert row.measured == pytest.approx(1.3, rel=0.15)
     widths = [np.log(row.ci[1] / row.ci[0]) for row in gain.rows]
     assert widths[-1] > widths[-2]  # it widens beyond the data
-    assert beyond.ci_noise[0] >= beyond.ci[0]
+    assert np.log(beyond.ci[1] / beyond.ci[0]) > np.log(beyond.ci_noise[1] / beyond.ci_noise[0])
     assert "better" in gain.summary[0]
     assert gain.crossing.flops is None
     assert "none within the range" in gain.crossing.text
@@ -245,20 +246,65 @@ def test_arms_without_a_common_seed_or_with_one_alone_say_so(reference):
         other = fit_runs(part, bootstrap=50, sensitivity=False, method="surface", resample="runs")
         row = compare_fits(reference, other, [TOP]).rows[0]
         texts.append(" ".join(row.reasons))
-    assert "no seed in common" in texts[0]
-    assert "only one seed" in texts[1]
+    assert "fewer than two seeds in common" in texts[0]
+    assert "b has only one seed" in texts[1].replace("candidate", "b")
     assert "seed" not in texts[2]
 
 
 def test_errors_add_and_decide_with_five_percent_of_false_alarms():
-    spread = together([(0.03, 1e9), (0.04, 1e9)], 0.03)
+    spread = together([(0.03, 1e9), (0.04, 1e9)])
     assert spread.sd == pytest.approx(0.05)
-    assert spread.half_width(0.95) == pytest.approx(1.96 * 0.05, rel=1e-3)
-    assert [verdict_of(x, spread) for x in (0.097, 0.099, -0.099)] == [
-        "no difference shown",
-        "better",
-        "worse",
+    beliefs = [Belief(((1.0, x, spread),), 0.03) for x in (0.097, 0.099, -0.099)]
+    assert [b.verdict() for b in beliefs] == ["no difference shown", "better", "worse"]
+    assert beliefs[1].verdict(0.025) == "no difference shown"
+    assert np.subtract(*beliefs[0].interval(0.95)) == pytest.approx(-2 * 1.96 * 0.05, rel=1e-3)
+    assert np.log(beliefs[0].smallest()) == pytest.approx((1.96 + 0.8416) * 0.05, rel=1e-3)
+    assert together([(0.0, 5.0)]) == Spread(1e-6, 1e9)
+    assert together([(1.0, 4.0), (1.0, 4.0)]).df == pytest.approx(8.0)
+
+
+def test_the_interval_of_two_models_holds_its_share_of_both():
+    parts = ((0.8, 0.1, Spread(0.01, 1e9)), (0.2, 0.3, Spread(0.05, 30.0)))
+    belief = Belief(parts, 0.01)
+    assert belief.answer == pytest.approx(0.14)
+    generator = np.random.default_rng(0)
+    drawn = np.concatenate(
+        [
+            0.1 + 0.01 * generator.standard_normal(80_000),
+            0.3 + 0.05 * generator.standard_t(30, 20_000),
+        ]
+    )
+    assert belief.interval(0.9) == pytest.approx(np.quantile(drawn, [0.05, 0.95]), abs=0.002)
+    assert belief.below(0.25) == pytest.approx((drawn < 0.25).mean(), abs=0.005)
+
+
+def shifted(gain, seed, shift):
+    """A sweep of two seeds, all runs of whose second seed have a loss ``shift`` higher, in ln L."""
+    frame = runs(gain, seed, noise=0.001)
+    frame["loss"] *= np.exp(shift * frame["seed"])
+    return fit_runs(frame, bootstrap=60, sensitivity=False, method="surface")
+
+
+def test_the_luck_of_a_seed_is_measured_where_seeds_are_repeated():
+    same, other = shifted(1.0, 0, 0.01), shifted(1.1, 1, 0.01)
+    arms = Arm.of("a", same), Arm.of("b", other)
+    common = seed_luck(*arms)  # both arms have the same luck, which cancels
+    assert common.sd < 0.0005
+    assert common.source == "measured"
+    against = seed_luck(arms[0], Arm.of("b", shifted(1.1, 1, -0.01)))
+    assert against.sd == pytest.approx(0.02 / np.sqrt(2) / np.sqrt(2), rel=0.05)
+    assert against.df == pytest.approx(1.0, rel=0.05)
+
+
+def test_one_seed_for_each_arm_shows_no_gain_that_luck_explains():
+    frames = [runs(1.0, 0, noise=0.003) for _ in range(2)]
+    parts = [frame[frame["seed"] == k] for k, frame in enumerate(frames)]
+    parts[1] = parts[1].assign(loss=parts[1]["loss"] * np.exp(-0.004))
+    fits = [
+        fit_runs(p, bootstrap=60, sensitivity=False, method="surface", resample="runs")
+        for p in parts
     ]
-    assert np.log(spread.smallest) == pytest.approx((1.96 + 0.8416) * 0.05, rel=1e-3)
-    assert together([(0.0, 5.0)], 0.0) == Spread(1e-6, 1e9, 0.0)
-    assert together([(1.0, 4.0), (1.0, 4.0)], 1.0).df == pytest.approx(8.0)
+    row = compare_fits(*fits, [TOP]).rows[0]
+    assert row.ci_noise[0] > 1.0
+    assert row.verdict == "no difference shown"
+    assert "no seed is repeated" in " ".join(row.reasons)

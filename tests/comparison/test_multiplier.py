@@ -68,7 +68,7 @@ def test_an_exact_pair_with_other_exponents_gives_m_and_the_crossing_exactly():
     free = models.pairs["free"]
     assert np.abs(free.log_multiplier(ASKED) - true.log_multiplier(ASKED)).max() <= 1e-9
     grid = np.linspace(np.log(1e17), np.log(1e22), 25)
-    (at,), (crossed,) = crossings(true, grid), crossings(free, grid)
+    (at,), (crossed,) = crossings(true.gap, grid), crossings(free.gap, grid)
     assert abs(at - crossed) <= 1e-6
     assert abs(true.log_multiplier(np.array([at]))[0]) <= 1e-9
 
@@ -76,7 +76,7 @@ def test_an_exact_pair_with_other_exponents_gives_m_and_the_crossing_exactly():
 def test_m_of_a_law_against_itself_scaled_is_the_scale():
     pair = Pair(frontier(LAW), frontier(worth(LAW, 0.5, 0.8)))
     assert pair.log_multiplier(ASKED) == pytest.approx(np.log([0.4] * 3), abs=1e-9)
-    assert crossings(pair, ASKED) == []
+    assert crossings(pair.gap, ASKED) == []
 
 
 def test_the_worked_example_that_marin_publishes():

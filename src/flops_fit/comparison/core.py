@@ -1,9 +1,9 @@
 """`compare_fits`: from two fits to a `Comparison`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
+from scipy.stats import norm
 
 from flops_fit.comparison.fairness import check_units, differences, doubts_of
 from flops_fit.comparison.judge import (
@@ -13,7 +13,6 @@ from flops_fit.comparison.judge import (
     judge,
     missing_at,
     unknown_at,
-    verdict_of,
 )
 from flops_fit.comparison.models import Models, models_of
 from flops_fit.comparison.multiplier import SAME_BUDGET, crossings, measured_multiplier, wall_clock
@@ -69,7 +68,7 @@ def compare_fits(
         generator = np.random.default_rng(reference.bootstrap.seed)
         draws = joint_draws(*arms, count, generator, paired)
     models = models_of(*arms, draws)
-    doubts = doubts_of(*arms, records)
+    doubts = doubts_of(*arms, models.luck, records)
     speeds = None if records is None else _speeds(arms, records)
     low = min(shared) if shared else max(arm.fit.data.flops[0] for arm in arms)
     span = (low, largest * BEYOND)
@@ -119,17 +118,18 @@ class _Sides:
         return [self._row(c, judged, i) for i, c in enumerate(budgets)]
 
     def _row(self, flops: float, judged: Judged, i: int) -> Row:
-        spread, log_m = judged.spreads[i], float(judged.answer[i])
-        reasons = unknown_at(self.arms, flops, log_m, spread is not None)
+        belief, log_m = judged.beliefs[i], float(judged.answer[i])
+        reasons = unknown_at(self.arms, flops, log_m, belief is not None)
         estimated = np.isfinite(log_m) and not missing_at(self.arms, flops)
         multiplier = float(np.exp(log_m)) if estimated else None
         verdict, ci, noise, above, smallest = CANNOT_TELL, None, None, None, None
-        if not reasons and spread is not None:
-            ci = _ends(log_m, spread.half_width(self.level))
-            noise = _ends(log_m, replace(spread, sd=spread.noise).half_width(self.level))
-            above, smallest = spread.above(log_m), spread.smallest(self.alarms)
+        if not reasons and belief is not None:
+            ci = np.exp(belief.interval(self.level)).tolist()
+            half = belief.noise * norm.ppf((1 + self.level) / 2)
+            noise = np.exp([log_m - half, log_m + half]).tolist()
+            above, smallest = belief.above, belief.smallest(self.alarms)
             reasons = [doubt.text for doubt in self.doubts if doubt.serious]
-            verdict = CANNOT_TELL if reasons else verdict_of(log_m, spread, self.alarms)
+            verdict = CANNOT_TELL if reasons else belief.verdict(self.alarms)
             reasons = reasons or self._remarks(flops)
         speeds = self.speeds
         return Row(
@@ -176,34 +176,31 @@ class _Sides:
             nothing = Crossing(None, None, span, text)
             return Curve([], [], [], [], [], []), nothing
         grid = np.linspace(np.log(low), np.log(high), POINTS)
-        judged, pair = (
-            judge(self.models, self.arms, grid),
-            self.models.pairs[self.models.scores.name],
-        )
-        log_m = judged.answer
-        half = np.array([s.half_width(self.level) if s else np.nan for s in judged.spreads])
+        judged = judge(self.models, self.arms, grid)
+        pair = self.models.pairs[self.models.scores.name]
+        ends = judged.ends(self.level).T
         curve = Curve(
             flops=np.exp(grid).tolist(),
             reference=np.exp(pair.reference.log_loss(grid)).tolist(),
             candidate=np.exp(pair.candidate.log_loss(grid)).tolist(),
-            multiplier=_finite(log_m),
-            low=_finite(log_m - half),
-            high=_finite(log_m + half),
+            multiplier=_finite(judged.answer),
+            low=_finite(ends[0]),
+            high=_finite(ends[1]),
         )
-        at, outside = crossings(pair, grid), np.abs(log_m) - half
+        at, outside = crossings(self.models.log_multiplier, grid), np.maximum(ends[0], -ends[1])
         if not at:
             text = crossing_text(None, None, span, bool((outside > 0).all()))
             return curve, Crossing(None, None, span, text)
         # Of several crossings the last: it decides what holds at scale.
-        flops, ends = float(np.exp(at[-1])), _around(at[-1], grid, outside)
-        return curve, Crossing(flops, ends, span, crossing_text(flops, ends, span))
+        flops, around = float(np.exp(at[-1])), _around(at[-1], grid, outside)
+        return curve, Crossing(flops, around, span, crossing_text(flops, around, span))
 
 
 def _around(at: float, grid: np.ndarray, outside: np.ndarray) -> list[float | None] | None:
     """The C around ``at`` = ln C where the interval of M holds 1, None for an end beyond the grid.
 
-    ``outside`` (k,): |ln M| less half of its interval on the ``grid`` (k,) of ln C, negative where 1
-    lies inside; None for all where there are no intervals.
+    ``outside`` (k,): how far ln 1 lies outside of the interval of ln M on the ``grid`` (k,) of ln C,
+    negative where it lies inside; None for all where there are no intervals.
     """
     if np.isnan(outside).all():
         return None
@@ -224,10 +221,6 @@ def _around(at: float, grid: np.ndarray, outside: np.ndarray) -> list[float | No
 def _finite(log_values: np.ndarray) -> list[float | None]:
     """e^values as a list, None for those that are not finite."""
     return [float(np.exp(v)) if np.isfinite(v) else None for v in log_values]
-
-
-def _ends(log_m: float, half: float) -> list[float]:
-    return [float(np.exp(log_m - half)), float(np.exp(log_m + half))]
 
 
 def _budgets(arms: tuple[Arm, Arm]) -> tuple[list[float], float]:
@@ -280,6 +273,7 @@ def _model(models: Models) -> ModelEntry:
         why=scores.why,
         likelihood_ratio=scores.likelihood_ratio,
         p_value=scores.p_value,
+        weights=scores.weights,
         heldout=scores.heldout,
         tests=scores.tests,
         rho_N=scores.rho_N,

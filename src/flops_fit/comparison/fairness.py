@@ -8,6 +8,7 @@ import numpy as np
 from flops_fit.comparison.multiplier import SAME_BUDGET
 from flops_fit.comparison.pairs import Arm
 from flops_fit.comparison.result import Doubt
+from flops_fit.comparison.seeds import BORROWED, SeedLuck
 from flops_fit.constants import MOST_EPOCHS
 from flops_fit.errors import FlopsFitError
 
@@ -30,13 +31,14 @@ def check_units(reference: Arm, candidate: Arm) -> None:
 
 
 def doubts_of(
-    reference: Arm, candidate: Arm, records: tuple[list[dict], list[dict]] | None
+    reference: Arm, candidate: Arm, luck: SeedLuck, records: tuple[list[dict], list[dict]] | None
 ) -> list[Doubt]:
     """The fairness list of ``reference`` and ``candidate``.
 
-    ``records``: those of the runs of either, None where they are not known.
+    ``luck``: that of their seeds; ``records``: those of the runs of either, None where these are not
+    known.
     """
-    doubts = [*_of_fits(reference, candidate)]
+    doubts = [*_of_fits(reference, candidate, luck)]
     if records is None:
         text = (
             "the records of the runs were not given, so it is not checked that both arms have the "
@@ -47,12 +49,12 @@ def doubts_of(
     return [*doubts, *_of_records((reference, candidate), records, unit)]
 
 
-def _of_fits(reference: Arm, candidate: Arm) -> Iterator[Doubt]:
+def _of_fits(reference: Arm, candidate: Arm, luck: SeedLuck) -> Iterator[Doubt]:
     """What the two fits show by themselves."""
     arms = (reference, candidate)
     yield from _counting(arms)
     yield from _budgets(arms)
-    yield from _seeds(arms)
+    yield from _seeds(arms, luck)
     for arm in arms:
         edge = [b for b in arm.fit.isoflop.budgets if b.status != "bracketed"]
         if edge:
@@ -102,22 +104,25 @@ def _counting(arms: tuple[Arm, Arm]) -> Iterator[Doubt]:
         yield Doubt("counting", text, serious=False)
 
 
-def _seeds(arms: tuple[Arm, Arm]) -> Iterator[Doubt]:
-    """Whether what all runs of one seed have in common can pass for a difference of the recipes."""
-    seeds = []
-    for arm in arms:
-        frame = arm.runs.frame
-        seeds.append({*frame["seed"].astype(str)} if "seed" in frame else {"0"})
-    if not seeds[0] & seeds[1]:
+def _seeds(arms: tuple[Arm, Arm], luck: SeedLuck) -> Iterator[Doubt]:
+    """What the luck of seeds is, where it could not be measured or where the arms do not share it."""
+    first, second, common = luck.seeds
+    size = f"{100 * luck.sd:.2g}% of the loss"
+    if luck.source == BORROWED:
         text = (
-            "the two arms have no seed in common: runs of one seed share the order of their data, so "
-            "part of M may be that of the seeds, which the interval does not cover"
+            "no seed is repeated, so what all runs of one seed have in common by chance cannot be "
+            f"measured: the interval allows for {size}, as much as the noise of a run, which is what "
+            "the seeds of the standard sweep of the docs differ by"
         )
         yield Doubt("seeds", text, serious=False)
-    elif min(map(len, seeds)) == 1:
+    elif common < 2:
+        who = "the two arms have fewer than two seeds in common"
+        if min(first, second) < 2:
+            lone = arms[0 if first < 2 else 1].name
+            who = f"{lone} has only one seed, whose luck is taken from the other arm's seeds"
         text = (
-            "an arm has only one seed: what all of its runs have in common by chance is in M, and the "
-            "interval does not cover it"
+            f"{who}: the luck of a seed does not cancel between the arms, and the interval allows for "
+            f"{size}"
         )
         yield Doubt("seeds", text, serious=False)
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.optimize import brentq
+from scipy.special import stdtr, stdtrit
 
 from flops_fit.comparison.models import FREE, Models
 from flops_fit.comparison.multiplier import FARTHEST
@@ -21,121 +22,151 @@ LEAST = 1e-6  # sd of ln M: a fit compared with itself must not differ from it b
 
 @dataclass(frozen=True)
 class Spread:
-    """The error of ln M: Student's t with scale ``sd`` and ``df`` degrees of freedom.
-
-    ``noise``: the part of ``sd`` from the runs alone.
-    """
+    """The error of ln M: Student's t with scale ``sd`` and ``df`` degrees of freedom."""
 
     sd: float
     df: float
+
+
+def together(parts: list[tuple[float, float]]) -> Spread:
+    """The sum of independent errors ``parts``, each (sd, degrees of freedom).
+
+    Degrees of freedom by Welch and Satterthwaite.
+    """
+    variance = sum(sd**2 for sd, _ in parts)
+    if variance < LEAST**2:
+        return Spread(LEAST, SMOOTH)
+    free = 1 / sum((sd**2 / variance) ** 2 / df for sd, df in parts)
+    return Spread(float(np.sqrt(variance)), float(free))
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is believed of ln M at one C: each model's estimate with its error, and its weight.
+
+    ``parts``: (weight, ln M, `Spread`), whose weights sum to 1 (model averaging; Hoeting et al. 1999).
+    ``noise``: the standard deviation of ln M from the runs alone, by the model with most weight.
+    """
+
+    parts: tuple[tuple[float, float, Spread], ...]
     noise: float
 
-    def half_width(self, level: float) -> float:
-        """Half of the interval of ln M at ``level``."""
-        return min(float(student.ppf((1 + level) / 2, self.df)) * self.sd, 2 * FARTHEST)
+    @property
+    def answer(self) -> float:
+        """ln M, the mean."""
+        return sum(weight * log_m for weight, log_m, _ in self.parts)
 
-    def above(self, log_multiplier: float) -> float:
-        """Probability that M > 1 where the estimate is ``log_multiplier`` = ln M."""
-        return float(student.cdf(log_multiplier / self.sd, self.df))
+    def below(self, log_m: float) -> float:
+        """Probability that ln M is below ``log_m``."""
+        return float(sum(w * stdtr(s.df, (log_m - m) / s.sd) for w, m, s in self.parts))
+
+    @property
+    def above(self) -> float:
+        """Probability that M > 1."""
+        return 1.0 - self.below(0.0)
+
+    def quantile(self, share: float) -> float:
+        """The ln M below which it lies with the probability ``share``."""
+        each = [m + s.sd * stdtrit(s.df, share) for _, m, s in self.parts]
+        low, high = min(each), max(each)
+        if high - low > 1e-12:
+            low = brentq(lambda x: self.below(x) - share, low, high, xtol=1e-9)
+        return float(np.clip(low, self.answer - 2 * FARTHEST, self.answer + 2 * FARTHEST))
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """The ends of the central interval of ln M at ``level``."""
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    def verdict(self, alarms: float = FALSE_ALARMS) -> str:
+        """better, worse or no difference shown.
+
+        ``alarms``: the share of equal pairs that may be called better or worse.
+        """
+        if self.above >= 1 - alarms / 2:
+            return BETTER
+        return WORSE if self.above <= alarms / 2 else NO_DIFFERENCE
 
     def smallest(self, alarms: float = FALSE_ALARMS) -> float:
         """The smallest M > 1 that would have been called better with a probability of 80%.
 
         ``alarms``: the share of equal pairs that may be called better or worse.
         """
-        reach = student.ppf(1 - alarms / 2, self.df) + student.ppf(POWER, self.df)
-        return float(np.exp(min(reach * self.sd, FARTHEST)))
-
-
-Part = tuple[np.ndarray, float]  # sd of ln M at each C, and its degrees of freedom
-
-
-def together(parts: list[tuple[float, float]], noise: float) -> Spread:
-    """The sum of independent errors ``parts``, each (sd, degrees of freedom).
-
-    Degrees of freedom by Welch and Satterthwaite; ``noise``: the part from the runs alone.
-    """
-    variance = sum(sd**2 for sd, _ in parts)
-    if variance < LEAST**2:
-        return Spread(LEAST, SMOOTH, noise)
-    free = 1 / sum((sd**2 / variance) ** 2 / df for sd, df in parts)
-    return Spread(float(np.sqrt(variance)), float(free), noise)
+        reach = 2 * self.answer - self.quantile(alarms / 2) - self.quantile(1 - POWER)
+        return float(np.exp(min(reach, FARTHEST)))
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """ln M by either model at k values of ``log_c`` = ln C, and the error of the one that answers.
+    """ln M at k values of ``log_c`` = ln C, and what is believed of it.
 
-    ``name``: the model that answers; ``log_m``: model -> (k,); ``spreads``: one `Spread` for each C,
-    None where there is none.
+    ``log_m``: model -> (k,); ``answer`` (k,): their weighted mean; ``beliefs``: one for each C, None
+    where there is no interval.
     """
 
     log_c: np.ndarray
     log_m: dict[str, np.ndarray]
-    spreads: list[Spread | None]
-    name: str
+    answer: np.ndarray
+    beliefs: list[Belief | None]
 
-    @property
-    def answer(self) -> np.ndarray:
-        """ln M by the model that answers, (k,)."""
-        return self.log_m[self.name]
+    def ends(self, level: float) -> np.ndarray:
+        """The ends (k, 2) of the intervals of ln M at ``level``, NaN where there are none."""
+        nothing = (np.nan, np.nan)
+        return np.array([b.interval(level) if b else nothing for b in self.beliefs])
 
 
 def judge(models: Models, arms: tuple[Arm, Arm], log_c: np.ndarray) -> Judged:
     """ln M and its error at ``log_c`` = ln C of shape (k,), by the ``models`` of the two ``arms``.
 
-    The error of the free model is noise, and the error of the form beyond the data of either arm, as
-    answers have it. That of the shared one is its noise, and in the weight of the doubt
-    (`Scores.doubt`) what the free model says otherwise and how unsure that is (Buckland et al. 1997,
-    model averaging).
+    Either model counts by its weight. The error of each is the noise of the runs and the luck of the
+    seeds; that of the free one has the error of the form beyond the data of either arm too, as answers
+    have it.
     """
-    name, doubt = models.scores.name, models.scores.doubt
     log_m = {each: pair.log_multiplier(log_c) for each, pair in models.pairs.items()}
-    parts = {each: _parts(models, arms, log_c, log_m[each], each) for each in {name, FREE}}
-    spreads: list[Spread | None] = []
+    parts = {each: _parts(models, arms, log_c, values, each) for each, values in log_m.items()}
+    weights = models.scores.weights
+    beliefs: list[Belief | None] = []
     for i in range(len(log_c)):
-        used = [(float(sd[i]), df) for sd, df in parts[name]]
-        if not used or not np.isfinite(log_m[name][i]):
-            spreads.append(None)
+        used = {
+            each: weight
+            for each, weight in weights.items()
+            if weight > 0 and np.isfinite(log_m[each][i]) and parts[each]
+        }
+        if models.scores.name not in used:
+            beliefs.append(None)
             continue
-        noise = used[0][0]
-        if name != FREE and np.isfinite(log_m[FREE][i]):
-            apart = float(log_m[FREE][i] - log_m[name][i])
-            others = [(float(sd[i]) * np.sqrt(doubt), df) for sd, df in parts[FREE]]
-            used = [(sd * np.sqrt(1 - doubt), df) for sd, df in used]
-            used += [*others, (np.sqrt(doubt) * abs(apart), SMOOTH)]
-        spreads.append(together(used, noise))
-    return Judged(log_c, log_m, spreads, name)
+        total = sum(used.values())
+        each_part = tuple(
+            (
+                w / total,
+                float(log_m[name][i]),
+                together([(float(sd[i]), df) for sd, df in parts[name]]),
+            )
+            for name, w in used.items()
+        )
+        beliefs.append(Belief(each_part, float(parts[models.scores.name][0][0][i])))
+    return Judged(log_c, log_m, models.mean_of(log_m), beliefs)
+
+
+Part = tuple[np.ndarray, float]  # sd of ln M at each C, and its degrees of freedom
 
 
 def _parts(
     models: Models, arms: tuple[Arm, Arm], log_c: np.ndarray, log_m: np.ndarray, name: str
 ) -> list[Part]:
-    """The noise of ln M, then the error of the form where it counts; empty without resamples."""
+    """Noise of ln M, luck of seeds, and error of the form where it counts; empty without resamples."""
     pair = models.pairs[name]
     known = np.where(np.isfinite(log_m), log_m, 0.0)
     noise = pair.noise(log_c, known)
     if noise is None:
         return []
+    slope = pair.reference.slope(log_c + known)
     free = sum(arm.fit.parametric.n_runs - 5 for arm in arms)
-    parts: list[Part] = [(noise, float(max(free, 1)))]
+    parts: list[Part] = [(noise, float(max(free, 1))), (models.luck.sd / slope, models.luck.df)]
     if name == FREE and models.form is not None:
         ends = [np.log(arm.fit.data.largest_budget) for arm in arms]
         beyond = np.maximum(log_c + known - ends[0], log_c - ends[1])
-        slope = pair.reference.slope(log_c + known)
         parts.append((models.form.tau * growth(beyond) / slope, models.form.df))
     return parts
-
-
-def verdict_of(log_multiplier: float, spread: Spread, alarms: float = FALSE_ALARMS) -> str:
-    """better, worse or no difference shown for ``log_multiplier`` = ln M with the error ``spread``.
-
-    ``alarms``: the share of equal pairs that may be called better or worse.
-    """
-    above = spread.above(log_multiplier)
-    if above >= 1 - alarms / 2:
-        return BETTER
-    return WORSE if above <= alarms / 2 else NO_DIFFERENCE
 
 
 def unknown_at(arms: tuple[Arm, Arm], flops: float, log_m: float, resampled: bool) -> list[str]:

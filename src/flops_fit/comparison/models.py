@@ -12,6 +12,7 @@ from scipy.stats import f as fisher
 
 from flops_fit.comparison.multiplier import SAME_BUDGET, Frontier, Pair
 from flops_fit.comparison.pairs import Arm
+from flops_fit.comparison.seeds import SeedLuck, seed_luck
 from flops_fit.comparison.shared import Shared, Table, fit_shared, huber, refit_shared
 from flops_fit.fit.bootstrap import Draws
 from flops_fit.fit.calibrate import from_tests, moments, prior
@@ -29,12 +30,15 @@ from flops_fit.fit.surface import Data
 
 SHARED, FREE = "shared", "free"
 COMMON = 3  # parameters that only the free model has twice: E, alpha and beta
-REJECTED = 0.05  # p-value of the likelihood ratio below which exponents are not shared
-WORSE = 2.0  # factor in the error on budgets left out beyond which they are not either
+WORSE = 2.0  # factor in the error on budgets left out beyond which exponents are not shared
 NO_ERROR = 1e-3  # of ln M on budgets left out: below it no model is worse
 # 2 (F - F') / s^2 of Huber losses is chi-square only after this factor: E psi' / E psi^2 under a normal
 # distribution at the threshold 1.345 (Ronchetti 1982, "tau test").
 HUBER_FACTOR = 1.157
+# Var(e - e') / (Var(e) + Var(e')) of the errors e of two like arms on the same budgets left out, over
+# the six pairs of the sweeps of Porian et al. (2024), noise included (benchmarks/compare.py --form): 1
+# for unrelated arms. Part of the error of the form is common, and cancels.
+LIKE = 0.59
 ENOUGH_DRAWS = 300  # for a standard deviation at many C
 
 
@@ -57,47 +61,70 @@ class Scores:
     rho_D: float
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Model -> its weight, which sum to 1.
+
+        By Akaike's criterion, as the probability that the model predicts best (Burnham and Anderson
+        2002); the shared model has none where it fails on budgets left out.
+        """
+        gain = min(max(self.likelihood_ratio / 2 - COMMON, -50.0), 50.0)
+        free = 1.0 if self._fails else 1 / (1 + float(np.exp(-gain)))
+        return {SHARED: 1 - free, FREE: free}
+
+    @property
+    def _fails(self) -> bool:
+        """Whether shared exponents predict budgets left out far worse than free ones."""
+        heldout = self.heldout
+        return bool(heldout) and heldout[SHARED] > max(WORSE * heldout[FREE], NO_ERROR)  # type: ignore
+
+    @property
     def name(self) -> str:
-        """The model that answers."""
-        if self.p_value < REJECTED:
-            return FREE
-        if self.heldout and self.heldout[SHARED] > max(WORSE * self.heldout[FREE], NO_ERROR):
-            return FREE
-        return SHARED
+        """The model with most weight."""
+        return FREE if self.weights[FREE] > 0.5 else SHARED
 
     @property
     def why(self) -> str:
         """Why that one, as a sentence."""
         tested = f"a likelihood ratio of {self.likelihood_ratio:.3g} (p = {self.p_value:.2g})"
-        if self.p_value < REJECTED:
-            return f"the exponents of the two arms differ: {tested}"
         left_out = "no budget could be left out to test it"
         if self.heldout:
             each = ", ".join(f"{v:.2g} {name}" for name, v in self.heldout.items())
             left_out = f"errors of ln M on budgets left out: {each}"
-        if self.name == FREE:
+        if self._fails:
             return f"shared exponents predict budgets left out worse ({left_out}), despite {tested}"
-        return f"no sign that the exponents of the two arms differ: {tested}; {left_out}"
-
-    @property
-    def doubt(self) -> float:
-        """The weight of the model that does not answer, by Akaike's criterion, from 0 to 1."""
-        gain = min(max(self.likelihood_ratio / 2 - COMMON, -50.0), 50.0)
-        free = 1 / (1 + float(np.exp(-gain)))
-        return free if self.name == SHARED else 1 - free
+        share = f"it has {self.weights[self.name]:.0%} of the weight"
+        if self.name == FREE:
+            return (
+                f"{share}, since the exponents of the two arms seem to differ: {tested}; {left_out}"
+            )
+        return f"{share}, since no difference of the exponents shows: {tested}; {left_out}"
 
 
 @dataclass(frozen=True, eq=False)
 class Models:
-    """Both models of a pair of arms, the scores that choose, and the error of the ``form``.
+    """Both models of a pair of arms, the ``scores`` that weigh them, and what is wrong with both.
 
-    ``pairs``: model -> both arms under it; ``form`` is of ln L* of one arm less that of the other,
-    None where it is not known.
+    ``pairs``: model -> both arms under it; ``form``: the error of the form in ln L* of one arm less that
+    of the other, None where it is not known; ``luck``: what the seeds add to that difference.
     """
 
     pairs: dict[str, Pair]
     scores: Scores
     form: FormError | None
+    luck: SeedLuck
+
+    def mean_of(self, log_m: dict[str, np.ndarray]) -> np.ndarray:
+        """The weighted mean of ``log_m``, ln M (k,) by each model, of those that are finite."""
+        name, weights = self.scores.name, self.scores.weights
+        mean = sum(
+            w * np.where(np.isfinite(log_m[m]), log_m[m], 0.0) for m, w in weights.items() if w
+        )
+        known = sum(w * np.isfinite(log_m[m]) for m, w in weights.items() if w)
+        return np.where(np.isfinite(log_m[name]), mean / np.maximum(known, 1e-9), log_m[name])
+
+    def log_multiplier(self, log_c: np.ndarray) -> np.ndarray:
+        """ln M at ``log_c`` = ln C of the candidate, both of shape (k,): the mean of both models."""
+        return self.mean_of({m: pair.log_multiplier(log_c) for m, pair in self.pairs.items()})
 
 
 def models_of(reference: Arm, candidate: Arm, draws: tuple[Draws, Draws] | None) -> Models:
@@ -110,13 +137,13 @@ def models_of(reference: Arm, candidate: Arm, draws: tuple[Draws, Draws] | None)
     shared = fit_shared(table, start[0], start[1])
     if draws is not None:
         shared = replace(shared, draws=_shared_draws(table, shared, surfaces, draws))
-    tests = _matched(reference, candidate)
+    tests = matched_tests(reference, candidate)
     pairs = {
         SHARED: Pair(*(_shared_frontier(shared, arm.fit.cost, k) for k, arm in enumerate(arms))),
         FREE: _free_pair(arms, surfaces, draws),
     }
     scores = _scores(table, shared, surfaces, _heldout(arms, table, start, tests, pairs[FREE]))
-    return Models(pairs, scores, _form_error(arms, tests))
+    return Models(pairs, scores, _form_error(arms, tests), seed_luck(reference, candidate))
 
 
 def _surface(arm: Arm, draws: Draws | None) -> Estimate:
@@ -235,8 +262,8 @@ def _taken(law: Law, usable: np.ndarray, both: np.ndarray) -> Law:
 Matched = list[tuple[ChainTest, ChainTest]]
 
 
-def _matched(reference: Arm, candidate: Arm) -> Matched:
-    """Predictions of the two stacks for the same budget from the same cheaper ones."""
+def matched_tests(reference: Arm, candidate: Arm) -> Matched:
+    """Predictions of ``reference`` and ``candidate`` for one budget from the same cheaper ones."""
     if reference.fit.stack is None or candidate.fit.stack is None:
         return []
 
@@ -255,14 +282,14 @@ def _form_error(arms: tuple[Arm, Arm], matched: Matched) -> FormError | None:
     """The error of the form in the difference of the arms' ln L*.
 
     Two fits with the same budgets show it: of what their predictions missed, the common part cancels.
-    As for one fit, few tests are shrunk towards what other sweeps showed, of two unrelated arms.
+    As for one fit, few tests are shrunk towards what other sweeps showed, less what like arms share.
     """
     forms = [arm.fit.stack.form_error for arm in arms if arm.fit.stack]
     known = [form["loss"] for form in forms if form]
     if len(known) < len(arms):
         return None
     if not matched:
-        tau = float(np.hypot(known[0].tau, known[1].tau))
+        tau = float(np.sqrt(LIKE) * np.hypot(known[0].tau, known[1].tau))
         return FormError(tau, min(form.df for form in known), 0)
     both = [
         replace(
@@ -273,7 +300,7 @@ def _form_error(arms: tuple[Arm, Arm], matched: Matched) -> FormError | None:
         )
         for r, c in matched
     ]
-    return from_tests(*moments(both, "loss"), np.sqrt(2) * prior()["loss"], len(both))
+    return from_tests(*moments(both, "loss"), np.sqrt(2 * LIKE) * prior()["loss"], len(both))
 
 
 def _heldout(

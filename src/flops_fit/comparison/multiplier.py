@@ -135,16 +135,17 @@ def _members(reference: Law, candidate: Law) -> list[tuple[float, Law, Law]]:
     return [(float(w), r, c) for w, r, c in both if w > 0]
 
 
-def crossings(pair: Pair, log_c: np.ndarray) -> list[float]:
-    """Every ln C at which M of ``pair`` is 1, ascending.
+def crossings(gain: Callable[[np.ndarray], np.ndarray], log_c: np.ndarray) -> list[float]:
+    """Every ln C at which M is 1, ascending.
 
-    ``log_c`` of shape (k,): the grid of ln C on which changes of sign are looked for.
+    ``gain``: a function of ln C (k,) with the sign of ln M, such as ln M itself; ``log_c`` of shape
+    (k,): the grid of ln C on which changes of sign are looked for.
     """
-    gaps = pair.gap(log_c)
-    changes = np.flatnonzero(gaps[:-1] * gaps[1:] < 0)
+    signs = np.sign(gain(log_c))
+    changes = np.flatnonzero(signs[:-1] * signs[1:] < 0)
 
     def at(value: float) -> float:
-        return float(pair.gap(np.array([value]))[0])
+        return float(np.clip(gain(np.array([value]))[0], -FARTHEST, FARTHEST))
 
     return [float(brentq(at, log_c[i], log_c[i + 1], xtol=1e-12)) for i in changes]
 

@@ -24,10 +24,11 @@ class ArmEntry:
 class ModelEntry:
     """Which model answers, why, and what both scored (`models.Scores`)."""
 
-    name: str  # shared or free
+    name: str  # shared or free: the one with most weight
     why: str
     likelihood_ratio: float  # of the free model over the shared one
     p_value: float  # small where the exponents differ
+    weights: dict[str, float]  # model -> its weight in M
     heldout: dict[str, float] | None  # model -> rms error of ln M on budgets left out
     tests: int  # of them
     rho_N: float  # parameters of the reference that one of the candidate is worth
