@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from jsonschema import Draft202012Validator
 from simulated import GRIDS, LAWS, loss_of, sweep
 
 import flops_fit
 from flops_fit.api import Result
 from flops_fit.cli.main import main
+from flops_fit.comparison.result import plain_comparisons
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
 from flops_fit.fit import fit_runs
@@ -82,6 +84,45 @@ def test_the_files_hold_the_answer_and_load_nothing(files, tmp_path, capsys):
     numbers = pd.read_csv(tmp_path / "compare.csv")
     drawn = numbers[numbers["kind"] == "row"]["multiplier"]
     assert drawn.tolist() == pytest.approx([row["multiplier"]], rel=1e-6)
+
+
+SCHEMA = Path(__file__).parents[2] / "docs/schemas/compare.schema.json"
+
+
+@pytest.fixture(scope="module")
+def schema():
+    content = json.loads(SCHEMA.read_text())
+    Draft202012Validator.check_schema(content)
+    return Draft202012Validator(content)
+
+
+def test_what_is_written_keeps_its_schema(fits, schema):
+    compared = flops_fit.compare(*fits, [TOP]).to_dict()
+    assert schema.is_valid(compared)
+    assert schema.is_valid(plain_comparisons([flops_fit.compare(*fits, [TOP])] * 2))
+    assert not schema.is_valid({**compared, "surprise": 1})
+    for key in schema.schema["$defs"]["comparison"]["required"]:
+        assert not schema.is_valid({k: v for k, v in compared.items() if k != key}), key
+
+
+def test_several_candidates_stand_in_one_table_and_figure(files, fits, tmp_path, capsys):
+    write_json(files / "other" / "fit.json", fits[1].to_dict())
+    more = (str(files / "other/fit.json"), "--names", "adamw", "muon", "other", "--flops", "1e20")
+    assert main([*arguments(files), *more, "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "compare.json").read_text())
+    both = content["comparisons"]
+    assert [each["candidate"]["name"] for each in both] == ["muon", "other"]
+    assert both[0]["rows"] == both[1]["rows"]
+    assert both[0]["false_alarms"] == pytest.approx(0.025)  # 5% for both together
+    alone = flops_fit.compare(*fits, [TOP]).rows[0]
+    assert both[0]["rows"][0]["smallest"] > alone.smallest
+    table = (tmp_path / "compare.md").read_text()
+    assert table.count("| better |") == 2
+    numbers = pd.read_csv(tmp_path / "compare.csv")
+    assert set(numbers["arm"]) == {"adamw", "muon", "other"}
+    panels = pd.read_csv(tmp_path / "compare_isoflop.csv")
+    assert (panels[panels["kind"] == "run"].groupby("arm").size() == 24).all()
+    assert "2 candidates" in (tmp_path / "compare.html").read_text()
 
 
 def test_the_same_comparison_writes_the_same_bytes(files, tmp_path):
