@@ -52,13 +52,14 @@ class Kind:
     """A kind of candidate.
 
     ``gain``: M at the middle budget; ``steeper``: added to alpha and beta; ``luck``: of a seed, in units
-    of the noise of a run, apart in both arms; ``missing``: share of its runs that the candidate lacks.
+    of the noise of a run; ``missing``: share of its runs that the candidate lacks; ``seed``: its first.
     """
 
     gain: float
     steeper: float = 0.0
     luck: float = 0.0
     missing: float = 0.0
+    seed: int = 0
 
 
 KINDS = {
@@ -69,7 +70,8 @@ KINDS = {
     "M = 1.15, exponents + 0.03": Kind(1.15, steeper=0.03),
     "a crossing, exponents + 0.03": Kind(1.0, steeper=0.03),
     "M = 1.15, a fifth of the runs missing": Kind(1.15, missing=0.2),
-    "M = 1, luck of seeds": Kind(1.0, luck=1.0),
+    "M = 1, luck of seeds, the same in both arms": Kind(1.0, luck=1.0),
+    "M = 1, luck of seeds, other seeds": Kind(1.0, luck=1.0, seed=2),
 }
 PORIAN = (
     "porian_owt2_tuned",
@@ -158,28 +160,23 @@ def pairs_of(
     """One reference and every candidate at each noise, added to ``rows``."""
     top, n = float(frame["budget"].max()), len(frame)
     for noise in NOISES:
-        reference = arm("reference", frame, law, luck_of(frame, noise, 0.0, generator))
+        reference = arm("reference", frame, law, noise * generator.standard_normal(n))
         for name, kind in KINDS.items():
             other = candidate_law(law, frame, kind.gain, kind.steeper)
-            kept = generator.random(n) >= kind.missing
-            luck = luck_of(frame, noise, kind.luck, generator)
+            luck = (
+                noise * kind.luck * generator.standard_normal(kind.seed + 2)
+            )  # of seeds 0, 1, ...
             first = reference
             if kind.luck:
-                first = arm("reference", frame, law, luck_of(frame, noise, kind.luck, generator))
-            part = frame[kept].reset_index(drop=True)
-            arms = (first, arm("candidate", part, other, luck[kept]))
+                own = noise * generator.standard_normal(n) + luck[frame["seed"]]
+                first = arm("reference", frame, law, own)
+            kept = generator.random(n) >= kind.missing
+            part = frame[kept].assign(seed=frame["seed"] + kind.seed).reset_index(drop=True)
+            own = noise * generator.standard_normal(len(part)) + luck[part["seed"]]
+            arms = (first, arm("candidate", part, other, own))
             truth = Pair(Frontier(law, None, Cost()), Frontier(other, None, Cost()))
             key = f"{name}, noise {100 * noise:g}%"
             rows.setdefault(key, []).append(outcome(arms, truth, top))
-
-
-def luck_of(
-    frame: pd.DataFrame, noise: float, luck: float, generator: np.random.Generator
-) -> np.ndarray:
-    """What is added to ln L of each run: its noise, and ``luck`` times that for all runs of a seed."""
-    seeds = frame["seed"].to_numpy()
-    common = noise * luck * generator.standard_normal(seeds.max() + 1)
-    return noise * generator.standard_normal(len(frame)) + common[seeds]
 
 
 def form_of(folder: Path) -> None:

@@ -11,7 +11,7 @@ from flops_fit.comparison.core import compare_fits
 from flops_fit.comparison.judge import Belief, Spread, together
 from flops_fit.comparison.multiplier import log_losses
 from flops_fit.comparison.pairs import Arm, joint_draws, labels_of
-from flops_fit.comparison.seeds import seed_luck
+from flops_fit.comparison.seeds import component, seed_luck
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs
 from flops_fit.fit.cost import Cost
@@ -247,7 +247,7 @@ def test_arms_without_a_common_seed_or_with_one_alone_say_so(reference):
         row = compare_fits(reference, other, [TOP]).rows[0]
         texts.append(" ".join(row.reasons))
     assert "fewer than two seeds in common" in texts[0]
-    assert "b has only one seed" in texts[1].replace("candidate", "b")
+    assert "only one seed in candidate" in texts[1]
     assert "seed" not in texts[2]
 
 
@@ -286,14 +286,22 @@ def shifted(gain, seed, shift):
 
 
 def test_the_luck_of_a_seed_is_measured_where_seeds_are_repeated():
-    same, other = shifted(1.0, 0, 0.01), shifted(1.1, 1, 0.01)
-    arms = Arm.of("a", same), Arm.of("b", other)
+    arms = [Arm.of("a", shifted(1.0, 0, 0.01)), Arm.of("b", shifted(1.1, 1, 0.01))]
     common = seed_luck(*arms)  # both arms have the same luck, which cancels
-    assert common.sd < 0.0005
     assert common.source == "measured"
+    assert common.sd < 0.0005
     against = seed_luck(arms[0], Arm.of("b", shifted(1.1, 1, -0.01)))
-    assert against.sd == pytest.approx(0.02 / np.sqrt(2) / np.sqrt(2), rel=0.05)
-    assert against.df == pytest.approx(1.0, rel=0.05)
+    # Seeds differ by 0.02 in the difference of the arms: a variance of 2e-4 with one degree of
+    # freedom, shrunk towards none with three, and the mean of two seeds.
+    assert against.sd == pytest.approx(np.sqrt(2e-4 / 4 / 2), rel=0.05)
+    assert against.df == 4.0
+
+
+def test_luck_of_no_size_is_found_in_a_table_without_it():
+    cells = {(k,): dict.fromkeys("ab", 0.1 * k) for k in range(5)}
+    assert component(cells, 0.0) == (0.0, 4.0)
+    assert component(cells, 0.02) == (pytest.approx(0.75 * 0.02**2), 4.0)
+    assert component({(0,): {"a": 1.0}}, 0.02) is None
 
 
 def test_one_seed_for_each_arm_shows_no_gain_that_luck_explains():
@@ -307,4 +315,4 @@ def test_one_seed_for_each_arm_shows_no_gain_that_luck_explains():
     row = compare_fits(*fits, [TOP]).rows[0]
     assert row.ci_noise[0] > 1.0
     assert row.verdict == "no difference shown"
-    assert "no seed is repeated" in " ".join(row.reasons)
+    assert "only one seed in reference and candidate" in " ".join(row.reasons)

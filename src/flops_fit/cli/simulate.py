@@ -1,8 +1,12 @@
 """``flops-fit simulate``: what intervals a planned sweep will give, before it is paid for."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli.arguments import add_places, add_sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,10 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n  flops-fit simulate --config config/config.yaml\n"
         "  flops-fit simulate --plan results/.plan/sweeps/demo.json --fit results/demo/fit.json "
-        "--flops 1e13"
+        "--flops 1e13\n"
+        "  flops-fit simulate --config config/adamw.yaml --compare config/muon.yaml"
     )
     add = parser.add_argument
     add_sweep(parser)
+    add(
+        "--compare",
+        metavar="CANDIDATE",
+        help="config or plan file of a second sweep: which compute multiplier M the two can show",
+    )
     law = parser.add_mutually_exclusive_group()
     law.add_argument(
         "--law",
@@ -40,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fits",
         type=int,
         default=20,
-        help="simulated sweeps that get a complete fit with headline and verdict (default: 20)",
+        help="simulated sweeps, or pairs of them, that get a complete fit with headline and verdict "
+        "(default: 20)",
     )
     add("--seed", type=int, default=0, help="seed of the simulated noise (default: 0)")
     add("--json", action="store_true", help="print the outcome as JSON")
@@ -69,28 +80,30 @@ def run(args: argparse.Namespace) -> None:
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from flops_fit.fit.result import read_fit
-    from flops_fit.plan.cache import plan_config, search_paths
-    from flops_fit.rounds.grid import grid_config
-    from flops_fit.rounds.simulate import describe_simulation, design_of, simulate
+    from flops_fit.rounds.power import describe_power, simulate_pair
+    from flops_fit.rounds.simulate import describe_simulation, simulate
     from flops_fit.rounds.truth import truth_for
-    from flops_fit.store.plan_file import read_plan
 
-    options = {}
-    if args.plan:
-        plan = read_plan(args.plan)
-    else:
-        config = grid_config(args.config)
-        plan, options = (
-            plan_config(config, args.results, search_paths(args.search_path)),
-            config["fit"],
-        )
-    design = design_of(plan, options.get("params", "params"))
+    design, options = _design(args.plan or args.config, args.plan is None, args)
     truth = truth_for(
         design,
         args.law,
         read_fit(args.fit) if args.fit else None,
         _noise(args.noise) if args.noise else None,
     )
+    if args.compare:
+        other, its = _design(args.compare, not args.compare.endswith(".json"), args)
+        power = simulate_pair(
+            (design, other),
+            truth,
+            flops=args.flops,
+            times=args.fits,
+            resamples=args.resamples,
+            seed=args.seed,
+            fit_options=(options, its),
+        )
+        print(json.dumps(power, indent=1, allow_nan=False) if args.json else describe_power(power))
+        return
     outcome = simulate(
         design,
         truth,
@@ -106,3 +119,19 @@ def run(args: argparse.Namespace) -> None:
         if args.json
         else describe_simulation(outcome)
     )
+
+
+def _design(
+    path: str, is_config: bool, args: argparse.Namespace
+) -> tuple["pd.DataFrame", dict[str, Any]]:
+    """The runs of a sweep, planned from its config or read from its plan, and its fit options."""
+    from flops_fit.plan.cache import plan_config, search_paths
+    from flops_fit.rounds.grid import grid_config
+    from flops_fit.rounds.simulate import design_of
+    from flops_fit.store.plan_file import read_plan
+
+    if not is_config:
+        return design_of(read_plan(path)), {}
+    config = grid_config(path)
+    plan = plan_config(config, args.results, search_paths(args.search_path))
+    return design_of(plan, config["fit"]["params"]), config["fit"]

@@ -109,20 +109,18 @@ def _seeds(arms: tuple[Arm, Arm], luck: SeedLuck) -> Iterator[Doubt]:
     first, second, common = luck.seeds
     size = f"{100 * luck.sd:.2g}% of the loss"
     if luck.source == BORROWED:
+        lone = [arm.name for arm, n in zip(arms, (first, second), strict=True) if n < 2]
+        who = f"only one seed in {' and '.join(lone)}" if lone else "no cells with repeated seeds"
         text = (
-            "no seed is repeated, so what all runs of one seed have in common by chance cannot be "
-            f"measured: the interval allows for {size}, as much as the noise of a run, which is what "
-            "the seeds of the standard sweep of the docs differ by"
+            f"{who}: what all runs of one seed have in common by chance cannot be measured, and the "
+            f"interval allows for {size}, since the seeds of the standard sweep of the docs differ as "
+            "much as single runs do"
         )
         yield Doubt("seeds", text, serious=False)
     elif common < 2:
-        who = "the two arms have fewer than two seeds in common"
-        if min(first, second) < 2:
-            lone = arms[0 if first < 2 else 1].name
-            who = f"{lone} has only one seed, whose luck is taken from the other arm's seeds"
         text = (
-            f"{who}: the luck of a seed does not cancel between the arms, and the interval allows for "
-            f"{size}"
+            "the two arms have fewer than two seeds in common, so that the luck of a seed does not "
+            f"cancel between them; the interval allows for {size}"
         )
         yield Doubt("seeds", text, serious=False)
 

@@ -160,8 +160,14 @@ def _parts(
     if noise is None:
         return []
     slope = pair.reference.slope(log_c + known)
+    # One M for all C answers to a shift of all runs with the slope where these are.
+    budgets = np.log(arms[0].fit.data.budgets or arms[0].fit.data.flops)
+    shift = slope if name == FREE else pair.reference.slope(budgets).mean()
     free = sum(arm.fit.parametric.n_runs - 5 for arm in arms)
-    parts: list[Part] = [(noise, float(max(free, 1))), (models.luck.sd / slope, models.luck.df)]
+    parts: list[Part] = [
+        (noise, float(max(free, 1))),
+        (models.luck.sd / shift * np.ones(len(log_c)), models.luck.df),
+    ]
     if name == FREE and models.form is not None:
         ends = [np.log(arm.fit.data.largest_budget) for arm in arms]
         beyond = np.maximum(log_c + known - ends[0], log_c - ends[1])
