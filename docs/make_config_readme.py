@@ -23,6 +23,7 @@ working directory first, then in the checkout.
 | `lr.yaml` | a grid of learning rates, to which a rule of N and D is fitted |
 | `vit.yaml` | a vision transformer on Fashion-MNIST, with D in images; its law is provisional |
 | `runs.yaml` | a table of existing runs: fit, figures and report without training |
+| `compare.yaml` | two sweeps, `muon.yaml` and `adamw.yaml`, and their comparison at matched compute |
 
 Changes under `resources`, `fit`, `answer` and `plot` never retrain a run.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flops_fit.config.arms import arm_configs
 from flops_fit.config.complete import complete_config
 from flops_fit.config.load import load_config
 from flops_fit.config.schema import schema
@@ -23,7 +24,10 @@ MINIMAL = {
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_config_is_valid(path):
-    assert load_config(path)["name"]
+    config = complete_config(yaml.safe_load(path.read_text()))
+    assert config["name"]
+    if config["compare"] is not None:
+        assert len(arm_configs(config, [str(ROOT)])) == 2
 
 
 def test_numbers_written_as_text_become_numbers_in_lists_and_mappings():

@@ -70,6 +70,7 @@ HERE = (
 # After those, with `-n` added: what they would train takes too long here.
 DRY = (
     f"{SWEEP} config/demo-confirm-2.43e12.yaml",
+    f"{SWEEP} config/compare.yaml",
     "snakemake --profile profiles/slurm --configfile my_sweep.yaml",
 )
 SLURM = "tests/slurm/test_slurm.py::test_the_commands_of_the_readme_run_the_smoke_sweep"
@@ -92,6 +93,7 @@ ELSEWHERE = {
     "flops-fit fit --runs svg_extracted_data.csv --method surface --out chinchilla.json": PUBLISHED,
     "flops-fit predict --fit chinchilla.json --flops 5.76e23": PUBLISHED,
     "flops-fit compare --reference results/adamw/fit.json --candidate results/muon/fit.json": "tests/comparison/test_cli_compare.py::test_the_json_has_the_promised_keys_and_a_row_for_each_budget",
+    "flops-fit simulate --config config/adamw.yaml --compare config/muon.yaml": "tests/rounds/test_power.py::test_less_noise_shows_smaller_gains_and_equal_recipes_show_none",
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
 }
@@ -117,6 +119,7 @@ BLOCKS = {
     "train.py": OWN_SCRIPT,
     "own.yaml": OWN_SCRIPT,
     "my_counts.py": OWN_SCRIPT,
+    "name: muon-against-adamw": "is config/compare.yaml",
     "trainer:": "tests/scripts/test_page.py::test_the_other_configs_of_the_page_are_accepted",
     "# litgpt, in a wrapper script that calls litgpt.pretrain and then run.finish": "the frameworks are no dependencies, as the page says",
     "dataset": "tests/docs/test_data_page.py::test_the_text_blocks_fit_the_schema_and_the_functions_that_they_name",

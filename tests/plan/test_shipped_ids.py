@@ -14,7 +14,7 @@ CONFIGS = sorted(
     path
     for folder in ("config", "examples")
     for path in ROOT.joinpath(folder).glob("*.yaml")
-    if load_config(path)["runs"] is None
+    if path.stem != "compare" and load_config(path)["runs"] is None
 )
 
 
