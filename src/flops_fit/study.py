@@ -44,7 +44,7 @@ class Study:
         sweeps = list(self.sweeps.values())
         if len(sweeps) == 1:
             return sweeps[0]
-        return next(sweep for sweep in sweeps if sweep.has(experiment))
+        return next((sweep for sweep in sweeps if sweep.has(experiment)), sweeps[0])
 
     def compared(self, name: str, suffix: str) -> str | list[str]:
         """The files ``name`` of the arms' sweeps: the reference's, or those of all others.
@@ -55,7 +55,7 @@ class Study:
         return files[0] if suffix == "reference" else files[1:]
 
     def compare_options(self) -> str:
-        """Names of the arms, budgets and the look of figures as options of ``flops-fit compare``."""
+        """Names of the arms and the budgets as options of ``flops-fit compare``."""
         names = " ".join(shlex.quote(name) for name in self.arms)
         budgets = " ".join(f"{budget:g}" for budget in self.config["answer"]["budgets"])
         return f"--names {names}" + (f" --flops {budgets}" if budgets else "")

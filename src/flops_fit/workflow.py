@@ -124,7 +124,8 @@ class Sweep:
             return False
         if self._planned is not None:
             return experiment in self._planned.ids
-        return experiment in read_plan_use(sweep_plan_file(RESULTS, self.name)).experiments
+        kept = sweep_plan_file(RESULTS, self.name)
+        return kept.exists() and experiment in read_plan_use(kept).experiments
 
     def request(self, experiment: str, gpus: int) -> tuple[int, int]:
         """Minutes and megabytes of a first attempt at ``experiment`` (an id) on ``gpus`` GPUs."""

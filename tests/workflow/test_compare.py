@@ -33,7 +33,7 @@ def test_the_resources_of_a_run_are_those_of_its_sweep(project):
     (project.work / "compare.yaml").write_text(
         yaml.safe_dump({"name": "both", "compare": compared})
     )
-    done = project.dry_run(config="compare.yaml")
+    done = project.dry_run("results/fast/results.csv", config="compare.yaml")
     assert done.output.count("    threads: 2\n") == 6
 
 

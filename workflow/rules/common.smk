@@ -193,8 +193,15 @@ def checked(wildcards):
     return flops_fit.spec_of(wildcards.id).check
 
 
+def sweep_of(experiment):
+    if len(sweeps) > 1 and is_main_process():
+        all_planned()  # a target of one arm has planned no other
+    return study.sweep_of(experiment)
+
+
+@readable
 def resources_of(experiment):
-    return study.sweep_of(experiment).config["resources"]
+    return sweep_of(experiment).config["resources"]
 
 
 def processes(wildcards):
@@ -229,12 +236,12 @@ def gpu_resource(wildcards):
 
 
 def price(wildcards):
-    sweep = study.sweep_of(wildcards.id)
+    sweep = sweep_of(wildcards.id)
     return sweep.price(wildcards.id, gpus_per_run(wildcards))
 
 
 def request(wildcards):
-    sweep = study.sweep_of(wildcards.id)
+    sweep = sweep_of(wildcards.id)
     return sweep.request(wildcards.id, gpus_per_run(wildcards))
 
 

@@ -57,28 +57,10 @@ PLUGINS = Kind(
 COMPARISON = Kind(
     "compare",
     refused=(
-        *(
-            "model",
-            "trainer",
-            "counts",
-            "dataset",
-            "loss",
-            "optimizer",
-            "budgets",
-            "sizes",
-            "seeds",
-        ),
-        *("convention", "batch", "learning_rate", "learning_rate_factors", "schedule", "precision"),
-        *(
-            "deterministic",
-            "evaluation",
-            "limits",
-            "resources",
-            "pricing",
-            "runs",
-            "fit",
-            "confirm",
-        ),
+        *("model", "trainer", "counts", "dataset", "loss", "optimizer", "budgets", "sizes"),
+        *("seeds", "convention", "batch", "learning_rate", "learning_rate_factors", "schedule"),
+        *("precision", "deterministic", "evaluation", "limits", "resources", "pricing"),
+        *("runs", "fit", "confirm", "plot"),
     ),
     why="cannot be combined with compare, because each arm has its own config",
 )
