@@ -196,7 +196,10 @@ def _shared_frontier(shared: Shared, cost: Cost, arm: int) -> Frontier:
 def _free_pair(
     arms: tuple[Arm, Arm], surfaces: list[Estimate], draws: tuple[Draws, Draws] | None
 ) -> Pair:
-    """The laws that answer in the two fits, refitted on the joint resamples."""
+    """The laws that answer in the two fits, refitted on the joint resamples.
+
+    Two stacks have the mean of their weights, so that what is wrong with a member in both arms cancels.
+    """
     drawn: list[Law | None] = [None, None]
     if draws is not None:
         refits = [_refits(*side) for side in zip(arms, surfaces, draws, strict=True)]
@@ -204,8 +207,20 @@ def _free_pair(
         both = np.logical_and(*(usable[:rows] for _, usable in refits))
         both[np.cumsum(both) > ENOUGH_DRAWS] = False
         drawn = [_taken(law, usable, both) for law, usable in refits]
-    sides = zip(arms, drawn, strict=True)
-    return Pair(*(Frontier(arm.fit.answering.law, law, arm.fit.cost) for arm, law in sides))
+    laws = _alike([arm.fit.answering.law for arm in arms])
+    sides = zip(arms, laws, drawn, strict=True)
+    return Pair(*(Frontier(law, draws, arm.fit.cost) for arm, law, draws in sides))
+
+
+def _alike(laws: list[Law]) -> list[Law]:
+    """The two ``laws``, with the same weights where both are stacks of the same members."""
+    first, second = laws
+    if not (isinstance(first, StackLaw) and isinstance(second, StackLaw)):
+        return laws
+    if len(first.laws) != len(second.laws):
+        return laws
+    mean = {name: (weight + second.weights[name]) / 2 for name, weight in first.weights.items()}
+    return [replace(first, weights=mean), replace(second, weights=mean)]
 
 
 def _refits(arm: Arm, surface: Estimate, draws: Draws) -> tuple[Law, np.ndarray]:
