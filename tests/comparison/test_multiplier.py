@@ -126,7 +126,8 @@ def test_the_derivatives_of_the_shared_model_are_those_of_its_value():
     theta = theta + 0.02 * generator.standard_normal((4, 7))
     losses = design.log_surface(theta) + 0.02 * generator.standard_normal((4, len(arm)))
     arguments = losses, np.ones((1, len(arm))), np.full((4, 1), 0.015)
-    _, gradient, hessian, metric = design.derivatives(theta, *arguments)
+    _, gradient, hessian = design.derivatives(theta, *arguments)
+    metric = design.metric(theta, *arguments)
     for i in range(7):
         step = 1e-6 * np.eye(7)[i]
         up, down = (design.derivatives(theta + s * step, *arguments) for s in (1, -1))

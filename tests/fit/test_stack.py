@@ -12,9 +12,11 @@ from flops_fit.fit.calibrate import FormError, from_tests, growth, moments
 from flops_fit.fit.forms import FREE, BentDesign, bent_form, fit_bent, settle, starts_for
 from flops_fit.fit.laws import BentLaw, law_from_dict, law_to_dict
 from flops_fit.fit.measure import groups_of, measure
+from flops_fit.fit.members import RESAMPLE_CLOSE, RESAMPLE_STEPS, tilt
+from flops_fit.fit.newton import minimise
 from flops_fit.fit.record import record, record_words
 from flops_fit.fit.sections import ChainTest
-from flops_fit.fit.surface import Data
+from flops_fit.fit.surface import EFFICIENCY, Data
 
 # E, A, B, alpha, beta, gamma, kappa
 BENT = {
@@ -81,7 +83,7 @@ def test_the_derivatives_are_those_of_the_objective():
         [[0.5, -0.5, -1, 0.35, 0.3, 0.2, 0.05], [0.6, -0.3, -1.2, 0.3, 0.4, -0.3, -0.02]]
     )
     weight, delta = np.linspace(0.5, 2, len(frame))[None], np.array([[0.01], [0.5]])
-    _, gradient, hessian, _ = design.derivatives(theta, data.log_loss, weight, delta)
+    _, gradient, hessian = design.derivatives(theta, data.log_loss, weight, delta)
     for i in range(7):
         step = np.zeros(7)
         step[i] = 1e-6
@@ -90,6 +92,39 @@ def test_the_derivatives_are_those_of_the_objective():
         )
         assert (up[0] - down[0]) / 2e-6 == pytest.approx(gradient[i], rel=1e-6)
         assert (up[1] - down[1]) / 2e-6 == pytest.approx(hessian[i], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("kappa", [0, 2])
+@pytest.mark.parametrize("form", ["classic", "gamma + B(N)"])
+def test_resamples_of_a_member_end_at_their_minima(form, kappa):
+    """Few runs under steep weights: the valley is flat and curved, and straight steps creep in it."""
+    frame = sweep(LAWS["besiroglu"], noise=0.01, sizes=9, budgets=4)
+    data = Data.of(*(frame[c].to_numpy() for c in ("params", "tokens", "loss")))
+    design, log_c = BentDesign(data.design.x, data.design.y), np.log(frame["flops"].to_numpy())
+    once = np.ones((1, len(frame)))
+    weight = tilt(once, log_c, kappa)
+    fit = fit_bent(data, design, bent_form(data, form), weight, once, starts_for(data, once[0]))
+    counts = np.random.default_rng(0).multinomial(len(frame), once[0] / len(frame), size=60)
+    problem = (data.log_loss, tilt(counts, log_c, kappa), EFFICIENCY * fit.scale[0])
+    theta = np.repeat(fit.theta, len(counts), axis=0)
+    inputs = design.for_form(fit.form)
+    near = minimise(fit.form, theta, *problem, inputs, RESAMPLE_CLOSE, RESAMPLE_STEPS)
+    far = minimise(fit.form, near.theta, *problem, inputs, 1e-13, 400)
+    assert np.mean(near.objective > far.objective * (1 + 1e-3)) <= 0.05
+
+
+def test_a_curved_step_is_the_straight_one_to_first_order_and_keeps_to_the_bounds_of_a_law():
+    generator = np.random.default_rng(0)
+    data = Data.of(*np.exp(generator.normal(size=(3, 20))))
+    theta = np.array([[0.5, -0.5, -1, 0.35, 0.3, 0.2, 0.05]])
+    step, centre = 0.1 * generator.normal(size=(1, 7)), np.array([[0.3], [-0.2]])
+    for design, size in ((BentDesign(data.design.x, data.design.y), 7), (data.design, 5)):
+        at, way = theta[:, :size], step[:, :size]
+        off = [design.moved(at, s * way, at + s * way, centre) - at - s * way for s in (1e-3, 1e-4)]
+        assert np.abs(off[0]).max() > 1e-9
+        assert np.abs(off[1]) == pytest.approx(np.abs(off[0]) / 100, rel=1e-2, abs=1e-14)
+    held = np.array([[0.0, 0.2, 0.1, 0.05, -0.05]])
+    assert (data.design.moved(at, held, at + held, centre) == at + held).all()
 
 
 @pytest.mark.parametrize("budgets", [2, 3, 5])

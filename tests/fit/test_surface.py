@@ -10,7 +10,6 @@ from simulated import GRIDS, LAWS, exponent, log_optimum, loss_of, sweep
 
 from flops_fit.fit.estimators import surface_law
 from flops_fit.fit.identify import identify
-from flops_fit.fit.newton import _derivatives
 from flops_fit.fit.surface import (
     Data,
     coefficients,
@@ -65,9 +64,9 @@ def test_gradient_and_hessian_agree_with_finite_differences():
     weight, delta, step = np.ones((1, len(data))), np.array([[0.02]]), 1e-6
 
     def at(theta):
-        return _derivatives(theta, data.log_loss[None], weight, delta, data.design)
+        return data.design.derivatives(theta, data.log_loss[None], weight, delta)
 
-    _, gradient, hessian, _ = at(theta)
+    _, gradient, hessian = at(theta)
     for i in range(5):
         shift = np.eye(5)[i] * step
         (up, up_gradient, *_), (down, down_gradient, *_) = at(theta + shift), at(theta - shift)
@@ -105,13 +104,8 @@ def test_no_random_start_of_a_general_optimiser_does_better():
     fit = fit_surface(data, delta=1e-3, exclude="none")
 
     def objective(theta):
-        f, g, _, _ = _derivatives(
-            theta[None],
-            data.log_loss[None],
-            np.ones((1, len(data))),
-            np.array([[1e-3]]),
-            data.design,
-            False,
+        f, g, _ = data.design.derivatives(
+            theta[None], data.log_loss[None], np.ones((1, len(data))), np.array([[1e-3]])
         )
         return 1e3 * f[0], 1e3 * g[:, 0]
 

@@ -13,8 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
+from flops_fit.fit.design import Derivatives, Design
 from flops_fit.fit.laws import SurfaceLaw
-from flops_fit.fit.newton import Derivatives, Design, Form, minimise
+from flops_fit.fit.newton import Form, minimise
 from flops_fit.fit.surface import (
     CONTINUATION,
     E_FLOOR,
@@ -76,7 +77,7 @@ class PairDesign(Design):
         x, y = (table.log_n - centre[0]).astype(kind), (table.log_d - centre[1]).astype(kind)
         super().__init__(x, y)
         zero, one, arm = np.zeros_like(x), np.ones_like(x), table.arm.astype(kind)
-        self.parts = (
+        self.terms = (
             np.stack([one, zero, zero, zero, zero, zero, zero], axis=1),
             np.stack([zero, one, zero, -x, zero, arm, zero], axis=1),
             np.stack([zero, zero, one, zero, -y, zero, arm], axis=1),
@@ -85,32 +86,27 @@ class PairDesign(Design):
 
     def log_terms(self, theta: np.ndarray) -> np.ndarray:
         """ln of the three terms for ``theta`` (R, 7), of shape (3, R, n)."""
-        return np.stack([theta @ part.T for part in self.parts])
+        return np.stack([theta @ part.T for part in self.terms])
 
     def log_surface(self, theta: np.ndarray) -> np.ndarray:
         """ln Lhat, of shape (R, n), for ``theta`` (R, 7)."""
         return np.log(np.exp(self.log_terms(theta)).sum(axis=0))
 
-    def jacobian(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def slopes(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The terms' shares (3, R, n), and d ln Lhat / d theta (R, n, 7), at ``theta`` (R, 7)."""
         terms = np.exp(self.log_terms(theta))
         share = terms / terms.sum(axis=0)
-        return share, sum(s[..., None] * x for s, x in zip(share, self.parts, strict=True))
+        return share, sum(s[..., None] * x for s, x in zip(share, self.terms, strict=True))
 
     def derivatives(
-        self,
-        theta: np.ndarray,
-        log_loss: np.ndarray,
-        weight: np.ndarray,
-        delta: np.ndarray,
-        with_metric: bool = True,
+        self, theta: np.ndarray, log_loss: np.ndarray, weight: np.ndarray, delta: np.ndarray
     ) -> Derivatives:
-        """F (R,), gradient (7, R), Hessian and damping metric (7, 7, R; or None) at ``theta`` (R, 7).
+        """F (R,), its gradient (7, R) and Hessian (7, 7, R) at ``theta`` (R, 7).
 
         ``log_loss`` and ``weight``: (n,) or (R, n); ``delta``: thresholds (R, 1), of residuals in
-        which both arms have the noise ``typical``; ``with_metric``: whether the metric is computed.
+        which both arms have the noise ``typical``.
         """
-        share, jacobian = self.jacobian(theta)
+        share, jacobian = self.slopes(theta)
         r = (log_loss - self.log_surface(theta)) / self.scale
         u = np.clip(r, -delta, delta)
         pull = weight * u
@@ -119,13 +115,27 @@ class PairDesign(Design):
         gradient = -np.einsum("rn,rni->ir", pull, jacobian)
         inside = weight * (np.abs(r) <= delta) / self.scale**2
         hessian = np.einsum("rn,rni,rnj->ijr", inside + pull, jacobian, jacobian, optimize=True)
-        for s, x in zip(share, self.parts, strict=True):
+        for s, x in zip(share, self.terms, strict=True):
             hessian -= np.einsum("rn,ni,nj->ijr", pull * s, x, x, optimize=True)
-        metric = None
-        if with_metric:
-            far = weight * np.minimum(1, delta / np.maximum(np.abs(r), 1e-300)) / self.scale**2
-            metric = np.einsum("rn,rni,rnj->ijr", far, jacobian, jacobian, optimize=True)
-        return objective, gradient, hessian, metric
+        return objective, gradient, hessian
+
+    def metric(
+        self, theta: np.ndarray, log_loss: np.ndarray, weight: np.ndarray, delta: np.ndarray
+    ) -> np.ndarray:
+        """The Hessian (7, 7, R) of the reweighted least squares that have the gradient of F.
+
+        ``theta`` (R, 7), ``log_loss``, ``weight`` and ``delta``: as in `derivatives`.
+        """
+        r = (log_loss - self.log_surface(theta)) / self.scale
+        far = weight * np.minimum(1, delta / np.maximum(np.abs(r), 1e-300)) / self.scale**2
+        jacobian = self.slopes(theta)[1]
+        return np.einsum("rn,rni,rnj->ijr", far, jacobian, jacobian, optimize=True)
+
+    def moved(
+        self, theta: np.ndarray, step: np.ndarray, end: np.ndarray, centre: np.ndarray
+    ) -> np.ndarray:
+        """``end``, where a straight ``step`` from ``theta`` leads; ``centre`` plays no part."""
+        return end
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +247,7 @@ def _polish(table: Table, form: Form, theta: np.ndarray) -> tuple[np.ndarray, np
 
     r = residual(theta)
     for _ in range(8):
-        matrix = root[:, None] * design.jacobian(theta[None])[1][0]
+        matrix = root[:, None] * design.slopes(theta[None])[1][0]
         step = np.linalg.lstsq(matrix, (root * r).astype(float), rcond=1e-15)[0]
         trial = np.clip(theta + step, form.lower, form.upper)
         new = residual(trial)

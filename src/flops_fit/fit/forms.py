@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flops_fit.fit.newton import Derivatives, Design, Form, minimise
+from flops_fit.fit.design import G_, K_, Derivatives, Design
+from flops_fit.fit.newton import Form, minimise
 from flops_fit.fit.surface import EFFICIENCY, SCALE_FLOOR, Data, robust_scale
 
-E_, P_, Q_, ALPHA_, BETA_, G_, K_ = range(
-    7
-)  # theta: ln E, ln A, ln B, alpha, beta, ln gamma, kappa
-PRIOR_SD = np.array([np.inf, np.inf, np.inf, np.inf, np.inf, 0.7, 0.15])
+PRIOR_SD = np.array(
+    [*[np.inf] * 5, 0.7, 0.15]
+)  # of theta = (e, p, q, alpha, beta, ln gamma, kappa)
 EXPONENTS = (1e-3, 3.0)
 LARGEST_GAMMA, LARGEST_KAPPA = 10.0, 1.0
 FREE = {"classic": (), "gamma": (G_,), "B(N)": (K_,), "gamma + B(N)": (G_, K_)}
@@ -30,24 +30,22 @@ START_GAMMA = (0.5, 1.0, 2.0)
 EXPONENT_STARTS = np.geomspace(0.03, 2.0, 16)
 MOST, CLOSE = 150, 1e-13  # iterations, and the relative decrease at which a fit ends
 FEW, ROUGH = 20, 1e-6  # the same where a fit is one of many
-FARTHEST = 500.0  # ln: exp of it is still finite
 SETTLING = 12  # rounds in which the threshold follows the scale
 POLISHED = 1e-7  # robust scale below which the data count as exact
 
 
 class BentDesign(Design):
-    """Inputs x = ln N and y = ln D (centred), and the law's value and derivatives there.
+    """Inputs ``x`` and ``y`` (n,) of the forms of `FREE`: F has a prior of gamma and kappa as well.
 
-    ``bends``: whether derivatives by gamma are computed; else they are 0, which saves a third.
+    F adds half of (scale x deviation / `PRIOR_SD`)^2 to the sum of Huber losses, with the scale that
+    belongs to the threshold, delta / 1.345. ``bends``: whether gamma is free; else it must be 1.
     """
 
-    chunk = 48_000
+    size = 7
 
     def __init__(self, x: np.ndarray, y: np.ndarray, bends: bool = True):
         super().__init__(x, y)
         self.bends = bends
-        one = np.ones_like(x)
-        self.powers = np.stack([one, x, y, x * x, x * y, y * y], axis=1)
 
     def take(self, rows: np.ndarray) -> "BentDesign":
         """The same at some of the inputs: ``rows`` (k,), their positions."""
@@ -57,123 +55,37 @@ class BentDesign(Design):
         """The same inputs, with the derivatives that ``form`` needs."""
         return BentDesign(self.x, self.y, bool(form.basis[G_].any()))
 
-    def parts(self, theta: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The parts of the law for ``theta`` (R, 7) at the n inputs.
-
-        gamma (R, 1), then of shape (R, n): the first term's share of the sum, ln of (...)^gamma,
-        its share of Lhat, and ln Lhat.
-        """
-        e, p, q, alpha, beta, g, k = theta.T[:, :, None]
-        first = p - alpha * self.x
-        ratio = np.exp(np.minimum(q + k * self.x - beta * self.y - first, FARTHEST))
-        gamma = np.exp(g)
-        bent = gamma * (first + np.log1p(ratio))
-        above = np.exp(np.clip(bent - e, -FARTHEST, FARTHEST))
-        return gamma, 1 / (1 + ratio), bent, above / (1 + above), e + np.log1p(above)
-
-    def log_surface(self, theta: np.ndarray) -> np.ndarray:
-        """ln Lhat, of shape (R, n), for ``theta`` (R, 7)."""
-        return self.parts(theta)[-1]
-
-    def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """d ln Lhat / d theta at ``theta`` (R, 7), of shape (R, n, 7)."""
-        gamma, w1, bent, s, _ = self.parts(theta)
-        j1, j2 = s * gamma * w1, s * gamma * (1 - w1)
-        return np.stack([1 - s, j1, j2, -self.x * j1, -self.y * j2, s * bent, self.x * j2], axis=-1)
-
     def derivatives(
-        self,
-        theta: np.ndarray,
-        log_loss: np.ndarray,
-        weight: np.ndarray,
-        delta: np.ndarray,
-        with_metric: bool = True,
+        self, theta: np.ndarray, log_loss: np.ndarray, weight: np.ndarray, delta: np.ndarray
     ) -> Derivatives:
-        """F (R,), gradient (7, R), Hessian and damping metric (7, 7, R; or None) at ``theta`` (R, 7).
+        """F (R,), its gradient (7, R) and Hessian (7, 7, R) at ``theta`` (R, 7).
 
-        ``log_loss`` and ``weight``: (n,) or (R, n); ``delta``: thresholds (R, 1); ``with_metric``:
-        whether the metric is computed. F adds to the sum of Huber losses half of (scale x
-        deviation / `PRIOR_SD`)^2, with the scale that belongs to the threshold, delta / 1.345.
+        ``log_loss`` and ``weight``: (n,) or (R, n); ``delta``: thresholds (R, 1).
         """
-        gamma, w1, bent, s, total = self.parts(theta)
-        r = log_loss - total
-        u = np.clip(r, -delta, delta)
-        wu = weight * u
-        inside = np.abs(r) <= delta
-        w2 = 1 - w1
-        t1, t2 = gamma * w1, gamma * w2
-        jacobian = [1 - s, s * t1, s * t2]
-        if self.bends:
-            jacobian.append(s * bent)
-        terms = len(jacobian)
-        gradient = self._spread([-wu * j for j in jacobian])
-        v = weight * inside
-        # f = lse(e, t): its second derivative is s (1 - s) (dt - de)(dt - de)^T + s d2t, and with
-        # J = de + s (dt - de) both outer products are sums over de and s (dt - de).
-        bulk, lift = v * s * s - wu * s * (1 - s), v * s * (1 - s) + wu * s * (1 - s)
-        tilt = (t1, t2, bent)[: terms - 1]
-        lifted, bulky = [lift * t for t in tilt], [bulk * t for t in tilt]
-        blocks = {(0, 0): v * (1 - s) ** 2 - wu * s * (1 - s)}
-        for i in range(terms - 1):
-            blocks[0, i + 1] = lifted[i]
-            for j in range(i, terms - 1):
-                blocks[i + 1, j + 1] = bulky[i] * tilt[j]
-        mix = wu * jacobian[1] * w2
-        blocks[1, 1] -= mix
-        blocks[2, 2] -= mix
-        blocks[1, 2] += mix
-        if self.bends:
-            for i in (1, 2, 3):
-                blocks[i, 3] -= wu * jacobian[i]
-        hessian = self._gram(blocks)
-        metric = None
-        if with_metric:
-            irls = weight * np.divide(delta, np.abs(r), out=np.ones_like(r), where=~inside)
-            metric = self._gram(
-                {
-                    (i, j): irls * jacobian[i] * jacobian[j]
-                    for i in range(terms)
-                    for j in range(i, terms)
-                }
-            )
-        objective = np.einsum("rn,rn->r", wu, r - 0.5 * u)
-        scale = np.broadcast_to(delta, (len(theta), 1))[:, 0] / EFFICIENCY
-        pull = scale[:, None] ** 2 / PRIOR_SD**2
-        objective = objective + 0.5 * (pull * theta**2).sum(axis=1)
-        gradient += (pull * theta).T
-        for i in (G_, K_):
-            for matrix in (hessian, metric):
-                if matrix is not None:
-                    matrix[i, i] += pull[:, i]
-        return objective, gradient, hessian, metric
+        objective, gradient, hessian = super().derivatives(theta, log_loss, weight, delta)
+        pull = _pull(delta)
+        gradient += pull * theta.T
+        return objective + 0.5 * (pull * theta.T**2).sum(axis=0), gradient, _add(hessian, pull)
 
-    def _spread(self, parts: list[np.ndarray]) -> np.ndarray:
-        """Sums over the runs of parts (e, z1, z2 and, if it bends, g), by parameter: (7, R)."""
-        e, first, second = parts[:3]
-        one, two = first @ self.powers[:, :2], second @ self.powers[:, :3]
-        bend = parts[3].sum(1) if self.bends else np.zeros(len(e))
-        return np.stack([e.sum(1), one[:, 0], two[:, 0], -one[:, 1], -two[:, 2], bend, two[:, 1]])
+    def metric(
+        self, theta: np.ndarray, log_loss: np.ndarray, weight: np.ndarray, delta: np.ndarray
+    ) -> np.ndarray:
+        """The Hessian (7, 7, R) of the reweighted least squares that have the gradient of F.
 
-    def _gram(self, blocks: dict) -> np.ndarray:
-        """Sums over the runs of a quadratic form in (e, z1, z2, g), by parameters: (7, 7, R)."""
-        m = {key: value @ self.powers for key, value in blocks.items()}
-        h = np.zeros((7, 7, len(m[0, 0])))
-        one, x, y, xx, xy, yy = range(6)
-        rows = ((E_, [(0, 1), (0, 2)]), (G_, [(1, 3), (2, 3)]))
-        for row, pair in rows if self.bends else rows[:1]:
-            a, b = (m[p] for p in pair)
-            h[row, row] = m[(0, 0) if row == E_ else (3, 3)][:, one]
-            h[row, P_], h[row, ALPHA_] = a[:, one], -a[:, x]
-            h[row, Q_], h[row, BETA_], h[row, K_] = b[:, one], -b[:, y], b[:, x]
-        if self.bends:
-            h[E_, G_] = m[0, 3][:, one]
-        aa, ab, bb = m[1, 1], m[1, 2], m[2, 2]
-        h[P_, P_], h[P_, ALPHA_], h[ALPHA_, ALPHA_] = aa[:, one], -aa[:, x], aa[:, xx]
-        h[P_, Q_], h[P_, BETA_], h[P_, K_] = ab[:, one], -ab[:, y], ab[:, x]
-        h[Q_, ALPHA_], h[ALPHA_, BETA_], h[ALPHA_, K_] = -ab[:, x], ab[:, xy], -ab[:, xx]
-        h[Q_, Q_], h[Q_, BETA_], h[Q_, K_] = bb[:, one], -bb[:, y], bb[:, x]
-        h[BETA_, BETA_], h[BETA_, K_], h[K_, K_] = bb[:, yy], -bb[:, xy], bb[:, xx]
-        return h + h.swapaxes(0, 1) - h * np.eye(7)[..., None]
+        ``theta`` (R, 7), ``log_loss``, ``weight`` and ``delta``: as in `derivatives`.
+        """
+        return _add(super().metric(theta, log_loss, weight, delta), _pull(delta))
+
+
+def _pull(delta: np.ndarray) -> np.ndarray:
+    """Curvature (7, R) of the prior under the thresholds ``delta`` (R, 1)."""
+    return (delta.T / EFFICIENCY / PRIOR_SD[:, None]) ** 2
+
+
+def _add(matrix: np.ndarray, pull: np.ndarray) -> np.ndarray:
+    for i in (G_, K_):
+        matrix[i, i] += pull[i]
+    return matrix
 
 
 @dataclass(frozen=True)

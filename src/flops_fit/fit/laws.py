@@ -4,7 +4,7 @@ A law holds R versions of itself at once (row 0 of a fit is the estimate, the ro
 are its resamples), so that an interval keeps the dependence between the parameters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from flops_fit.fit.cost import Cost, Numbers
 
 AROUND = np.linspace(-3.0, 3.0, 121)  # ln N around the closed form, to bracket the optimum
 BISECTIONS = 50
+SECANTS, ROOT_STEP = 12, 1e-12  # the most of a search, and the step in ln N at which it ends
 KEPT = 4  # optima that a law remembers
 MOST_WASTE = 1e6  # a factor in C beyond which nothing is looked for
 SLOPE_STEP = 0.01  # ln C
@@ -27,6 +28,34 @@ def _exp(power: np.ndarray) -> np.ndarray:
 
 def _bounded(log_n: np.ndarray) -> np.ndarray:
     return np.clip(log_n, -MOST_LN, MOST_LN)
+
+
+def _root(
+    falling: Callable[[np.ndarray], np.ndarray],
+    low: np.ndarray,
+    high: np.ndarray,
+    steepness: np.ndarray,
+) -> np.ndarray:
+    """Where R functions, ``falling`` from above 0 at ``low`` to below 0 at ``high`` (R,), are 0: (R,).
+
+    By secants inside the interval that is left, the first with a ``steepness`` (R,); by halves where
+    they do not end, as at a jump.
+    """
+    at = (low + high) / 2
+    slope, last, before = -steepness, at, np.full_like(at, np.nan)
+    for i in range(SECANTS + BISECTIONS):
+        value = falling(at)
+        low, high = np.where(value > 0, at, low), np.where(value > 0, high, at)
+        with np.errstate(all="ignore"):
+            chord = (value - before) / (at - last)
+            slope = np.where((chord < 0) & np.isfinite(chord), chord, slope)
+            following = at - value / slope
+        fits = (following >= low) & (following <= high) & (i < SECANTS)
+        following = np.where(fits, following, (low + high) / 2)
+        last, before, at = at, value, following
+        if (np.abs(at - last) <= ROOT_STEP).all():
+            break
+    return at
 
 
 CENTRAL, NORMAL = (0.05, 0.95), 3.2897  # of values, and of a normal's sds between them
@@ -106,11 +135,7 @@ class SurfaceLaw:
             at = np.arange(len(log_n))
             low = grid[np.maximum(best - 1, 0), at]
             high = grid[np.minimum(best + 1, len(AROUND) - 1), at]
-            for _ in range(BISECTIONS):
-                middle = (low + high) / 2
-                rising = self._balance(middle, log_c, cost) > 0
-                low, high = np.where(rising, middle, low), np.where(rising, high, middle)
-            log_n = (low + high) / 2
+            log_n = _root(lambda n: self._balance(n, log_c, cost), low, high, alpha + both)
         return log_n, self.loss(log_n, cost.log_tokens(log_n, log_c))
 
     def slope(self, log_c: float, cost: Cost) -> np.ndarray:
@@ -124,21 +149,20 @@ class SurfaceLaw:
         ``log_c`` = ln C; ``cost``: C = f(N) D.
         """
         log_n, target = self.optimum(log_c, cost)
-        more = log_c + np.log1p(share)
-        ends = []
+        more, ends = log_c + np.log1p(share), []
         for side in (-1.0, 1.0):
-            near, far = log_n.copy(), log_n.copy()
-            step = 0.1
+
+            def room(away: np.ndarray, side: float = side) -> np.ndarray:
+                n = log_n + side * away
+                return target - self.loss(n, cost.log_tokens(n, more))
+
+            far, step = np.zeros_like(log_n), 0.1
             for _ in range(12):
-                far = np.where(
-                    self.loss(far, cost.log_tokens(far, more)) < target, far + side * step, far
-                )
+                far = np.where(room(far) > 0, far + step, far)
                 step *= 1.6
-            for _ in range(BISECTIONS):
-                middle = (near + far) / 2
-                inside = self.loss(middle, cost.log_tokens(middle, more)) < target
-                near, far = np.where(inside, middle, near), np.where(inside, far, middle)
-            ends.append(_bounded((near + far) / 2))
+            start = np.zeros_like(log_n)
+            away = _root(room, start, far, room(start) / np.maximum(far, 0.1))
+            ends.append(_bounded(log_n + side * away))
         return ends[0], ends[1]
 
     def off_optimum(self, log_n: Numbers, log_c: Numbers, cost: Cost) -> np.ndarray:
@@ -231,17 +255,14 @@ class PathLaw:
 
         def short(more: np.ndarray) -> np.ndarray:
             off = log_n - self.optimum(log_c + more, cost)[0]
-            return np.log1p(width * off**2) - gamma * more > 0
+            return np.log1p(width * off**2) - gamma * more
 
-        near, far = np.zeros(len(gamma)), np.full(len(gamma), 1e-3)
+        far = np.full(len(gamma), 1e-3)
         for _ in range(30):
-            far = np.where(short(far), 2 * far, far)
+            far = np.where(short(far) > 0, 2 * far, far)
         finite = far < np.log(MOST_WASTE)
-        for _ in range(BISECTIONS):
-            middle = (near + far) / 2
-            below = short(middle)
-            near, far = np.where(below, middle, near), np.where(below, far, middle)
-        return np.where(finite, np.expm1(np.minimum((near + far) / 2, np.log(MOST_WASTE))), np.inf)
+        more = _root(short, np.zeros(len(gamma)), far, gamma)
+        return np.where(finite, np.expm1(np.minimum(more, np.log(MOST_WASTE))), np.inf)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flops_fit.fit.newton import Batch, Design, Form, minimise
+from flops_fit.fit.design import Design
+from flops_fit.fit.newton import Batch, Form, minimise
 
 HOFFMANN_DELTA = 1e-3  # Hoffmann et al. 2022, approach 3
 EFFICIENCY = 1.345  # Huber 1981: 95% efficient under normal noise
