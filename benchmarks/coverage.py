@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from flops_fit.fit.bootstrap import draw
 from flops_fit.fit.calibrate import QUANTITIES, form_error
@@ -157,19 +158,19 @@ def one(scenario: Scenario, generator, resamples: int, target: float, true, stac
 
 
 def _stacked(runs: Runs, surface, draws, target: float):
-    """The stack's interval of a (resampled), and of ln N* and L* as `predict` gives them."""
+    """The stack's interval of a (noise), and of ln N* and L* as `predict` gives them."""
     stack = build(runs, surface.weight, draws, surface.draw_weight)
     log_c = np.log(target)
     log_n, loss = (float(v[0]) for v in stack.law.optimum(log_c, Cost()))
     sd, away = spread_of_draws(stack.draws, log_c, Cost()), np.log(target / HIGH)
     half = {q: form_error(stack, q).half_width(sd[q], away, LEVEL) for q in QUANTITIES}
-    a = stack.draws.exponent()
+    a, half_a = float(stack.law.exponent()[0]), ndtri((1 + LEVEL) / 2) * stack.draws.exponent_sd()
     ends = [
-        np.quantile(a, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]),
+        (a - half_a, a + half_a),
         (log_n - half["params"], log_n + half["params"]),
         (loss * np.exp(-half["loss"]), loss * np.exp(half["loss"])),
     ]
-    return ends, [float(stack.law.exponent()[0]), log_n, loss]
+    return ends, [a, log_n, loss]
 
 
 def main() -> None:

@@ -246,8 +246,32 @@ def summary(rows: list[dict], priors: dict[str, dict], few: tuple, most: float) 
     return told
 
 
+def errors(rows: list[dict]) -> None:
+    """Median and 90% quantile of the errors of ln N* and ln L*, 1 to 3 budgets left out, within 10x.
+
+    The measurement's own error is part of them. Standard errors: tables drawn with replacement.
+    """
+    part = [r for r in rows if "params" in r and r["out"] <= 3 and r["beyond"] <= 10.1]
+    names = sorted({r["table"] for r in part})
+    generator = np.random.default_rng(0)
+    draws = generator.integers(0, len(names), size=(2000, len(names)))
+    for i, (name, label, unit) in enumerate(
+        zip(QUANTITIES, ("ln N*", "ln L*"), (1, 100), strict=True)
+    ):
+        each = [[abs(r[name] - r["measured"][i]) for r in part if r["table"] == t] for t in names]
+        text = f"error of {label}{' (%)' if unit > 1 else ''}:"
+        for q, what in ((0.5, "median"), (0.9, "90% quantile")):
+            value = np.quantile(np.concatenate(each), q)
+            again = [np.quantile(np.concatenate([each[k] for k in d]), q) for d in draws]
+            text += f" {what} {unit * value:.3f} ± {unit * np.std(again):.3f}"
+        print(text)
+
+
 def losses(rows: list[dict]) -> None:
-    """Next-budget loss of any run: geometric mean over tables of the median relative error."""
+    """Next-budget loss of any run: geometric mean over tables of the median relative error.
+
+    Standard errors: of the mean over the tables.
+    """
     for out in (1, 2, 3):
         text = f"loss of any run, {out} out:"
         for label, keep in (("Porian", True), ("others", False)):
@@ -256,8 +280,9 @@ def losses(rows: list[dict]) -> None:
                 if r.get("out") == out and "runs" in r and (r["family"] == "porian") == keep:
                     each.setdefault(r["table"], []).append(r["runs"])
             if each:
-                means = [np.log(np.mean(v)) for v in each.values()]
-                text += f" {label} {100 * np.exp(np.mean(means)):.2f}%"
+                logs = [np.log(np.mean(v)) for v in each.values()]
+                mean, count = 100 * np.exp(np.mean(logs)), len(logs)
+                text += f" {label} {mean:.2f} ± {mean * np.std(logs, ddof=1) / np.sqrt(count):.2f}%"
         print(text)
 
 
@@ -294,6 +319,7 @@ def main() -> None:
         told[label] = summary(rows, priors, (1, 2, 3), 10.1)
         print(f"{label}: 4 to 6 budgets left out")
         told[f"{label}, 4 to 6"] = summary(rows, priors, (4, 5, 6), np.inf)
+    errors(rows)
     losses(rows)
     prior = prior_from(shown, set(families))
     print(f"prior, all families: {prior}; one left out: {others}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.axis import axis_of
@@ -36,7 +37,6 @@ from flops_fit.fit.estimators import (
 from flops_fit.fit.heldout import NOTHING_IDENTIFIED, fallback, hold_out
 from flops_fit.fit.identify import too_little
 from flops_fit.fit.laws import Law
-from flops_fit.fit.numbers import interval
 from flops_fit.fit.options import FitOptions, needs
 from flops_fit.fit.refit import Choices
 from flops_fit.fit.refits import sensitivity_of
@@ -232,7 +232,9 @@ class _Fitting:
         o = self.options
         ends = intervals(self.estimates, o.level if o.bootstrap else None)
         if o.bootstrap and self.stack is not None and self.stack.draws is not None:
-            ends["stack.a"] = interval(self.stack.draws.exponent(), o.level)
+            a, z = float(self.stack.law.exponent()[0]), float(ndtri((1 + o.level) / 2))
+            half = z * self.stack.draws.exponent_sd()
+            ends["stack.a"] = [a - half, a + half]
         return ends
 
     def _bootstrap(self) -> Bootstrap:

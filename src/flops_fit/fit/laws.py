@@ -300,6 +300,13 @@ class StackLaw:
         """a, of shape (R,): the mean over the members in the weights of N*."""
         return self._mean("params", [law.exponent() for law in self.laws])
 
+    def exponent_sd(self) -> float:
+        """Sd of a over the R rows, resamples of the runs: the mean of the members' in their weights.
+
+        The weights of the mean are held over the resamples, so that its own sd would be too small.
+        """
+        return float(self.weights["params"] @ [spread(law.exponent()) for law in self.laws])
+
     def optimum(self, log_c: Numbers, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
         """ln N* and L*, each of shape (R,), at ``log_c`` = ln C on ``cost``."""
         log_n, loss = zip(*self.members(log_c, cost), strict=True)
