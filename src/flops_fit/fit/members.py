@@ -118,30 +118,26 @@ def resample_members(
     out; ``draw_weight`` (R, n): the same inside each resample.
     """
     count, held = len(draws), draw_weight * (weight > 0)
-    laws = []
+    used, laws = (weight > 0).sum(), []
     for form, f in fits.items():
-        prefixes = len(f.theta) // len(KAPPAS[form])
-        for kappa, end in zip(KAPPAS[form], ends_of(form, prefixes), strict=True):
-            theta = np.repeat(f.theta[end][None], count, axis=0)
-            log_loss = None
-            if draws.sign is not None:
-                smooth = design.log_surface(theta[:1])
-                free = max((weight > 0).sum() - f.form.size, 1)
-                inflate = np.sqrt((weight > 0).sum() / free)
-                log_loss = smooth + draws.sign * (data.log_loss - smooth) * inflate
-            delta = np.full(count, EFFICIENCY * f.scale[end])
-            again = settle(
-                data,
-                design,
-                f.form,
-                tilt(held, log_c, kappa),
-                theta,
-                delta,
-                1,
-                log_loss,
-                count=held,
-                close=RESAMPLE_CLOSE,
-                most=RESAMPLE_STEPS,
-            )
-            laws.append(law_of(again.theta, data))
+        kappas = len(KAPPAS[form])
+        ends, log_loss = ends_of(form, len(f.theta) // kappas), None
+        if draws.sign is not None:
+            smooth = design.log_surface(f.theta[ends])
+            inflated = (data.log_loss - smooth) * np.sqrt(used / max(used - f.form.size, 1))
+            log_loss = (smooth[:, None] + draws.sign * inflated[:, None]).reshape(-1, len(data))
+        again = settle(
+            data,
+            design,
+            f.form,
+            weights_of(held, log_c, form),
+            np.repeat(f.theta[ends], count, axis=0),
+            np.repeat(EFFICIENCY * f.scale[ends], count),
+            1,
+            log_loss,
+            count=np.tile(held, (kappas, 1)),
+            close=RESAMPLE_CLOSE,
+            most=RESAMPLE_STEPS,
+        )
+        laws += [law_of(theta, data) for theta in np.split(again.theta, kappas)]
     return tuple(laws)

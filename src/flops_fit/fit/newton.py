@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from scipy.linalg.lapack import dposv
 from threadpoolctl import ThreadpoolController
 
 from flops_fit.fit.design import Design, part
 
+FEW = 12  # systems that LAPACK solves faster, one by one
+SMALLEST_PIVOT = 1e-13  # of a diagonal element
 FIRST_DAMPING, WORST_DAMPING = 0.1, 1e10
 ROUNDING = 1e-29  # F of exact data is about n x (2e-16)^2: no step below it means anything
 
@@ -49,15 +52,20 @@ class Batch:
 
 
 def _solve_positive(matrix: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x = matrix^-1 right by LDL^T over the last axis, and where all pivots are positive.
+    """x = matrix^-1 right over the last axis, and where all pivots are positive.
 
-    matrix (k, k, R), right (k, R) -> x (k, R), positive (R,) of bool. Unrolled over k <= 7: one
-    NumPy operation serves all R systems, which is far cheaper than R small LAPACK calls.
+    matrix (k, k, R), right (k, R) -> x (k, R), positive (R,) of bool. By LDL^T unrolled over k <= 7:
+    one NumPy operation serves all R systems, which is far cheaper than many small LAPACK calls.
     """
-    k = len(right)
+    k, count = right.shape
+    least = SMALLEST_PIVOT * np.abs(np.einsum("iir->ir", matrix)) + 1e-300
+    if count <= FEW:
+        solved = [dposv(matrix[..., r], right[:, r]) for r in range(count)]
+        pivots = np.stack([factor.diagonal() for factor, _, _ in solved], axis=1) ** 2
+        if not any(info for _, _, info in solved) and (pivots > least).all():
+            return np.stack([x for _, x, _ in solved], axis=1), np.ones(count, dtype=bool)
     a, x = matrix.copy(), right.copy()
-    positive = np.ones(right.shape[1], dtype=bool)
-    least = 1e-13 * np.abs(np.einsum("iir->ir", matrix)) + 1e-300
+    positive = np.ones(count, dtype=bool)
     for i in range(k):
         good = a[i, i] > least[i]
         if not good.all():
