@@ -68,6 +68,7 @@ SECTIONS = {
             "fit.result:Fit",
             "fit.result:read_fit",
             "fit.prediction:predict",
+            "fit.questions:ask",
             "fit.answer:Answer",
             "fit.prediction:optimum_at",
             "fit.prediction:losses_at",

@@ -194,6 +194,11 @@ class Sweep:
         budgets = self.config["answer"]["budgets"]
         return " ".join(["--budgets", *(f"{budget:g}" for budget in budgets)]) if budgets else ""
 
+    def answer_options(self) -> str:
+        """The budgets and the questions beside them, as options of ``flops-fit report``."""
+        asked = {k: v for k, v in self.config["answer"].items() if k != "budgets"}
+        return f"{self.budget_options()} {options(asked)}".strip()
+
 
 @dataclass(frozen=True)
 class PlannedSweep:

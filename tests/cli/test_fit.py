@@ -24,7 +24,7 @@ def run(command, *words):
     parser = argparse.ArgumentParser()
     verb = {"fit": fit, "predict": predict}[command]
     verb.add_arguments(parser)
-    verb.run(parser.parse_args([str(w) for w in words]))
+    return verb.run(parser.parse_args([str(w) for w in words]))
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +224,24 @@ def test_predict_tells_of_a_size_or_an_amount_of_data_of_ones_own(fitted, capsys
     assert f"{own['loss']:.4f}" in text
     run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--tokens", 1e9)
     assert "passes repeated data lose their value" in capsys.readouterr().out
+
+
+def test_predict_tells_of_serving_and_its_verdict_counts(fitted, capsys):
+    ask = ("predict", "--fit", fitted / "fit.json", "--flops", 1e20, "--serve", 1e17)
+    run(*ask)
+    text = capsys.readouterr().out
+    assert "the same loss at the least cost, with 1e+17 tokens served: provisional" in text
+    run(*ask, "--json")
+    answer = json.loads(capsys.readouterr().out)
+    assert f"{100 * answer['served']['saved']:.3g}% less than the optimum" in text
+    assert answer["served"]["params"] < answer["params"]
+    assert run(*ask, "--require", "trust") == 3
+
+
+def test_the_help_of_predict_fits_one_screen():
+    parser = argparse.ArgumentParser(prog="flops-fit predict")
+    predict.add_arguments(parser)
+    assert len(parser.format_help().splitlines()) <= 40
 
 
 def test_a_size_of_ones_own_needs_a_budget(fitted):

@@ -65,6 +65,7 @@ HERE = (
     "flops-fit predict --fit fit.json --flops 1e21",
     "flops-fit predict --fit fit.json --flops 1e21 --params 7e9",
     "flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10",
+    "flops-fit predict --fit fit.json --flops 1e21 --serve 1e12",
     "flops-fit simulate --plan results/.plan/sweeps/demo.json --fit results/demo/fit.json --flops 8.1e12",
 )
 # After those, with `-n` added: what they would train takes too long here.

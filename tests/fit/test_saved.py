@@ -10,7 +10,7 @@ from typing import get_type_hints
 import numpy as np
 import pandas as pd
 import pytest
-from jsonschema import Draft202012Validator
+from published_schemas import problems, validator
 from simulated import LAWS, small_models, sweep
 
 from flops_fit.errors import FlopsFitError
@@ -24,7 +24,6 @@ from flops_fit.plots.regret import regret_numbers
 from flops_fit.plots.residuals import residual_numbers
 from flops_fit.plots.surface import surface_numbers
 
-SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
 BEFORE = Path(__file__).parent / "before"  # made by the last version without ``format``
 # Second names of a quantity, and those that only the project's origin uses.
 STANDARD = Path(__file__).parents[2] / "docs" / "standard" / "results.csv"
@@ -86,16 +85,6 @@ def answers(fit: Fit) -> list:
         predict(fit, flops, params=fit.data.params[1]),
         predict(fit, flops, tokens=fit.data.tokens[0]),
     ]
-
-
-def validator(name: str) -> Draft202012Validator:
-    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
-
-
-def problems(name: str, value: dict) -> list[str]:
-    return [f"{list(e.path)}: {e.message}" for e in validator(name).iter_errors(value)]
 
 
 def test_a_fit_and_its_answers_keep_their_schemas(fit):

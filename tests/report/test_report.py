@@ -15,6 +15,7 @@ from flops_fit.cli import plot, report
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
 from flops_fit.fit import (
+    ask,
     fit_runs,
     predict,
     prepare_runs,
@@ -217,6 +218,25 @@ def test_each_card_shows_what_was_checked(page, fit):
         assert checks[3][0] == ("passed" if (answer.promise or 0) >= 0.9 else "open")
         if answer.verdict == "trust":
             assert {state for state, _ in checks} == {"passed"}
+
+
+def test_a_question_adds_its_section_and_nothing_else(folder, fit):
+    table, flops = read_runs(folder / "results.csv"), BUDGETS[0]
+    plain, asked = (
+        report_page(table, [], fit, folder / "plots", [flops], "demo", asked=question)
+        for question in ({"serve": None}, {"serve": 1e9})
+    )
+    served = ask(fit, flops, serve=1e9).served
+    (rows,) = Page(asked).all("table", id="served")
+    cells = [Page(asked).all("td", data_name=name)[0]["text"] for name in ("params", "tokens")]
+    assert [c.split(" ")[0][:5] for c in cells] == [
+        count_text(v)[:5] for v in (served.params, served.tokens)
+    ]
+    assert served.verdict in rows["text"]
+    start = asked.index('\n\n<section id="questions">')
+    end = asked.index("</section>", start) + len("</section>")
+    rest = asked[:start] + asked[end:]
+    assert rest == plain.replace("the cost of serving the model, ", "")
 
 
 def test_an_answer_far_beyond_the_data_says_why_it_is_provisional(page):

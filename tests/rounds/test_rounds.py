@@ -17,7 +17,7 @@ from flops_fit.config.load import load_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.plan import Plan
 from flops_fit.files import write_json
-from flops_fit.fit import Fit, fit_runs, prepare_runs
+from flops_fit.fit import Fit, ask, fit_runs, prepare_runs
 from flops_fit.plan.cache import search_paths
 from flops_fit.plan.planner import make_plan
 from flops_fit.rounds.confirm import (
@@ -40,6 +40,7 @@ from flops_fit.rounds.next import (
     next_name,
     number,
     outlook,
+    over_trained,
     repairs,
     tightenings,
 )
@@ -197,6 +198,17 @@ def test_a_further_seed_and_a_further_budget_are_among_the_ways_to_tighten(noisy
     old = found.design.to_dict("records")
     for action in actions:
         assert found.with_runs(action).to_dict("records")[: len(old)] == old
+
+
+def test_serving_is_tested_by_a_smaller_model_at_each_of_the_two_largest_budgets(noisy):
+    found = grid()
+    served = ask(noisy, found.budgets[-1], serve=1e12).served
+    action = over_trained(noisy, found, served)
+    assert list(action.sizes) == found.budgets[-2:]
+    for budget, (size,) in action.sizes.items():
+        row = found.row(budget, size, 0)
+        assert row["tokens"] / row["params"] == pytest.approx(served.tokens_per_param, rel=0.5)
+        assert size < min(found.sizes(budget))
 
 
 def test_a_second_seed_narrows_the_interval_by_about_the_square_root_of_two(monkeypatch):

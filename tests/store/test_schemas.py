@@ -5,23 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from jsonschema import Draft202012Validator
 from planned_job import Job
+from published_schemas import problems, validator
 
 from flops_fit.store.records import FAILURE
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("plan", "record", "spec")
-
-
-def validator(name: str) -> Draft202012Validator:
-    schema = json.loads((ROOT / f"docs/schemas/{name}.schema.json").read_text())
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
-
-
-def problems(name: str, value: dict) -> list[str]:
-    return [f"{list(e.path)}: {e.message}" for e in validator(name).iter_errors(value)]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ ROOMS = {
 PLANNER = {"plan.beyond", "plan.planner", "plan.rules"}
 ELSEWHERE = {  # modules of a room that belong to another step
     "fit": {"fit", "fit.learning_rate", "fit.prediction", "fit.record", "fit.sensitivity"}
-    | {"fit.verdict", "fit.words"},
+    | {"fit.questions", "fit.serving", "fit.verdict", "fit.words"},
     "plot": {"plots.learning_rate", "plots.plan", "plots.compare"},
     "report": {"report", "report.plan_page", "report.compare_page"},
     "compare": {"comparison"},
@@ -85,6 +85,7 @@ def test_templates_style_sheets_and_the_schema_count_where_they_are_used():
         "report/page.css",
         "report/page.html.j2",
         "report/plan.html.j2",
+        "report/questions.html.j2",
         "report/compare.html.j2",
     }
     assert set(data_files_of(code_of_verb("report"))) == pages | of_the_fit

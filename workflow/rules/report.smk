@@ -24,10 +24,10 @@ rule write_report:
     conda:
         "../../envs/flops-fit.yaml"
     params:
-        budgets=lambda wildcards: sweeps[wildcards.sweep].budget_options(),
+        questions=lambda wildcards: sweeps[wildcards.sweep].answer_options(),
         code=code_of("report"),
         optional=optional_tables,
     shell:
         "python -m flops_fit report --runs {input.runs:q} {params.optional} --fit {input.fit}"
-        " --plots results/{wildcards.sweep}/plots --name {wildcards.sweep} {params.budgets}"
+        " --plots results/{wildcards.sweep}/plots --name {wildcards.sweep} {params.questions}"
         " --out {output.html} --table {output.table} --summary {output.summary} > {log} 2>&1"

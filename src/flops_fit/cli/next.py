@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="most FLOPs to spend (default, for narrowing: as many as the sweep has cost)",
     )
+    add(
+        "--serve",
+        type=float,
+        metavar="TOKENS",
+        help="propose two over-trained runs that test what predict --serve TOKENS says",
+    )
     add("--take", type=int, metavar="K", help="choose proposal K of the list instead of the best")
     add("--force", action="store_true", help="propose runs even if the fit is not identifiable")
     add("--name", help="name of the new sweep (default: NAME-round2, -round3, ...)")
@@ -74,7 +80,9 @@ def run(args: argparse.Namespace) -> None:
     def look(action: "Action | None") -> "Outlook":
         return outlook(grid, action, truth, method, target, config["fit"])
 
-    before, fixes = look(None), repairs(fit, grid)
+    before = look(None)
+    served = _over_trained(fit, grid, target, args)
+    fixes = [served] if served else repairs(fit, grid)
     if fixes:
         if args.take is not None:
             raise FlopsFitError(
@@ -114,6 +122,22 @@ def run(args: argparse.Namespace) -> None:
     write_atomic(out, config_text(new, head))
     print("\n".join(summary))
     print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")
+
+
+def _over_trained(
+    fit: "Fit", grid: "Grid", target: float, args: argparse.Namespace
+) -> "Action | None":
+    """The runs that test the model for ``--serve``; None where it was not asked for."""
+    from flops_fit.errors import FlopsFitError
+    from flops_fit.fit.questions import ask
+    from flops_fit.rounds.next import over_trained
+
+    if args.serve is None:
+        return None
+    served = ask(fit, target, serve=args.serve).served
+    if served is None:
+        raise FlopsFitError(f"--serve: {args.fit} has no answer at {target:g} FLOPs to test")
+    return over_trained(fit, grid, served)
 
 
 def _choose(

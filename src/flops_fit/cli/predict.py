@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from flops_fit.cli.questions import add_questions, questions
+
 if TYPE_CHECKING:
     from flops_fit.fit.result import Fit
 
@@ -10,7 +12,7 @@ PREDICT_EXAMPLE = """examples:
   flops-fit predict --fit fit.json --flops 1e21
   flops-fit predict --fit fit.json --flops 1e21 --params 7e9
   flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10
-  flops-fit predict --fit fit.json --flops 1e21 --require trust
+  flops-fit predict --fit fit.json --flops 1e21 --serve 1e12 --require trust
   flops-fit predict --fit fit.json --at points.csv --out predicted.csv"""
 NOT_ENOUGH = 3  # exit status if the verdict is below --require
 
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also show the best model for this many unique tokens, and how often the optimum would "
         "read them",
     )
+    add_questions(parser)
     add("--json", action="store_true", help="print the answer as JSON")
     add(
         "--out",
@@ -61,10 +64,12 @@ def run(args: argparse.Namespace) -> int | None:
     from flops_fit.fit.result import read_fit
 
     fit = read_fit(args.fit)
-    if args.at is not None and (args.params or args.tokens):
-        raise FlopsFitError("--params, --tokens: allowed: with --flops, not with --at")
+    asked = {"params": args.params, "tokens": args.tokens, **questions(args)}
+    for name, value in asked.items():
+        if args.at is not None and value is not None:
+            raise FlopsFitError(f"--{name}: allowed: with --flops, not with --at")
     if args.at is None:
-        verdicts = [_answer(fit, args)]
+        verdicts = [_answer(fit, args, asked)]
     elif args.out is None:
         raise FlopsFitError("--at: needs --out PRED.csv, the file for the predictions")
     else:
@@ -85,19 +90,18 @@ def _required(verdicts: list[str], least: str | None) -> int | None:
     return NOT_ENOUGH
 
 
-def _answer(fit: "Fit", args: argparse.Namespace) -> str:
+def _answer(fit: "Fit", args: argparse.Namespace, asked: dict[str, float | None]) -> str:
     import json
 
-    from flops_fit.fit.prediction import predict
-    from flops_fit.fit.words import describe
+    from flops_fit.fit.questions import ask, describe_all, weakest_verdict
 
-    answer = predict(fit, args.flops, args.params, args.tokens)
+    answer = ask(fit, args.flops, **asked)
     print(
         json.dumps(answer.to_dict(), indent=1, allow_nan=False)
         if args.json
-        else describe(answer, fit)
+        else describe_all(answer, fit)
     )
-    return answer.verdict
+    return weakest_verdict(answer)
 
 
 def _points(fit: "Fit", args: argparse.Namespace) -> list[str]:

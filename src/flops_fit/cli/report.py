@@ -3,6 +3,7 @@
 import argparse
 
 from flops_fit.cli.fitted import add_fitted, read_fitted
+from flops_fit.cli.questions import add_questions, questions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "    --out report.html --table table.md"
     )
     add_fitted(parser)
+    add_questions(parser)
     parser.add_argument(
         "--plots", required=True, help="folder of the figures, as written by flops-fit plot"
     )
@@ -58,7 +60,18 @@ def run(args: argparse.Namespace) -> None:
     # The day of the fit, not of the page: the same fit gives the same page
     dated = datetime.fromtimestamp(Path(args.fit).stat().st_mtime, UTC).date().isoformat()
     page = report_page(
-        table, records, fit, args.plots, budgets, args.name, plan, files, confirmed, ledger, dated
+        table,
+        records,
+        fit,
+        args.plots,
+        budgets,
+        args.name,
+        plan,
+        files,
+        confirmed,
+        ledger,
+        dated,
+        asked=questions(args),
     )
     write_atomic(args.out, page)
     if args.table:

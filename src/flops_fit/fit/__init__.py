@@ -81,6 +81,7 @@ _HOME = {
     "Reading": "rows",
     "RunTable": "runs",
     "Size": "sizes",
+    "ask": "questions",
     "describe": "words",
     "fit_runs": "core",
     "loss_at": "prediction",

@@ -81,12 +81,53 @@ class AxisAnswer:
 
 
 @dataclass(frozen=True)
+class ServedTotal:
+    """The best model that C pays for, training and serving together: N (``params``), D (``tokens``).
+
+    ``loss`` is its loss, ``flops_training`` what its training costs.
+    """
+
+    params: float  # N
+    tokens: float  # D
+    loss: float  # in the unit of the runs
+    flops_training: float
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model of the optimum's loss that costs the least to train and to serve.
+
+    Serving costs a forward pass for each of ``tokens_served``. ``flops_training`` and
+    ``flops_total``: of its training alone, and of both; ``saved``: the share of the total that it
+    saves against the optimum; ``ci``: [low, high] of params and tokens, empty without resamples;
+    ``range_1pct``: N of the same loss with at most 1% more in all; ``for_total``: the best model
+    that C pays for in all; ``verdict``: as in `Answer`.
+    """
+
+    tokens_served: float
+    params: float  # N
+    tokens: float  # D of its training
+    tokens_per_param: float  # D / N
+    loss: float  # that of the optimum
+    flops_training: float
+    flops_total: float
+    saved: float
+    ci: dict[str, Interval]
+    range_1pct: Interval
+    size_value: int | None  # of the size parameter, nearest N
+    for_total: ServedTotal
+    verdict: str
+    reasons: list[str]  # for the verdict
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer at a budget of C = ``flops``; `flops_fit.fit.predict` describes its fields.
 
     These are ``params, tokens, loss, tokens_per_param, ci, ci_noise, beyond_data, range_1pct,
     range_5pct, promise, size_value, regret, slope, estimators, method, verdict, reasons, axis,
-    config`` and ``chosen``. Where ``verdict`` is "not identifiable" the numbers and intervals are None.
+    config, chosen`` and ``served``. Where ``verdict`` is "not identifiable" the numbers and intervals
+    are None.
     """
 
     flops: float
@@ -110,6 +151,7 @@ class Answer:
     axis: AxisAnswer | None  # what the runs support where there is no answer
     config: str | None  # lines of a sweep's config that ask for the buildable size
     chosen: ChosenPoint | None = field(metadata={"key": "own"})  # a point off the optimum
+    served: Served | None = field(default=None, metadata=OMITTED)  # the cheapest to serve
 
     @property
     def optimum(self) -> Optimum | None:

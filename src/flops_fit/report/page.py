@@ -21,6 +21,7 @@ from flops_fit.report.health import health_of
 from flops_fit.report.methods import bibliography, checklist, methods_paragraph
 from flops_fit.report.opening import answer_sentence, checks_of, studied
 from flops_fit.report.pages import fill
+from flops_fit.report.questions import questions_of
 from flops_fit.report.refits import sensitivity_of
 
 TEMPLATE = "page.html.j2"
@@ -38,6 +39,7 @@ def report_page(
     confirmed: Sequence[dict] = (),
     ledger: str = "",
     dated: str = "",
+    asked: dict[str, float | None] | None = None,
 ) -> str:
     """The page of the sweep ``name`` as HTML.
 
@@ -46,7 +48,8 @@ def report_page(
     ``plan`` is the content of the plan file. ``files`` (label -> path) are hashed in the section
     Reproduce; ``confirmed`` are finished confirmations (`flops_fit.rounds.confirm.compare`) of
     predictions of this sweep; ``ledger`` is a sentence on those of all sweeps; ``dated`` is the day
-    of the fit.
+    of the fit. ``asked`` are the
+    questions beside the budgets, by the names that `flops_fit.fit.ask` gives them.
     """
     answers = [
         {**answer, "checks": checks_of(answer, fit)} for answer in answers_of(fit, budgets, records)
@@ -90,4 +93,5 @@ def report_page(
         convention=plan.convention if plan else None,
         trains=bool(records),
         budgets=budgets,
+        questions=questions_of(fit, budgets, asked or {}),
     )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import yaml
 
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit.answer import Served
 from flops_fit.fit.result import Fit
 from flops_fit.fit.sections import BudgetEntry
 from flops_fit.rounds.grid import Action, Grid
@@ -149,6 +151,41 @@ def tightenings(fit: Fit, grid: Grid) -> list[Action]:
                     )
                 )
     return actions
+
+
+def over_trained(fit: Fit, grid: Grid, served: Served) -> Action:
+    """One smaller model at each of the two largest budgets of ``grid``, as over-trained as ``served``.
+
+    They have its tokens per parameter, and so test what ``fit`` says of it. Raises `FlopsFitError`
+    where no such size can be built.
+    """
+    sizes: dict[float, list] = {}
+    for budget in grid.budgets[-2:]:
+        target = _log_params(fit, budget, served.tokens_per_param)
+        size = grid.size_at(target, budget, set(grid.sizes(budget)), grid.spacing(budget))
+        if size is not None:
+            sizes[budget] = [size]
+    if not sizes:
+        raise FlopsFitError(
+            f"--serve: {served.tokens_served:g}; no size of {served.tokens_per_param:.3g} tokens per "
+            f"parameter can be added at {', '.join(f'{b:g}' for b in grid.budgets[-2:])} FLOPs"
+        )
+    text = ", ".join(f"size {each[0]} at {budget:g} FLOPs" for budget, each in sizes.items())
+    why = (
+        f"about {served.tokens_per_param:.3g} tokens per parameter, as the model has that serves "
+        f"{served.tokens_served:.3g} tokens at the least cost"
+    )
+    return Action(text, why, sizes)
+
+
+def _log_params(fit: Fit, budget: float, ratio: float) -> float:
+    """ln N of the model that a budget trains on so many tokens per parameter."""
+    low, high = 0.0, math.log(budget)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = float(fit.cost.log_tokens(middle, math.log(budget))) - middle > math.log(ratio)
+        low, high = (middle, high) if above else (low, middle)
+    return low
 
 
 def _between(fit: Fit, grid: Grid, budget: float) -> list:

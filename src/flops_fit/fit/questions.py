@@ -1,0 +1,43 @@
+"""`ask`: the answer at a budget, with answers to the questions that are asked next."""
+
+from dataclasses import replace
+
+from flops_fit.fit.answer import VERDICTS, Answer
+from flops_fit.fit.prediction import predict
+from flops_fit.fit.result import Fit
+from flops_fit.fit.serving import describe_served, served_at
+from flops_fit.fit.words import describe
+
+
+def ask(
+    fit: Fit,
+    flops: float,
+    *,
+    params: float | None = None,
+    tokens: float | None = None,
+    serve: float | None = None,
+) -> Answer:
+    """The `predict` of ``fit`` at C = ``flops``, with every question answered that is not None.
+
+    ``params`` and ``tokens``: as `predict` takes them; ``serve``: the number of tokens that the model
+    reads or writes once it is trained (``served`` of the answer). Raises `FlopsFitError` for a number
+    that is not positive.
+    """
+    answer = predict(fit, flops, params, tokens)
+    if serve is not None:
+        answer = replace(answer, served=served_at(fit, answer, serve))
+    return answer
+
+
+def describe_all(answer: Answer, fit: Fit) -> str:
+    """The ``answer`` that `ask` gave for ``fit``, as readable lines for a terminal."""
+    lines = [describe(answer, fit)]
+    if answer.served:
+        lines += describe_served(answer.served, answer, fit)
+    return "\n".join(lines)
+
+
+def weakest_verdict(answer: Answer) -> str:
+    """The weakest verdict in ``answer``: of the optimum and of each question answered."""
+    verdicts = [answer.verdict, *(part.verdict for part in [answer.served] if part)]
+    return min(verdicts, key=VERDICTS.index)

@@ -1,0 +1,297 @@
+"""The model that is cheapest to train and then to serve (Sardana et al. 2024, arXiv 2401.00448).
+
+A smaller model trained on more tokens reaches the loss of the optimum at C with more training
+FLOPs, and costs less for each token that it reads or writes afterwards. With T tokens served, the
+cheapest one minimises f(N) D + g(N) T over all (N, D) of that loss, where C = f(N) D is the cost of
+training and g = f / 3 that of a forward pass (2 N of 6 N).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtri
+
+from flops_fit.fit.answer import PROVISIONAL, TRUST, Answer, Interval, Served, ServedTotal
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.laws import PathLaw, StackLaw, SurfaceLaw, spread
+from flops_fit.fit.numbers import positive_number
+from flops_fit.fit.prediction import size_value, spread_of_draws
+from flops_fit.fit.result import Fit
+from flops_fit.fit.verdict import reasons_at
+
+FORWARD = 1 / 3  # of the FLOPs per token of training: a forward pass, of forward and backward
+OFFSETS = np.linspace(-8.0, 0.5, 171)  # ln of N / N*, where the cheapest model is looked for
+GOLDEN, SECTIONS = (np.sqrt(5) - 1) / 2, 40  # ends at 1e-8 of a step of the grid
+BISECTIONS = 40
+BEYOND_RATIO = 1.05  # times the most tokens per parameter of the runs: no run shows such training
+STEP_DOWN = 1.0  # ln C: towards the budget whose loss costs no more than a total
+
+
+@dataclass(frozen=True)
+class _Cheapest:
+    """ln(N / N*) and ln of the training FLOPs over C, each of shape (R,)."""
+
+    offset: np.ndarray
+    more: np.ndarray
+
+
+def served_at(fit: Fit, answer: Answer, tokens: float) -> Served | None:
+    """The cheapest model of the loss of ``answer``, if it serves ``tokens`` tokens after training.
+
+    ``answer`` is that of ``fit`` at C; None where it has no numbers. `Served` says what is in it.
+    N is that of the optimum, moved as far as the members of the stack move theirs along their curves
+    of equal loss; a path through minima borrows those curves from the surface. Raises
+    `FlopsFitError` for a number of tokens that is not positive.
+    """
+    tokens = positive_number("serve", tokens, " of tokens")
+    best = answer.optimum
+    if best is None:
+        return None
+    log_c = float(np.log(answer.flops))
+    at = _served_point(fit, log_c, tokens)
+    log_n = float(np.log(best.params) + at.offset[0])
+    training = float(np.exp(log_c + at.more[0]))
+    log_d = float(fit.cost.log_tokens(log_n, np.log(training)))
+    total = training + _serving(fit.cost, log_n, tokens)
+    plain = answer.flops + _serving(fit.cost, float(np.log(best.params)), tokens)
+    doubt = _doubt(fit, log_c, tokens)
+    beyond = _beyond(fit, training, log_d - log_n)
+    near, wide = (_range(fit, log_c, tokens, share) for share in (0.01, 0.05))
+    promise = _promise(fit, doubt, beyond, log_n - wide)
+    verdict, reasons = _judged(fit, training, doubt is not None, promise, np.exp(log_d - log_n))
+    return Served(
+        tokens_served=tokens,
+        params=float(np.exp(log_n)),
+        tokens=float(np.exp(log_d)),
+        tokens_per_param=float(np.exp(log_d - log_n)),
+        loss=best.loss,
+        flops_training=training,
+        flops_total=total,
+        saved=1 - total / plain,
+        ci=_intervals(fit, doubt, beyond, {"params": log_n, "tokens": log_d}),
+        range_1pct=[float(v) for v in np.exp(near)],
+        size_value=size_value(fit, float(np.exp(log_n))),
+        for_total=_for_total(fit, log_c, tokens),
+        verdict=verdict,
+        reasons=reasons,
+    )
+
+
+def _serving(cost: Cost, log_n: float, tokens: float) -> float:
+    """FLOPs of reading or writing so many tokens once trained."""
+    return float(FORWARD * tokens * np.exp(cost.log_flops_per_token(log_n)))
+
+
+def _shapes(fit: Fit) -> Iterator[tuple[float, SurfaceLaw, SurfaceLaw | None]]:
+    """(weight, law, its resamples) of each surface that says what training off the optimum costs."""
+    fitted = fit.answering
+    if isinstance(fitted.law, PathLaw):
+        fitted = fit.laws["surface"]
+    law, draws = fitted.law, fitted.draws
+    if isinstance(law, SurfaceLaw):
+        assert draws is None or isinstance(draws, SurfaceLaw)
+        yield 1.0, law, draws
+        return
+    assert isinstance(law, StackLaw)
+    for i, (member, weight) in enumerate(zip(law.laws, law.weights["runs"], strict=True)):
+        if weight > 0:
+            assert isinstance(draws, StackLaw | None)
+            yield float(weight), member, None if draws is None else draws.laws[i]
+
+
+def _served_point(fit: Fit, log_c: float, tokens: float) -> _Cheapest:
+    """The cheapest model by the mean of the members, each of shape (1,)."""
+    centre = fit.answering.law.optimum(log_c, fit.cost)[0]
+    offset, more = np.zeros(1), np.zeros(1)
+    for weight, law, _ in _shapes(fit):
+        at = _cheapest(law, log_c, fit.cost, tokens, centre)
+        offset, more = offset + weight * at.offset, more + weight * at.more
+    return _Cheapest(offset, more)
+
+
+def _total(
+    law: SurfaceLaw, log_c: float, cost: Cost, tokens: float, centre: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """C (1 + waste) + g(N) T along the curve of L*(C), against ln(N / N*), for each row of a law.
+
+    ``centre`` (R,): ln N* that the offset is counted from, in what serving costs.
+    """
+    best, compute = law.optimum(log_c, cost)[0], np.exp(log_c)
+
+    def total(offset: np.ndarray) -> np.ndarray:
+        serving = FORWARD * tokens * np.exp(cost.log_flops_per_token(centre + offset))
+        return compute * (1 + law.waste(best + offset, log_c, cost)) + serving
+
+    return total
+
+
+def _cheapest(
+    law: SurfaceLaw, log_c: float, cost: Cost, tokens: float, centre: np.ndarray
+) -> _Cheapest:
+    """The least of `_total` for each row of a law."""
+    total, best = _total(law, log_c, cost, tokens, centre), law.optimum(log_c, cost)[0]
+    grid = np.broadcast_to(OFFSETS[:, None], (len(OFFSETS), len(best)))
+    lowest = np.argmin(total(grid), axis=0)
+    low = OFFSETS[np.maximum(lowest - 1, 0)]
+    high = OFFSETS[np.minimum(lowest + 1, len(OFFSETS) - 1)]
+    for _ in range(SECTIONS):
+        left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+        below = total(left) < total(right)
+        low, high = np.where(below, low, left), np.where(below, right, high)
+    offset = (low + high) / 2
+    return _Cheapest(offset, np.log1p(law.waste(best + offset, log_c, cost)))
+
+
+def _range(fit: Fit, log_c: float, tokens: float, share: float) -> np.ndarray:
+    """ln N below and above the cheapest whose total is more by ``share``, of shape (2,)."""
+    centre = fit.answering.law.optimum(log_c, fit.cost)[0]
+    ends = np.zeros(2)
+    for weight, law, _ in _shapes(fit):
+        total = _total(law, log_c, fit.cost, tokens, centre)
+        offset = _cheapest(law, log_c, fit.cost, tokens, centre).offset
+        most = (1 + share) * total(offset)
+        for side, far in enumerate((OFFSETS[0], OFFSETS[-1] + 1)):
+            inner, outer = offset, np.full(len(offset), far)
+            for _ in range(BISECTIONS):
+                middle = (inner + outer) / 2
+                inside = total(middle) < most
+                inner, outer = np.where(inside, middle, inner), np.where(inside, outer, middle)
+            ends[side] += weight * inner[0]
+    return centre[0] + ends
+
+
+def _for_total(fit: Fit, log_total: float, tokens: float) -> ServedTotal:
+    """The best model whose training and serving cost C together.
+
+    It is the cheapest of its loss as well, so the budget is looked for whose loss costs C in all.
+    """
+
+    def cheapest(log_c: float) -> tuple[float, float, float]:
+        at = _served_point(fit, log_c, tokens)
+        log_n = float((fit.answering.law.optimum(log_c, fit.cost)[0] + at.offset)[0])
+        training = float(np.exp(log_c + at.more[0]))
+        return log_n, training, training + _serving(fit.cost, log_n, tokens)
+
+    def over(log_c: float) -> float:
+        return float(np.log(cheapest(log_c)[2])) - log_total
+
+    low = log_total
+    while over(low) > 0:
+        low -= STEP_DOWN
+    at = log_total if low == log_total else float(brentq(over, low, low + STEP_DOWN, xtol=1e-12))
+    log_n, training, _ = cheapest(at)
+    return ServedTotal(
+        params=float(np.exp(log_n)),
+        tokens=float(np.exp(fit.cost.log_tokens(log_n, np.log(training)))),
+        loss=float(fit.answering.law.optimum(at, fit.cost)[1][0]),
+        flops_training=training,
+    )
+
+
+def _doubt(fit: Fit, log_c: float, tokens: float) -> dict[str, float] | None:
+    """Sds of ln N and ln D of the cheapest model over the resamples; None without them."""
+    sd = np.zeros(2)
+    for weight, _, draws in _shapes(fit):
+        if draws is None:
+            return None
+        best = draws.optimum(log_c, fit.cost)[0]
+        drawn = _cheapest(draws, log_c, fit.cost, tokens, best)
+        log_n = best + drawn.offset
+        log_d = fit.cost.log_tokens(log_n, log_c + drawn.more)
+        sd += weight * spread(np.stack([log_n, log_d]))
+    if isinstance(fit.answering.law, PathLaw) and fit.answering.draws is not None:
+        path = spread_of_draws(fit.answering.draws, log_c, fit.cost)["params"]
+        sd = np.hypot(sd, path)  # the surface's noise, and where the path puts N*
+    return {"params": float(sd[0]), "tokens": float(sd[1])}
+
+
+def _beyond(fit: Fit, training: float, log_ratio: float) -> float:
+    """How far, in ln, the training is from the runs: in FLOPs, and in tokens per parameter."""
+    further = log_ratio - np.log(most_tokens_per_param(fit))
+    return max(fit.log_distance(training), 0.0) + max(float(further), 0.0)
+
+
+def _intervals(
+    fit: Fit, doubt: dict[str, float] | None, beyond: float, at: dict[str, float]
+) -> dict[str, Interval]:
+    """``{params, tokens}`` -> [low, high] around ``at`` (ln): noise, and the error of the form."""
+    level, ends = fit.bootstrap.level, {}
+    form = fit.stack.form_error["params"] if fit.stack and fit.stack.form_error else None
+    for name, sd in (doubt or {}).items():
+        half = form.half_width(sd, beyond, level) if form else ndtri((1 + level) / 2) * sd
+        ends[name] = [float(np.exp(at[name] + sign * half)) for sign in (-1, 1)]
+    return ends
+
+
+def _promise(
+    fit: Fit, doubt: dict[str, float] | None, beyond: float, reach: np.ndarray
+) -> float | None:
+    """Probability that the total is at most 5% more than the least; None where it is not known.
+
+    ``reach`` (2,): ln N less that of the lower and the upper end of the 5% range.
+    """
+    if doubt is None or fit.stack is None or fit.stack.form_error is None:
+        return None
+    form = fit.stack.form_error["params"]
+    return form.inside(float(reach[1]), float(reach[0]), doubt["params"], beyond)
+
+
+def most_tokens_per_param(fit: Fit) -> float:
+    """The largest D / N of the runs of ``fit``."""
+    columns = fit.table.columns
+    pairs = np.array([columns["tokens"], columns["params"]], dtype=float)
+    return float((pairs[0] / pairs[1]).max())
+
+
+def _judged(
+    fit: Fit, training: float, has_interval: bool, promise: float | None, ratio: float
+) -> tuple[str, list[str]]:
+    """The verdict on the served model, and its reasons."""
+    verdict, reasons = reasons_at(fit, training, has_interval, promise)
+    most = most_tokens_per_param(fit)
+    if ratio <= BEYOND_RATIO * most:
+        return verdict, reasons
+    reason = (
+        f"{ratio:.3g} tokens per parameter are beyond those of the runs, at most {most:.3g}, so no "
+        "run tests this; flops-fit next --serve proposes two that would"
+    )
+    return (PROVISIONAL if verdict == TRUST else verdict), [*reasons, reason]
+
+
+def describe_served(served: Served, answer: Answer, fit: Fit) -> list[str]:
+    """Readable lines for a terminal on what ``served`` says beside the ``answer`` of ``fit``."""
+    best = answer.optimum
+    assert best is not None
+    level = f"{100 * fit.bootstrap.level:.0f}%"
+
+    def line(label: str, name: str) -> str:
+        text = f"  {label:<22}{getattr(served, name):.4g}"
+        text += f"   ({getattr(served, name) / getattr(best, name):.3g} x that of the optimum)"
+        if name in served.ci:
+            text += f"   {level} interval {served.ci[name][0]:.4g} to {served.ci[name][1]:.4g}"
+        return text
+
+    near, total = served.range_1pct, served.for_total
+    lines = [
+        f"the same loss at the least cost, with {served.tokens_served:.4g} tokens served: "
+        f"{served.verdict}",
+        line("parameters N", "params"),
+        line("tokens D", "tokens"),
+        f"  tokens per parameter  {served.tokens_per_param:.3g}",
+        f"  training FLOPs        {served.flops_training:.4g}",
+        f"  and serving           {served.flops_total:.4g}   ({100 * served.saved:.3g}% less than "
+        "the optimum)",
+        f"  N within 1% of cost   {near[0]:.4g} to {near[1]:.4g}",
+    ]
+    if served.size_value is not None:
+        lines.append(f"  buildable size value  {served.size_value}")
+    lines += [f"  - {reason}" for reason in served.reasons if reason not in answer.reasons]
+    return [
+        *lines,
+        f"if {answer.flops:.4g} FLOPs have to pay for training and serving together:",
+        f"  parameters N          {total.params:.4g}",
+        f"  tokens D              {total.tokens:.4g}",
+        f"  loss ({fit.data.loss_unit})".ljust(24) + f"{total.loss:.4f}",
+    ]
