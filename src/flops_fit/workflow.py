@@ -196,7 +196,11 @@ class Sweep:
 
     def answer_options(self) -> str:
         """The budgets and the questions beside them, as options of ``flops-fit report``."""
-        asked = {k: v for k, v in self.config["answer"].items() if k != "budgets"}
+        asked = {k: v for k, v in self.config["answer"].items() if k not in ("budgets", "devices")}
+        if asked["hours"] is not None or asked["money"] is not None:
+            asked["devices"] = self.config["answer"]["devices"]
+            for key in ("device", "flops_per_second", "per_hour"):
+                asked[key] = self.config["pricing"][key]
         return f"{self.budget_options()} {options(asked)}".strip()
 
 

@@ -116,6 +116,18 @@ def test_a_table_of_runs_needs_nothing_to_train():
             {"model": {"factory": "a:b", "size_prm": "d"}},
             "model.size_prm: unknown key; did you mean model.size_param?",
         ),
+        (
+            {"answer": {"hours": 1, "money": 1}},
+            "answer.money: cannot be combined with answer.hours; remove one of them",
+        ),
+        (
+            {"answer": {"hours": 1}},
+            "answer.hours: needs pricing.device or pricing.flops_per_second, which is missing",
+        ),
+        (
+            {"answer": {"money": 1}, "pricing": {"device": "H100"}},
+            "answer.money: needs pricing.per_hour, which is missing",
+        ),
         ({"budgets": []}, "budgets: [] is not allowed; allowed: at least 1"),
         ({"budgets": [-1e9]}, "budgets.0: -1000000000.0 is not allowed; allowed: more than 0"),
         ({"budgets": [1e9, 1e9]}, "budgets: 1e+09 is given twice"),

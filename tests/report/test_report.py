@@ -17,6 +17,7 @@ from flops_fit.files import write_json
 from flops_fit.fit import (
     ask,
     fit_runs,
+    optimum_at,
     predict,
     prepare_runs,
     read_fit,
@@ -24,6 +25,7 @@ from flops_fit.fit import (
     sensitivity_at,
     spread_of,
 )
+from flops_fit.fit.purchase import Machine
 from flops_fit.fit.rows import LeftOut
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots import FIGURES
@@ -237,6 +239,18 @@ def test_a_question_adds_its_section_and_nothing_else(folder, fit):
     end = asked.index("</section>", start) + len("</section>")
     rest = asked[:start] + asked[end:]
     assert rest == plain.replace("the cost of serving the model, ", "")
+
+
+def test_hours_of_devices_are_answered_for(folder, fit):
+    machine = Machine(2, BUDGETS[1] / 7200, "as stated", 1.5)
+    table = read_runs(folder / "results.csv")
+    page = report_page(
+        *(table, [], fit, folder / "plots", BUDGETS[:1], "demo"), asked={}, bought=(machine, 1.0)
+    )
+    now, later = Page(page).all("table", id="bought")[0]["text"].split("with one more day")
+    assert count_text(predict(fit, BUDGETS[1]).params) in now
+    assert loss_text(optimum_at(fit, 25 * BUDGETS[1]).loss) in later
+    assert ", for 3." in page
 
 
 def test_an_answer_far_beyond_the_data_says_why_it_is_provisional(page):

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from flops_fit.cli.machine import add_amount, add_machine, machine_of
 from flops_fit.cli.questions import add_questions, questions
 
 if TYPE_CHECKING:
@@ -10,9 +11,9 @@ if TYPE_CHECKING:
 
 PREDICT_EXAMPLE = """examples:
   flops-fit predict --fit fit.json --flops 1e21
-  flops-fit predict --fit fit.json --flops 1e21 --params 7e9
   flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10
   flops-fit predict --fit fit.json --flops 1e21 --serve 1e12 --require trust
+  flops-fit predict --fit fit.json --hours 72 --devices 8 --device H100
   flops-fit predict --fit fit.json --at points.csv --out predicted.csv"""
 NOT_ENOUGH = 3  # exit status if the verdict is below --require
 
@@ -27,34 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fit", required=True, help="the fit, as written by flops-fit fit")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--flops", type=float, help="compute budget C in FLOPs")
-    what.add_argument(
-        "--at", metavar="POINTS.csv", help="table with params and tokens of the points to predict"
-    )
+    add_amount(what)
+    what.add_argument("--at", metavar="POINTS.csv", help="a table of params and tokens to predict")
     given = parser.add_mutually_exclusive_group()
     given.add_argument(
-        "--params",
-        type=float,
-        metavar="N",
-        help="also show D, the loss and the wasted compute for a model of this size",
+        "--params", type=float, metavar="N", help="also what a model of this size gives"
     )
     given.add_argument(
-        "--tokens",
-        type=float,
-        metavar="D",
-        help="also show the best model for this many unique tokens, and how often the optimum would "
-        "read them",
+        "--tokens", type=float, metavar="D", help="also the best model that reads D tokens once"
     )
     add_questions(parser)
+    add_machine(parser)
     add("--json", action="store_true", help="print the answer as JSON")
-    add(
-        "--out",
-        metavar="PRED.csv",
-        help="with --at, output: the table with loss, its interval, beyond_data and verdict added",
-    )
+    add("--out", metavar="PRED.csv", help="output of --at: the table with predictions added")
     add(
         "--require",
         choices=("trust", "provisional"),
-        help="exit with status 3 if the verdict is below this",
+        metavar="VERDICT",
+        help="exit with 3 if below trust or provisional",
     )
 
 
@@ -92,10 +83,18 @@ def _required(verdicts: list[str], least: str | None) -> int | None:
 
 def _answer(fit: "Fit", args: argparse.Namespace, asked: dict[str, float | None]) -> str:
     import json
+    from dataclasses import replace
 
+    from flops_fit.fit.purchase import purchase_at
     from flops_fit.fit.questions import ask, describe_all, weakest_verdict
 
-    answer = ask(fit, args.flops, **asked)
+    bought = machine_of(args)
+    if bought is None:
+        answer = ask(fit, args.flops, **asked)
+    else:
+        machine, hours = bought
+        answer = ask(fit, machine.flops(hours), **asked)
+        answer = replace(answer, purchase=purchase_at(fit, machine, hours))
     print(
         json.dumps(answer.to_dict(), indent=1, allow_nan=False)
         if args.json

@@ -8,10 +8,7 @@ NAMES = ("serve",)
 def add_questions(parser: argparse.ArgumentParser) -> None:
     """Add to ``parser`` the questions that `flops_fit.fit.questions.ask` takes beside a budget."""
     parser.add_argument(
-        "--serve",
-        type=float,
-        metavar="TOKENS",
-        help="also show the model of the same loss that is cheapest to train and serve",
+        "--serve", type=float, metavar="TOKENS", help="also the cheapest model to train and serve"
     )
 
 

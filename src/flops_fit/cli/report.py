@@ -3,6 +3,7 @@
 import argparse
 
 from flops_fit.cli.fitted import add_fitted, read_fitted
+from flops_fit.cli.machine import add_amount, add_machine, machine_of
 from flops_fit.cli.questions import add_questions, questions
 
 
@@ -17,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_fitted(parser)
     add_questions(parser)
+    add_amount(parser.add_mutually_exclusive_group())
+    add_machine(parser)
     parser.add_argument(
         "--plots", required=True, help="folder of the figures, as written by flops-fit plot"
     )
@@ -72,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
         ledger,
         dated,
         asked=questions(args),
+        bought=machine_of(args),
     )
     write_atomic(args.out, page)
     if args.table:

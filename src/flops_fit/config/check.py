@@ -239,6 +239,23 @@ def check_across_keys(config: dict) -> None:
         for key in ("batch", "learning_rate"):
             _check_rule(key, config.get(key, {"value": 1}))
     CHECKS[kind.key](config)
+    _check_answer(config.get("answer") or {}, config.get("pricing") or {})
+
+
+def _check_answer(answer: Mapping[str, Any], pricing: Mapping[str, Any]) -> None:
+    """Hours and money can only be turned into FLOPs at a known speed and price."""
+    bought = [key for key in ("hours", "money") if answer.get(key) is not None]
+    if len(bought) == 2:
+        raise FlopsFitError(
+            "answer.money: cannot be combined with answer.hours; remove one of them"
+        )
+    needed = ["device or pricing.flops_per_second"] if bought else []
+    if needed and any(pricing.get(key) is not None for key in ("device", "flops_per_second")):
+        needed = []
+    if "money" in bought and pricing.get("per_hour") is None:
+        needed.append("per_hour")
+    if needed:
+        raise FlopsFitError(f"answer.{bought[0]}: needs pricing.{needed[0]}, which is missing")
 
 
 def _check_plugins(config: dict) -> None:

@@ -121,13 +121,30 @@ class Served:
 
 
 @dataclass(frozen=True)
+class Purchase:
+    """What C = ``flops`` was asked for as: ``hours`` of ``devices`` of ``flops_per_second`` each.
+
+    ``source`` says where their speed is from, ``money`` is what they cost (None without a price), and
+    ``one_more_day`` is the optimum with 24 hours more (None where the fit has no answer there).
+    """
+
+    hours: float
+    devices: int
+    flops_per_second: float
+    source: str
+    flops: float  # C
+    money: float | None
+    one_more_day: Optimum | None
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer at a budget of C = ``flops``; `flops_fit.fit.predict` describes its fields.
 
     These are ``params, tokens, loss, tokens_per_param, ci, ci_noise, beyond_data, range_1pct,
     range_5pct, promise, size_value, regret, slope, estimators, method, verdict, reasons, axis,
-    config, chosen`` and ``served``. Where ``verdict`` is "not identifiable" the numbers and intervals
-    are None.
+    config, chosen, served`` and ``purchase``. Where ``verdict`` is "not identifiable" the numbers
+    and intervals are None.
     """
 
     flops: float
@@ -152,6 +169,7 @@ class Answer:
     config: str | None  # lines of a sweep's config that ask for the buildable size
     chosen: ChosenPoint | None = field(metadata={"key": "own"})  # a point off the optimum
     served: Served | None = field(default=None, metadata=OMITTED)  # the cheapest to serve
+    purchase: Purchase | None = field(default=None, metadata=OMITTED)  # what C was asked for as
 
     @property
     def optimum(self) -> Optimum | None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from flops_fit.fit.answer import VERDICTS, Answer
 from flops_fit.fit.prediction import predict
+from flops_fit.fit.purchase import describe_purchase
 from flops_fit.fit.result import Fit
 from flops_fit.fit.serving import describe_served, served_at
 from flops_fit.fit.words import describe
@@ -31,7 +32,10 @@ def ask(
 
 def describe_all(answer: Answer, fit: Fit) -> str:
     """The ``answer`` that `ask` gave for ``fit``, as readable lines for a terminal."""
-    lines = [describe(answer, fit)]
+    lines = []
+    if answer.purchase:
+        lines += describe_purchase(answer.purchase, answer, fit)
+    lines.append(describe(answer, fit))
     if answer.served:
         lines += describe_served(answer.served, answer, fit)
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flops_fit.experiment.plan import Plan
+from flops_fit.fit.purchase import Machine
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import loss_text, share_text, unit_text
@@ -40,6 +41,7 @@ def report_page(
     ledger: str = "",
     dated: str = "",
     asked: dict[str, float | None] | None = None,
+    bought: tuple[Machine, float] | None = None,
 ) -> str:
     """The page of the sweep ``name`` as HTML.
 
@@ -48,8 +50,8 @@ def report_page(
     ``plan`` is the content of the plan file. ``files`` (label -> path) are hashed in the section
     Reproduce; ``confirmed`` are finished confirmations (`flops_fit.rounds.confirm.compare`) of
     predictions of this sweep; ``ledger`` is a sentence on those of all sweeps; ``dated`` is the day
-    of the fit. ``asked`` are the
-    questions beside the budgets, by the names that `flops_fit.fit.ask` gives them.
+    of the fit. ``asked`` are the questions beside the budgets, by the names that `flops_fit.fit.ask`
+    gives them; ``bought`` are devices and their hours, to be answered for as well.
     """
     answers = [
         {**answer, "checks": checks_of(answer, fit)} for answer in answers_of(fit, budgets, records)
@@ -93,5 +95,5 @@ def report_page(
         convention=plan.convention if plan else None,
         trains=bool(records),
         budgets=budgets,
-        questions=questions_of(fit, budgets, asked or {}),
+        questions=questions_of(fit, budgets, asked or {}, bought),
     )

@@ -1,23 +1,60 @@
 """The section of the questions that were asked beside the budgets."""
 
 from flops_fit.fit.answer import Served
+from flops_fit.fit.prediction import predict
+from flops_fit.fit.purchase import Machine, purchase_at
 from flops_fit.fit.questions import ask
 from flops_fit.fit.result import Fit
 from flops_fit.notation import count_text, flops_text, loss_text, share_text
 
 
-def questions_of(fit: Fit, budgets: list[float], asked: dict[str, float | None]) -> dict:
+def questions_of(
+    fit: Fit,
+    budgets: list[float],
+    asked: dict[str, float | None],
+    bought: tuple[Machine, float] | None = None,
+) -> dict:
     """What ``asked`` (name -> value, as `ask` takes them; None: not asked) gives at ``budgets``.
 
-    ``budgets`` in FLOPs. One list of rows per question that ``fit`` can answer; empty where
-    nothing was asked.
+    ``budgets`` in FLOPs; ``bought``: devices and their hours, whose FLOPs are answered for too. One
+    entry per question that ``fit`` can answer; empty where nothing was asked.
     """
     asked = {name: value for name, value in asked.items() if value is not None}
-    if not asked:
-        return {}
-    answers = [ask(fit, flops, **asked) for flops in budgets]
-    served = [_served(a.flops, a.served) for a in answers if a.served]
-    return {"served": served} if served else {}
+    entries: dict = {}
+    if bought:
+        machine, hours = bought
+        budgets = [machine.flops(hours), *budgets]
+        entries["bought"] = _bought(fit, *bought)
+    if asked:
+        answers = [ask(fit, flops, **asked) for flops in budgets]
+        served = [_served(a.flops, a.served) for a in answers if a.served]
+        entries |= {"served": served} if served else {}
+    return entries
+
+
+def _bought(fit: Fit, machine: Machine, hours: float) -> dict:
+    """What hours of devices give, and one more day."""
+    answer, purchase = predict(fit, machine.flops(hours)), purchase_at(fit, machine, hours)
+    optima = {"in this time": answer.optimum, "with one more day": purchase.one_more_day}
+    return {
+        "text": f"{purchase.hours:.4g} hours of {purchase.devices} devices at "
+        f"{flops_text(purchase.flops_per_second)} FLOP/s each ({purchase.source})",
+        "money": None if purchase.money is None else f"{purchase.money:.4g}",
+        "rows": [
+            {
+                "label": label,
+                "flops": flops_text(best.flops),
+                "params": count_text(best.params),
+                "params_ci": _interval(best.ci.get("params")),
+                "tokens": count_text(best.tokens),
+                "loss": best.loss,
+                "loss_text": loss_text(best.loss),
+            }
+            for label, best in optima.items()
+            if best is not None
+        ],
+        "verdict": "; ".join([answer.verdict, *answer.reasons]),
+    }
 
 
 def _served(flops: float, served: Served) -> dict:
