@@ -66,6 +66,7 @@ HERE = (
     "flops-fit predict --fit fit.json --flops 1e21 --params 7e9",
     "flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10",
     "flops-fit predict --fit fit.json --flops 1e21 --serve 1e12",
+    "flops-fit predict --fit fit.json --flops 1e21 --unique 1e10",
     "flops-fit predict --fit fit.json --hours 72 --devices 8 --device H100",
     "flops-fit predict --fit fit.json --money 5000 --devices 8 --device H100 --per-hour 2.5",
     "flops-fit simulate --plan results/.plan/sweeps/demo.json --fit results/demo/fit.json --flops 8.1e12",

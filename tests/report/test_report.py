@@ -226,7 +226,7 @@ def test_a_question_adds_its_section_and_nothing_else(folder, fit):
     table, flops = read_runs(folder / "results.csv"), BUDGETS[0]
     plain, asked = (
         report_page(table, [], fit, folder / "plots", [flops], "demo", asked=question)
-        for question in ({"serve": None}, {"serve": 1e9})
+        for question in ({"serve": None}, {"serve": 1e9, "unique": 1e6})
     )
     served = ask(fit, flops, serve=1e9).served
     (rows,) = Page(asked).all("table", id="served")
@@ -235,10 +235,16 @@ def test_a_question_adds_its_section_and_nothing_else(folder, fit):
         count_text(v)[:5] for v in (served.params, served.tokens)
     ]
     assert served.verdict in rows["text"]
+    (few,) = Page(asked).all("td", data_name="limited")
+    assert few["text"] == count_text(ask(fit, flops, unique=1e6).limited.params)
+    assert "what repeats are worth is borrowed: R = 15.4" in asked
     start = asked.index('\n\n<section id="questions">')
     end = asked.index("</section>", start) + len("</section>")
     rest = asked[:start] + asked[end:]
-    assert rest == plain.replace("the cost of serving the model, ", "")
+    covered = (
+        "Repeated passes over limited data, the cost of serving the model, and fine-tuning are"
+    )
+    assert rest == plain.replace(covered, "Fine-tuning is")
 
 
 def test_hours_of_devices_are_answered_for(folder, fit):

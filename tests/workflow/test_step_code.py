@@ -24,7 +24,14 @@ ROOMS = {
 PLANNER = {"plan.beyond", "plan.planner", "plan.rules"}
 ELSEWHERE = {  # modules of a room that belong to another step
     "fit": {"fit", "fit.learning_rate", "fit.prediction", "fit.record", "fit.sensitivity"}
-    | {"fit.purchase", "fit.questions", "fit.serving", "fit.verdict", "fit.words"},
+    | {
+        "fit.limited_data",
+        "fit.purchase",
+        "fit.questions",
+        "fit.serving",
+        "fit.verdict",
+        "fit.words",
+    },
     "plot": {"plots.learning_rate", "plots.plan", "plots.compare"},
     "report": {"report", "report.plan_page", "report.compare_page"},
     "compare": {"comparison"},

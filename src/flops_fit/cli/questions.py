@@ -2,14 +2,16 @@
 
 import argparse
 
-NAMES = ("serve",)
+NAMES = {
+    "serve": "also the cheapest model to train and serve",
+    "unique": "also how often to read so few unique tokens",
+}
 
 
 def add_questions(parser: argparse.ArgumentParser) -> None:
-    """Add to ``parser`` the questions that `flops_fit.fit.questions.ask` takes beside a budget."""
-    parser.add_argument(
-        "--serve", type=float, metavar="TOKENS", help="also the cheapest model to train and serve"
-    )
+    """Add to ``parser`` the questions that `flops_fit.fit.ask` takes beside a budget."""
+    for name, text in NAMES.items():
+        parser.add_argument(f"--{name}", type=float, metavar="TOKENS", help=text)
 
 
 def questions(args: argparse.Namespace) -> dict[str, float | None]:

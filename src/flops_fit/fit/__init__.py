@@ -64,6 +64,10 @@ FLOPs, losses in the unit of the runs:
   data of one run; null if unknown), ``loss_unit, notes``.
 - ``table``: ``columns`` {params, tokens, flops, loss, seed, budget: [...]}, the runs as fitted, and
   ``sha256`` of them.
+- ``repeats`` (absent unless enough runs repeat their data): ``form`` (none, exponential, hyperbolic),
+  ``R`` (passes that all repeats are worth) and ``R_ci``, ``forms`` [{form, error, R}] with the error of
+  ln L on runs left out, ``n_repeated``, ``most_epochs``, ``law`` [E, ln A, ln B, alpha, beta, R] and
+  ``draws`` of it.
 - ``sensitivity``: ``rows`` [{``group`` (`sensitivity.GROUPS`), ``label, headline`` (this is the
   fit's choice), ``method, status, reason, n_runs, a, count`` (the column that N is), ``law,
   cost``}], each to be evaluated at any C by `sensitivity_at`, and ``notes``; null if not asked for.

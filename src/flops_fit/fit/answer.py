@@ -121,6 +121,34 @@ class Served:
 
 
 @dataclass(frozen=True)
+class Limited:
+    """The best model for C where there are only ``unique_tokens``, which may be read several times.
+
+    ``form`` and ``R`` (its interval: ``R_ci``) say what repeats are worth (`flops_fit.fit.repeats`):
+    fitted to the runs, or ``borrowed`` from ``source``. ``epochs``: passes over the unique tokens;
+    ``unlimited``: [N, D, loss] of the optimum with fresh data alone; ``wasted``: the share of C that
+    the lack of data costs; ``ci``: [low, high] of params, tokens, epochs and loss (noise alone, empty
+    without resamples); ``verdict``: as in `Answer`.
+    """
+
+    unique_tokens: float
+    form: str
+    R: float | None
+    R_ci: Interval | None
+    borrowed: bool
+    source: str
+    params: float  # N
+    tokens: float  # D, repeats included
+    epochs: float  # passes over the unique tokens
+    loss: float  # in the unit of the runs
+    unlimited: list[float]
+    wasted: float
+    ci: dict[str, Interval]
+    verdict: str
+    reasons: list[str]  # for the verdict
+
+
+@dataclass(frozen=True)
 class Purchase:
     """What C = ``flops`` was asked for as: ``hours`` of ``devices`` of ``flops_per_second`` each.
 
@@ -143,8 +171,8 @@ class Answer:
 
     These are ``params, tokens, loss, tokens_per_param, ci, ci_noise, beyond_data, range_1pct,
     range_5pct, promise, size_value, regret, slope, estimators, method, verdict, reasons, axis,
-    config, chosen, served`` and ``purchase``. Where ``verdict`` is "not identifiable" the numbers
-    and intervals are None.
+    config, chosen, served, limited`` and ``purchase``. Where ``verdict`` is "not identifiable" the
+    numbers and intervals are None.
     """
 
     flops: float
@@ -169,6 +197,7 @@ class Answer:
     config: str | None  # lines of a sweep's config that ask for the buildable size
     chosen: ChosenPoint | None = field(metadata={"key": "own"})  # a point off the optimum
     served: Served | None = field(default=None, metadata=OMITTED)  # the cheapest to serve
+    limited: Limited | None = field(default=None, metadata=OMITTED)  # with few unique tokens
     purchase: Purchase | None = field(default=None, metadata=OMITTED)  # what C was asked for as
 
     @property

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from flops_fit.fit.answer import VERDICTS, Answer
+from flops_fit.fit.limited_data import describe_limited, limited_at
 from flops_fit.fit.prediction import predict
 from flops_fit.fit.purchase import describe_purchase
 from flops_fit.fit.result import Fit
@@ -17,16 +18,20 @@ def ask(
     params: float | None = None,
     tokens: float | None = None,
     serve: float | None = None,
+    unique: float | None = None,
 ) -> Answer:
     """The `predict` of ``fit`` at C = ``flops``, with every question answered that is not None.
 
     ``params`` and ``tokens``: as `predict` takes them; ``serve``: the number of tokens that the model
-    reads or writes once it is trained (``served`` of the answer). Raises `FlopsFitError` for a number
+    reads or writes once it is trained (``served`` of the answer); ``unique``: the number of different
+    tokens that there are to train on (``limited``). Raises `FlopsFitError` for a number
     that is not positive.
     """
     answer = predict(fit, flops, params, tokens)
     if serve is not None:
         answer = replace(answer, served=served_at(fit, answer, serve))
+    if unique is not None:
+        answer = replace(answer, limited=limited_at(fit, answer, unique))
     return answer
 
 
@@ -38,10 +43,13 @@ def describe_all(answer: Answer, fit: Fit) -> str:
     lines.append(describe(answer, fit))
     if answer.served:
         lines += describe_served(answer.served, answer, fit)
+    if answer.limited:
+        lines += describe_limited(answer.limited, answer, fit)
     return "\n".join(lines)
 
 
 def weakest_verdict(answer: Answer) -> str:
     """The weakest verdict in ``answer``: of the optimum and of each question answered."""
-    verdicts = [answer.verdict, *(part.verdict for part in [answer.served] if part)]
+    asked = [part for part in (answer.served, answer.limited) if part]
+    verdicts = [answer.verdict, *(part.verdict for part in asked)]
     return min(verdicts, key=VERDICTS.index)

@@ -19,6 +19,7 @@ from flops_fit.fit.sections import (
     Headline,
     Heldout,
     IsoflopEntry,
+    RepeatsEntry,
     SensitivityEntry,
     StackEntry,
     SurfaceEntry,
@@ -50,7 +51,8 @@ class Fit:
 
     The fields are the sections of FIT.json, described in `flops_fit.fit`: ``parametric, isoflop, tied,
     fixed_e, envelope, stack, axis, headline, status, ci, ci_noise, delta, excluded, heldout,
-    bootstrap, cost, sizes, data, table, laws`` and ``sensitivity``. `to_dict` gives plain data,
+    bootstrap, cost, sizes, data, table, laws,
+    repeats`` and ``sensitivity``. `to_dict` gives plain data,
     `read_fit` reads a file.
     """
 
@@ -74,6 +76,7 @@ class Fit:
     data: DataEntry  # where the runs are from
     table: TableEntry  # the runs as fitted
     laws: dict[str, FittedLaw]  # of each estimator, to be asked at any C
+    repeats: RepeatsEntry | None = field(metadata=OMITTED)  # where enough runs repeat their data
     sensitivity: SensitivityEntry | None  # refits under other choices; None if not asked for
 
     @property

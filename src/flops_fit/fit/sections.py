@@ -185,6 +185,34 @@ class AxisEntry:
 
 
 @dataclass(frozen=True)
+class RepeatForm:
+    """One form of the worth of repeated data: its ``error`` on runs left out, and its R."""
+
+    form: str  # none, exponential or hyperbolic
+    error: float  # mean |error of ln L| of the runs that repeat their data
+    R: float | None  # passes that all repeats together are worth; None for none
+
+
+@dataclass(frozen=True)
+class RepeatsEntry:
+    """What repeated data are worth: ``form`` is the one that predicts best, ``forms`` are all tried.
+
+    ``law``: [E, ln A, ln B, alpha, beta, and R unless the form is none] of L = E + A / N^alpha + B /
+    D'^beta; ``draws``: the same of each resample; ``R_ci``: [low, high]; ``most_epochs``: most passes
+    of one run.
+    """
+
+    form: str
+    forms: list[RepeatForm]
+    n_repeated: int  # runs that repeat their data
+    most_epochs: float
+    R: float | None
+    R_ci: list[float] | None  # None without resamples
+    law: list[float]
+    draws: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Headline:
     """The estimator that answers, and why it does.
 

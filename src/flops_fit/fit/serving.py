@@ -84,8 +84,8 @@ def _serving(cost: Cost, log_n: float, tokens: float) -> float:
     return float(FORWARD * tokens * np.exp(cost.log_flops_per_token(log_n)))
 
 
-def _shapes(fit: Fit) -> Iterator[tuple[float, SurfaceLaw, SurfaceLaw | None]]:
-    """(weight, law, its resamples) of each surface that says what training off the optimum costs."""
+def shapes(fit: Fit) -> Iterator[tuple[float, SurfaceLaw, SurfaceLaw | None]]:
+    """(weight, law, its resamples) of each surface of ``fit``, for the loss off the optimum."""
     fitted = fit.answering
     if isinstance(fitted.law, PathLaw):
         fitted = fit.laws["surface"]
@@ -105,7 +105,7 @@ def _served_point(fit: Fit, log_c: float, tokens: float) -> _Cheapest:
     """The cheapest model by the mean of the members, each of shape (1,)."""
     centre = fit.answering.law.optimum(log_c, fit.cost)[0]
     offset, more = np.zeros(1), np.zeros(1)
-    for weight, law, _ in _shapes(fit):
+    for weight, law, _ in shapes(fit):
         at = _cheapest(law, log_c, fit.cost, tokens, centre)
         offset, more = offset + weight * at.offset, more + weight * at.more
     return _Cheapest(offset, more)
@@ -148,7 +148,7 @@ def _range(fit: Fit, log_c: float, tokens: float, share: float) -> np.ndarray:
     """ln N below and above the cheapest whose total is more by ``share``, of shape (2,)."""
     centre = fit.answering.law.optimum(log_c, fit.cost)[0]
     ends = np.zeros(2)
-    for weight, law, _ in _shapes(fit):
+    for weight, law, _ in shapes(fit):
         total = _total(law, log_c, fit.cost, tokens, centre)
         offset = _cheapest(law, log_c, fit.cost, tokens, centre).offset
         most = (1 + share) * total(offset)
@@ -193,7 +193,7 @@ def _for_total(fit: Fit, log_total: float, tokens: float) -> ServedTotal:
 def _doubt(fit: Fit, log_c: float, tokens: float) -> dict[str, float] | None:
     """Sds of ln N and ln D of the cheapest model over the resamples; None without them."""
     sd = np.zeros(2)
-    for weight, _, draws in _shapes(fit):
+    for weight, _, draws in shapes(fit):
         if draws is None:
             return None
         best = draws.optimum(log_c, fit.cost)[0]

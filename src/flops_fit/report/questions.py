@@ -1,6 +1,6 @@
 """The section of the questions that were asked beside the budgets."""
 
-from flops_fit.fit.answer import Served
+from flops_fit.fit.answer import Limited, Served
 from flops_fit.fit.prediction import predict
 from flops_fit.fit.purchase import Machine, purchase_at
 from flops_fit.fit.questions import ask
@@ -29,6 +29,8 @@ def questions_of(
         answers = [ask(fit, flops, **asked) for flops in budgets]
         served = [_served(a.flops, a.served) for a in answers if a.served]
         entries |= {"served": served} if served else {}
+        limited = [_limited(a.flops, a.limited) for a in answers if a.limited]
+        entries |= {"limited": limited} if limited else {}
     return entries
 
 
@@ -74,6 +76,27 @@ def _served(flops: float, served: Served) -> dict:
         "for_total": f"{count_text(served.for_total.params)} on {count_text(served.for_total.tokens)} "
         f"tokens, loss {loss_text(served.for_total.loss)}",
         "verdict": "; ".join([served.verdict, *served.reasons]),
+    }
+
+
+def _limited(flops: float, limited: Limited) -> dict:
+    """One row of the table on few unique tokens."""
+    lost = limited.loss - limited.unlimited[2]
+    return {
+        "budget": flops_text(flops),
+        "value": limited,
+        "unique": count_text(limited.unique_tokens),
+        "R": None if limited.R is None else f"{limited.R:.3g}",
+        "R_ci": _interval(limited.R_ci),
+        "params": count_text(limited.params),
+        "params_ci": _interval(limited.ci.get("params")),
+        "epochs": count_text(limited.epochs),
+        "epochs_ci": _interval(limited.ci.get("epochs")),
+        "loss": loss_text(limited.loss),
+        "lost": f"{lost:+.4f}",
+        "wasted": share_text(limited.wasted),
+        "fresh": count_text(limited.unlimited[0]),
+        "verdict": "; ".join([limited.verdict, *limited.reasons]),
     }
 
 
