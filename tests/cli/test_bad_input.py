@@ -775,7 +775,7 @@ OTHER_TABLES = [
     (
         "rates without a column",
         RATE,
-        "rates.csv: no column 'size'; needed: size, params, tokens",
+        "rates.csv: no column 'params'; needed: params, tokens",
         {"rates.csv": "a,b\n1,2\n"},
     ),
     (
@@ -1038,6 +1038,26 @@ OPTIONS = [
         "a negative N",
         "predict --fit {fit} --flops 1e7 --params -5",
         "params: -5.0; allowed: a positive finite number",
+    ),
+    (
+        "a negative number of tokens served",
+        "predict --fit {fit} --flops 1e7 --serve -5",
+        "serve: -5.0; allowed: a positive finite number of tokens",
+    ),
+    (
+        "no unique tokens",
+        "predict --fit {fit} --flops 1e7 --unique 0",
+        "unique: 0.0; allowed: a positive finite number of tokens",
+    ),
+    (
+        "hours of devices of unknown speed",
+        "predict --fit {fit} --hours 8 --results nowhere",
+        "--hours: needs the speed of a device; allowed: with --device NAME",
+    ),
+    (
+        "money without a price",
+        "predict --fit {fit} --money 8 --device H100",
+        "money: needs the price of a device; allowed: with --per-hour PRICE",
     ),
     (
         "points without an output",

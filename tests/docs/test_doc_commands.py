@@ -96,6 +96,7 @@ ELSEWHERE = {
     "snakemake --cores all --snakefile /opt/flops-fit/Snakefile --directory /scratch/me --configfile /scratch/me/sweep.yaml": "tests/workflow/test_elsewhere.py::test_a_read_only_checkout_serves",
     "flops-fit fit --runs svg_extracted_data.csv --method surface --out chinchilla.json": PUBLISHED,
     "flops-fit predict --fit chinchilla.json --flops 5.76e23": PUBLISHED,
+    "flops-fit rate --runs tuning.csv --out learning_rate.json --batch-out batch.json": "tests/fit/test_joint_rate.py::test_the_command_writes_rules_that_a_sweep_can_name",
     "flops-fit compare --reference results/adamw/fit.json --candidate results/muon/fit.json": "tests/comparison/test_cli_compare.py::test_the_json_has_the_promised_keys_and_a_row_for_each_budget",
     "flops-fit simulate --config config/adamw.yaml --compare config/muon.yaml": "tests/rounds/test_power.py::test_less_noise_shows_smaller_gains_and_equal_recipes_show_none",
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",

@@ -15,7 +15,7 @@ ROOMS = {
     "fit": ["cli.fit", "fit"],
     "plot": ["cli.plot", "cli.fitted", "plots"],
     "report": ["cli.report", "report"],
-    "rate": ["cli.rate", "fit.learning_rate", "plots.learning_rate"],
+    "rate": ["cli.rate", "fit.joint_rate", "fit.learning_rate", "plots.learning_rate"],
     "confirmed": ["cli.confirmed", "rounds.confirm"],
     "compare": ["cli.compare", "comparison", "plots.compare", "report.compare_page"],
     "plan": ["cli.plan", "plan", "plots.plan", "report.plan_page"],
@@ -23,7 +23,14 @@ ROOMS = {
 # Run in a process of its own; the fingerprint of a plan holds their code.
 PLANNER = {"plan.beyond", "plan.planner", "plan.rules"}
 ELSEWHERE = {  # modules of a room that belong to another step
-    "fit": {"fit", "fit.learning_rate", "fit.prediction", "fit.record", "fit.sensitivity"}
+    "fit": {
+        "fit",
+        "fit.joint_rate",
+        "fit.learning_rate",
+        "fit.prediction",
+        "fit.record",
+        "fit.sensitivity",
+    }
     | {
         "fit.limited_data",
         "fit.purchase",

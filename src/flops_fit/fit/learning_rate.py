@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
+from flops_fit.constants import flops_6nd
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.formats import read_table
 from flops_fit.fit.tables import floats, positive
 
 BRACKETED, AT_EDGE, TOO_FEW = "bracketed", "at_edge", "too_few_points"
-COLUMNS = ("size", "params", "tokens", "budget", "learning_rate", "loss", "status")
+COLUMNS = ("params", "tokens", "learning_rate", "loss")
 NEIGHBOURS = 2  # rates on each side of the lowest that the parabola sees
 LEAST_SPREAD = 0.1  # of ln N or ln D over the cells, below which its power is not identifiable
 
@@ -36,6 +37,8 @@ class Cell:
 def read_rates(path: str) -> pd.DataFrame:
     """Read the run table of a learning-rate sweep in the file ``path``, one row per run.
 
+    Columns params, tokens, learning_rate and loss; size, budget and status where there are any, and
+    what else was varied: batch_tokens (in this project's tables: tokens / steps) and weight_decay.
     Raises `FlopsFitError` that names what it lacks.
     """
     table = read_table(path)
@@ -44,8 +47,17 @@ def read_rates(path: str) -> pd.DataFrame:
     if missing:
         raise FlopsFitError(f"{path}: no column {missing[0]!r}; needed: {', '.join(COLUMNS)}")
     rows = pd.Series(table.rows)
-    for name in ("size", "params", "tokens", "learning_rate"):
+    numbers = ["params", "tokens", "learning_rate"]
+    numbers += [n for n in ("size", "batch_tokens", "weight_decay", "steps") if n in frame]
+    for name in numbers:
         frame[name] = positive(frame[name], rows, path)
+    given = {"size": frame["params"], "status": "completed"}
+    given["budget"] = flops_6nd(frame["params"], frame["tokens"])
+    for name, values in given.items():
+        if name not in frame:
+            frame[name] = values
+    if "batch_tokens" not in frame and "steps" in frame:
+        frame["batch_tokens"] = (frame["tokens"] / frame["steps"]).round()
     done = frame["status"] == "completed"
     frame["loss"] = floats(frame["loss"])
     positive(frame["loss"][done], rows, path)
