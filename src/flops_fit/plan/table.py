@@ -215,6 +215,7 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
         f"{total.flops_counted:.3g} FLOPs ({total.flops_6nd:.3g} by 6 N D)",
         f"about {total.device_hours:.3g} {device} hours{money}: {time_text(total.seconds)} one "
         f"after another, the longest run {time_text(total.longest_seconds)}",
+        *([f"learning rate: {plan.rate_from}"] if plan.rate_from else []),
         f"at {rate.flops_per_second:.3g} FLOP/s a {device} and {1000 * rate.step_seconds:.3g} ms a "
         f"step: {rate.source}",
     ]

@@ -3,6 +3,7 @@
 Thresholds are rules of thumb; each sentence says what would happen, not only that it might.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from flops_fit.constants import MOST_EPOCHS, PUBLISHED_RATIO
@@ -14,6 +15,11 @@ from flops_fit.plan.window import FEWEST_SIZES
 FEWEST_BUDGETS, NARROWEST_SPAN = 3, 10  # budgets of a power law that can be tested
 NARROWEST_SIZES = 4  # the span in N of the sizes of a curve
 FEWEST_STEPS, SHORTEST_WARMUP = 100, 5
+ONE_VALUE = 0.10  # ln: a spread of N, D or D / N below which they count as one value
+ONE_AXIS = (
+    "this answers how the loss falls with {0} (L = E + {2}), and neither which N is best for a "
+    "budget nor what more {1} are worth"
+)
 FARTHEST_ANSWER = 10  # times the largest budget
 
 
@@ -25,6 +31,7 @@ def plan_warnings(plan: Plan, rows: list[PlanRow], answers: Sequence[float] = ()
     """
     checks: list[Callable[[Plan, list[PlanRow]], list[str]]] = [
         _too_little,
+        _one_axis,
         _few_budgets,
         _few_sizes,
         _lopsided,
@@ -41,6 +48,29 @@ def _too_little(plan: Plan, rows: list[PlanRow]) -> list[str]:
     known = plan.data
     missing = shortage(known, plan.experiments, known.max_epochs) if known else ""
     return [f"{missing}: `flops-fit check` refuses it"] if missing else []
+
+
+def _one_axis(plan: Plan, rows: list[PlanRow]) -> list[str]:
+    """What a plan can answer in which N and D do not vary apart from each other."""
+    log_n, log_d = (
+        [math.log(value) for value in values]
+        for values in (
+            [row.experiment.count.params for row in rows],
+            [row.experiment.num_tokens for row in rows],
+        )
+    )
+    span_n, span_d = max(log_n) - min(log_n), max(log_d) - min(log_d)
+    if span_d < ONE_VALUE and span_n >= ONE_VALUE:
+        return [f"every run has the same D: {ONE_AXIS.format('N', 'tokens', 'A / N^alpha')}"]
+    if span_n < ONE_VALUE and span_d >= ONE_VALUE:
+        return [f"every run has the same N: {ONE_AXIS.format('D', 'parameters', 'B / D^beta')}"]
+    ratios = [d - n for n, d in zip(log_n, log_d, strict=True)]
+    if span_n >= ONE_VALUE and max(ratios) - min(ratios) < ONE_VALUE:
+        return [
+            "every run has the same D / N: this answers how the loss falls as both grow together, and "
+            "neither which N is best for a budget nor what another ratio would cost"
+        ]
+    return []
 
 
 def _by_budget(rows: list[PlanRow]) -> dict[float, list[PlanRow]]:

@@ -47,12 +47,13 @@ PARAMS = {
     "params_nonembedding": "parameters in matrix products without embeddings and output head",
     "params_total": "all trainable parameters",
 }
+RATE = "Learning rate"
 TOPICS = (
     "Model and shape rule",
     "Data and tokenizer",
     "Repeats",
     "Optimiser",
-    "Learning rate",
+    RATE,
     "Schedule",
     "Batch",
     "Precision",
@@ -115,7 +116,7 @@ def checklist(
     return [
         *_law_rows(fit),
         *_run_rows(fit, plan, bool(trained)),
-        *_recipe_rows(trained),
+        *_recipe_rows(trained, plan),
         *_trust_rows(fit),
         *_origin_rows(trained, plan, files or {}),
     ]
@@ -162,11 +163,13 @@ def _run_rows(fit: Fit, plan: Plan | None, ours: bool) -> list[tuple[str, str]]:
     ]
 
 
-def _recipe_rows(trained: list[dict]) -> list[tuple[str, str]]:
+def _recipe_rows(trained: list[dict], plan: Plan | None) -> list[tuple[str, str]]:
     if not trained:
         return [(topic, UNKNOWN) for topic in TOPICS]
-    rows = RECIPE_ROWS[recipe_kind(trained[0]["identity"])]
-    return rows(trained)
+    rows = RECIPE_ROWS[recipe_kind(trained[0]["identity"])](trained)
+    if plan is None or not plan.rate_from:
+        return rows
+    return [(k, f"{text} ({plan.rate_from})" if k == RATE else text) for k, text in rows]
 
 
 def _script_rows(trained: list[dict]) -> list[tuple[str, str]]:

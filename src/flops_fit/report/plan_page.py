@@ -33,7 +33,7 @@ def plan_page(
         most=MOST_ROWS,
         total=totals(rows),
         warnings=warnings,
-        estimate=closing(plan, rows, rate, currency)[-1],
+        estimate="; ".join(closing(plan, rows, rate, currency)[2:]),
         currency=currency,
         figure=figure.decode().partition("<svg")[2],
         device=DEVICES[device_kind(plan.resources.gpus)],
