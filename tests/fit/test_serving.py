@@ -75,6 +75,14 @@ def test_a_total_pays_for_the_best_model_that_it_can(exact):
         assert loss_of(REFITTED, params, rest / 6) > best.loss
 
 
+def test_a_total_that_serving_eats_up_pays_for_no_model(exact):
+    answer = ask(exact, 1e20, serve=1e16)
+    assert answer.served.for_total is None
+    assert answer.served.flops_total > answer.flops
+    assert "1e+20 FLOPs do not pay for serving so many tokens" in describe_all(answer, exact)
+    assert problems("answer", answer.to_dict()) == []
+
+
 def test_serving_next_to_nothing_is_the_optimum(noisy):
     answer = ask(noisy, 1e20, serve=1.0)
     assert answer.served.params == pytest.approx(answer.params, rel=1e-4)

@@ -115,7 +115,7 @@ class Served:
     ci: dict[str, Interval]
     range_1pct: Interval
     size_value: int | None  # of the size parameter, nearest N
-    for_total: ServedTotal
+    for_total: ServedTotal | None  # None where serving leaves next to nothing for training
     verdict: str
     reasons: list[str]  # for the verdict
 

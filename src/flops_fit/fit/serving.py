@@ -19,14 +19,13 @@ from flops_fit.fit.laws import PathLaw, StackLaw, SurfaceLaw, spread
 from flops_fit.fit.numbers import positive_number
 from flops_fit.fit.prediction import size_value, spread_of_draws
 from flops_fit.fit.result import Fit
-from flops_fit.fit.verdict import reasons_at
+from flops_fit.fit.verdict import MEANINGLESS, reasons_at
 
 FORWARD = 1 / 3  # of the FLOPs per token of training: a forward pass, of forward and backward
 OFFSETS = np.linspace(-8.0, 0.5, 171)  # ln of N / N*, where the cheapest model is looked for
 GOLDEN, SECTIONS = (np.sqrt(5) - 1) / 2, 40  # ends at 1e-8 of a step of the grid
 BISECTIONS = 40
 BEYOND_RATIO = 1.05  # times the most tokens per parameter of the runs: no run shows such training
-STEP_DOWN = 1.0  # ln C: towards the budget whose loss costs no more than a total
 
 
 @dataclass(frozen=True)
@@ -162,10 +161,11 @@ def _range(fit: Fit, log_c: float, tokens: float, share: float) -> np.ndarray:
     return centre[0] + ends
 
 
-def _for_total(fit: Fit, log_total: float, tokens: float) -> ServedTotal:
+def _for_total(fit: Fit, log_total: float, tokens: float) -> ServedTotal | None:
     """The best model whose training and serving cost C together.
 
-    It is the cheapest of its loss as well, so the budget is looked for whose loss costs C in all.
+    It is the cheapest of its loss as well, so the budget is looked for whose loss costs C in all. None
+    where so little is left for training that no run says anything about it.
     """
 
     def cheapest(log_c: float) -> tuple[float, float, float]:
@@ -177,10 +177,10 @@ def _for_total(fit: Fit, log_total: float, tokens: float) -> ServedTotal:
     def over(log_c: float) -> float:
         return float(np.log(cheapest(log_c)[2])) - log_total
 
-    low = log_total
-    while over(low) > 0:
-        low -= STEP_DOWN
-    at = log_total if low == log_total else float(brentq(over, low, low + STEP_DOWN, xtol=1e-12))
+    least = float(np.log(fit.data.flops[0] / MEANINGLESS))
+    if over(least) > 0:
+        return None
+    at = float(brentq(over, least, log_total, xtol=1e-12)) if over(log_total) > 0 else log_total
     log_n, training, _ = cheapest(at)
     return ServedTotal(
         params=float(np.exp(log_n)),
@@ -250,14 +250,16 @@ def _judged(
 ) -> tuple[str, list[str]]:
     """The verdict on the served model, and its reasons."""
     verdict, reasons = reasons_at(fit, training, has_interval, promise)
+    more = []
+    if isinstance(fit.answering.law, PathLaw) and fit.parametric.status == "not_identifiable":
+        more.append("the loss off the optimum is the surface's, which the runs do not determine")
     most = most_tokens_per_param(fit)
-    if ratio <= BEYOND_RATIO * most:
-        return verdict, reasons
-    reason = (
-        f"{ratio:.3g} tokens per parameter are beyond those of the runs, at most {most:.3g}, so no "
-        "run tests this; flops-fit next --serve proposes two that would"
-    )
-    return (PROVISIONAL if verdict == TRUST else verdict), [*reasons, reason]
+    if ratio > BEYOND_RATIO * most:
+        more.append(
+            f"{ratio:.3g} tokens per parameter are beyond those of the runs, at most {most:.3g}, so no "
+            "run tests this; flops-fit next --serve proposes two that would"
+        )
+    return (PROVISIONAL if more and verdict == TRUST else verdict), [*reasons, *more]
 
 
 def describe_served(served: Served, answer: Answer, fit: Fit) -> list[str]:
@@ -288,6 +290,8 @@ def describe_served(served: Served, answer: Answer, fit: Fit) -> list[str]:
     if served.size_value is not None:
         lines.append(f"  buildable size value  {served.size_value}")
     lines += [f"  - {reason}" for reason in served.reasons if reason not in answer.reasons]
+    if total is None:
+        return [*lines, f"{answer.flops:.4g} FLOPs do not pay for serving so many tokens"]
     return [
         *lines,
         f"if {answer.flops:.4g} FLOPs have to pay for training and serving together:",

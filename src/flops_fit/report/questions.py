@@ -1,6 +1,6 @@
 """The section of the questions that were asked beside the budgets."""
 
-from flops_fit.fit.answer import Limited, Served
+from flops_fit.fit.answer import Limited, Served, ServedTotal
 from flops_fit.fit.prediction import predict
 from flops_fit.fit.purchase import Machine, purchase_at
 from flops_fit.fit.questions import ask
@@ -73,10 +73,16 @@ def _served(flops: float, served: Served) -> dict:
         "training": flops_text(served.flops_training),
         "total": flops_text(served.flops_total),
         "saved": share_text(served.saved),
-        "for_total": f"{count_text(served.for_total.params)} on {count_text(served.for_total.tokens)} "
-        f"tokens, loss {loss_text(served.for_total.loss)}",
+        "for_total": _for_total(served.for_total),
         "verdict": "; ".join([served.verdict, *served.reasons]),
     }
+
+
+def _for_total(best: ServedTotal | None) -> str:
+    if best is None:
+        return "C does not pay for serving so many tokens"
+    params, tokens = count_text(best.params), count_text(best.tokens)
+    return f"{params} on {tokens} tokens, loss {loss_text(best.loss)}"
 
 
 def _limited(flops: float, limited: Limited) -> dict:
