@@ -80,9 +80,8 @@ class Workflow:
         """A signal to one trainer, or to its launcher."""
         for process in psutil.Process(running.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if process.cmdline()[1:3] == ["-m", "flops_fit.jobs.job"] or (
-                    "-u" in process.cmdline()[:2] and "flops_fit.jobs.job" in process.cmdline()
-                ):
+                line = process.cmdline()
+                if "flops_fit.jobs.job" in line and "accelerate.commands.launch" not in line:
                     victim = process.parent() if target == "launcher" else process
                     self.tally.inject(f"{number.name} to {target}, under the workflow")
                     victim.send_signal(number)

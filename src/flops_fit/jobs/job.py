@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,7 +170,17 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
     record = Record(
         spec.experiment_id, spec.hash, recipe.to_dict(), spec.count, spec.tokens_per_item, outcome
     )
-    return {**record.to_dict(), **used_late(spec, watch, results, hashes)}
+    return {**record.to_dict(), **spent(), **used_late(spec, watch, results, hashes)}
+
+
+def spent() -> dict[str, float]:
+    """What this process and its children that have ended used since it started, for its record."""
+    own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in (own, children)),
+        "peak_memory_bytes": own.ru_maxrss * unit,
+    }
 
 
 def check_part(recipe: PluginRecipe, options: TrainOptions, normalises: bool) -> None:

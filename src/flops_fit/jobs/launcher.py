@@ -11,8 +11,16 @@ PLAIN = (
 )  # kinds of distributed training that --multi_gpu stands for
 
 
+ACCELERATE = "accelerate.commands.launch"
+
+
 def launcher(
-    processes: int, threads: int, gpus: int, config: str | None = None, kind: str = "NO"
+    processes: int,
+    threads: int,
+    gpus: int,
+    config: str | None = None,
+    kind: str = "NO",
+    module: str = ACCELERATE,
 ) -> list[str]:
     """Return the ``accelerate launch`` command with all settings that it would otherwise guess.
 
@@ -21,12 +29,12 @@ def launcher(
     ``config``, a file of the user's for the ``kind`` of distributed training that it names.
     ``--cpu --num_processes 2`` silently runs one process, so several processes need
     ``--multi_gpu``, also on CPUs. With ``--quiet``, the trainer's message is the last one in the
-    log.
+    log. ``module`` may be another one that takes accelerate's options.
     """
     line = [
         sys.executable,
         "-m",
-        "accelerate.commands.launch",
+        module,
         "--config_file",
         config or accelerate_config(),
         "--num_processes",

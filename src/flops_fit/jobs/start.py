@@ -27,3 +27,8 @@ class Start:
     def folder(self) -> Path:
         """The folder of the run."""
         return run_folder(self.results, self.spec.experiment_id)
+
+    @property
+    def one_on_cpu(self) -> bool:
+        """Whether a single process trains on the CPU."""
+        return self.processes == 1 and self.gpus == 0

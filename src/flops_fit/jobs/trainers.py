@@ -12,13 +12,16 @@ from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.experiment.spec import Spec
 from flops_fit.jobs.gpu_locks import USE_CPU
 from flops_fit.jobs.killed import AT_WORK, KILLED, LOST
-from flops_fit.jobs.launcher import launcher
+from flops_fit.jobs.launcher import ACCELERATE, launcher
+from flops_fit.jobs.one_process import FOR_OPENMP, JOB
 from flops_fit.jobs.script import ScriptRun
 from flops_fit.jobs.start import Start
 from flops_fit.plan.amounts import CheckedData
 from flops_fit.store.locks import run_lock
 from flops_fit.store.records import note_failure, read_failure
 from flops_fit.store.stopping import outlive
+
+ONE_PROCESS = "flops_fit.jobs.one_process"
 
 
 class Trainer(Protocol):
@@ -49,9 +52,11 @@ class PluginTrainer:
         return False
 
     def run(self, start: Start, environment: Mapping[str, str]) -> int:
-        """Run ``accelerate launch`` for ``start`` in ``environment``; returns its exit status."""
+        """Train ``start`` in ``environment`` as ``accelerate launch`` does; returns the exit status."""
         processes, gpus = str(start.processes), str(start.gpus)
         variables = {"FLOPS_FIT_PROCESSES": processes, "FLOPS_FIT_GPUS": gpus}
+        if start.one_on_cpu:
+            variables |= FOR_OPENMP
         status = outlive(self.line(start), {**environment, **variables})
         if status:
             report_killed(start.folder, start.spec.experiment_id, start.spec.hash)
@@ -60,8 +65,9 @@ class PluginTrainer:
     @staticmethod
     def line(start: Start) -> list[str]:
         """The command that trains ``start``."""
-        arguments = ["-m", "flops_fit.jobs.job", start.spec_path, start.result, start.results]
-        return [*launcher(start.processes, start.threads, start.gpus), *arguments]
+        module = ONE_PROCESS if start.one_on_cpu else ACCELERATE
+        line = launcher(start.processes, start.threads, start.gpus, module=module)
+        return [*line, "-m", JOB, start.spec_path, start.result, start.results]
 
     def check(self, spec: Spec) -> CheckedData:
         """Take two steps of ``spec`` on a real batch; returns what is known of the data then."""

@@ -92,8 +92,11 @@ def stop_with_parent(parent: int) -> None:
 
     A launcher that is killed outright leaves its trainers alive; they could then race the retry of
     their own experiment. SIGTERM and not SIGKILL, so that the work is saved. Raises `Stopped` when
-    the launcher died before the request took effect.
+    the launcher died before the request took effect. A process that is the launcher itself has made
+    the request for its own parent already.
     """
+    if os.getpid() == parent:
+        return
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         raise Stopped(f"the launcher (process {parent}) is gone")
@@ -126,9 +129,12 @@ def outlive(
     for number in STOP_SIGNALS:
         signal.signal(number, tell)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    parent = os.getpid()
     child = os.fork()
     if not child:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the request
+            os._exit(RETRY_STATUS)
         os.execve(launcher[0], launcher, {**environment, LAUNCHER: str(os.getpid())})
     if watch is not None:
         threading.Thread(target=watch, daemon=True).start()
