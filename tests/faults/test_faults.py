@@ -282,6 +282,7 @@ def retried_by_the_workflow(plan: Plan, folder: Path) -> None:
         (15, USR1, "rank 0"),
         (21, KILL, "launcher"),
         (27, TERM, "rank 0"),
+        (33, KILL, "server"),
     ):
         workflow.wait_for_steps(running, steps)
         workflow.strike(running, number, target)

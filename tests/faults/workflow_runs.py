@@ -16,6 +16,18 @@ from campaign import CONFIG, PATIENCE, PLUGINS, Experiment, Plan
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+def kind(process: psutil.Process) -> str:
+    """Which part of the workflow a process is: launcher, rank 0, server, or another."""
+    line = process.cmdline()
+    if line[1:4] == ["-m", "flops_fit", "train"]:
+        return "launcher"
+    if "flops_fit.jobs.server" in line:  # or forked from it
+        parent = process.parent()
+        return "rank 0" if parent and "flops_fit.jobs.server" in parent.cmdline() else "server"
+    starts = "flops_fit.jobs.job" in line and "accelerate.commands.launch" not in line
+    return "rank 0" if starts else ""
+
+
 class Workflow:
     """Snakemake on the campaign's config in ``folder``; asks for the table of its two runs."""
 
@@ -77,15 +89,13 @@ class Workflow:
         self.may_redo += 2 * len(self.runs) if whole_tree else 0
 
     def strike(self, running: subprocess.Popen, number: signal.Signals, target: str) -> None:
-        """A signal to one trainer, or to its launcher."""
+        """A signal to one trainer, to its launcher, or to the server from which trainers are forked."""
         for process in psutil.Process(running.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                line = process.cmdline()
-                if "flops_fit.jobs.job" in line and "accelerate.commands.launch" not in line:
-                    victim = process.parent() if target == "launcher" else process
+                if kind(process) == target:
                     self.tally.inject(f"{number.name} to {target}, under the workflow")
-                    victim.send_signal(number)
-                    self.may_redo += 2 if number == signal.SIGKILL else 0
+                    process.send_signal(number)
+                    self.may_redo += 2 if number == signal.SIGKILL and target != "server" else 0
                     return
 
     def unlock(self) -> None:

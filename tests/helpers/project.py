@@ -97,7 +97,7 @@ CELLS = {
 JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", re.MULTILINE)
 TOTAL = re.compile(r"^total +(\d+)$", re.MULTILINE)
 # The command line of what may be at work beside Snakemake while runs train.
-WORK = re.compile(r"flops_fit train|flops_fit\.jobs\.job|-c from multiprocessing\.")
+WORK = re.compile(r"flops_fit train|flops_fit\.jobs\.(job|server)|-c from multiprocessing\.")
 RESTORED = "restored from its record"
 
 

@@ -102,6 +102,7 @@ class Resources:
         gpus: GPUs of a run (0: it trains on the CPU).
         micro_batch_items, compile, activation_checkpointing, checkpoint_minutes, loader_workers,
             log_with: as in `TrainOptions`.
+        server: whether the workflow may fork runs from a process that has imported torch.
     """
 
     processes: int = 1
@@ -113,6 +114,7 @@ class Resources:
     checkpoint_minutes: float = 10
     loader_workers: int = 0
     log_with: str | None = None
+    server: bool = True
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Resources":

@@ -32,3 +32,10 @@ class Start:
     def one_on_cpu(self) -> bool:
         """Whether a single process trains on the CPU."""
         return self.processes == 1 and self.gpus == 0
+
+    @property
+    def may_be_forked(self) -> bool:
+        """Whether it may start as a fork: one thread on the CPU, without processes beside it."""
+        asked = self.spec.resources
+        beside = asked.loader_workers or asked.compile or asked.log_with
+        return self.one_on_cpu and self.threads == 1 and not beside

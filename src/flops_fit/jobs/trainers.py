@@ -15,6 +15,7 @@ from flops_fit.jobs.killed import AT_WORK, KILLED, LOST
 from flops_fit.jobs.launcher import ACCELERATE, launcher
 from flops_fit.jobs.one_process import FOR_OPENMP, JOB
 from flops_fit.jobs.script import ScriptRun
+from flops_fit.jobs.served import run_served
 from flops_fit.jobs.start import Start
 from flops_fit.plan.amounts import CheckedData
 from flops_fit.store.locks import run_lock
@@ -57,7 +58,10 @@ class PluginTrainer:
         variables = {"FLOPS_FIT_PROCESSES": processes, "FLOPS_FIT_GPUS": gpus}
         if start.one_on_cpu:
             variables |= FOR_OPENMP
-        status = outlive(self.line(start), {**environment, **variables})
+        environment = {**environment, **variables}
+        status = run_served(self.line(start), environment) if start.may_be_forked else None
+        if status is None:
+            status = outlive(self.line(start), environment)
         if status:
             report_killed(start.folder, start.spec.experiment_id, start.spec.hash)
         return status

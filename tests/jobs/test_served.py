@@ -1,0 +1,362 @@
+"""Jobs that are forked from the server of their workflow: the same runs, stopped in the same ways."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flops_fit.config.complete import complete_config
+from flops_fit.jobs import served, surroundings
+from flops_fit.jobs.killed import KILLED
+from flops_fit.plan.planner import make_plan
+from flops_fit.store.locks import lock_if_free
+
+pytestmark = [
+    pytest.mark.seconds,
+    pytest.mark.skipif(not served.is_possible(), reason="needs Linux 5.3 or newer"),
+]
+MODULE = """\
+import json, os, time
+from pathlib import Path
+import numpy, torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+HERE = Path(__file__).parent
+drawn = numpy.random.random()
+
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 4))
+
+    def forward(self, x):
+        if self.training and "FLOPS_FIT_PROCESSES" in os.environ:
+            about = [os.getpid(), os.getppid(), os.getpgid(0), drawn]
+            (HERE / "about.part").write_text(json.dumps(about))
+            (HERE / "about.part").replace(HERE / "about")
+            if (HERE / "bug").exists():
+                raise ZeroDivisionError("a bug of mine")
+            while (HERE / "wait").exists():
+                time.sleep(0.01)
+        return self.layers(x)
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(240, 4, generator=generator)
+    return TensorDataset(inputs, inputs.argmax(1))
+"""
+BITS = ("final_loss", "final_loss_se", "loss_curve", "tokens_seen", "steps_done", "status")
+PATIENCE = 60.0
+
+
+class Sweep:
+    """One planned run in a folder of its own, and the server from which it is forked."""
+
+    def __init__(self, root: Path):
+        self.root, self.log = root, root / "log"
+        (root / "servedplugin.py").write_text(MODULE)
+        config = complete_config(
+            {
+                "name": "served",
+                "model": {"factory": "servedplugin:Net", "size_param": "width"},
+                "dataset": {"factory": "servedplugin:data"},
+                "budgets": [1e5],
+                "sizes": {"values": [8]},
+                "batch": {"value": 8},
+                "learning_rate": {"value": 0.01},
+                "evaluation": {"tokens": 32},
+                "limits": {"max_epochs": 20},
+            }
+        )
+        (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
+        self.id = experiment.experiment_id
+        self.run = root / "results" / "runs" / self.id
+        spec = root / "results" / ".plan" / "specs" / f"{self.id}.json"
+        self.line = [sys.executable, "-m", "flops_fit", "train", "--spec", str(spec)]
+        self.line += ["--out", str(self.run / "result.json"), "--results", str(root / "results")]
+        (self.server,) = [
+            p for p in psutil.Process().children() if "flops_fit.jobs.server" in p.cmdline()
+        ]
+
+    def forget(self) -> None:
+        """As if nothing had been trained yet."""
+        shutil.rmtree(self.run, ignore_errors=True)
+        for name in ("about", "bug", "wait", "log"):
+            (self.root / name).unlink(missing_ok=True)
+
+    def start(self, *orders: str, **variables: str) -> subprocess.Popen:
+        """Start the job in a process group of its own, as a shell does."""
+        for order in orders:
+            (self.root / order).touch()
+        environment = {**os.environ, **variables}
+        environment.pop("PYTEST_CURRENT_TEST", None)  # every job has the same
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                self.line, stdout=log, stderr=log, process_group=0, env=environment
+            )
+
+    def about(self, name: str) -> float:
+        """What the run notes in its first step."""
+        until((self.root / "about").exists)
+        pid, parent, group, drawn = json.loads((self.root / "about").read_text())
+        return {"pid": pid, "parent": parent, "group": group, "drawn": drawn}[name]
+
+    def begun(self) -> subprocess.Popen:
+        """Start the job and let it wait in its first step."""
+        front = self.start("wait")
+        assert self.about("parent") == self.server.pid
+        return front
+
+    def go_on(self) -> None:
+        (self.root / "wait").unlink()
+
+    def record(self) -> dict:
+        return json.loads((self.run / "record.json").read_text())
+
+    def gone(self) -> bool:
+        """Whether the job is gone, with its lock."""
+        with lock_if_free(self.run) as free, contextlib.suppress(psutil.NoSuchProcess):
+            job = psutil.Process(int(self.about("pid")))
+            return free and job.status() == psutil.STATUS_ZOMBIE  # its parent is gone, too
+        return free
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "servedplugin", raising=False)
+        patch.setattr(sys, "path", [*sys.path])
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            patch.setenv(name, "1")  # as Snakemake does
+        patch.setenv(served.SERVER, "")
+        served.start_server()
+        sweep = Sweep(tmp_path_factory.mktemp("served"))
+        yield sweep
+        sweep.server.terminate()
+        sweep.server.wait(PATIENCE)
+
+
+@pytest.fixture
+def sweep(shared):
+    shared.forget()
+    return shared
+
+
+@pytest.fixture(scope="module")
+def truth(shared):
+    """The record of the run that was started the ordinary way."""
+    shared.forget()
+    assert shared.start(FLOPS_FIT_SERVER="0").wait(PATIENCE) == 0
+    assert shared.about("parent") != shared.server.pid
+    return shared.record()
+
+
+@pytest.fixture
+def ends_well(sweep, truth):
+    """The same command again ends the run with the bits of one that nothing befell."""
+
+    def check(resumed: bool = True) -> None:
+        assert sweep.start().wait(PATIENCE) == 0, sweep.log.read_text()
+        record = sweep.record()
+        assert [record[key] for key in BITS] == [truth[key] for key in BITS]
+        assert bool(record["resumed_at_step"]) == resumed
+        assert {p.name for p in sweep.run.iterdir()} == {"record.json", "result.json", ".lock"}
+
+    return check
+
+
+def test_a_forked_run_has_the_bits_of_a_started_one_and_its_log(sweep, truth, ends_well):
+    ends_well(resumed=False)
+    first = sweep.about("drawn")
+    assert sweep.about("parent") == sweep.server.pid
+    assert f"{sweep.id}: Net with N = " in sweep.log.read_text()
+    assert 0 < sweep.record()["cpu_seconds"] < truth["cpu_seconds"] / 2
+    assert sweep.record()["peak_memory_bytes"] > 1e7
+    sweep.forget()
+    ends_well(resumed=False)
+    assert sweep.about("drawn") != first  # numbers without a seed are not shared
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_to_the_front_reaches_the_run_which_saves(sweep, ends_well, name):
+    front = sweep.begun()
+    front.send_signal(getattr(signal, name))
+    time.sleep(0.2)
+    sweep.go_on()
+    assert front.wait(PATIENCE) == 75
+    assert "stopped on SIGTERM at step 1; a retry will resume it" in sweep.log.read_text()
+    assert sweep.gone()
+    ends_well()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_to_the_group_of_the_job_reaches_the_run_itself(sweep, ends_well, name):
+    front = sweep.begun()
+    assert sweep.about("group") == front.pid
+    os.killpg(front.pid, getattr(signal, name))
+    sweep.go_on()
+    assert front.wait(PATIENCE) == 75
+    assert sweep.gone()
+    ends_well()
+
+
+def test_a_signal_to_the_run_alone_is_its_status(sweep, ends_well):
+    front = sweep.begun()
+    os.kill(int(sweep.about("pid")), signal.SIGUSR1)
+    sweep.go_on()
+    assert front.wait(PATIENCE) == 75
+    assert "stopped on SIGUSR1 at step 1" in sweep.log.read_text()
+    ends_well()
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_a_front_that_is_killed_takes_its_run_along_which_saves(sweep, ends_well, group):
+    front = sweep.begun()
+    if group:
+        os.killpg(front.pid, signal.SIGKILL)
+        assert front.wait(PATIENCE) == -signal.SIGKILL
+        until(sweep.gone)
+        sweep.go_on()
+        return ends_well(resumed=False)
+    front.kill()
+    front.wait(PATIENCE)
+    time.sleep(0.2)
+    sweep.go_on()
+    until(sweep.gone)
+    ends_well()
+
+
+def test_a_run_that_is_killed_is_reported_and_the_server_goes_on(sweep, ends_well):
+    front = sweep.begun()
+    os.kill(int(sweep.about("pid")), signal.SIGKILL)
+    assert front.wait(PATIENCE) == 128 + signal.SIGKILL
+    assert sweep.log.read_text().strip().splitlines()[-1] == f"flops-fit: {sweep.id}: {KILLED}"
+    assert json.loads((sweep.run / "failure.json").read_text())["reason"] == KILLED
+    sweep.go_on()
+    ends_well(resumed=False)
+    assert sweep.about("parent") == sweep.server.pid
+
+
+def test_an_error_of_the_plugin_is_a_traceback_in_its_log_and_status_1(sweep, ends_well):
+    assert sweep.start("bug").wait(PATIENCE) == 1
+    assert "ZeroDivisionError: a bug of mine" in sweep.log.read_text()
+    assert "a bug of mine" in json.loads((sweep.run / "failure.json").read_text())["reason"]
+    (sweep.root / "bug").unlink()
+    ends_well(resumed=False)
+
+
+def test_a_second_front_waits_for_the_run_of_the_first(sweep, truth):
+    first, second = sweep.begun(), sweep.start()
+    until(lambda: "another trainer is at work; waiting" in sweep.log.read_text())
+    sweep.go_on()
+    assert (first.wait(PATIENCE), second.wait(PATIENCE)) == (0, 0)
+    assert sweep.record()["final_loss"] == truth["final_loss"]
+
+
+def test_a_front_that_is_stopped_before_the_fork_leaves_no_run(sweep):
+    sweep.server.suspend()
+    try:
+        front = sweep.start()
+        time.sleep(1)
+        front.terminate()
+        assert front.wait(PATIENCE) == 75
+    finally:
+        sweep.server.resume()
+    assert "stopped on SIGTERM before the run started" in sweep.log.read_text()
+    until(lambda: not sweep.server.children())
+    assert {p.name for p in sweep.run.iterdir()} <= {".lock"}
+
+
+def test_other_surroundings_are_named_and_lead_to_the_ordinary_way(sweep, capfd):
+    assert served.run_served(sweep.line, {**os.environ, "ANOTHER": "1"}) is None
+    assert "not forked from the server: the environment of the job differ" in capfd.readouterr().err
+    before = os.umask(0o077)
+    try:
+        assert served.run_served(sweep.line, os.environ) is None
+    finally:
+        os.umask(before)
+    assert "the environment, the status of the job differ" in capfd.readouterr().err
+
+
+def test_an_edited_source_is_another_product(tmp_path, monkeypatch):
+    monkeypatch.setattr(surroundings, "PACKAGE", tmp_path)
+    (tmp_path / "trainer.py").write_text("1")
+    before = surroundings.surroundings({})
+    assert surroundings.differing(before, surroundings.surroundings({})) == []
+    (tmp_path / "trainer.py").write_text("12")
+    assert surroundings.differing(before, surroundings.surroundings({})) == ["flops-fit"]
+
+
+@pytest.mark.parametrize("path", ["0", "/nowhere/jobs", "stale"])
+def test_without_a_server_there_is_nothing_to_ask(sweep, tmp_path, monkeypatch, capfd, path):
+    if path == "stale":
+        path = str(tmp_path / "jobs")
+        with served.socket.socket(served.socket.AF_UNIX, served.socket.SOCK_SEQPACKET) as stale:
+            stale.bind(path)
+    monkeypatch.setenv(served.SERVER, path)
+    assert served.run_served(sweep.line, os.environ) is None
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ending", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_server_ends_with_its_workflow_and_leaves_nothing(tmp_path, ending):
+    code = "import os, signal\nfrom flops_fit.jobs.served import SERVER, start_server\n"
+    code += f"start_server()\nprint(os.environ[SERVER], flush=True)\n{ending}\n"
+    environment = {**os.environ, served.SERVER: "", "XDG_RUNTIME_DIR": str(tmp_path)}
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    folder = Path(done.stdout.strip()).parent
+    until(lambda: not folder.exists())
+
+    def serves(process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return str(folder) in process.cmdline()
+        return False
+
+    until(lambda: not any(map(serves, psutil.process_iter())))
+
+
+def test_a_server_is_private_and_never_in_a_folder_whose_name_is_too_long(tmp_path, monkeypatch):
+    monkeypatch.setenv(served.SERVER, "")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * 100)))
+    (tmp_path / ("x" * 100)).mkdir()
+    started = []
+    monkeypatch.setattr(served.atexit, "register", lambda *call: started.append(call))
+    served.start_server()
+    ((end, server, folder),) = started
+    assert Path(folder).stat().st_mode & 0o777 == 0o700
+    assert len(os.environ[served.SERVER]) < 108
+    assert list((tmp_path / ("x" * 100)).iterdir()) == []
+    end(server, folder)
+    assert server.returncode is not None
+    assert not Path(folder).exists()
+
+
+def test_a_server_that_is_killed_lets_its_run_save_and_the_next_one_starts(sweep, ends_well):
+    front = sweep.begun()
+    sweep.server.kill()
+    time.sleep(0.2)
+    sweep.go_on()
+    assert front.wait(PATIENCE) == 75
+    assert "stopped on SIGTERM at step 1" in sweep.log.read_text()
+    assert sweep.gone()
+    ends_well()
+    assert sweep.about("parent") != sweep.server.pid
