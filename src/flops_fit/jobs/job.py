@@ -175,11 +175,11 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
 
 def spent() -> dict[str, float]:
     """What this process and its children that have ended used since it started, for its record."""
-    own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    process, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     unit = 1 if sys.platform == "darwin" else 1024
     return {
-        "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in (own, children)),
-        "peak_memory_bytes": own.ru_maxrss * unit,
+        "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in (process, children)),
+        "peak_memory_bytes": process.ru_maxrss * unit,
     }
 
 

@@ -227,7 +227,7 @@ def reset_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def be_job(line: list[str], descriptors: list[int], server: int, mask: set[Any]) -> NoReturn:
+def be_job(line: list[str], descriptors: list[int], server: int, mask: set[int]) -> NoReturn:
     """Run the command ``line`` of a job in this process, just forked from the process ``server``.
 
     ``descriptors`` are its standard ones and the pipe of the front's life; ``mask`` holds the
