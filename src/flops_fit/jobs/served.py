@@ -33,28 +33,29 @@ def start_server() -> None:
     """Start the server of this process, the workflow, and name it to all jobs that are to come.
 
     Only on Linux, and not where the user has set ``FLOPS_FIT_SERVER=0``. Where a server cannot be
-    started, jobs start the ordinary way.
+    started, jobs start the ordinary way. It must be called in the main thread: the kernel tells the
+    server when the thread that started it ends.
     """
     if os.environ.get(SERVER) == OFF or not is_possible():
         return
     for folder in _private_folders():
         path = os.path.join(folder, "jobs")
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            try:
-                listener.bind(path)
-            except OSError:  # a path of more than 107 bytes
-                shutil.rmtree(folder, ignore_errors=True)
-                continue
-            listener.listen(1024)
             line = [sys.executable, "-m", "flops_fit.jobs.server", folder]
             line += [str(listener.fileno()), str(os.getpid())]
-            server = subprocess.Popen(
-                line,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[listener.fileno()],
-            )
+            try:
+                listener.bind(path)  # at most 107 bytes
+                listener.listen(1024)
+                server = subprocess.Popen(
+                    line,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[listener.fileno()],
+                )
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
         os.environ[SERVER] = path
         atexit.register(_end, server, folder)
         return
@@ -82,7 +83,7 @@ def is_possible() -> bool:
         return False
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except OSError:  # Linux before 5.3
+    except (AttributeError, OSError):  # Linux before 5.3, or a Python that was built on one
         return False
     return True
 

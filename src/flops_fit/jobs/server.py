@@ -140,8 +140,9 @@ class Server:
                 os.read(awake, 1024)
             self._reap()
             if self.accepting in ready and not self.ending:
-                connection, _ = self.accepting.accept()
-                self._answer(connection)
+                with contextlib.suppress(OSError):  # who asked is gone
+                    connection, _ = self.accepting.accept()
+                    self._answer(connection)
             if self.ending:
                 self.accepting.close()  # whoever asks now is refused by the kernel
 
@@ -176,24 +177,15 @@ class Server:
         return obstacle()
 
     def _fork(self, line: list[str], connection: socket.socket, descriptors: list[int]) -> None:
-        server, before = (
-            os.getpid(),
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()),
-        )
-        pid = os.fork()
-        if not pid:
-            try:
-                front = peer(connection)[0]
-                for other in (self.accepting, connection, *self.jobs.values()):
-                    other.close()
-                reset_signals()
-                with contextlib.suppress(OSError):  # it has gone; the pipe says so, too
-                    os.setpgid(0, os.getpgid(front))
-                be_job(line, descriptors, server, before)
-            finally:
-                os._exit(1)
-        self.jobs[pid] = connection
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        server = os.getpid()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if not pid:
+                self._become_job(line, connection, descriptors, server, before)
+            self.jobs[pid] = connection
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         handle = os.pidfd_open(pid)
         try:
             socket.send_fds(connection, [json.dumps({"started": pid}).encode()], [handle])
@@ -201,6 +193,25 @@ class Server:
             pass
         finally:
             os.close(handle)
+
+    def _become_job(
+        self,
+        line: list[str],
+        connection: socket.socket,
+        descriptors: list[int],
+        server: int,
+        mask: set[Any],
+    ) -> NoReturn:
+        try:
+            front = peer(connection)[0]
+            for other in (self.accepting, connection, *self.jobs.values()):
+                other.close()
+            reset_signals()
+            with contextlib.suppress(OSError):  # the front is gone, and the pipe says so, too
+                os.setpgid(0, os.getpgid(front))
+            be_job(line, descriptors, server, mask)
+        finally:
+            os._exit(1)
 
     def _reap(self) -> None:
         while self.jobs:

@@ -38,4 +38,4 @@ class Start:
         """Whether it may start as a fork: one thread on the CPU, without processes beside it."""
         asked = self.spec.resources
         beside = asked.loader_workers or asked.compile or asked.log_with
-        return self.one_on_cpu and self.threads == 1 and not beside
+        return asked.server and self.one_on_cpu and self.threads == 1 and not beside
