@@ -3,11 +3,10 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.collections import PathCollection
@@ -16,9 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from flops_fit.files import write_atomic
-from flops_fit.fit.tables import without_formulas
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots.hover import give_ids, with_titles
+
+if TYPE_CHECKING:  # slow to import, and the figure of a plan has no table
+    import pandas as pd
 
 INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
 BAND = "#9aa3b2"
@@ -84,9 +85,9 @@ class BudgetColours:
     def __call__(self, flops: float) -> RGBA: ...
 
     @overload
-    def __call__(self, flops: pd.Series) -> np.ndarray: ...
+    def __call__(self, flops: "pd.Series") -> np.ndarray: ...
 
-    def __call__(self, flops: float | pd.Series) -> RGBA | np.ndarray:
+    def __call__(self, flops: "float | pd.Series") -> RGBA | np.ndarray:
         """RGBA of one budget, or of many with shape (n, 4)."""
         return SEQUENCE(self.norm(flops))
 
@@ -215,7 +216,7 @@ def _rasterize_dense(figure: Figure) -> None:
 
 def save(
     figure: Figure,
-    numbers: pd.DataFrame,
+    numbers: "pd.DataFrame",
     folder: str | Path,
     name: str,
     dpi: int,
@@ -226,6 +227,8 @@ def save(
     ``formats`` are keys of `FORMATS`; ``dpi`` is the resolution of a PNG file. The same input always
     gives the same bytes.
     """
+    from flops_fit.fit.tables import without_formulas
+
     _rasterize_dense(figure)
     titles = give_ids(figure)
     for kind in formats:
