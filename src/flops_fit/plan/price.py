@@ -21,7 +21,7 @@ from flops_fit.sweep import Experiment
 # What every refusal that concerns cost ends with.
 PLAN_HINT = "`snakemake plan --cores 1` shows what each run costs"
 
-START_UP = 6.0  # seconds of a job before its first step: two interpreters that import torch
+START_UP = 6.0  # seconds of a job before its first step, at most: two imports of torch
 PEAK_SHARE = 0.3  # of a GPU's peak that training usually reaches; small models reach less
 DEVICES = {"cpu": "CPU thread", "gpu": "GPU"}  # kind of device -> what one is called
 CAUTIOUS_RATES = {"cpu": (1e10, 0.006), "gpu": (5e12, 0.03)}  # FLOP/s, and seconds a step
