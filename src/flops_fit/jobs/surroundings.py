@@ -29,7 +29,7 @@ def surroundings(environment: Mapping[str, str]) -> dict[str, Any]:
     status = dict(line.split(":\t", 1) for line in lines if line.startswith(STATUS + PRIVILEGES))
     spaces = Path("/proc/self/ns")
     return {
-        "the Python": [sys.executable, sys.version, list(sys.flags)],
+        "the Python": [sys.executable, sys.version],  # its flags follow from the environment
         "flops-fit": _sources(),
         "the packages": [
             os.stat(sysconfig.get_path(p)).st_mtime_ns for p in ("purelib", "platlib")
