@@ -1,6 +1,6 @@
 """The same path for notebooks and scripts: `find_optimal` plans, trains, fits and answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,10 @@ from flops_fit.data import as_data
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.plan import Plan
 from flops_fit.files import canonical_hash, write_json
+from flops_fit.jobs.function import train_by_function
 from flops_fit.optimizer import adamw
 from flops_fit.plan.local import LocalSweep
+from flops_fit.plan.script_costs import stated_costs
 from flops_fit.sweep import SIX_ND, SweepPlan
 from flops_fit.trainer import TrainingRunner
 from flops_fit.training.local import Call, is_main_process
@@ -26,13 +28,14 @@ if TYPE_CHECKING:
     from flops_fit.fit.answer import Answer
     from flops_fit.fit.result import Fit
     from flops_fit.fit.runs import RunTable
+    from flops_fit.run import Run
 
 COMPUTE_BUDGETS = (1e11, 3e11, 1e12, 3e12)  # minutes on a laptop; choose yours
 
 
 def find_optimal(
-    model_cls: Callable[..., nn.Module],
-    model_size_param: str,
+    model_cls: Callable[..., nn.Module] | None = None,
+    model_size_param: str | None = None,
     model_kwargs: dict | None = None,
     dataset: Any = None,
     loss_fn: Callable | None = None,
@@ -47,9 +50,16 @@ def find_optimal(
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     fit_options: dict | None = None,
+    train_fn: Callable[["Run"], Any] | None = None,
+    counts: Callable[[Any], Mapping] | Mapping[Any, Mapping] | None = None,
+    tokens_per_item: int = 1,
+    retries: int = 0,
     **train_options: Any,
 ) -> "Result | SweepPlan":
-    """Find the compute-optimal N and D for your model, data and loss.
+    """Find the compute-optimal N and D for your model, data and loss, or for your training function.
+
+    With ``train_fn`` the last four arguments count, and model, data and loss are the function's
+    business: see "From Python" in docs/own_script.md.
 
     Args:
         model_cls: called as ``model_cls(**{model_size_param: size}, **model_kwargs)``.
@@ -72,6 +82,14 @@ def find_optimal(
         batch_size: global batch in items.
         learning_rate: peak rate of every experiment.
         fit_options: arguments of `flops_fit.fit.fit_runs`.
+        train_fn: trains one experiment as ``train_fn(run)``, with the `flops_fit.run.Run` that
+            `current_experiment` gives to a script, and ends in ``run.finish(loss=..., tokens=...)``.
+            Only experiments whose function has another content are trained again.
+        counts: what a size holds and costs, for ``train_fn``: a function of the size, or a mapping by
+            size, that gives ``{"params": N, "flops_per_token": ...}``. Without it N is that of
+            ``model_cls``.
+        tokens_per_item: tokens that an item of the batch of ``train_fn`` brings.
+        retries: how often a run of ``train_fn`` that fails is tried again.
         train_options: further fields of `flops_fit.experiment.options.TrainOptions`, and ``optimizer``.
 
     Returns:
@@ -82,7 +100,10 @@ def find_optimal(
         FlopsFitError: for input that breaks a contract, before anything trains.
     """
     check_resume(resume)
+    _check_arguments(model_cls, model_size_param, dataset, loss_fn, train_fn, counts, train_options)
     data = None if dataset is None else as_data(dataset)
+    if sizes is None and isinstance(counts, Mapping):
+        sizes = sorted(counts)
     sweep = LocalSweep(
         model_cls,
         model_size_param,
@@ -95,10 +116,18 @@ def find_optimal(
         seeds,
         batch_size,
         learning_rate,
+        None if counts is None else stated_costs(counts, "counts", tokens_per_item),
+        tokens_per_item,
     )
     sweep.check()
+    if train and train_fn is not None:
+        plan = sweep.plan()
+        records = train_by_function(plan, train_fn, output_dir, tokens_per_item, resume, retries)
+        return Result.of(plan, records, convention, Path(output_dir), fit_options or {})
     if not train or data is None or loss_fn is None:
         return sweep.plan()
+    assert model_cls is not None
+    assert model_size_param is not None
     optimizer = train_options.get("optimizer", adamw)
     call = Call(model_cls, model_size_param, model_kwargs, data, loss_fn, optimizer)
     identity = LocalIdentity.of(call, Path(output_dir))  # before planning runs the model
@@ -109,6 +138,41 @@ def find_optimal(
         plan, model_cls, model_size_param, model_kwargs, data, loss_fn, resume, identity, **options
     )
     return Result.of(plan, records, convention, Path(output_dir), fit_options or {})
+
+
+def _check_arguments(
+    model_cls: Any,
+    model_size_param: str | None,
+    dataset: Any,
+    loss_fn: Any,
+    train_fn: Any,
+    counts: Any,
+    train_options: Mapping[str, Any],
+) -> None:
+    """Refuse arguments of `find_optimal` that do not go together (raises `FlopsFitError`)."""
+    model = model_cls is not None
+    if model and model_size_param is None:
+        raise FlopsFitError(
+            "model_size_param: missing; allowed: the name of an argument of model_cls"
+        )
+    if train_fn is None:
+        if not model:
+            raise FlopsFitError("model_cls: missing; allowed: a model, or train_fn with counts")
+        if counts is not None:
+            raise FlopsFitError("counts: the model itself is counted; allowed: with train_fn alone")
+        return
+    if not callable(train_fn):
+        raise FlopsFitError(f"train_fn: {train_fn!r:.60}; allowed: a function, called with a run")
+    if model == (counts is not None):
+        raise FlopsFitError(
+            "counts: what a size holds and costs must be known once; allowed: exactly one of counts "
+            "and model_cls"
+        )
+    decided = {"dataset": dataset, "loss_fn": loss_fn, **train_options}
+    for name in [name for name, value in decided.items() if value is not None]:
+        raise FlopsFitError(
+            f"{name}: cannot be combined with train_fn, because the function decides it"
+        )
 
 
 class Result:

@@ -27,7 +27,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,10 +61,10 @@ def current_experiment(**values: Any) -> "Run":
         allowed = ", ".join((*VALUES, "folder", "arguments"))
         raise TypeError(f"current_experiment: {', '.join(sorted(unknown))}; allowed: {allowed}")
     values = {name: value for name, value in values.items() if value is not None}
-    path = os.environ.get("FLOPS_FIT_SPEC")
-    if not path:
-        return Run(_alone(values), None)
     if _current is None:
+        path = os.environ.get("FLOPS_FIT_SPEC")
+        if not path:
+            return Run(_alone(values), None)
         spec = json.loads(Path(path).read_text(encoding="utf-8"))
         if spec["format"] > FORMAT:
             raise ValueError(
@@ -75,6 +75,29 @@ def current_experiment(**values: Any) -> "Run":
         sys.excepthook = _current._leave_error
     _current._compare(values)
     return _current
+
+
+@contextlib.contextmanager
+def as_current(spec: dict, result: str) -> Iterator["Run"]:
+    """Within the block `current_experiment` is the run of ``spec``, which a function here trains.
+
+    ``result`` is the path of its result file, which an exception also leaves. The handlers of
+    signals are then restored.
+    """
+    global _current
+    earlier, before = _current, {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    _current = run = Run(spec, result)
+    try:
+        yield run
+    except Exception as error:
+        caller = error.__traceback__.tb_next if error.__traceback__ else None
+        run._note_error(type(error), error, caller and caller.tb_next)
+        raise
+    finally:
+        _current = earlier
+        with contextlib.suppress(ValueError):  # outside of Python's main thread
+            for number, handler in before.items() if run._listening else ():
+                signal.signal(number, handler)
 
 
 def _alone(given: dict) -> dict:
@@ -333,11 +356,15 @@ class Run:
 
     def _leave_error(self, kind, error, traceback) -> None:
         """Leave the reason why the script failed, then let Python print its traceback."""
+        self._note_error(kind, error, traceback)
+        self._hook(kind, error, traceback)
+
+    def _note_error(self, kind, error, traceback) -> None:
+        """Leave the reason why the script failed."""
         if issubclass(kind, Exception):
             reason = f"{kind.__name__}: {error}"[:1000]
             with contextlib.suppress(OSError):  # the disk may be what failed
                 self._leave({"status": ERROR, "reason": f"{reason} ({_place(traceback)})"})
-        self._hook(kind, error, traceback)
 
 
 def _distributed() -> Any:

@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.utils._pytree import tree_map_only
-from tqdm import tqdm
 
 from flops_fit.data import Data, as_data, bytes_per_token, first_item
 from flops_fit.errors import FlopsFitError
@@ -46,8 +45,8 @@ from flops_fit.training.checks import (
 )
 from flops_fit.training.curve import Curve
 from flops_fit.training.evaluation import evaluate
-from flops_fit.training.local import Call, ResultsFile, is_main_process, options_for, say
-from flops_fit.training.local_identity import TRUST, LocalIdentity, check_resume, reusable_records
+from flops_fit.training.local import Call, ResultsFile, is_main_process, options_for
+from flops_fit.training.local_identity import TRUST, LocalIdentity, check_resume, train_missing
 from flops_fit.training.outcome import status_of
 from flops_fit.training.record import Record
 from flops_fit.training.setup import new_accelerator, progress_bar, run_line, seed_everything
@@ -383,17 +382,12 @@ class TrainingRunner:
         planned = [(e, options_for(e, **train_options)) for e in plan.experiments]
         for pair in planned[:1]:
             call.check_parts(*pair)
-        reused = reusable_records(planned, results.records, identity, resume)
-        left = [pair for pair in planned if pair[0].experiment_id not in reused]
-        trained = {}
-        try:
-            for experiment, options in tqdm(left, "sweep", disable=not is_main_process()):
-                record = self._record(experiment, call, options, identity, resume == TRUST)
-                results.add(record)
-                trained[experiment.experiment_id] = record
-                if is_main_process():
-                    shutil.rmtree(self._checkpoints(experiment), ignore_errors=True)
-        finally:
-            identity.settle()
-        say(f"runs: {len(reused)} reused from {results.path}, {len(trained)} trained")
-        return [(reused | trained)[e.experiment_id] for e in plan.experiments]
+
+        def train_one(experiment: Experiment, options: TrainOptions) -> dict:
+            record = self._record(experiment, call, options, identity, resume == TRUST)
+            results.add(record)
+            if is_main_process():
+                shutil.rmtree(self._checkpoints(experiment), ignore_errors=True)
+            return record
+
+        return train_missing(planned, results, identity, resume, train_one)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ EXAMPLES = {
         512,
         (12 * 8**2 + 128 * 8, 12 * 16**2 + 128 * 16),
     ),
+    "Hugging Face": Example(
+        "hf_trainer.py",
+        by_script("hf_trainer.py", "--text", str(TEXT), tokens_per_item=64),
+        1.5e10,
+        512,
+        (6184, 16464),
+    ),
     "its own resume": Example(
         "own_resume.py",
         by_script("own_resume.py", *RESUME, tokens_per_item=64),
@@ -82,9 +90,18 @@ EXAMPLES = {
         (1024 + 193 * 8, 1024 + 193 * 16),
     ),
 }
+NEEDS = {
+    "Hugging Face": pytest.mark.skipif(
+        find_spec("transformers") is None, reason="transformers is not installed (the extra hf)"
+    )
+}
 WAYS = ("SIGTERM to the job", "SIGTERM to all", "SIGUSR1", "job killed", "script killed")
 CELLS = [(name, processes, way) for name in EXAMPLES for processes in (1, 2) for way in WAYS]
-CELLS = [cell for cell in CELLS if cell[:2] != ("numpy by command", 2)]
+CELLS = [
+    pytest.param(*cell, marks=NEEDS.get(cell[0], []))
+    for cell in CELLS
+    if cell[:2] != ("numpy by command", 2)
+]
 
 
 class Sweep:

@@ -33,8 +33,10 @@ from flops_fit.jobs.script_files import (
     SPEC,
     ScriptOutcome,
     ScriptSpec,
+    counts_of,
+    is_committed,
     outcome_of,
-    read_result,
+    record_fields,
 )
 from flops_fit.jobs.start import Start
 from flops_fit.plugins.data_files import FileHashes
@@ -42,7 +44,6 @@ from flops_fit.run import FINAL, STOPPED
 from flops_fit.store.locks import LOCK
 from flops_fit.store.records import FAILURE, finish_run, note_failure
 from flops_fit.store.stopping import RETRY_STATUS, outlive
-from flops_fit.sweep import ModelCount
 from flops_fit.training.record import Record
 
 SPEC_FILE, RESULT_FILE = "script_spec.json", "script_result.json"
@@ -66,14 +67,7 @@ class ScriptRun:
         not fit the plan: it stays, since the counts of the plan may be what is wrong.
         """
         path, script_spec = self._path(RESULT_FILE), self.script_spec()
-        if not path.exists():
-            return False
-        try:
-            final = read_result(path, script_spec)["status"] in FINAL
-        except FlopsFitError:
-            final = False
-        if not final:
-            path.unlink()
+        if not is_committed(path, script_spec):
             return False
         outcome = outcome_of(path, script_spec, counts_of(self.spec.count), exit_status=0)
         if outcome.status == Status.FAILED:
@@ -233,12 +227,6 @@ def command_line(spec: Spec, script_spec: ScriptSpec, folder: Path) -> list[str]
     return [*line, "--no_python", *holder, sys.executable, *program]
 
 
-def counts_of(count: ModelCount) -> dict[str, int]:
-    """The numbers of parameters in ``count`` that a script may report."""
-    names = ("params", "params_nonembedding", "params_total", "num_params")
-    return {name: getattr(count, name) for name in names if getattr(count, name)}
-
-
 def record_of(start: Start, outcome: ScriptOutcome, notes: list[str]) -> dict[str, Any]:
     """The record of the run of ``start`` that ended with ``outcome``, not yet sealed.
 
@@ -246,34 +234,11 @@ def record_of(start: Start, outcome: ScriptOutcome, notes: list[str]) -> dict[st
     """
     from flops_fit import __version__
 
-    spec, recipe = start.spec, start.spec.recipe
-    seen = outcome.tokens or recipe.tokens  # a diverged run may not know
-    trained = {
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "final_loss": outcome.loss,
-        "final_loss_se": outcome.loss_se,
-        "loss_curve": outcome.curve,
-        "tokens_seen": seen,
-        "input_positions": None,
-        "num_params": spec.count.num_params,
-        "epochs": None,
-        "steps_done": round(recipe.steps * seen / recipe.tokens),
-        "processes": outcome.world_size or start.processes,
-        "device": "gpu" if start.gpus else "cpu",
-        "wall_seconds": outcome.seconds,
-        "tokens_per_second": seen / outcome.seconds if outcome.seconds else None,
-        "trained_by": "script",
-        "verified": list(outcome.verified),
-        "notes": notes,
-        "metrics": outcome.metrics,
-        "reported_params": outcome.params,
-    }
-    without = [key for key in ("metrics", "reported_params") if not trained[key]]
-    trained = {key: value for key, value in trained.items() if key not in without}
+    spec, script_spec = start.spec, ScriptRun(start).script_spec()
+    trained = record_fields(replace(outcome, notes=tuple(notes)), spec.count, script_spec, "script")
     count, per_item = spec.count, spec.tokens_per_item
     versions = {"flops_fit": __version__, **outcome.versions}
-    identity = recipe.to_dict()
+    identity = spec.recipe.to_dict()
     record = Record(spec.experiment_id, spec.hash, identity, count, per_item, trained, versions)
     return record.to_dict()
 

@@ -13,7 +13,8 @@ from typing import Any
 from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import FORMAT, check_format, read_json, write_json
-from flops_fit.run import ERROR, STOPPED, TRIAL_STEPS
+from flops_fit.run import ERROR, FINAL, STOPPED, TRIAL_STEPS
+from flops_fit.sweep import ModelCount
 
 SPEC, RESULT, TRY = "FLOPS_FIT_SPEC", "FLOPS_FIT_RESULT", "FLOPS_FIT_TRY"  # the script's variables
 FOLDER = "script"  # of a script's checkpoints and progress, in the folder of its run
@@ -181,6 +182,22 @@ def read_result(path: str | Path, spec: ScriptSpec, trial: bool = False) -> dict
     return result
 
 
+def is_committed(path: Path, spec: ScriptSpec) -> bool:
+    """Whether the run of ``spec`` left a final result at ``path``, which then counts.
+
+    One that was stopped, failed or is broken is removed.
+    """
+    if not path.exists():
+        return False
+    try:
+        final = read_result(path, spec)["status"] in FINAL
+    except FlopsFitError:
+        final = False
+    if not final:
+        path.unlink()
+    return final
+
+
 def _check_completed(result: dict, path: str | Path) -> None:
     loss, tokens = result["loss"], result["tokens"]
     if not math.isfinite(loss) or loss <= 0:
@@ -272,3 +289,42 @@ def _check_params(params: int, counts: Mapping[str, int]) -> None:
             "within 1%, so the script builds a model of another size than it is asked for, or counts "
             "is wrong (once it is corrected, a finished run is not trained again)"
         )
+
+
+def record_fields(
+    outcome: ScriptOutcome, count: ModelCount, spec: ScriptSpec, trained_by: str
+) -> dict[str, Any]:
+    """What the record of the run of ``spec`` says of its ``outcome``.
+
+    ``count`` is that of the plan for its size; ``trained_by`` says what trained it.
+    """
+    seen = outcome.tokens or spec.tokens  # a diverged run may not know
+    fields = {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "final_loss": outcome.loss,
+        "final_loss_se": outcome.loss_se,
+        "loss_curve": outcome.curve,
+        "tokens_seen": seen,
+        "input_positions": None,
+        "num_params": count.num_params,
+        "epochs": None,
+        "steps_done": round(spec.steps * seen / spec.tokens),
+        "processes": outcome.world_size or spec.processes,
+        "device": "gpu" if spec.gpus else "cpu",
+        "wall_seconds": outcome.seconds,
+        "tokens_per_second": seen / outcome.seconds if outcome.seconds else None,
+        "trained_by": trained_by,
+        "verified": list(outcome.verified),
+        "notes": list(outcome.notes),
+        "metrics": outcome.metrics,
+        "reported_params": outcome.params,
+    }
+    without = [key for key in ("metrics", "reported_params") if not fields[key]]
+    return {key: value for key, value in fields.items() if key not in without}
+
+
+def counts_of(count: ModelCount) -> dict[str, int]:
+    """The numbers of parameters in ``count`` that a script may report."""
+    names = ("params", "params_nonembedding", "params_total", "num_params")
+    return {name: getattr(count, name) for name in names if getattr(count, name)}

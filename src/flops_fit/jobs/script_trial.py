@@ -14,11 +14,10 @@ from flops_fit.jobs.script import (
     RESULT_FILE,
     SPEC_FILE,
     command_line,
-    counts_of,
     script_spec_of,
     script_variables,
 )
-from flops_fit.jobs.script_files import FOLDER, TRY, outcome_of
+from flops_fit.jobs.script_files import FOLDER, TRY, counts_of, outcome_of
 from flops_fit.run import FINAL
 
 LAST_LINES = 20  # of what the script prints, for an error

@@ -13,6 +13,7 @@ from flops_fit.model_factory import create_model, create_on_meta, num_params
 from flops_fit.plan.beyond import count_beyond
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.items import measure_items, stated_items
+from flops_fit.plan.script_costs import ScriptCosts
 from flops_fit.plan.window import window_sizes
 from flops_fit.sweep import (
     COUNTED,
@@ -35,11 +36,13 @@ class LocalSweep:
     ``model_cls``, called with ``size_param`` and ``kwargs``, makes a model; ``data`` and ``loss_fn``
     train it (None: only plan). ``budgets`` in FLOPs mean what ``convention`` says, each with the
     ``sizes`` (None: a window) and ``seeds``. ``batch_size`` is in items, ``learning_rate`` the peak.
+    ``stated`` are the costs of a function that trains in the place of our trainer, where the user
+    states them; an item then brings ``tokens_per_item`` tokens.
     ``known`` are the counts of the sizes that were looked at so far.
     """
 
-    model_cls: Callable[..., nn.Module]
-    size_param: str
+    model_cls: Callable[..., nn.Module] | None
+    size_param: str | None
     kwargs: dict[str, Any]
     data: Data | None
     loss_fn: Callable[..., Any] | None
@@ -49,6 +52,8 @@ class LocalSweep:
     seeds: Sequence[int]
     batch_size: int
     learning_rate: float
+    stated: ScriptCosts | None = None
+    tokens_per_item: int = 1
     known: dict[Any, ModelCount] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -61,15 +66,21 @@ class LocalSweep:
             raise FlopsFitError(
                 f"convention: {self.convention!r} given; allowed: {SIX_ND}, {COUNTED}"
             )
-        counts = self.data is not None and self.loss_fn is not None
+        counts = self.stated or (self.data is not None and self.loss_fn is not None)
         if self.convention == COUNTED and not counts:
-            raise FlopsFitError("convention: 'counted' needs a dataset and a loss to count with")
+            raise FlopsFitError(
+                "convention: 'counted' needs a dataset and a loss to count with (counts, with train_fn)"
+            )
 
     @cached_property
-    def costs(self) -> Costs | None:
+    def costs(self) -> Costs | ScriptCosts | None:
         """Costs on the items of the data; a stream that reads once is left to the training."""
+        if self.stated is not None:
+            return self.stated
         if self.data is None or self.loss_fn is None:
             return None
+        assert self.model_cls is not None
+        assert self.size_param is not None
         example = first_item(self.data)
         if self.data.read_once:
             items = stated_items({}, example, self.loss_fn)
@@ -81,8 +92,8 @@ class LocalSweep:
 
     def plan(self) -> SweepPlan:
         """The grid of the sweep."""
-        tokens_per_item = 1 if self.costs is None else self.costs.items.tokens
-        batch_tokens = self.batch_size * tokens_per_item
+        per_item = self.tokens_per_item if self.costs is None else self.costs.items.tokens
+        batch_tokens = self.batch_size * per_item
         if self.sizes is None:
             grid = self._default_grid(batch_tokens)
         else:
@@ -90,7 +101,7 @@ class LocalSweep:
         plan = plan_sweep(
             grid,
             self.count(sorted({size for values in grid.values() for size in values})),
-            tokens_per_item,
+            per_item,
             seeds=self.seeds,
             convention=self.convention,
             batch_tokens=lambda **_: batch_tokens,
@@ -112,7 +123,7 @@ class LocalSweep:
         if new and self.costs is not None:
             self.known.update(self.costs.of(new))
         else:
-            self.known.update({size: self._count_params(size) for size in new})
+            self.known.update({size: self._count_one(size) for size in new})
         return self.known
 
     def _default_grid(self, batch_tokens: float) -> dict[float, list]:
@@ -133,14 +144,18 @@ class LocalSweep:
         for multiple in MULTIPLES:
             try:
                 for factor in (1, 2, 3, 5, 7):
-                    self._count_params(factor * multiple)
+                    self._count_one(factor * multiple)
                 return multiple
             except FlopsFitError as error:
                 problem = error
         raise problem
 
-    def _count_params(self, size: Any) -> ModelCount:
-        """N alone, where there is no data to count FLOPs with."""
+    def _count_one(self, size: Any) -> ModelCount:
+        """The count that the user states; else N alone, where there is no data to count FLOPs with."""
+        if self.stated is not None:
+            return self.stated.of([size])[size]
+        assert self.model_cls is not None
+        assert self.size_param is not None
         try:
             model = create_on_meta(self.model_cls, self.size_param, size, self.kwargs)
         except FlopsFitError:

@@ -40,6 +40,10 @@ class ScriptCosts:
             self._known |= self.count(new)
         return {size: self._known[size] for size in sizes}
 
+    def warnings(self) -> list[str]:
+        """Nothing: what was assumed to get a count is said with it."""
+        return []
+
     def in_batch(self, size: Any, batch_items: int) -> ModelCount:
         """The count of ``size``, which is the same for all ``batch_items``."""
         return self.of([size])[size]
@@ -53,8 +57,32 @@ def script_costs(config: Mapping[str, Any], of_size: Arguments) -> ScriptCosts:
     """
     per_item = config["trainer"]["tokens_per_item"]
     counts = config.get("counts")
-    by = _stated(counts) if counts else _counted(config["model"], of_size, per_item)
-    return ScriptCosts(by, Items(tokens=per_item, positions=per_item))
+    if not counts:
+        return _costs(_counted(config["model"], of_size, per_item), per_item)
+    reference = counts.get("function")
+    if reference is None:
+        return stated_costs(counts["table"], "counts.table", per_item)
+    function = resolve(reference)
+    check_arguments(function, reference, {}, "counts.function", positional=1)
+    return stated_costs(function, reference, per_item)
+
+
+def stated_costs(
+    counts: Callable[[Any], Any] | Mapping[Any, Any], name: str, tokens_per_item: int
+) -> ScriptCosts:
+    """What sizes cost, as the user's ``counts`` state it: a function of the size, or a table by size.
+
+    ``name`` names ``counts`` in errors; an item of the batch brings ``tokens_per_item`` tokens.
+    """
+
+    def stated(size: Any) -> Any:
+        return _called(counts, name, size) if callable(counts) else _row(name, counts, size)
+
+    return _costs(lambda sizes: {s: _count_of(s, stated(s)) for s in sizes}, tokens_per_item)
+
+
+def _costs(count: Callable[[Sequence], Mapping[Any, ModelCount]], per_item: int) -> ScriptCosts:
+    return ScriptCosts(count, Items(tokens=per_item, positions=per_item))
 
 
 def size_arguments(model: Mapping[str, Any]) -> Arguments:
@@ -94,16 +122,6 @@ def _row(key: str, table: Mapping[Any, Any], size: Any) -> Any:
 
 def _called(function: Callable[..., Any], reference: str, size: Any) -> Any:
     return call(lambda: function(size), reference, {})
-
-
-def _stated(counts: Mapping[str, Any]) -> Callable[[Sequence], dict[Any, ModelCount]]:
-    reference = counts.get("function")
-    if reference is None:
-        table = counts["table"]
-        return lambda sizes: {s: _count_of(s, _row("counts.table", table, s)) for s in sizes}
-    function = resolve(reference)
-    check_arguments(function, reference, {}, "counts.function", positional=1)
-    return lambda sizes: {s: _count_of(s, _called(function, reference, s)) for s in sizes}
 
 
 def _count_of(size: Any, stated: Any) -> ModelCount:

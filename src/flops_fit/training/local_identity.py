@@ -4,21 +4,23 @@ import copy
 import os
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch.utils.data import IterableDataset
+from tqdm import tqdm
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.options import TRAINER_VERSION, TrainOptions
+from flops_fit.experiment.options import TRAINER_VERSION
 from flops_fit.files import canonical_hash
 from flops_fit.plugins.content import PYTHON, Contents
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.randomness import fixed_seeds
 from flops_fit.sweep import Experiment
-from flops_fit.training.local import Call, is_main_process, say
+from flops_fit.training.local import Call, ResultsFile, is_main_process, say
 
 PROBED_ITEMS = 32  # items of each part of the data, spread evenly; of a stream, the first ones
 COPIED_BYTES = 2**28  # a stream with a larger state is not copied, and its items are not read
@@ -36,10 +38,21 @@ PARTS = {
     "collate": "collate function",
     "loss": "loss_fn",
     "optimizer": "optimizer",
+    "train_fn": "train_fn",
 }
 # Digest of an object when a call ended -> its digest when the call began. A call itself changes
 # objects: reading fills caches and advances generators. Only this process sees them in that state.
 _settled: dict[str, str] = {}
+
+
+class Options(Protocol):
+    """The options of one experiment."""
+
+    def deciding(self) -> dict[str, Any]:
+        """Those that decide the result, by name."""
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 @dataclass(frozen=True)
@@ -47,12 +60,14 @@ class LocalIdentity:
     """The objects of one call and their hashes.
 
     ``objects`` holds the objects by the names of `PARTS`, ``content`` their digests, and
-    ``readable`` a description for people. ``refused`` holds one clause for each part that cannot be
-    hashed. Hashing took ``seconds``, and ``hashes`` caches the hashes of files.
+    ``readable`` a description for people. ``fixed`` are further settings that decide every result.
+    ``refused`` holds one clause for each part that cannot be hashed. Hashing took ``seconds``, and
+    ``hashes`` caches the hashes of files.
     """
 
     objects: dict[str, Any]
     readable: dict
+    fixed: dict[str, Any]
     content: dict[str, str]
     refused: list[str]
     seconds: float
@@ -61,7 +76,7 @@ class LocalIdentity:
     @classmethod
     def of(cls, call: Call, folder: Path) -> "LocalIdentity":
         """Hash the objects of ``call``; the hashes of files are cached in ``folder``."""
-        started, kwargs = time.monotonic(), call.model_kwargs or {}
+        kwargs = call.model_kwargs or {}
         objects = {
             "model": call.model_cls,
             "model_kwargs": kwargs,
@@ -81,6 +96,24 @@ class LocalIdentity:
             "loss": {"reference": reference(call.loss_fn), "text": as_text(call.loss_fn)},
             "optimizer": {"reference": reference(call.optimizer), "text": as_text(call.optimizer)},
         }
+        fixed = {"size_param": call.size_param, "trainer_version": TRAINER_VERSION}
+        return cls._hashed(objects, readable, fixed, folder)
+
+    @classmethod
+    def of_function(
+        cls, train_fn: Callable[..., Any], readable: dict, folder: Path
+    ) -> "LocalIdentity":
+        """Hash ``train_fn``, the function that trains every experiment.
+
+        ``readable`` describes it for people; the hashes of files are cached in ``folder``.
+        """
+        return cls._hashed({"train_fn": train_fn}, readable, {}, folder)
+
+    @classmethod
+    def _hashed(
+        cls, objects: dict[str, Any], readable: dict, fixed: dict[str, Any], folder: Path
+    ) -> "LocalIdentity":
+        started = time.monotonic()
         contents = Contents(FileHashes(folder / "hashes.json"), say)
         content: dict[str, str] = {}
         refused: list[str] = []
@@ -88,13 +121,14 @@ class LocalIdentity:
             content[part], problems = contents.digest(value, PARTS[part])
             content[part] = _settled.get(content[part], content[part])
             refused += problems
-        for part in ("train", "heldout"):
+        for part in [part for part in ("train", "heldout") if part in objects]:
             content[f"{part}_items"], problems = _items_digest(contents, objects[part], PARTS[part])
             refused += problems
         if is_main_process():
             contents.hashes.save()
-        content, refused = _of_the_main_process([content, sorted(set(refused))])
-        return cls(objects, readable, content, refused, time.monotonic() - started, contents.hashes)
+        content, refused = of_the_main_process([content, sorted(set(refused))])
+        seconds = time.monotonic() - started
+        return cls(objects, readable, fixed, content, refused, seconds, contents.hashes)
 
     def settle(self) -> None:
         """Remember the state of the objects after training, so that it does not count as a change."""
@@ -106,15 +140,11 @@ class LocalIdentity:
             if after != self.content[part]:
                 _settled[after] = self.content[part]
 
-    def settings(self, options: TrainOptions) -> dict:
+    def settings(self, options: Options) -> dict:
         """Return what decides a result besides the content of the objects, with ``options``."""
-        return {
-            "size_param": self.readable["model"]["size_param"],
-            "trainer_version": TRAINER_VERSION,
-            **options.deciding(),
-        }
+        return {**self.fixed, **options.deciding()}
 
-    def hash(self, size: Any, options: TrainOptions) -> str:
+    def hash(self, size: Any, options: Options) -> str:
         """Return the hash of the experiment with this ``size`` and these ``options``."""
         digest, _ = Contents(self.hashes, say).digest(size, "size")
         return canonical_hash({**self.settings(options), "size": digest, "content": self.content})
@@ -123,18 +153,19 @@ class LocalIdentity:
         """Return ``digest``, made unique where a part of the objects cannot be hashed."""
         return f"{digest}-{uuid.uuid4().hex}" if self.refused else digest
 
-    def record(self, options: TrainOptions) -> dict:
+    def record(self, options: Options) -> dict:
         """Return the part of a record that describes the objects and ``options``, with digests."""
+        settings = self.settings(options)
+        settings.pop("size_param", None)  # part of the model
         return {
             **self.readable,
             "content": self.content,
             "not_hashed": self.refused,
             "python": PYTHON,
-            "trainer_version": TRAINER_VERSION,
-            **options.deciding(),
+            **settings,
         }
 
-    def difference(self, stored: dict, size: Any, options: TrainOptions, trust: bool) -> str:
+    def difference(self, stored: dict, size: Any, options: Options, trust: bool) -> str:
         """Return in which way the ``stored`` record was trained differently, or an empty text.
 
         The text follows "trained with". The record is compared with the experiment of ``size`` and
@@ -146,17 +177,17 @@ class LocalIdentity:
         then = identity.get("content")
         if not isinstance(then, dict):
             return "an older version of flops-fit, which recorded less"
-        before = {**identity, "size_param": identity["model"]["size_param"]}
+        before = {**identity, **identity.get("model", {})}
         settings = self.settings(options)
         if canonical_hash(settings) != canonical_hash(
             {name: before.get(name) for name in settings}
         ):
             return "other settings"
-        differing = {part for part in PARTS if then.get(part) != self.content[part]}
+        differing = {part for part in PARTS if then.get(part) != self.content.get(part)}
         compiled = {
             part
             for part in differing
-            if _by_another_python(str(then.get(part)), self.content[part])
+            if _by_another_python(str(then.get(part)), str(self.content.get(part)))
         }
         if differing - compiled:
             names = dict.fromkeys(PARTS[part] for part in PARTS if part in differing - compiled)
@@ -175,8 +206,33 @@ def check_resume(resume: bool | str) -> None:
         raise FlopsFitError(f"resume: {resume!r}; allowed: True, False, {TRUST!r}")
 
 
+def train_missing(
+    planned: list[tuple[Experiment, AnyOptions]],
+    results: ResultsFile,
+    identity: LocalIdentity,
+    resume: bool | str,
+    train_one: Callable[[Experiment, AnyOptions], dict],
+) -> list[dict]:
+    """Return the records of the planned experiments, in their order, and train those that are missing.
+
+    ``planned``, ``identity`` and ``resume`` are those of `reusable_records`; ``results`` holds the
+    records so far. ``train_one(experiment, options)`` trains an experiment, stores its record in
+    ``results`` and returns it. Prints how many were reused and trained.
+    """
+    reused = reusable_records(planned, results.records, identity, resume)
+    left = [pair for pair in planned if pair[0].experiment_id not in reused]
+    trained = {}
+    try:
+        for experiment, options in tqdm(left, "sweep", disable=not is_main_process()):
+            trained[experiment.experiment_id] = train_one(experiment, options)
+    finally:
+        identity.settle()
+    say(f"runs: {len(reused)} reused from {results.path}, {len(trained)} trained")
+    return [(reused | trained)[experiment.experiment_id] for experiment, _ in planned]
+
+
 def reusable_records(
-    planned: list[tuple[Experiment, TrainOptions]],
+    planned: Sequence[tuple[Experiment, Options]],
     records: dict[str, dict],
     identity: LocalIdentity,
     resume: bool | str,
@@ -275,7 +331,7 @@ def _first_items_digest(contents: Contents, stream: Any, name: str) -> tuple[str
     return contents.digest(items, f"an item of the {name}")
 
 
-def _of_the_main_process(value: list) -> list:
+def of_the_main_process(value: list) -> list:
     """Return the ``value`` of rank 0; ranks that disagree on what to train would wait for ever."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from accelerate import Accelerator
