@@ -41,10 +41,13 @@ MOST_POINTS = 512  # of the loss curve
 SECONDS = 1.0  # between two writes of the progress file, and between two votes on stopping
 PROGRESS = "progress.json"
 VERSIONS = ("accelerate", "jax", "numpy", "torch", "transformers")  # recorded where imported
+MOST_FILES = 10_000  # that are noted; data of more files must be named by their folder
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 VALUES = ("size", "tokens", "steps", "batch_items", "tokens_per_item", "learning_rate", "seed")
 
 _current: "Run | None" = None  # the run of this process, where it is part of a sweep
 _said: set[str] = set()
+_opened: dict[str, bool] = {}  # files that this process opened, and whether it also wrote them
 
 
 def current_experiment(**values: Any) -> "Run":
@@ -71,6 +74,7 @@ def current_experiment(**values: Any) -> "Run":
                 f"{path}: format {spec['format']}, which a newer flops-fit wrote; allowed: up to "
                 f"{FORMAT}, so copy its flops_fit/run.py again"
             )
+        sys.addaudithook(_note_opened)
         _current = Run(spec, os.environ["FLOPS_FIT_RESULT"])
         sys.excepthook = _current._leave_error
     _current._compare(values)
@@ -348,6 +352,8 @@ class Run:
             "versions": _versions(),
             "try": self._trial,
         }
+        if outcome["status"] in FINAL:
+            outcome["used"] = _used()
         if self._result is None:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout may be closed
                 print(json.dumps(outcome, indent=1), flush=True)
@@ -410,6 +416,29 @@ def _versions() -> dict[str, str]:
     imported = {name: sys.modules[name] for name in VERSIONS if name in sys.modules}
     versions = {name: str(module.__version__) for name, module in imported.items()}
     return {"python": sys.version.split()[0], **versions}
+
+
+def _note_opened(event: str, arguments: tuple) -> None:
+    """Note a file that is opened; an audit hook, which cannot be removed and must not fail."""
+    if event != "open":
+        return
+    try:
+        path = os.path.abspath(os.fsdecode(arguments[0]))
+        if path in _opened or len(_opened) < MOST_FILES:
+            _opened[path] = _opened.get(path, False) or bool((arguments[2] or 0) & WRITING)
+    except Exception:  # a file descriptor, among others
+        return
+
+
+def _used() -> list[str]:
+    """What this process imported, or read without writing it; installed libraries are left out."""
+    if not _opened:
+        return []
+    modules = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
+    read = [path for path, written in [*_opened.items()] if not written]
+    paths = [path for path in dict.fromkeys([*modules, *read]) if path and os.path.isabs(path)]
+    library = (os.path.dirname(os.__file__), __file__)
+    return [path for path in paths if "-packages" not in path and not path.startswith(library)]
 
 
 def _place(traceback: Any) -> str:

@@ -16,10 +16,11 @@ from flops_fit.experiment.script_recipe import ScriptProgram, ScriptRecipe, Scri
 from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.progress import Progress
 from flops_fit.jobs.script_trial import try_script
+from flops_fit.plan.planner import make_plan
 from flops_fit.report.methods import _recipe_rows
 from flops_fit.store.collect import collect
 from flops_fit.store.plan_file import keep_plan, read_plan
-from flops_fit.store.runs import check_foreign
+from flops_fit.store.runs import check_foreign, import_record
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 # what the script does -> (status of the job, what is recorded as, a part of what is said)
@@ -264,3 +265,47 @@ def wait_for(path, seconds=30):
     while not path.exists():
         assert time.monotonic() < end, path
         time.sleep(0.02)
+
+
+@pytest.mark.seconds
+def test_what_only_the_run_is_seen_to_use_is_recorded_and_watched_from_then_on(
+    tmp_path, monkeypatch
+):
+    for name, text in {"later.py": "RATE = 1\n", "late.txt": "one", "old.log": ""}.items():
+        (tmp_path / name).write_text(text)
+    with open(tmp_path / "large.bin", "wb") as file:
+        file.truncate(2**30 + 1)
+    body = (
+        "import importlib\nimportlib.import_module('later')\n"
+        "for name in ('late.txt', 'old.log', 'large.bin'):\n    open(name).read(1)\n"
+        "open('old.log', 'a').write('x')\nopen('new.txt', 'w').close()\nos.rename('new.txt', 'x.txt')\n"
+        "open('x.txt').read()\nopen(run.folder / 'saved', 'w').close()\nopen(run.folder / 'saved')\n"
+    )
+    sweep = ScriptSweep(tmp_path, body + GOOD)
+    assert sweep.train() == 0, sweep.said
+    record = sweep.record
+    assert {name: entry["kind"] for name, entry in record["late"].items()} == {
+        "late.txt": "files",
+        "later.py": "code",
+    }
+    assert "used by the run, but not by the plan: later.py, late.txt; changes" in sweep.said
+    (note,) = record["notes"]
+    assert "too large to be compared by content: large.bin" in note
+
+    def planned():
+        return make_plan(sweep.config, sweep.results, [str(tmp_path)]).experiments[0].experiment_id
+
+    assert planned() == sweep.id
+    (tmp_path / "later.py").write_text("# a comment\nRATE = 1\n")
+    assert planned() == sweep.id
+    (tmp_path / "late.txt").write_text("two")
+    assert planned() != sweep.id
+    (tmp_path / "late.txt").write_text("one")
+    assert planned() == sweep.id
+    (tmp_path / "later.py").write_text("RATE = 2\n")
+    assert planned() != sweep.id
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FlopsFitError, match=r"it was trained with another later\.py than lies here"
+    ):
+        import_record(sweep.folder / "record.json", tmp_path / "elsewhere")

@@ -15,6 +15,7 @@ from flops_fit.experiment.script_config import (
     accelerate_content,
     launching,
     line_of,
+    portable_line,
     script_program,
     script_sources,
 )
@@ -74,8 +75,11 @@ class PluginKind:
     shared = staticmethod(identity.shared_recipe)
     named_uses = staticmethod(used.named_uses)
     seen_uses = staticmethod(used.seen_uses)
-    changed_late = staticmethod(used.changed_late)
     users_files = staticmethod(used.users_files)
+
+    def changed_late(self, results: str | Path, config: Config, hashes: FileHashes) -> Uses:
+        """What only jobs of ``config`` used, as kept in ``results``, and changed by ``hashes``."""
+        return used.changed_late(results, used.references_of(config), hashes)
 
     def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:
         """The mean size of an item of ``config``, and its example; ``paths`` are not needed."""
@@ -110,8 +114,8 @@ class ScriptKind:
         return Uses()
 
     def changed_late(self, results: str | Path, config: Config, hashes: FileHashes) -> Uses:
-        """Nothing: jobs of ``config`` leave none in ``results``, and so no ``hashes``."""
-        return Uses()
+        """What only jobs of ``config`` used, as kept in ``results``, and changed by ``hashes``."""
+        return used.changed_late(results, portable_line(config["trainer"]), hashes)
 
     def users_files(self, config: Config, uses: Uses, paths: Iterable[str]) -> list[str | Path]:
         """None: ``config`` runs no code of the user to plan, so ``uses`` and ``paths`` are all."""

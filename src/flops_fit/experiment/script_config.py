@@ -37,6 +37,11 @@ def line_of(trainer: Mapping[str, Any]) -> list[str]:
     return [str(word) for word in (*first, *trainer["arguments"])]
 
 
+def portable_line(trainer: Mapping[str, Any]) -> list[str]:
+    """The line of the section ``trainer`` without the folders of this machine."""
+    return [_portable(word) for word in line_of(trainer)]
+
+
 def script_program(trainer: Mapping[str, Any], search_paths: Iterable[str]) -> ScriptProgram:
     """How the program of the section ``trainer`` is started, without what differs between machines.
 
@@ -51,7 +56,7 @@ def script_program(trainer: Mapping[str, Any], search_paths: Iterable[str]) -> S
     return ScriptProgram(
         name=_name(line, paths),
         launcher=ACCELERATE if by_accelerate else NO_LAUNCHER,
-        line=[_portable(word) for word in line],
+        line=portable_line(trainer),
         tokens_per_item=trainer["tokens_per_item"],
         accelerate=None if content is None else _deciding(content),
     )

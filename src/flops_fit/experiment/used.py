@@ -21,15 +21,17 @@ from flops_fit.plugins.origin import OWN_FOLDER
 from flops_fit.plugins.uses import (
     Uses,
     installed_uses,
+    name_of,
     named_files,
     named_folders,
     roots_of,
     static_uses,
     uses_identity,
 )
-from flops_fit.plugins.watch import Watch
+from flops_fit.plugins.watch import Watch, is_input
 
 MOST_LATE = 100  # more single files than this are a data set, whose folder is to be named
+LARGEST_LATE = 2**30  # bytes; a larger file that a script read is hashed only where it is named
 
 
 def references_of(config: Mapping[str, Any]) -> list[str]:
@@ -141,7 +143,34 @@ def late_uses(watch: Watch, spec: Spec) -> Uses:
     shared, paths = spec.plugins.shared, tuple(spec.search_paths)
     config = {name: vars(getattr(shared, name)) for name in ("model", "loss", "optimizer")}
     dataset = {**vars(shared.dataset), "sources": [s for s, _ in shared.dataset.sources]}
-    new = _new(watch.uses(roots_of(paths)), {**config, "dataset": dataset}, paths)
+    return _unplanned(
+        _new(watch.uses(roots_of(paths)), {**config, "dataset": dataset}, paths), spec
+    )
+
+
+def late_script_uses(
+    used: Iterable[str], spec: Spec, results: str | Path, started: float
+) -> tuple[Uses, list[str]]:
+    """What the script of ``spec`` used that its plan does not cover, among the paths ``used``.
+
+    Also the names of files that are too large to be hashed unasked. Files below ``results`` are left
+    out, and those that are newer than ``started``, the time of the first start: runs wrote them.
+    """
+    search_paths = [Path(path).resolve() for path in spec.search_paths]
+    roots, left_out = roots_of(spec.search_paths), [Path(results).resolve()]
+    kinds: dict[str, dict[str, str]] = {"code": {}, "files": {}, "large": {}}
+    for text in used:
+        path = Path(text)
+        if is_input(path, search_paths, left_out) and path.stat().st_mtime < started:
+            small = path.stat().st_size <= LARGEST_LATE
+            kind = "large" if not small else "code" if path.suffix == ".py" else "files"
+            kinds[kind][name_of(path, roots)] = text
+    large = _unplanned(Uses(files=kinds["large"]), spec)
+    return _unplanned(Uses(kinds["code"], kinds["files"]), spec), [*large.files]
+
+
+def _unplanned(uses: Uses, spec: Spec) -> Uses:
+    """``uses`` without what the plan of ``spec`` covers, at most `MOST_LATE` of each kind."""
     planned = [*spec.uses.code.values(), *spec.uses.files.values()]
     covered = [Path(path).resolve() for path in planned]
     code, files = (
@@ -150,17 +179,17 @@ def late_uses(watch: Watch, spec: Spec) -> Uses:
             for name, path in sorted(kind.items())
             if not any(Path(path).resolve().is_relative_to(place) for place in covered)
         }
-        for kind in (new.code, new.files)
+        for kind in (uses.code, uses.files)
     )
     return Uses(dict([*code.items()][:MOST_LATE]), dict([*files.items()][:MOST_LATE]))
 
 
-def changed_late(results: str | Path, config: Mapping[str, Any], hashes: FileHashes) -> Uses:
-    """What only jobs used, of the plug-ins of ``config``, and is no longer as it was first seen.
+def changed_late(results: str | Path, references: Iterable[str], hashes: FileHashes) -> Uses:
+    """What only jobs used, of the code that ``references`` name, and is not as it was first seen.
 
     ``results`` keeps what jobs used; ``hashes``: the hashes of files that are known.
     """
-    known = _read_late(results).get(_late_key(references_of(config)), {})
+    known = _read_late(results).get(_late_key(references), {})
     changed = Uses()
     for name, entry in known.items():
         one = Uses.one(entry["kind"], name, entry["path"])
@@ -174,7 +203,8 @@ def note_late(
 ) -> dict[str, dict[str, str]]:
     """Keep ``uses``, what a job used beyond its plan; returns it with its digests, for the record.
 
-    It is kept below ``results`` for the plug-ins ``references``; ``hashes``: of files that are known.
+    It is kept below ``results`` for the code that ``references`` name; ``hashes``: of files that are
+    known.
     """
     digests = uses_identity(uses, hashes)
     seen = {
@@ -186,12 +216,21 @@ def note_late(
     return seen
 
 
+def late_sentence(late: Iterable[str]) -> str:
+    """What is printed where a job used ``late``, names of files that its plan does not have."""
+    return (
+        f"used by the run, but not by the plan: {', '.join(late)}; changes of these are noticed from "
+        "now on"
+    )
+
+
 def keep_late(
     results: str | Path, references: Iterable[str], late: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Add ``late`` to what is watched from now on, each entry as it was first seen.
 
-    It is kept below ``results`` for the plug-ins ``references``; `note_late` returns such entries.
+    It is kept below ``results`` for the code that ``references`` name; `note_late` returns such
+    entries.
     """
     if late:
         known, key = _read_late(results), _late_key(references)

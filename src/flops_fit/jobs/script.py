@@ -23,6 +23,7 @@ from flops_fit.experiment.places import hashes_file
 from flops_fit.experiment.script_config import PLACEMENT_PREFIXES
 from flops_fit.experiment.script_recipe import ACCELERATE
 from flops_fit.experiment.spec import Spec
+from flops_fit.experiment.used import late_script_uses, late_sentence, note_late
 from flops_fit.files import read_json, write_atomic
 from flops_fit.jobs import hold
 from flops_fit.jobs.environment import accelerate_config
@@ -46,6 +47,7 @@ from flops_fit.store.records import FAILURE, finish_run, note_failure
 from flops_fit.store.stopping import RETRY_STATUS, outlive
 from flops_fit.training.record import Record
 
+LAUNCH_LOCK = ".launch.lock"  # of the job, beside that of the script
 SPEC_FILE, RESULT_FILE = "script_spec.json", "script_result.json"
 ACCELERATE_FILE = "accelerate.yaml"
 FINISHED_SECONDS = 60.0  # that a script may go on after its result
@@ -145,12 +147,28 @@ class ScriptRun:
 
     def _record(self, outcome: ScriptOutcome, more_notes: Iterable[str] = ()) -> None:
         """Write the record of ``outcome``, and print its notes."""
-        notes = [*outcome.notes, *more_notes]
-        for note in notes:
+        late, large = self._used_late(outcome)
+        notes = [*outcome.notes, *more_notes, *large]
+        for note in [*notes, *([late_sentence(late)] if late else [])]:
             self._say(note)
-        finish_run(self.start.folder, record_of(self.start, outcome, notes), self.start.result)
+        record = record_of(self.start, replace(outcome, notes=tuple(notes)))
+        finish_run(self.start.folder, record | ({"late": late} if late else {}), self.start.result)
         for name in (RESULT_FILE, SPEC_FILE, ACCELERATE_FILE):
             self._path(name).unlink(missing_ok=True)
+
+    def _used_late(self, outcome: ScriptOutcome) -> tuple[dict[str, dict[str, str]], list[str]]:
+        """What the run used that its plan does not have, and a note on files that are not hashed."""
+        results, started = self.start.results, self._path(LAUNCH_LOCK).stat().st_mtime
+        uses, large = late_script_uses(outcome.used, self.spec, results, started)
+        hashes = FileHashes(hashes_file(results))
+        late = note_late(results, self.spec.recipe.references, uses, hashes)
+        hashes.save()
+        if not large:
+            return late, []
+        return late, [
+            f"read, and too large to be compared by content: {', '.join(large)}; a change is only "
+            "noticed where trainer.sources names the file"
+        ]
 
     def _end_if_hanging(self, notes: list[str]) -> None:
         """Watch for a result, and end what still runs long after it."""
@@ -227,15 +245,12 @@ def command_line(spec: Spec, script_spec: ScriptSpec, folder: Path) -> list[str]
     return [*line, "--no_python", *holder, sys.executable, *program]
 
 
-def record_of(start: Start, outcome: ScriptOutcome, notes: list[str]) -> dict[str, Any]:
-    """The record of the run of ``start`` that ended with ``outcome``, not yet sealed.
-
-    ``notes`` are sentences on it.
-    """
+def record_of(start: Start, outcome: ScriptOutcome) -> dict[str, Any]:
+    """The record of the run of ``start`` that ended with ``outcome``, not yet sealed."""
     from flops_fit import __version__
 
     spec, script_spec = start.spec, ScriptRun(start).script_spec()
-    trained = record_fields(replace(outcome, notes=tuple(notes)), spec.count, script_spec, "script")
+    trained = record_fields(outcome, spec.count, script_spec, "script")
     count, per_item = spec.count, spec.tokens_per_item
     versions = {"flops_fit": __version__, **outcome.versions}
     identity = spec.recipe.to_dict()

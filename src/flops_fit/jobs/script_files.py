@@ -34,6 +34,7 @@ RESULT_KEYS: dict[str, Any] = {
     "seconds": (int, float),
     "world_size": int,
     "versions": dict,
+    "used": list,
     "try": bool,
 }
 REQUIRED = {
@@ -93,8 +94,8 @@ class ScriptOutcome:
     ``tokens`` is what the script says to have trained on, ``loss_se`` the error of its ``loss``,
     ``params`` its own count, ``metrics`` more numbers by name; ``curve`` holds lists ``tokens`` and
     ``loss``, ``seconds`` the time of all attempts. ``world_size`` is the number of processes,
-    ``versions`` those of the libraries that the script imported. ``verified`` names what
-    agreed with the plan, ``notes`` are sentences to be said.
+    ``versions`` those of the libraries that the script imported, ``used`` the files that it read.
+    ``verified`` names what agreed with the plan, ``notes`` are sentences to be said.
     """
 
     status: str
@@ -108,6 +109,7 @@ class ScriptOutcome:
     seconds: float = 0.0
     world_size: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    used: list[str] = field(default_factory=list)
     verified: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -220,6 +222,8 @@ def _check_numbers(result: dict, path: str | Path) -> None:
             f"{path}: curve: {curve!r:.60}; allowed: tokens and loss, two lists of finite numbers, of "
             "one length"
         )
+    if not all(isinstance(used, str) for used in result.get("used", [])):
+        raise FlopsFitError(f"{path}: used: {result['used']!r:.60}; allowed: a list of paths")
     for name, value in metrics.items():
         if value is not None and not _is_finite(value):
             raise FlopsFitError(
@@ -233,7 +237,13 @@ def _is_finite(value: Any) -> bool:
 
 
 def _kind_text(kind: Any) -> str:
-    texts = {int: "a whole number", str: "text", dict: "an object", bool: "true or false"}
+    texts = {
+        int: "a whole number",
+        str: "text",
+        dict: "an object",
+        list: "a list",
+        bool: "true or false",
+    }
     return texts.get(kind, "a number")
 
 

@@ -14,7 +14,7 @@ from flops_fit.jobs.gpu_locks import USE_CPU
 from flops_fit.jobs.killed import AT_WORK, KILLED, LOST
 from flops_fit.jobs.launcher import ACCELERATE, launcher
 from flops_fit.jobs.one_process import FOR_OPENMP, JOB
-from flops_fit.jobs.script import ScriptRun
+from flops_fit.jobs.script import LAUNCH_LOCK, ScriptRun
 from flops_fit.jobs.served import run_served
 from flops_fit.jobs.start import Start
 from flops_fit.plan.amounts import CheckedData
@@ -88,7 +88,7 @@ class ScriptTrainer:
 
     def alone(self, start: Start) -> AbstractContextManager[None]:
         """Hold the lock of the launcher of ``start``: between the script's end and its record, too."""
-        return run_lock(start.folder, name=".launch.lock")
+        return run_lock(start.folder, name=LAUNCH_LOCK)
 
     def settle(self, start: Start) -> bool:
         """Record a result of ``start`` that was committed before its launcher was killed."""

@@ -103,7 +103,7 @@ class Watch:
         modules = [getattr(module, "__file__", None) for module in new]
         for text in [*filter(None, modules), *self.opened]:
             path = Path(text)
-            if text in self.written or not path.is_absolute() or not self._counts(path):
+            if text in self.written or not is_input(path, self.search_paths, self.left_out):
                 continue
             kind = code if path.suffix == ".py" else files
             kind[name_of(path, roots)] = text
@@ -123,19 +123,24 @@ class Watch:
             frame = frame.f_back
         return False
 
-    def _counts(self, path: Path) -> bool:
-        if is_core(path) or is_installed(path) or not path.is_file():
-            return False
-        if PRIVATE_FOLDERS & {*path.parts} or path.suffix in (".pyc", ".so"):
-            return False
-        if any(part.endswith((".egg-info", ".dist-info")) for part in path.parts):
-            return False
-        places = (path, path.resolve())
-        if any(place.is_relative_to(folder) for place in places for folder in self.left_out):
-            return False
-        if any(place.is_relative_to(folder) for place in places for folder in self.search_paths):
-            return True
-        return not any(path.is_relative_to(folder) for folder in _foreign_places())
+
+def is_input(path: Path, search_paths: Iterable[Path], left_out: Iterable[Path]) -> bool:
+    """Whether ``path``, which was imported or read, is a user's file that may decide a result.
+
+    ``search_paths`` and ``left_out`` are resolved folders, as for `Watch`.
+    """
+    if not path.is_absolute() or is_core(path) or is_installed(path) or not path.is_file():
+        return False
+    if PRIVATE_FOLDERS & {*path.parts} or path.suffix in (".pyc", ".so"):
+        return False
+    if any(part.endswith((".egg-info", ".dist-info")) for part in path.parts):
+        return False
+    places = (path, path.resolve())
+    if any(place.is_relative_to(folder) for place in places for folder in left_out):
+        return False
+    if any(place.is_relative_to(folder) for place in places for folder in search_paths):
+        return True
+    return not any(path.is_relative_to(folder) for folder in _foreign_places())
 
 
 @contextlib.contextmanager
