@@ -11,85 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
+from example_scripts import EXAMPLES, ROOT, SCRIPTS, Example
 
 pytestmark = pytest.mark.scripts
-ROOT = Path(__file__).parents[2]
-SCRIPTS, TEXT = ROOT / "examples" / "scripts", ROOT / "tests" / "data" / "text.txt"
 PATIENCE = 300
 
 
-@dataclass(frozen=True)
-class Example:
-    """A script, the section ``trainer`` of its sweep, and the FLOPs that take some seconds."""
-
-    script: str
-    trainer: dict
-    budget: float
-    batch: int
-    params: tuple[int, int]  # of the two sizes
-
-    @property
-    def config(self) -> dict:
-        by_size = {
-            size: {"params": params, "flops_per_token": 6000 * size}
-            for size, params in zip((8, 16), self.params, strict=True)
-        }
-        return {
-            "name": "own",
-            "trainer": self.trainer,
-            "counts": {"table": by_size},
-            "budgets": [self.budget],
-            "sizes": {"values": [8, 16]},
-            "batch": {"value": self.batch},
-            "learning_rate": {"value": 0.01},
-        }
-
-
-def by_script(name: str, *arguments: str, tokens_per_item: int) -> dict:
-    script = str(SCRIPTS / name)
-    return {"script": script, "arguments": list(arguments), "tokens_per_item": tokens_per_item}
-
-
-RESUME = ["--text", str(TEXT), "--out_dir", "{folder}", "--n_embd", "{size}", "--seed", "{seed}"]
-RESUME += ["--max_iters", "{steps}", "--batch_size", "{batch_items}", "--save_every", "20"]
-RESUME += ["--learning_rate", "{learning_rate}"]
-GPT = ["--layers", "1", "--seq_len", "32", "--source", str(TEXT), "--data", "results/gpt"]
-EXAMPLES = {
-    "plain loop": Example(
-        "gpt_loop.py",
-        by_script("gpt_loop.py", *GPT, "--heldout", "2048", tokens_per_item=32),
-        1.5e10,
-        512,
-        (12 * 8**2 + 128 * 8, 12 * 16**2 + 128 * 16),
-    ),
-    "Hugging Face": Example(
-        "hf_trainer.py",
-        by_script("hf_trainer.py", "--text", str(TEXT), tokens_per_item=64),
-        1.5e10,
-        512,
-        (6184, 16464),
-    ),
-    "its own resume": Example(
-        "own_resume.py",
-        by_script("own_resume.py", *RESUME, tokens_per_item=64),
-        3e10,
-        1024,
-        (4784, 10080),
-    ),
-    "numpy by command": Example(
-        "numpy_mlp.py",
-        {"command": [sys.executable, str(SCRIPTS / "numpy_mlp.py"), "--text", str(TEXT)]},
-        1.5e10,
-        64,
-        (1024 + 193 * 8, 1024 + 193 * 16),
-    ),
-}
 NEEDS = {
     "Hugging Face": pytest.mark.skipif(
         find_spec("transformers") is None, reason="transformers is not installed (the extra hf)"
