@@ -1,5 +1,7 @@
 """A run of a user's own script: what is recorded and said, whatever the script does."""
 
+import csv
+import io
 import json
 import os
 import signal
@@ -17,6 +19,8 @@ from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.progress import Progress
 from flops_fit.jobs.script_trial import try_script
 from flops_fit.plan.planner import make_plan
+from flops_fit.plan.price import Rate
+from flops_fit.plan.table import plan_csv, plan_rows
 from flops_fit.report.methods import _recipe_rows
 from flops_fit.store.collect import collect
 from flops_fit.store.plan_file import keep_plan, read_plan
@@ -211,6 +215,14 @@ def test_a_running_script_counts_in_the_progress_of_its_sweep(tmp_path):
     assert "(50%), about 30 s left" in line
     place.write_text(json.dumps({**progress, "hash": "another"}))
     assert "(0%)" in Progress.of(plan, sweep.results).line()
+
+
+def test_the_plan_s_table_leaves_empty_what_the_script_decides(tmp_path):
+    sweep = ScriptSweep(tmp_path)
+    rows = plan_rows(read_plan(keep_plan_of(sweep)), Rate(1e9, 0.0, "none"), None, None)
+    (line,) = csv.DictReader(io.StringIO(plan_csv(rows)))
+    assert (line["warmup_steps"], line["decay_steps"], line["epochs"]) == ("", "", "")
+    assert (line["steps"], line["tokens"], line["flops_counted"]) == ("52", "2080", "9984000.0")
 
 
 def test_the_report_says_what_the_script_decides(tmp_path):

@@ -14,6 +14,7 @@ from flops_fit.plan.price import DEVICES, Price, Rate, device_kind, price, work_
 from flops_fit.plan.schedule import phases
 from flops_fit.sweep import Experiment, flops_per_token, n_key, table_names
 
+PHASE_STEPS = ("warmup_steps", "plateau_steps", "decay_steps")  # empty where a script decides them
 COLUMNS = (
     "experiment_id",
     "budget",
@@ -27,9 +28,7 @@ COLUMNS = (
     "tokens_per_param",
     "epochs",
     "steps",
-    "warmup_steps",
-    "plateau_steps",
-    "decay_steps",
+    *PHASE_STEPS,
     "batch_items",
     "batch_tokens",
     "learning_rate",
@@ -84,6 +83,7 @@ class PlanRow:
             "params": getattr(count, n_key(self.convention)),
             "flops": per_token * self.experiment.num_tokens,
             "flops_per_token": per_token,
+            **dict.fromkeys(PHASE_STEPS),
             **{f"{phase}_steps": steps for phase, steps in self.phases.items()},
             **vars(self.price),
         }
