@@ -69,7 +69,7 @@ EDITED = "edited after it was collected (to fit your own table, name it in the c
 
 def is_sweep(config: Mapping[str, object]) -> bool:
     """Whether ``config``, as Snakemake has it before any default, describes a sweep or a comparison."""
-    return any(kind.key in config for kind in KINDS)
+    return any(key in config for key in (*(kind.key for kind in KINDS), "counts"))
 
 
 class Sweep:

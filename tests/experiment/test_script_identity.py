@@ -12,8 +12,12 @@ from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.kinds import kind_of, script_recipe
 from flops_fit.experiment.placeholders import filled
+from flops_fit.experiment.places import spec_file
 from flops_fit.experiment.recipe import read_recipe
 from flops_fit.experiment.script_config import launching
+from flops_fit.experiment.spec import read_spec
+from flops_fit.jobs.script_trial import try_script
+from flops_fit.plan.planner import make_plan
 from flops_fit.plan.script_costs import script_costs, size_arguments
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.uses import uses_identity
@@ -178,6 +182,19 @@ def test_counts_need_a_trainer():
     raw = {**RAW, "trainer": None, "model": {"factory": "a:B", "size_param": "d"}}
     with pytest.raises(FlopsFitError, match="counts: cannot be used without trainer"):
         complete_config({**raw, "dataset": {"factory": "a:b"}})
+
+
+def test_without_a_trainer_and_a_dataset_a_sweep_is_planned_alone(tmp_path):
+    table = {2: {"params": 200, "flops_per_token": 1200}}
+    raw = {"name": "own", "counts": {"table": table}, "budgets": [1e6], "sizes": {"values": [2]}}
+    config = complete_config(raw | {"batch": {"value": 16}})
+    assert complete_config(yaml.safe_load(yaml.safe_dump(config))) == config
+    (experiment,) = make_plan(config, tmp_path, []).experiments
+    assert experiment.experiment_id.startswith("planned-size2-D")
+    spec = read_spec(spec_file(tmp_path, experiment.experiment_id))
+    with pytest.raises(FlopsFitError, match="trainer: missing, so that runs are planned and not"):
+        try_script(spec)
+    assert "flops-fit fit --runs plan.csv" in "".join(make_plan(config, tmp_path, []).warnings)
 
 
 def test_placeholders_are_filled_and_unknown_ones_refused(folder):

@@ -41,4 +41,4 @@ def test_a_cancelled_script_goes_on_and_gives_the_same_bits(slurm_up, tmp_path):
     for cell, record in records(local).items():
         assert done[cell]["final_loss"] == record["final_loss"]
         assert done[cell]["verified"] == ["tokens", "params", "processes", "exit status"]
-    assert project.dry_run("--", *targets).jobs == []
+    assert project.dry_run(*targets).jobs == []

@@ -73,6 +73,12 @@ def kind_of_sweep(config: Mapping[str, Any]) -> Kind:
     return next((kind for kind in kinds if config.get(kind.key) is not None), PLUGINS)
 
 
+def plans_alone(config: Mapping[str, Any]) -> bool:
+    """Whether ``config`` asks for a plan alone: sizes are counted, and nothing is named that trains."""
+    counted = config.get("counts") is not None or "example" in (config.get("model") or {})
+    return counted and all(config.get(key) is None for key in ("trainer", "dataset", "runs"))
+
+
 def check_size(raw: object) -> None:
     """Refuse a config whose YAML aliases stand for too many values, before it is copied.
 
@@ -274,7 +280,8 @@ def _check_plugins(config: dict) -> None:
 
 def _check_script(config: dict) -> None:
     trainer, model = config["trainer"], config.get("model") or {}
-    _exactly_one("trainer", trainer, ("script", "command"))
+    if any(trainer.get(key) for key in ("script", "command", "arguments", "sources", "accelerate")):
+        _exactly_one("trainer", trainer, ("script", "command"))
     if "command" in trainer and trainer.get("accelerate") is not None:
         raise FlopsFitError(
             "trainer.accelerate: cannot be combined with command, which starts its own processes; "

@@ -9,6 +9,7 @@ from flops_fit.config.check import (
     check_plain,
     check_size,
     kind_of_sweep,
+    plans_alone,
     validate,
 )
 from flops_fit.config.schema import schema
@@ -31,6 +32,8 @@ def complete_config(raw: object) -> dict:
     config = _convert(raw, schema())
     check_plain(config)
     validate(config)
+    if plans_alone(config):
+        config["trainer"] = {}
     check_across_keys(config)
     refused = kind_of_sweep(config).refused
     config = _convert(config, schema(), fill=True)

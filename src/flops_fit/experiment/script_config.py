@@ -32,9 +32,12 @@ PLACEMENT_PREFIXES = ("main_process_", "rdzv", "tpu_")
 
 
 def line_of(trainer: Mapping[str, Any]) -> list[str]:
-    """The script or the command of the section ``trainer``, with its arguments, as given."""
-    first = trainer.get("command") or [trainer["script"]]
-    return [str(word) for word in (*first, *trainer["arguments"])]
+    """The script or the command of the section ``trainer``, with its arguments, as given.
+
+    Empty where there is neither, and runs are planned alone.
+    """
+    script = [trainer["script"]] if trainer.get("script") is not None else []
+    return [str(word) for word in (*(trainer.get("command") or script), *trainer["arguments"])]
 
 
 def portable_line(trainer: Mapping[str, Any]) -> list[str]:
@@ -163,13 +166,16 @@ def _existing(key: str, name: str, search_paths: Iterable[str]) -> Path:
 
 
 def _name(line: list[str], paths: tuple[str, ...]) -> str:
-    """The stem of the script: the first Python file or module, else the program."""
+    """The stem of the script: the first Python file or module, else the program.
+
+    Where there is neither, runs are ``planned``.
+    """
     for before, word in zip(["", *line], line, strict=False):
         if before == "-m":
             return word.rsplit(".", 1)[-1].lower()
         if word.endswith(".py"):
             return Path(word).stem.lower()
-    return Path(line[0]).stem.lower()
+    return Path(line[0]).stem.lower() if line else "planned"
 
 
 def _portable(word: str) -> str:

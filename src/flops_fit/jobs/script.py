@@ -222,9 +222,14 @@ def script_variables(folder: Path) -> dict[str, str]:
 def command_line(spec: Spec, script_spec: ScriptSpec, folder: Path) -> list[str]:
     """The command that starts the script of ``spec``; its files and its lock lie in ``folder``.
 
-    ``script_spec`` fills the placeholders.
+    ``script_spec`` fills the placeholders. Raises `FlopsFitError` for a sweep that is planned alone.
     """
     recipe, launching = spec.script, spec.launching or {}
+    if not launching["line"]:
+        raise FlopsFitError(
+            "trainer: missing, so that runs are planned and not trained; allowed: a trainer with a "
+            "script or a command, or flops-fit plan and then flops-fit fit --runs with your own losses"
+        )
     values = {**vars(script_spec), **script_spec.arguments}
     program = [filled(word, values) for word in launching["line"]]
     holder = [sys.executable, "-I", "-S", str(hold.__file__), str((folder / LOCK).absolute())]

@@ -113,8 +113,9 @@ class LocalSweep:
         )
         if self.costs is None:
             return plan
-        counted = self.convention == COUNTED
-        beyond = count_beyond(self.costs, plan.experiments) if counted else []
+        beyond = []
+        if isinstance(self.costs, Costs) and self.convention == COUNTED:
+            beyond = count_beyond(self.costs, plan.experiments)
         return replace(plan, warnings=self.costs.warnings(), beyond=beyond)
 
     def count(self, sizes: Sequence) -> dict[Any, ModelCount]:

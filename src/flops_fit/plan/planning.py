@@ -11,6 +11,7 @@ from flops_fit.experiment.identity import recipe_of
 from flops_fit.experiment.kinds import script_recipe
 from flops_fit.experiment.options import Resources, part_of_batch
 from flops_fit.experiment.recipe import PluginRecipe, Recipe, SharedRecipe, recipe_kind
+from flops_fit.experiment.script_config import line_of
 from flops_fit.experiment.script_recipe import ScriptRecipe, ScriptShared
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.counting import ratio_warnings
@@ -20,6 +21,11 @@ from flops_fit.plan.trial import Behaviour, behaviour_of, try_plugins
 from flops_fit.plan.window import window_sizes
 from flops_fit.plugins.resolve import check_arguments, resolve
 from flops_fit.sweep import SIX_ND, Experiment, ModelCount, flops_per_token
+
+PLANNED_ALONE = (
+    "without a trainer nothing is trained here: train these runs, write their losses into plan.csv "
+    "as a column loss, and fit it with flops-fit fit --runs plan.csv"
+)
 
 
 class Planning(Protocol):
@@ -128,8 +134,9 @@ class ScriptPlanning:
         return script_recipe(shared, experiment, self.of_size(experiment.size_param_value))
 
     def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
-        """What was assumed to get ``counts``."""
-        return _count_warnings(self.config, counts, "size")
+        """What was assumed to get ``counts``, and whether anything trains the sweep."""
+        line = line_of(self.config["trainer"])
+        return [*([] if line else [PLANNED_ALONE]), *_count_warnings(self.config, counts, "size")]
 
 
 PLANNINGS: Mapping[type[Recipe], Callable[[dict[str, Any]], Planning]] = {
