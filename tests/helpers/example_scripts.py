@@ -1,4 +1,4 @@
-"""The scripts of ``examples/scripts`` as trainers: the sweep of each, which takes some seconds a run."""
+"""The scripts of ``examples/scripts`` as trainers: a sweep of one run of some seconds for each."""
 
 import sys
 from dataclasses import dataclass
@@ -16,20 +16,16 @@ class Example:
     trainer: dict
     budget: float
     batch: int
-    params: tuple[int, int]  # of the two sizes
+    params: int
 
     @property
     def config(self) -> dict:
-        by_size = {
-            size: {"params": params, "flops_per_token": 6000 * size}
-            for size, params in zip((8, 16), self.params, strict=True)
-        }
         return {
             "name": "own",
-            "trainer": self.trainer,
-            "counts": {"table": by_size},
+            "trainer": {**self.trainer, "trial": False},
+            "counts": {"table": {8: {"params": self.params, "flops_per_token": 48000}}},
             "budgets": [self.budget],
-            "sizes": {"values": [8, 16]},
+            "sizes": {"values": [8]},
             "batch": {"value": self.batch},
             "learning_rate": {"value": 0.01},
         }
@@ -50,27 +46,23 @@ EXAMPLES = {
         by_script("gpt_loop.py", *GPT, "--heldout", "2048", tokens_per_item=32),
         1.5e10,
         512,
-        (12 * 8**2 + 128 * 8, 12 * 16**2 + 128 * 16),
+        12 * 8**2 + 128 * 8,
     ),
-    "Hugging Face": Example(
+    "transformers' Trainer": Example(
         "hf_trainer.py",
         by_script("hf_trainer.py", "--text", str(TEXT), tokens_per_item=64),
         1.5e10,
         512,
-        (6184, 16464),
+        6184,
     ),
     "its own resume": Example(
-        "own_resume.py",
-        by_script("own_resume.py", *RESUME, tokens_per_item=64),
-        3e10,
-        1024,
-        (4784, 10080),
+        "own_resume.py", by_script("own_resume.py", *RESUME, tokens_per_item=64), 3e10, 1024, 4784
     ),
     "numpy by command": Example(
         "numpy_mlp.py",
         {"command": [sys.executable, str(SCRIPTS / "numpy_mlp.py"), "--text", str(TEXT)]},
         1.5e10,
         64,
-        (1024 + 193 * 8, 1024 + 193 * 16),
+        1024 + 193 * 8,
     ),
 }
