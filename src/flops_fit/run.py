@@ -352,7 +352,7 @@ class Run:
             "versions": _versions(),
             "try": self._trial,
         }
-        if outcome["status"] in FINAL:
+        if outcome["status"] in FINAL and _opened:
             outcome["used"] = _used()
         if self._result is None:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout may be closed
@@ -432,8 +432,6 @@ def _note_opened(event: str, arguments: tuple) -> None:
 
 def _used() -> list[str]:
     """What this process imported, or read without writing it; installed libraries are left out."""
-    if not _opened:
-        return []
     modules = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
     read = [path for path, written in [*_opened.items()] if not written]
     paths = [path for path in dict.fromkeys([*modules, *read]) if path and os.path.isabs(path)]

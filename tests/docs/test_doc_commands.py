@@ -125,6 +125,8 @@ BLOCKS = {
     "own.yaml": OWN_SCRIPT,
     "my_counts.py": OWN_SCRIPT,
     "name: muon-against-adamw": "is config/compare.yaml",
+    "nano.yaml": "tests/docs/test_own_script_page.py::test_a_script_with_options_is_planned_and_started_with_them",
+    "my_nano.py": "tests/docs/test_own_script_page.py::test_a_script_with_options_is_planned_and_started_with_them",
     "sweep.py": "tests/test_train_function.py::test_the_example_of_the_page_runs_and_its_law_is_fitted",
     "trainer:": "tests/scripts/test_page.py::test_the_other_configs_of_the_page_are_accepted",
     "# litgpt, in a wrapper script that calls litgpt.pretrain and then run.finish": "the frameworks are no dependencies, as the page says",
