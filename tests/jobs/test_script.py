@@ -312,6 +312,8 @@ def test_what_only_the_run_is_seen_to_use_is_recorded_and_watched_from_then_on(
     assert planned() == sweep.id
     (tmp_path / "late.txt").write_text("two")
     assert planned() != sweep.id
+    (tmp_path / "late.txt").unlink()
+    assert planned() == sweep.id
     (tmp_path / "late.txt").write_text("one")
     assert planned() == sweep.id
     (tmp_path / "later.py").write_text("RATE = 2\n")

@@ -114,8 +114,16 @@ class ScriptKind:
         return Uses()
 
     def changed_late(self, results: str | Path, config: Config, hashes: FileHashes) -> Uses:
-        """What only jobs of ``config`` used, as kept in ``results``, and changed by ``hashes``."""
-        return used.changed_late(results, portable_line(config["trainer"]), hashes)
+        """What only jobs of ``config`` used, as kept in ``results``, and changed by ``hashes``.
+
+        A file that is gone is none: a script may leave a cache, which somebody clears.
+        """
+        late = used.changed_late(results, portable_line(config["trainer"]), hashes)
+        code, files = (
+            {name: path for name, path in kind.items() if Path(path).exists()}
+            for kind in (late.code, late.files)
+        )
+        return Uses(code, files)
 
     def users_files(self, config: Config, uses: Uses, paths: Iterable[str]) -> list[str | Path]:
         """None: ``config`` runs no code of the user to plan, so ``uses`` and ``paths`` are all."""

@@ -162,10 +162,8 @@ class FunctionSweep:
             status, asked = 0, False
             if not committed:
                 status, asked, error = self._call(spec, path)
-            if (
-                error and spec.processes > 1
-            ):  # the others wait for this one, until the launcher ends
-                raise error
+            if error and spec.processes > 1:
+                raise error  # the other processes wait for this one, until the launcher ends them
             outcome, asked = of_the_main_process(
                 [is_main_process() and outcome_of(path, spec, counts, status, asked), asked]
             )
