@@ -44,19 +44,19 @@ EXAMPLES = {
     "plain loop": Example(
         "gpt_loop.py",
         by_script("gpt_loop.py", *GPT, "--heldout", "2048", tokens_per_item=32),
-        1.5e10,
+        5e9,
         512,
         12 * 8**2 + 128 * 8,
     ),
     "transformers' Trainer": Example(
         "hf_trainer.py",
         by_script("hf_trainer.py", "--text", str(TEXT), tokens_per_item=64),
-        1.5e10,
+        2.5e9,
         512,
         6184,
     ),
     "its own resume": Example(
-        "own_resume.py", by_script("own_resume.py", *RESUME, tokens_per_item=64), 3e10, 1024, 4784
+        "own_resume.py", by_script("own_resume.py", *RESUME, tokens_per_item=64), 1e10, 1024, 4784
     ),
     "numpy by command": Example(
         "numpy_mlp.py",

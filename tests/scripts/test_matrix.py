@@ -138,7 +138,6 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(tmp_path, undisturbed, nam
         assert workflow.poll() is None, (sweep.work / "log").read_text()
         assert time.monotonic() < end
         time.sleep(0.05)
-    time.sleep(0.5)
     what, number = {
         "SIGTERM to the job": ("job", signal.SIGTERM),
         "SIGTERM to all": ("all", signal.SIGTERM),
