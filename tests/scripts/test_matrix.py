@@ -19,7 +19,7 @@ import yaml
 from example_scripts import EXAMPLES, ROOT, SCRIPTS, Example
 
 pytestmark = pytest.mark.scripts
-PATIENCE = 300
+PATIENCE = 600  # seconds, for a busy machine
 NEEDS = {
     "transformers' Trainer": pytest.mark.skipif(
         find_spec("transformers") is None, reason="transformers is not installed (the extra hf)"
