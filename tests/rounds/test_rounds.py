@@ -435,6 +435,40 @@ def test_the_commands_write_configs_that_plan(tmp_path, capsys, monkeypatch):
     assert run.experiment_id not in ids
 
 
+@pytest.mark.seconds
+def test_the_sweep_of_a_script_is_extended_and_confirmed_with_its_script(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("flops_fit.rounds.next.TIMES", 3)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").touch()
+    (tmp_path / "counted.py").write_text(
+        "def counts(size):\n    return {'params': 48 * size, 'flops_per_token': 288 * size}\n"
+    )
+    raw = {
+        "name": "own",
+        "trainer": {"command": ["python", "train.py"], "arguments": ["--width", "{size}"]},
+        "counts": {"function": "counted:counts"},
+        "budgets": [1e7, 3e7, 1e8],
+        "sizes": {"values": [4, 8, 16, 32]},
+        "batch": {"value": 16},
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(raw))
+    plan = make_plan(load_config("own.yaml"), "results", search_paths())
+    design = design_of(Plan("", "counted", plan.experiments))
+    smooth = 1 + 30 * design["params"] ** -0.5 + 60 * design["tokens"] ** -0.45
+    fit = fit_runs(prepare_runs(design.assign(loss=smooth)), bootstrap=20)
+    write_json(tmp_path / "fit.json", fit.to_dict())
+    places = ["--fit", "fit.json", "--config", "own.yaml", "--force"]
+    assert main(["next", *places, "--out", "next.yaml"]) == 0
+    assert main(["confirm", *places, "--flops", "1e9", "--out", "confirm.yaml"]) == 0
+    assert "predicted loss" in capsys.readouterr().out
+    for name, runs in (("next.yaml", 13), ("confirm.yaml", 1)):
+        written = yaml.safe_load((tmp_path / name).read_text())
+        assert (written["trainer"], written["counts"]) == (raw["trainer"], raw["counts"])
+        assert len(make_plan(load_config(name), "results", search_paths()).experiments) >= runs
+
+
 @pytest.mark.parametrize(("name", "key"), [("runs", "runs"), ("lr", "learning_rate_factors")])
 def test_a_config_without_a_grid_is_refused(tmp_path, capsys, noisy, name, key):
     write_json(tmp_path / "fit.json", noisy.to_dict())
