@@ -76,7 +76,9 @@ def kind_of_sweep(config: Mapping[str, Any]) -> Kind:
 def plans_alone(config: Mapping[str, Any]) -> bool:
     """Whether ``config`` asks for a plan alone: sizes are counted, and nothing is named that trains."""
     counted = config.get("counts") is not None or "example" in (config.get("model") or {})
-    return counted and all(config.get(key) is None for key in ("trainer", "dataset", "runs"))
+    return counted and all(
+        config.get(key) is None for key in ("trainer", "dataset", "runs", "compare")
+    )
 
 
 def check_size(raw: object) -> None:
