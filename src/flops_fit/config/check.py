@@ -73,14 +73,6 @@ def kind_of_sweep(config: Mapping[str, Any]) -> Kind:
     return next((kind for kind in kinds if config.get(kind.key) is not None), PLUGINS)
 
 
-def plans_alone(config: Mapping[str, Any]) -> bool:
-    """Whether ``config`` asks for a plan alone: sizes are counted, and nothing is named that trains."""
-    counted = config.get("counts") is not None or "example" in (config.get("model") or {})
-    return counted and all(
-        config.get(key) is None for key in ("trainer", "dataset", "runs", "compare")
-    )
-
-
 def check_size(raw: object) -> None:
     """Refuse a config whose YAML aliases stand for too many values, before it is copied.
 

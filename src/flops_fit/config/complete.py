@@ -1,6 +1,7 @@
 """Complete a config: convert text to numbers where the schema asks for them, fill in defaults."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from flops_fit.config.check import (
@@ -9,7 +10,6 @@ from flops_fit.config.check import (
     check_plain,
     check_size,
     kind_of_sweep,
-    plans_alone,
     validate,
 )
 from flops_fit.config.schema import schema
@@ -39,6 +39,14 @@ def complete_config(raw: object) -> dict:
     config = _convert(config, schema(), fill=True)
     _spell_sizes(config.get("sizes", {}))
     return {key: value for key, value in config.items() if key not in refused}
+
+
+def plans_alone(config: Mapping[str, Any]) -> bool:
+    """Whether ``config`` asks for a plan alone: sizes are counted, and nothing is named that trains."""
+    counted = config.get("counts") is not None or "example" in (config.get("model") or {})
+    return counted and all(
+        config.get(key) is None for key in ("trainer", "dataset", "runs", "compare")
+    )
 
 
 def _spell_sizes(sizes: dict) -> None:
