@@ -4,7 +4,7 @@ import pytest
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.plan.rules import make_rule
-from flops_fit.plan.schedule import multiplier, phases
+from flops_fit.plan.schedule import multiplier, phases, rate_factor
 from flops_fit.plan.window import window_sizes
 from flops_fit.sweep import Experiment, ModelCount, SweepPlan, plan_sweep
 
@@ -132,6 +132,32 @@ def test_schedules_pass_through_their_known_points(kind, points):
         assert multiplier(progress, schedule) == pytest.approx(expected, abs=1e-12)
 
 
+SHARED = {"kind": "trunk", "warmup_tokens": 100, "cooldown": 0.2, "shape": "sqrt", "final": 0.0}
+
+
+def test_the_rate_of_a_trunk_is_exact_in_every_phase():
+    def factor(tokens, **changes):
+        return rate_factor(tokens, 1000, SHARED | changes)
+
+    assert [factor(t) for t in (0, 25, 50, 100, 500, 800)] == [0, 0.25, 0.5, 1, 1, 1]
+    assert [factor(t) for t in (850, 900, 1000)] == [0.5, 1 - 0.5**0.5, 0]
+    assert [factor(t, shape="linear") for t in (850, 900, 1000)] == [0.75, 0.5, 0]
+    assert [factor(t, final=0.5) for t in (850, 1000)] == [0.75, 0.5]
+    assert factor(900, cooldown=0.4) == pytest.approx(1 - 0.75**0.5)
+    assert factor(0, warmup_tokens=0) == 1
+
+
+def test_before_the_cooldown_the_rate_of_a_trunk_does_not_know_its_end():
+    ends = (1000, 1777, 3001, 10**9)
+    for tokens in (0.5, 33.5, 99.5, 100.5, 799.5):
+        assert len({rate_factor(tokens, end, SHARED) for end in ends}) == 1
+
+
+def test_other_schedules_keep_their_bits():
+    for tokens in (16, 480, 3000):
+        assert rate_factor(tokens, 3001, LINEAR) == multiplier(tokens / 3001, LINEAR)
+
+
 def test_a_schedule_ends_at_its_final_factor():
     assert multiplier(1.0, LINEAR | {"final": 0.1}) == pytest.approx(0.1)
 
@@ -139,3 +165,4 @@ def test_a_schedule_ends_at_its_final_factor():
 def test_phases_count_every_step_once():
     for kind in ("linear", "cosine", "wsd", "constant"):
         assert sum(phases(157, LINEAR | {"kind": kind}).values()) == 157
+    assert phases(100, SHARED, 1000) == {"warmup": 10, "plateau": 70, "decay": 20}

@@ -7,6 +7,7 @@ from typing import TypeVar
 MOST_EPOCHS = 4
 PUBLISHED_RATIO = 20  # tokens per parameter (Hoffmann et al. 2022, arXiv 2203.15556)
 ANSWER_FACTORS = (1, 3, 10)  # by default, answers are given for the largest budget times these
+TRUNK = "trunk"  # the kind of schedule whose runs of one size share their first steps
 FLOPS_PER_PARAM_TOKEN = 6  # forward and backward (Kaplan et al. 2020, arXiv 2001.08361)
 
 Number = TypeVar("Number")

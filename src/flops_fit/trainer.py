@@ -25,7 +25,7 @@ from flops_fit.experiment.options import TrainOptions
 from flops_fit.model_factory import call_model, num_params
 from flops_fit.optimizer import adamw, as_one_optimizer, check_optimizer, switch_mode
 from flops_fit.plan.devices import device_name, peak_flops
-from flops_fit.plan.schedule import multiplier
+from flops_fit.plan.schedule import rate_factor
 from flops_fit.store.stopping import Stopped, StopRequest
 from flops_fit.sweep import Experiment, SweepPlan
 from flops_fit.training.batches import (
@@ -196,8 +196,7 @@ def train(
                 )
                 total = options.tokens - seen
 
-            middle = (seen + total / 2) / options.tokens
-            factor = multiplier(middle, options.schedule)
+            factor = rate_factor(seen + total / 2, options.tokens, options.schedule)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
 

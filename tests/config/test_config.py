@@ -20,6 +20,7 @@ MINIMAL = {
     "budgets": [1e9],
     "sizes": {"values": [8]},
 }
+TRUNK = {"kind": "trunk", "warmup_tokens": 2000}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda p: p.name)
@@ -104,6 +105,19 @@ def test_completing_twice_changes_nothing():
     assert complete_config(once) == once
 
 
+def test_a_schedule_has_the_keys_of_its_kind_alone():
+    config = complete_config(MINIMAL | {"schedule": {"kind": "trunk", "warmup_tokens": "2e3"}})
+    assert config["schedule"] == {
+        "kind": "trunk",
+        "warmup_tokens": 2000,
+        "cooldown": 0.2,
+        "shape": "sqrt",
+        "final": 0.0,
+    }
+    assert complete_config(config) == config
+    assert set(complete_config(MINIMAL)["schedule"]) == {"kind", "warmup", "decay", "final"}
+
+
 def test_a_table_of_runs_needs_nothing_to_train():
     assert complete_config({"name": "mine", "runs": "runs.csv"})["fit"]["method"] == "auto"
 
@@ -134,6 +148,27 @@ def test_a_table_of_runs_needs_nothing_to_train():
         ({"budgets": [float("inf")]}, "budgets.0: inf is not allowed; allowed: finite numbers"),
         ({"seeds": [0.5]}, "seeds.0: 0.5 is not allowed; allowed: integer"),
         ({"name": "a/b"}, "name: 'a/b' is not allowed; allowed: letters"),
+        ({"schedule": {"kind": "trunk"}}, "schedule.warmup_tokens: missing, and it has no default"),
+        (
+            {"schedule": {"kind": "trunk", "warmup_tokens": 9, "warmup": 0.02}},
+            "schedule.warmup: a fraction of D, so runs of different D would share no step",
+        ),
+        ({"schedule": {"cooldown": 0.1}}, "schedule.cooldown: 0.1; allowed only with kind: trunk"),
+        (
+            {"schedule": TRUNK, "batch": {"value": 8, "tokens": {"reference": 1, "power": 0.5}}},
+            "batch.tokens: a power of D cannot be combined with schedule.kind: trunk",
+        ),
+        (
+            {
+                "schedule": TRUNK,
+                "learning_rate": {"value": 8, "tokens": {"reference": 1, "power": 0.5}},
+            },
+            "learning_rate.tokens: a power of D cannot be combined with schedule.kind: trunk",
+        ),
+        (
+            {"schedule": {**TRUNK, "cooldown": 1}},
+            "schedule.cooldown: 1 is not allowed; allowed: less than 1",
+        ),
         ({"sizes": {}}, "sizes: [] given; allowed: exactly one of values, per_budget, window"),
         ({"sizes": {"values": [8], "window": {}}}, "sizes: ['values', 'window'] given"),
         (

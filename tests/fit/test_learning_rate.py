@@ -49,6 +49,15 @@ def test_a_planted_rule_comes_back_exactly():
     assert all(cell["status"] == "bracketed" for cell in fit["cells"])
 
 
+def test_cells_of_one_budget_give_a_rule_of_n_alone():
+    sizes = {16: 8e3, 24: 1.6e4, 32: 3e4, 48: 6e4, 64: 1e5}
+    cells = [(size, n, 1e11 / (6 * n * (1 + 300 / n))) for size, n in sizes.items()]
+    fit = fit_learning_rate(sweep(cells, optimum=lambda n, d: 0.02 * (n / 1e4) ** -0.3))
+    assert fit["params"]["power"] == pytest.approx(-0.3, abs=1e-9)
+    assert "tokens" not in fit
+    assert "N and D vary together: the power of tokens is left out" in fit["notes"]
+
+
 def test_the_written_rule_gives_the_planted_rate_wherever_a_sweep_names_it(tmp_path):
     table, out = tmp_path / "results.csv", tmp_path / "learning_rate.json"
     sweep(CELLS).to_csv(table, index=False)

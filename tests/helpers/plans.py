@@ -24,13 +24,13 @@ def cell(budget, params, *, steps=1000, size=None, seed=0, tokens=None, tokens_p
     )
 
 
-def plan_of(cells, skipped=(), warmup=0.05, kind="wsd"):
+def plan_of(cells, skipped=(), warmup=0.05, kind="wsd", schedule=None):
     return Plan(
         fingerprint="f" * 64,
         convention="counted",
         experiments=list(cells),
         skipped=list(skipped),
-        schedule={"kind": kind, "warmup": warmup, "decay": 0.2, "final": 0.0},
+        schedule=schedule or {"kind": kind, "warmup": warmup, "decay": 0.2, "final": 0.0},
         resources=Resources(),
         check="nowhere.json",
     )

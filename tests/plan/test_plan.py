@@ -104,6 +104,20 @@ def test_a_plan_with_losses_added_by_hand_gives_the_law_on_the_planned_costs(tmp
     assert answer.tokens == pytest.approx(3e19 / per_token(best), rel=0.002)
 
 
+SHARED = {"kind": "trunk", "warmup_tokens": 2000, "cooldown": 0.2, "shape": "sqrt", "final": 0.0}
+
+
+def test_short_ends_and_a_long_warmup_of_a_trunk_are_warned_of():
+    assert warned(grid(steps=1000), schedule=SHARED) == []
+    (short,) = warned(grid(steps=999), schedule=SHARED)
+    assert "15 of 15 runs have fewer than about 1,000 steps (the fewest: 999)" in short
+    fewest = min(e.num_tokens for e in grid())
+    (long,) = warned(grid(), schedule={**SHARED, "warmup_tokens": round(0.3 * fewest)})
+    assert "the warm-up takes 30% of the shortest run" in long
+    (brief,) = warned(grid(), schedule={**SHARED, "warmup_tokens": 10})
+    assert "raise schedule.warmup_tokens" in brief
+
+
 def test_a_good_plan_is_not_warned_of():
     assert warned(grid(), answers=[1e15]) == []
 

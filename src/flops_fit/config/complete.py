@@ -9,6 +9,7 @@ from flops_fit.config.check import (
     check_across_keys,
     check_plain,
     check_size,
+    keys_of_other_schedules,
     kind_of_sweep,
     validate,
 )
@@ -38,6 +39,9 @@ def complete_config(raw: object) -> dict:
     refused = kind_of_sweep(config).refused
     config = _convert(config, schema(), fill=True)
     _spell_sizes(config.get("sizes", {}))
+    schedule = config["schedule"]
+    for key in keys_of_other_schedules(schedule["kind"]):  # defaults, which are no part of a run
+        schedule.pop(key, None)
     return {key: value for key, value in config.items() if key not in refused}
 
 

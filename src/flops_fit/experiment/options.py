@@ -19,7 +19,7 @@ class DecidingOptions:
         batch_items: the global batch in items.
         learning_rate: the peak of the learning rate.
         seed: of weights, order and dropout.
-        schedule: of the learning rate, see `flops_fit.plan.schedule.multiplier`.
+        schedule: of the learning rate, see `flops_fit.plan.schedule.rate_factor`.
         clip_norm: the largest norm of the gradient (None: no limit).
         precision: accelerate's mixed precision: no, bf16 or fp16.
         deterministic: whether only torch's deterministic algorithms are used.

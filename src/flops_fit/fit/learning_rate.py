@@ -18,6 +18,7 @@ from flops_fit.fit.tables import floats, positive
 BRACKETED, AT_EDGE, TOO_FEW = "bracketed", "at_edge", "too_few_points"
 COLUMNS = ("params", "tokens", "learning_rate", "loss")
 NEIGHBOURS = 2  # rates on each side of the lowest that the parabola sees
+TOGETHER = 0.99  # correlation of ln N and ln D, beyond which their powers cannot be separated
 LEAST_SPREAD = 0.1  # of ln N or ln D over the cells, below which its power is not identifiable
 
 
@@ -128,7 +129,7 @@ def _regress(logs: np.ndarray) -> tuple[dict, list[str], float]:
         columns.append(logs[:, index] - centre[index])
         names.append((name, float(np.exp(centre[index]))))
     design = np.column_stack([np.ones(len(logs)), *columns])
-    if np.linalg.matrix_rank(design) < design.shape[1]:
+    if len(names) == 2 and abs(np.corrcoef(design[:, 1], design[:, 2])[0, 1]) > TOGETHER:
         design, names = design[:, :-1], names[:-1]
         notes.append("N and D vary together: the power of tokens is left out")
     solution, *_ = np.linalg.lstsq(design, logs[:, 2], rcond=None)

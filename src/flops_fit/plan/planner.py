@@ -5,12 +5,13 @@ and keeps its outcome: one plan file, and one spec per experiment, which its job
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flops_fit.config.load import load_config
+from flops_fit.constants import TRUNK
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import plan_fingerprint, plan_key
 from flops_fit.experiment.kinds import Shared, kind_of
@@ -25,12 +26,15 @@ from flops_fit.plan.costs import Costs
 from flops_fit.plan.items import Items, known_amount
 from flops_fit.plan.planning import Planning, planning_of, sizes_by_budget
 from flops_fit.plan.price import PLAN_HINT
-from flops_fit.plan.rules import make_rule
+from flops_fit.plan.rules import make_rule, same_for_any_tokens
+from flops_fit.plan.schedule import cooldown_start
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.resolve import add_search_paths
 from flops_fit.plugins.uses import Uses, uses_identity
 from flops_fit.plugins.watch import Watch, not_followed, watching
-from flops_fit.sweep import COUNTED, SweepPlan, plan_sweep
+from flops_fit.sweep import COUNTED, Skipped, SweepPlan, plan_sweep
+
+RULES = ("batch", "learning_rate")
 
 
 def make_plan(
@@ -58,14 +62,20 @@ def make_plan(
     hashes.save()
 
     shared, costs = planning.refined(shared, smallest), planning.costs
+    rules = {key: make_rule(key, config[key], tuple(search_paths)) for key in RULES}
+    not_probed: list[Skipped] = []
+    if has_trunks(config):
+        rules = {key: same_for_any_tokens(key, rule) for key, rule in rules.items()}
+        if len(config["learning_rate_factors"]) > 1:
+            grid, not_probed = _longest_ends(grid)
     grid_plan = plan_sweep(
         grid,
         counts,
         costs.items.tokens,
         seeds=config["seeds"],
         convention=config["convention"],
-        batch_tokens=make_rule("batch", config["batch"], tuple(search_paths)),
-        learning_rate=make_rule("learning_rate", config["learning_rate"], tuple(search_paths)),
+        batch_tokens=rules["batch"],
+        learning_rate=rules["learning_rate"],
         rate_factors=config["learning_rate_factors"],
         batch_multiple=config["batch"].get("multiple", 1),
         min_steps=config["limits"]["min_steps"],
@@ -78,7 +88,10 @@ def make_plan(
             f"budgets: no cell of the grid can be trained; the first: {grid_plan.skipped[0].reason}; "
             f"{PLAN_HINT}"
         )
+    grid_plan.skipped.extend(not_probed)
     _check_processes(grid_plan, config["resources"]["processes"])
+    if has_trunks(config):
+        _check_warmup(grid_plan, config["schedule"])
     warnings = planning.warnings(counts) + not_followed(
         kind_of(config).users_files(config, uses, search_paths), watch
     )
@@ -109,6 +122,32 @@ def _identified(
     uses = named | seen | kind.changed_late(results, config, hashes)
     hashed = uses_identity(uses, hashes)
     return replace(shared, uses=hashed), plan_fingerprint(key, hashed), uses
+
+
+def has_trunks(config: Mapping[str, Any]) -> bool:
+    """Whether runs of ``config`` that differ only in D share their first steps."""
+    return config.get("schedule", {}).get("kind") == TRUNK
+
+
+def _longest_ends(grid: Mapping[float, list]) -> tuple[dict[float, list], list[Skipped]]:
+    """The sizes of the largest budget, and the other cells as skipped.
+
+    One learning rate serves all ends of a trunk, so it is tuned where it matters most.
+    """
+    largest = max(grid)
+    reason = "the learning rate of a trunk is tuned at the ends of the largest budget alone"
+    others = [(budget, size) for budget in grid if budget != largest for size in grid[budget]]
+    return {largest: grid[largest]}, [Skipped(*cell, reason) for cell in others]
+
+
+def _check_warmup(plan: SweepPlan, schedule: Mapping[str, Any]) -> None:
+    shortest = min(plan.experiments, key=lambda experiment: experiment.num_tokens)
+    start = int(cooldown_start(shortest.num_tokens, schedule))
+    if schedule["warmup_tokens"] >= start:
+        raise FlopsFitError(
+            f"schedule.warmup_tokens: {schedule['warmup_tokens']}, but the cooldown of "
+            f"{shortest.experiment_id} begins after {start} tokens; allowed: fewer than {start}"
+        )
 
 
 def _check_processes(plan: SweepPlan, processes: int) -> None:

@@ -28,6 +28,27 @@ def make_rule(key: str, rule: Mapping, search_paths: tuple[str, ...] = ()) -> Ca
     return lambda **factors: _checked(key, _power_law(rule, factors))
 
 
+def same_for_any_tokens(key: str, rule: Callable[..., float]) -> Callable[..., float]:
+    """The ``rule`` under the config's ``key``, for runs that share a trunk.
+
+    It raises `FlopsFitError` where another D of the same size gives another value.
+    """
+    known: dict[tuple[float, float], tuple[float, float]] = {}
+
+    def checked(*, params: float, tokens: float, size: float) -> float:
+        value = rule(params=params, tokens=tokens, size=size)
+        first, before = known.setdefault((params, size), (tokens, value))
+        if value != before:
+            raise FlopsFitError(
+                f"{key}: the rule gave {before:.6g} for size {size:g} at D = {first:.4g} and "
+                f"{value:.6g} at D = {tokens:.4g}; allowed with schedule.kind: trunk: one value for "
+                "every D of a size, because its runs share their first steps"
+            )
+        return value
+
+    return checked
+
+
 def _power_law(rule: Mapping, factors: Mapping[str, float]) -> float:
     value = rule["value"]
     try:

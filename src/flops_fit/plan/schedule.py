@@ -3,6 +3,40 @@
 import math
 from collections.abc import Mapping
 
+from flops_fit.constants import TRUNK
+
+
+def rate_factor(tokens: float, horizon: int, schedule: Mapping) -> float:
+    """Factor on the peak learning rate after ``tokens`` of the ``horizon`` D, in target elements.
+
+    ``schedule`` is as `multiplier` or `trunk_factor` takes it; its kind decides which.
+    """
+    if schedule["kind"] == TRUNK:
+        return trunk_factor(tokens, horizon, schedule)
+    return multiplier(tokens / horizon, schedule)
+
+
+def trunk_factor(tokens: float, horizon: int, schedule: Mapping) -> float:
+    """Factor on the peak learning rate after ``tokens`` of the ``horizon`` D, on a trunk.
+
+    ``schedule`` holds ``warmup_tokens``, ``cooldown`` (the last fraction of D), ``shape`` (sqrt or
+    linear) and ``final`` (the factor reached at D). Before the cooldown the rate does not know D, so
+    runs of different D share these steps to the last bit (Hägele et al. 2024, arXiv 2405.18392).
+    """
+    if tokens < schedule["warmup_tokens"]:
+        return tokens / schedule["warmup_tokens"]
+    start = cooldown_start(horizon, schedule)
+    if tokens <= start:
+        return 1.0
+    done = min((tokens - start) / (horizon - start), 1.0)
+    fallen = math.sqrt(done) if schedule["shape"] == "sqrt" else done
+    return schedule["final"] + (1.0 - schedule["final"]) * (1.0 - fallen)
+
+
+def cooldown_start(horizon: int, schedule: Mapping) -> float:
+    """Tokens after which a run of the ``horizon`` D leaves its trunk; ``schedule`` is a trunk's."""
+    return (1.0 - schedule["cooldown"]) * horizon
+
 
 def multiplier(progress: float, schedule: Mapping) -> float:
     """Factor on the peak learning rate after a fraction ``progress`` of the experiment's D tokens.
@@ -26,14 +60,18 @@ def multiplier(progress: float, schedule: Mapping) -> float:
     return final + (1.0 - final) * remaining
 
 
-def phases(steps: int, schedule: Mapping) -> dict[str, int]:
+def phases(steps: int, schedule: Mapping, tokens: int = 0) -> dict[str, int]:
     """Steps spent in ``warmup``, ``plateau`` and ``decay`` of a run of ``steps`` optimiser steps.
 
-    ``schedule`` as in `multiplier`; none are known where it is empty, as it is where a user's own
-    script decides it.
+    ``schedule`` as in `rate_factor`; none are known where it is empty, as it is where a user's own
+    script decides it. ``tokens`` is D, in which the warm-up of a trunk is counted.
     """
     if not schedule:
         return {}
+    if schedule["kind"] == TRUNK:
+        warmup = min(round(schedule["warmup_tokens"] * steps / tokens), steps)
+        decay = min(round(schedule["cooldown"] * steps), steps - warmup)
+        return {"warmup": warmup, "plateau": steps - warmup - decay, "decay": decay}
     warmup = round(schedule["warmup"] * steps)
     if schedule["kind"] == "constant":
         decay = 0

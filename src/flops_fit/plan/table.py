@@ -125,7 +125,7 @@ def plan_rows(
             experiment,
             plan.convention,
             epochs=experiment.num_tokens / unique_tokens if unique_tokens else None,
-            phases=phases(experiment.steps, plan.schedule),
+            phases=phases(experiment.steps, plan.schedule, experiment.num_tokens),
             price=price(work_of(experiment), rate, plan.resources, per_hour),
         )
         for experiment in plan.experiments

@@ -6,7 +6,7 @@ Thresholds are rules of thumb; each sentence says what would happen, not only th
 import math
 from collections.abc import Callable, Sequence
 
-from flops_fit.constants import MOST_EPOCHS, PUBLISHED_RATIO
+from flops_fit.constants import MOST_EPOCHS, PUBLISHED_RATIO, TRUNK
 from flops_fit.experiment.plan import Plan
 from flops_fit.plan.amounts import shortage
 from flops_fit.plan.table import PlanRow
@@ -20,6 +20,8 @@ ONE_AXIS = (
     "this answers how the loss falls with {0} (L = E + {2}), and neither which N is best for a "
     "budget nor what more {1} are worth"
 )
+SHORTEST_END = 1000  # steps of a run with a trunk, below which its loss was measured to be higher
+LONGEST_WARMUP = 0.1  # of the shortest run with a trunk
 FARTHEST_ANSWER = 10  # times the largest budget
 
 
@@ -37,6 +39,7 @@ def plan_warnings(plan: Plan, rows: list[PlanRow], answers: Sequence[float] = ()
         _lopsided,
         _off_centre,
         _short,
+        _short_ends,
         _repeated,
     ]
     sentences = [sentence for check in checks for sentence in check(plan, rows)]
@@ -158,10 +161,33 @@ def _short(plan: Plan, rows: list[PlanRow]) -> list[str]:
             f"{steps}): too short to reach the loss of their size; use smaller batches"
         )
     warmup = min((row.phases["warmup"] for row in rows if row.phases), default=SHORTEST_WARMUP)
-    if warmup < SHORTEST_WARMUP and plan.schedule["warmup"] > 0:
+    key = "warmup_tokens" if plan.schedule.get("kind") == TRUNK else "warmup"
+    if warmup < SHORTEST_WARMUP and plan.schedule[key] > 0:
         sentences.append(
             f"the shortest warm-up has {warmup} steps: too short to warm anything up; lower the "
-            "batch or raise schedule.warmup"
+            f"batch or raise schedule.{key}"
+        )
+    return sentences
+
+
+def _short_ends(plan: Plan, rows: list[PlanRow]) -> list[str]:
+    """What bends the law where one rate, which falls only at the end, serves runs of all lengths."""
+    if plan.schedule.get("kind") != TRUNK:
+        return []
+    sentences = []
+    short = [row.experiment.steps for row in rows if row.experiment.steps < SHORTEST_END]
+    if short:
+        sentences.append(
+            f"{len(short)} of {len(rows)} runs have fewer than about {SHORTEST_END:,} steps (the "
+            f"fewest: {min(short)}): with a trunk such runs end at a higher loss than under a rate "
+            "that falls over all of D, which tilts the law; use larger budgets or a smaller batch"
+        )
+    fewest = min(row.experiment.num_tokens for row in rows)
+    share = plan.schedule["warmup_tokens"] / fewest
+    if share > LONGEST_WARMUP:
+        sentences.append(
+            f"the warm-up takes {100 * share:.0f}% of the shortest run, which raises its loss; lower "
+            "schedule.warmup_tokens"
         )
     return sentences
 

@@ -8,8 +8,10 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from flops_fit import __version__
+from flops_fit.constants import TRUNK
 from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.recipe import PluginRecipe, recipe_kind
 from flops_fit.experiment.script_recipe import ScriptRecipe
@@ -206,15 +208,24 @@ def _plugin_rows(trained: list[dict]) -> list[tuple[str, str]]:
             + (f"clipped at {clip:g}" if clip else "not clipped"),
         ),
         (topics[4], _varied(trained, "learning_rate")),
-        (
-            topics[5],
-            f"{schedule['kind']}, warm-up over {100 * schedule['warmup']:g}% of D, decaying to "
-            f"{schedule['final']:g} of the peak at the D of each run",
-        ),
+        (topics[5], _schedule_text(schedule)),
         (topics[6], f"{_varied(trained, 'batch_items')} items"),
         (topics[7], {"no": "fp32"}.get(identity["precision"], identity["precision"])),
         (topics[8], f"{heldout:,} held-out tokens at the end of each run, the same for all runs"),
     ]
+
+
+def _schedule_text(schedule: Mapping[str, Any]) -> str:
+    """The ``schedule`` of the identity of a run in one sentence."""
+    end = f"{schedule['final']:g} of the peak at the D of each run"
+    if schedule["kind"] != TRUNK:
+        warmup = f"warm-up over {100 * schedule['warmup']:g}% of D"
+        return f"{schedule['kind']}, {warmup}, decaying to {end}"
+    fall = "1 - sqrt" if schedule["shape"] == "sqrt" else schedule["shape"]
+    return (
+        f"warm-up over {schedule['warmup_tokens']:,} tokens, then constant, falling ({fall}) over the "
+        f"last {100 * schedule['cooldown']:g}% to {end}; runs of one size share their first steps"
+    )
 
 
 RECIPE_ROWS = {PluginRecipe: _plugin_rows, ScriptRecipe: _script_rows}

@@ -96,7 +96,7 @@ def run_line(
     tokens, batch_tokens = options.tokens, round(options.batch_items * per_item)
     steps = -(-tokens // batch_tokens)
     spent = ", ".join(
-        f"{count} {phase}" for phase, count in phases(steps, options.schedule).items()
+        f"{count} {phase}" for phase, count in phases(steps, options.schedule, tokens).items()
     )
     counted = f" (counted: {flops_per_token * tokens:.3g})" if flops_per_token else ""
     world = accelerator.num_processes
