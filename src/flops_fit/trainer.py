@@ -51,6 +51,7 @@ from flops_fit.training.outcome import status_of
 from flops_fit.training.record import Record
 from flops_fit.training.setup import new_accelerator, progress_bar, run_line, seed_everything
 from flops_fit.training.trackers import Trackers
+from flops_fit.training.trunk import Trunk, TrunkStates
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def train(
     experiment_hash: str = "",
     stop: StopRequest | None = None,
     flops_per_token: float = 0.0,
+    trunk: Trunk | None = None,
 ) -> dict:
     """Train the experiment ``name`` and return its outcome as plain data.
 
@@ -73,7 +75,7 @@ def train(
     optimisers. ``data``, ``loss_fn`` and ``options`` are what the experiment is trained on and how.
     Checkpoints go to ``checkpoint_folder`` (None: none are saved) and carry ``experiment_hash``. A
     request in ``stop`` is noticed between two steps. ``flops_per_token``, the counted FLOPs, is
-    only printed.
+    only printed. A run with a ``trunk`` starts from a state of it, and leaves one there.
 
     The outcome contains ``status`` (completed or diverged) and its ``reason``; ``final_loss`` on
     the held-out part (None if diverged) with its standard error; ``bits_per_byte`` where the
@@ -132,7 +134,8 @@ def train(
     checkpoints = Checkpoints(
         checkpoint_folder, experiment_hash, accelerator, options.checkpoint_minutes
     )
-    saved = checkpoints.restore() or START
+    shared = TrunkStates(trunk, options, accelerator)
+    saved = shared.restore(checkpoints.restore()) or START
     curve = Curve(**saved.get("curve", {}))
     step, position, seen = saved["step"], saved["position"], saved["seen"]
     batches.start = position
@@ -153,7 +156,7 @@ def train(
         )
     trackers = Trackers(accelerator, name, options.log_with)
     inputs_seen = InputPositions(accelerator, saved["input_positions"])
-    incoming = inputs_seen.counted(read_ahead(dataloader))
+    incoming = read_ahead(dataloader)
     model.train()
     switch_mode(optimizer, training=True)  # checkpoints contain these weights
     with progress_bar(name, options, seen, accelerator) as bar:
@@ -165,21 +168,21 @@ def train(
             total, stopping, saving = agree(
                 accelerator, micro_batches, bool(stop), checkpoints.due()
             )
-            if stopping or saving:
+            if stopping or saving or shared.due(seen, total):
                 bad_step = curve.flush(accelerator, force=True)
                 if bad_step is not None:
                     break
-                seconds = saved["seconds"] + time.perf_counter() - loop_started
-                checkpoints.save(
-                    {
-                        "step": step,
-                        "position": position,
-                        "seen": seen,
-                        "seconds": seconds,
-                        "curve": curve.state(),
-                        "input_positions": inputs_seen.total(),
-                    }
-                )
+                counters = {
+                    "step": step,
+                    "position": position,
+                    "seen": seen,
+                    "seconds": saved["seconds"] + time.perf_counter() - loop_started,
+                    "curve": curve.state(),
+                    "input_positions": inputs_seen.total(),
+                }
+                shared.save(counters, total)
+                if stopping or saving:
+                    checkpoints.save(counters | shared.counters())
                 trackers.follow(curve)
                 if stopping:
                     trackers.close()
@@ -220,6 +223,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
 
+            inputs_seen.add(micro_batches)
             step, seen = step + 1, seen + total
             position += batches.step_items(position)
             assert share_of_loss is not None  # each step has a micro-batch
@@ -245,7 +249,7 @@ def train(
         "loss_curve": curve.until(bad_step if bad_step is not None else step).points(),
         "tokens_seen": seen,
         "steps_done": step,
-        "input_positions": inputs_seen.total(),
+        **shared.outcome(seen, inputs_seen.total()),
         "epochs": view.epochs(position),
         "num_params": params,
         "processes": accelerator.num_processes,

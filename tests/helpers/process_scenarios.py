@@ -5,6 +5,7 @@ usage: process_scenarios.py OUT.json
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from flops_fit.loss import cross_entropy
 from flops_fit.optimizer import adamw
 from flops_fit.trainer import train
 from flops_fit.training.batches import GlobalBatches
+from flops_fit.training.trunk import Trunk
 
 VOCABULARY, LENGTH = 16, 6
 
@@ -95,8 +97,28 @@ def recorded_batches(log: list):
     return iterate
 
 
+def on_a_trunk(folder: Path) -> dict[str, dict]:
+    """A run that starts from the state of a shorter one in ``folder``, and the same run alone."""
+
+    def run(steps: int, trunk: Trunk | None) -> dict:
+        schedule = {"kind": "trunk", "warmup_tokens": 50, "cooldown": 0.2, "shape": "sqrt"}
+        options = TrainOptions(
+            learning_rate=0.01,
+            progress=False,
+            evaluation_batch_items=3,
+            batch_items=7,
+            tokens=7 * LENGTH * steps,
+            schedule={**schedule, "final": 0.0},
+        )
+        data = as_data((Bigrams(64), Bigrams(20)))
+        return train("trunk", Reader, data, cross_entropy, adamw, options, trunk=trunk)
+
+    run(15, Trunk(folder, "hash", "shorter"))
+    return {"shared": run(30, Trunk(folder, "hash", "longer")), "alone": run(30, None)}
+
+
 def main(out: str) -> None:
-    outcomes = {}
+    outcomes = on_a_trunk(Path(f"{out}.trunk"))
     for name, (dataset, optimizer, fields) in SCENARIOS.items():
         log: list = []
         GlobalBatches.__iter__, original = recorded_batches(log), GlobalBatches.__iter__

@@ -22,7 +22,15 @@ from flops_fit.optimizer import adamw
 from flops_fit.trainer import Stopped, train
 
 FEATURES, CLASSES, STEPS, BATCH = 6, 4, 24, 8
-BITS = ("loss_curve", "final_loss", "final_loss_se", "tokens_seen", "steps_done", "status")
+BITS = (
+    "loss_curve",
+    "final_loss",
+    "final_loss_se",
+    "tokens_seen",
+    "input_positions",
+    "steps_done",
+    "status",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,15 @@ def outcomes(tmp_path_factory) -> dict[int, dict]:
     return found
 
 
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_run_from_a_state_of_its_trunk_has_the_bits_of_a_run_alone(outcomes, processes):
+    shared, alone = outcomes[processes]["shared"], outcomes[processes]["alone"]
+    assert shared["start_tokens"] == 7 * LENGTH * 12
+    assert shared["tokens_here"] == 7 * LENGTH * 18
+    for key in ("loss_curve", "final_loss", "final_loss_se", "tokens_seen", "input_positions"):
+        assert shared[key] == alone[key]
+
+
 def curve(outcomes, processes: int, name: str) -> np.ndarray:
     return np.array(outcomes[processes][name]["loss_curve"]["loss"])
 

@@ -1,6 +1,7 @@
 """``flops-fit train``: train one experiment, or restore it from its record."""
 
 import argparse
+from pathlib import Path
 
 from flops_fit.cli.arguments import add_results
 
@@ -21,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=1, help="CPU threads per process (default: 1)"
     )
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of this job (default: 0)")
+    parser.add_argument(
+        "--after",
+        nargs="*",
+        default=[],
+        help="the result of the run before it on the same trunk, if there is one",
+    )
     add_results(parser)
 
 
@@ -28,4 +35,5 @@ def run(args: argparse.Namespace) -> None:
     """Train the experiment of a spec in its own job."""
     from flops_fit.jobs.launch import launch
 
-    launch(args.spec, args.out, args.results, args.processes, args.threads, args.gpus)
+    after = Path(args.after[0]).parent.name if args.after else ""
+    launch(args.spec, args.out, args.results, args.processes, args.threads, args.gpus, after)

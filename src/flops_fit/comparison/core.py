@@ -244,7 +244,7 @@ def _speeds(
     speeds = {}
     for arm, side in zip(arms, records, strict=True):
         known = [
-            r["flops_counted"] / r["wall_seconds"]
+            r.get("flops_here", r["flops_counted"]) / r["wall_seconds"]
             for r in side
             if r.get("wall_seconds") and r.get("flops_counted")
         ]

@@ -10,6 +10,29 @@ def run_folder(results: str | Path, experiment_id: str) -> Path:
     return Path(results, "runs", experiment_id)
 
 
+def trunks_folder(results: str | Path) -> Path:
+    """The folder below ``results`` of the states that runs share; all of them can be made again."""
+    return Path(results, ".trunks")
+
+
+def trunk_folder(results: str | Path, trunk: str) -> Path:
+    """The folder of the states that runs share whose first steps have the hash ``trunk``.
+
+    It lies below ``results``; all sweeps share it.
+    """
+    return trunks_folder(results) / trunk[:16]
+
+
+def state_folder(folder: Path, tokens: int) -> Path:
+    """The state after ``tokens`` in the ``folder`` of a trunk; `state_tokens` reads the name."""
+    return folder / f"tokens-{tokens:015d}"
+
+
+def state_tokens(folder: Path) -> int:
+    """The tokens after which the state in ``folder`` was left."""
+    return int(folder.name.removeprefix("tokens-"))
+
+
 def sweep_folder(results: str | Path, sweep: str) -> Path:
     """The folder of the tables, fit, figures and report of ``sweep`` below ``results``."""
     return Path(results, sweep)

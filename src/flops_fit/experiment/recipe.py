@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from flops_fit.constants import TRUNK
 from flops_fit.experiment.names import readable_id, tokens_text
 from flops_fit.experiment.options import TRAINER_VERSION, DecidingOptions
 from flops_fit.experiment.script_recipe import ScriptRecipe
@@ -216,6 +217,20 @@ class PluginRecipe:
         """The hash of all that decides the result."""
         return canonical_hash(self.to_dict())
 
+    @cached_property
+    def trunk(self) -> str:
+        """The hash of what decides the steps before the cooldown; empty without a trunk.
+
+        Runs that have it in common and differ in D share these steps.
+        """
+        schedule = self.shared.schedule
+        if schedule["kind"] != TRUNK:
+            return ""
+        after = ("tokens", "steps", "expected_items", "evaluation", "draws_when_evaluated")
+        prefix = {name: part for name, part in self.to_dict().items() if name not in after}
+        of_prefix = {name: schedule[name] for name in ("kind", "warmup_tokens")}
+        return canonical_hash({**prefix, "schedule": of_prefix})
+
     @property
     def experiment_id(self) -> str:
         """The experiment's id, such as ``gpt-d_model96-D1.5e6-s0-3f2a9c1b``."""
@@ -281,7 +296,8 @@ class PluginRecipe:
 
 
 # The union of recipes by kind of trainer. Each has `to_dict`, `hash`, `experiment_id`, `references`,
-# `changed`, `wrong_tokens`, and `size`, `tokens`, `batch_items`, `steps`, `learning_rate`, `seed`.
+# `changed`, `wrong_tokens`, `trunk`, and `size`, `tokens`, `batch_items`, `steps`, `learning_rate`,
+# `seed`.
 Recipe = PluginRecipe | ScriptRecipe
 
 

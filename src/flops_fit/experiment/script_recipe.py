@@ -106,6 +106,11 @@ class ScriptRecipe:
         return readable_id([*parts, f"s{self.seed}"], self.hash)
 
     @property
+    def trunk(self) -> str:
+        """Empty: a script's runs share no steps."""
+        return ""
+
+    @property
     def references(self) -> list[str]:
         """What names the code that decides the result: the line of the program."""
         return self.shared.program.line

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import TrainOptions, part_of_batch
-from flops_fit.experiment.places import hashes_file, run_folder
+from flops_fit.experiment.places import hashes_file, run_folder, trunk_folder
 from flops_fit.experiment.recipe import PluginRecipe
 from flops_fit.experiment.spec import Spec, options_of, read_spec
 from flops_fit.experiment.used import late_sentence, late_uses, note_late
+from flops_fit.jobs.environment import AFTER
 from flops_fit.jobs.killed import AT_WORK, LOST
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.watch import Watch, watching
@@ -34,6 +35,8 @@ from flops_fit.store.stopping import LAUNCHER, RETRY_STATUS, Stopped, StopReques
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from flops_fit.training.trunk import Trunk
 
 BACKEND_ERROR = re.compile(
     r"gloo|NCCL|ProcessGroup|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE
@@ -166,7 +169,10 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
             spec.hash,
             stop,
             spec.count.flops_per_token,
+            trunk_of(spec, results),
         )
+    if recipe.trunk:
+        outcome["after"] = os.environ.get(AFTER) or None
     record = Record(
         spec.experiment_id, spec.hash, recipe.to_dict(), spec.count, spec.tokens_per_item, outcome
     )
@@ -196,6 +202,14 @@ def check_part(recipe: PluginRecipe, options: TrainOptions, normalises: bool) ->
             f"plan has {planned}; allowed: the processes of the plan, or a new plan with other "
             "resources.processes"
         )
+
+
+def trunk_of(spec: Spec, results: str | Path) -> "Trunk | None":
+    """Return where the run of ``spec`` finds and leaves states below ``results``, if it has a trunk."""
+    from flops_fit.training.trunk import Trunk
+
+    trunk = spec.plugins.trunk
+    return Trunk(trunk_folder(results, trunk), trunk, spec.experiment_id) if trunk else None
 
 
 def used_late(

@@ -11,7 +11,7 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import spec_file
 from flops_fit.experiment.spec import read_spec
-from flops_fit.jobs.environment import cleaned
+from flops_fit.jobs.environment import AFTER, cleaned
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
 from flops_fit.jobs.killed import AT_WORK
 from flops_fit.jobs.start import Start
@@ -21,14 +21,21 @@ from flops_fit.store.records import finished_before, restore_run
 
 
 def launch(
-    spec_path: str, result: str, results: str, processes: int, threads: int, gpus: int
+    spec_path: str,
+    result: str,
+    results: str,
+    processes: int,
+    threads: int,
+    gpus: int,
+    after: str = "",
 ) -> None:
     """Restore or train the experiment of the spec file ``spec_path``; its result goes to ``result``.
 
     ``results`` is the folder of all results. ``processes`` processes train the experiment together,
     each with ``threads`` CPU threads. The job was given ``gpus`` GPUs (0: train on the CPU); outside
-    of SLURM it waits until as many are free. After training, this process exits with the status of
-    the launcher. Raises `FlopsFitError` for options out of range, and for a spec that does not
+    of SLURM it waits until as many are free. ``after`` is the id of the run of the same trunk that the
+    workflow trained before; the record keeps it. After training, this process exits with the status
+    of the launcher. Raises `FlopsFitError` for options out of range, and for a spec that does not
     belong to ``results``.
     """
     for name, value, least in (
@@ -61,6 +68,7 @@ def launch(
             "OMP_NUM_THREADS": str(threads),
             "PYTHONHASHSEED": "0",  # sets of strings in one order, in every process and attempt
             **take_devices(gpus, os.environ),
+            AFTER: after,
         }
         if gpus == 0:
             environment[USE_CPU] = "true"

@@ -28,7 +28,8 @@ def throughput_numbers(records: list[dict]) -> pd.DataFrame:
             **{key: record.get(key) for key in COLUMNS},
             "experiment_id": record["experiment_id"],
             "budget": record["compute_budget"],
-            "flops_per_second": record["flops_counted"] / record["wall_seconds"],
+            "flops_per_second": record.get("flops_here", record["flops_counted"])
+            / record["wall_seconds"],
         }
         for record in records
         if record.get("wall_seconds") and record.get("flops_counted")

@@ -137,7 +137,7 @@ def _effort(answer: Answer, records: Sequence[dict]) -> dict:
     if the optimum needs more.
     """
     speeds = [
-        r["flops_counted"] / r["wall_seconds"]
+        r.get("flops_here", r["flops_counted"]) / r["wall_seconds"]
         for r in records
         if r.get("wall_seconds") and r.get("flops_counted")
     ]

@@ -255,11 +255,9 @@ class InputPositions:
     def __init__(self, accelerator: Accelerator, before: int = 0):
         self.accelerator, self.before, self.here = accelerator, before, 0
 
-    def counted(self, batches: Iterable[tuple]) -> Iterator[tuple]:
-        """Yield ``batches`` unchanged and count their inputs."""
-        for batch in batches:
-            self.here += positions_of(batch[0])
-            yield batch
+    def add(self, micro_batches: Iterable[tuple]) -> None:
+        """Count the inputs of the ``micro_batches`` of a step that is done."""
+        self.here += sum(positions_of(inputs) for inputs, *_ in micro_batches)
 
     def total(self) -> int:
         """Return the count of all processes since the start of the run.

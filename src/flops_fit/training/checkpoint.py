@@ -57,53 +57,13 @@ class Checkpoints:
             return
         final = self.folder / f"step-{counters['step']:08d}"
         temporary = self.folder / f".{final.name}"
-        try:
-            self._write(temporary, final, counters)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise FlopsFitError(
-                f"{final}: the checkpoint cannot be written ({error}); free disk space or make the "
-                "folder writable, then start the run again: it continues from its last checkpoint"
-            ) from error
+        write_state(self.accelerator, temporary, final, self.experiment_hash, counters)
         self.kept.insert(0, final)
         if self.accelerator.is_main_process:
             for old in self.kept[KEEP:]:
                 shutil.rmtree(old, ignore_errors=True)
         del self.kept[KEEP:]
         self.step, self.latest = counters["step"], time.monotonic()
-
-    def _write(self, temporary: Path, final: Path, counters: dict) -> None:
-        if self.accelerator.is_main_process:
-            temporary.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        # as .bin files, because safetensors drops tied weights
-        self.accelerator.save_state(str(temporary), safe_serialization=False)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self._seal(temporary, counters)
-            shutil.rmtree(final, ignore_errors=True)  # an earlier one that could not be used
-            temporary.rename(final)
-            _flush_folder(final.parent)
-        self.accelerator.wait_for_everyone()
-
-    def _seal(self, folder: Path, counters: dict) -> None:
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
-        hashes = {}
-        for path in files:
-            with path.open("rb") as file:
-                hashes[str(path.relative_to(folder))] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
-                os.fsync(file.fileno())
-        manifest = {
-            "format": FORMAT,
-            "hash": self.experiment_hash,
-            "counters": counters,
-            "files": hashes,
-            "processes": self.accelerator.num_processes,
-        }
-        write_json(folder / CHECKPOINT_MANIFEST, seal(manifest))
-        _flush_folder(folder)
 
     def restore(self) -> dict | None:
         """Load the newest valid checkpoint and return its counters, or None.
@@ -119,48 +79,107 @@ class Checkpoints:
                 shutil.rmtree(unfinished)
         folders = sorted(self.folder.glob("step-*"), reverse=True)
         for i, folder in enumerate(folders):
-            problem, manifest = self._verify(folder)
+            problem, manifest = verify_state(self.accelerator, folder, self.experiment_hash)
             if not problem:
-                self._load(folder)
+                load_state(self.accelerator, folder)
                 self.step, self.kept = manifest["counters"]["step"], folders[i:]
                 return manifest["counters"]
             if self.accelerator.is_main_process:
                 log.warning("checkpoint %s is not used: %s", folder, problem)
         return None
 
-    def _load(self, folder: Path) -> None:
-        torch.seed()  # a random state that no run has, to see whether it is replaced
-        before = _random_states()
-        self.accelerator.load_state(str(folder))
-        if any(map(torch.equal, before, _random_states())):  # accelerate only logs this failure
-            raise FlopsFitError(
-                f"{folder}: the state of the random generators was not restored, so the run would not "
-                "continue as it began; use the versions and devices with which it was saved, or delete "
-                "this folder"
-            )
 
-    def _verify(self, folder: Path) -> tuple[str, dict]:
-        try:
-            manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_text())
-            checksum = manifest.pop("checksum")
-            if canonical_hash(manifest) != checksum:
-                return f"{CHECKPOINT_MANIFEST} does not match its checksum", {}
-            check_format(manifest, CHECKPOINT_MANIFEST)
-            if manifest["hash"] != self.experiment_hash:
-                return "it belongs to another experiment", {}
-            if manifest["processes"] != self.accelerator.num_processes:
-                return f"it was written by {manifest['processes']} processes", {}
-            for name, digest in manifest["files"].items():
-                with (folder / name).open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                        return f"{name} does not match its hash", {}
-        except FlopsFitError as error:
-            return str(error), {}
-        except OSError as error:
-            return f"{error.filename} cannot be read ({error.strerror})", {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return f"{CHECKPOINT_MANIFEST} is broken ({error})", {}
-        return "", manifest
+def write_state(
+    accelerator: Accelerator, temporary: Path, final: Path, state_hash: str, counters: dict
+) -> None:
+    """Save the state of ``accelerator`` to the folder ``final``; every process must call this.
+
+    It is written to the folder ``temporary`` first. Its manifest holds ``counters``, as plain data, and
+    ``state_hash``, which says to what the state belongs. Raises `FlopsFitError` where it cannot be
+    written.
+    """
+    try:
+        if accelerator.is_main_process:
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        # as .bin files, because safetensors drops tied weights
+        accelerator.save_state(str(temporary), safe_serialization=False)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _seal(temporary, accelerator.num_processes, state_hash, counters)
+            shutil.rmtree(final, ignore_errors=True)  # an earlier one that could not be used
+            temporary.rename(final)
+            _flush_folder(final.parent)
+        accelerator.wait_for_everyone()
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise FlopsFitError(
+            f"{final}: the checkpoint cannot be written ({error}); free disk space or make the "
+            "folder writable, then start the run again: it continues from its last checkpoint"
+        ) from error
+
+
+def _seal(folder: Path, processes: int, state_hash: str, counters: dict) -> None:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    hashes = {}
+    for path in files:
+        with path.open("rb") as file:
+            hashes[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+    manifest = {
+        "format": FORMAT,
+        "hash": state_hash,
+        "counters": counters,
+        "files": hashes,
+        "processes": processes,
+    }
+    write_json(folder / CHECKPOINT_MANIFEST, seal(manifest))
+    _flush_folder(folder)
+
+
+def load_state(accelerator: Accelerator, folder: Path) -> None:
+    """Load the verified state in ``folder`` into ``accelerator``.
+
+    Raises `FlopsFitError` where the state of the random generators cannot be restored.
+    """
+    torch.seed()  # a random state that no run has, to see whether it is replaced
+    before = _random_states()
+    accelerator.load_state(str(folder))
+    if any(map(torch.equal, before, _random_states())):  # accelerate only logs this failure
+        raise FlopsFitError(
+            f"{folder}: the state of the random generators was not restored, so the run would not "
+            "continue as it began; use the versions and devices with which it was saved, or delete "
+            "this folder"
+        )
+
+
+def verify_state(accelerator: Accelerator, folder: Path, state_hash: str) -> tuple[str, dict]:
+    """What keeps a run of ``accelerator`` from using the state in ``folder``, and its manifest.
+
+    The first is empty where nothing does: the state is whole, belongs to ``state_hash``, and was
+    written by as many processes.
+    """
+    try:
+        manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_text())
+        checksum = manifest.pop("checksum")
+        if canonical_hash(manifest) != checksum:
+            return f"{CHECKPOINT_MANIFEST} does not match its checksum", {}
+        check_format(manifest, CHECKPOINT_MANIFEST)
+        if manifest["hash"] != state_hash:
+            return "it belongs to another experiment", {}
+        if manifest["processes"] != accelerator.num_processes:
+            return f"it was written by {manifest['processes']} processes", {}
+        for name, digest in manifest["files"].items():
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return f"{name} does not match its hash", {}
+    except FlopsFitError as error:
+        return str(error), {}
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})", {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{CHECKPOINT_MANIFEST} is broken ({error})", {}
+    return "", manifest
 
 
 def _random_states() -> list[torch.Tensor]:

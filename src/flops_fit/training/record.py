@@ -9,6 +9,8 @@ from flops_fit.constants import flops_6nd
 from flops_fit.files import FORMAT
 from flops_fit.sweep import ModelCount
 
+COUNTED_IN_FLOPS = ("input_positions", "input_positions_here")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -36,7 +38,7 @@ class Record:
         """The record as plain data, not sealed yet."""
         flops = self.flops()
         per_token = flops["flops_counted"] / self.outcome["tokens_seen"]
-        outcome = {k: v for k, v in self.outcome.items() if k != "input_positions"}
+        outcome = {k: v for k, v in self.outcome.items() if k not in COUNTED_IN_FLOPS}
         return {
             "format": FORMAT,
             "experiment_id": self.experiment_id,
@@ -60,6 +62,9 @@ class Record:
             "flops_6nd": flops_6nd(self.outcome["num_params"], tokens),
             "flops_counted": self.count.spent_flops(tokens, positions),
         }
+        if "tokens_here" in self.outcome:  # the rest was trained by other runs of its trunk
+            here = self.outcome["tokens_here"], self.outcome["input_positions_here"]
+            flops["flops_here"] = self.count.spent_flops(*here)
         if self.count.flops_per_position is not None:
             flops["input_positions"] = positions
             flops["flops_expected"] = self.count.flops_per_token * tokens
