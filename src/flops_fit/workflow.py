@@ -40,18 +40,21 @@ from flops_fit.plan.cache import SOURCES, plan_config, search_paths
 from flops_fit.plan.price import (
     Price,
     Rate,
+    Work,
     job_megabytes,
     job_minutes,
     price,
     rate_for,
     work_of_spec,
 )
+from flops_fit.plan.trunks import has_trunks, run_before, with_later
 from flops_fit.plugins.code import import_closure, remembered_sources
 from flops_fit.plugins.data_files import find_path
 from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER
 from flops_fit.store.collect import edited_tables
-from flops_fit.store.plan_file import keep_plan, read_plan_use
+from flops_fit.store.plan_file import keep_plan, read_plan, read_plan_use
 from flops_fit.store.records import RECORD, RESULT, read_failure, read_record, set_aside
+from flops_fit.store.runs import remove_spent_states
 from flops_fit.store.verified import Verified, state_of
 
 RESULTS = "results"
@@ -139,19 +142,50 @@ class Sweep:
         kept = sweep_plan_file(RESULTS, self.name)
         return kept.exists() and experiment in read_plan_use(kept).experiments
 
+    @property
+    def has_trunks(self) -> bool:
+        """Whether runs that differ only in D share their first steps."""
+        return has_trunks(self.config)
+
+    @functools.cached_property
+    def _known(self) -> "PlannedSweep":
+        """The plan: that of this process, or in a job the one that the main process kept."""
+        kept = sweep_plan_file(RESULTS, self.name)
+        return self._planned or PlannedSweep(self.config, read_plan(kept))
+
+    def before(self, experiment: str) -> str:
+        """The id of the run that leaves a state for ``experiment``, an id; empty where none does."""
+        return run_before(self._known.plan, self._known.failed, RESULTS, experiment)
+
+    def seconds_with_later(self, experiment: str, gpus: int) -> float:
+        """Seconds of ``experiment``, an id, and the runs that wait for it, on ``gpus`` GPUs each."""
+        runs = [experiment]
+        if self.has_trunks:
+            runs = with_later(self._known.plan, self._known.failed, RESULTS, experiment)
+        return sum(self.price(run, gpus).seconds for run in runs)
+
+    def tidy(self) -> None:
+        """Remove states of trunks that no planned run needs; the last of each trunk stays."""
+        if self.has_trunks:
+            remove_spent_states(RESULTS)
+
+    def _work(self, experiment: str) -> Work:
+        start = self._known.plan.start_of(experiment) if self.has_trunks else 0
+        return work_of_spec(spec_of(experiment), start)
+
     def request(self, experiment: str, gpus: int) -> tuple[int, int]:
         """Minutes and megabytes of a first attempt at ``experiment`` (an id) on ``gpus`` GPUs."""
         resources = self._resources(gpus)
         if not cpu_by_choice(os.environ):
             check_process_count(resources.processes, gpus)
         cost = self.price(experiment, gpus)
-        work = work_of_spec(spec_of(experiment))
+        work = self._work(experiment)
         return job_minutes(cost), job_megabytes(work, cost, resources)
 
     @functools.cache  # noqa: B019 - Snakemake asks several times for every run
     def price(self, experiment: str, gpus: int) -> Price:
         """The expected time and cost of one ``experiment`` (an id) on ``gpus`` GPUs."""
-        return price(work_of_spec(spec_of(experiment)), self.rate(gpus), self._resources(gpus))
+        return price(self._work(experiment), self.rate(gpus), self._resources(gpus))
 
     def _resources(self, gpus: int) -> Resources:
         return replace(Resources.from_dict(self.config["resources"]), gpus=gpus)

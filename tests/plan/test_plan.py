@@ -107,15 +107,19 @@ def test_a_plan_with_losses_added_by_hand_gives_the_law_on_the_planned_costs(tmp
 SHARED = {"kind": "trunk", "warmup_tokens": 2000, "cooldown": 0.2, "shape": "sqrt", "final": 0.0}
 
 
-def test_short_ends_and_a_long_warmup_of_a_trunk_are_warned_of():
-    assert warned(grid(steps=1000), schedule=SHARED) == []
-    (short,) = warned(grid(steps=999), schedule=SHARED)
-    assert "15 of 15 runs have fewer than about 1,000 steps (the fewest: 999)" in short
+def test_short_ends_and_the_warmup_of_a_trunk_are_warned_of():
     fewest = min(e.num_tokens for e in grid())
-    (long,) = warned(grid(), schedule={**SHARED, "warmup_tokens": round(0.3 * fewest)})
-    assert "the warm-up takes 30% of the shortest run" in long
-    (brief,) = warned(grid(), schedule={**SHARED, "warmup_tokens": 10})
-    assert "raise schedule.warmup_tokens" in brief
+
+    def said(share, steps=1000):
+        schedule = {**SHARED, "warmup_tokens": round(share * fewest)}
+        return "\n".join(warned(grid(steps=steps), schedule=schedule))
+
+    assert "fewer than about" not in said(0.05)
+    assert "15 of 15 runs have fewer than about 1,000 steps (the fewest: 999)" in said(0.05, 999)
+    assert "of the shortest run, which raises its loss" not in said(0.1)
+    assert "the warm-up takes 30% of the shortest run" in said(0.3)
+    assert "the shortest warm-up has 0 steps" in said(1e-4)
+    assert "raise schedule.warmup_tokens" in said(1e-4)
 
 
 def test_a_good_plan_is_not_warned_of():

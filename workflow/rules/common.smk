@@ -230,14 +230,21 @@ def gpus_per_run(wildcards):
     return int(gpus)
 
 
+@readable
+def before_on_trunk(wildcards):
+    """The result of the run that leaves a state for this one, on the trunk that both share."""
+    sweep = sweep_of(wildcards.id)
+    if not sweep.has_trunks:
+        return []
+    if is_main_process():
+        planned(sweep.name)
+    before = sweep.before(wildcards.id)
+    return f"results/runs/{before}/result.json" if before else []
+
+
 def gpu_resource(wildcards):
     """SLURM accepts only one of gres and gpu."""
     return 0 if set_resource(TRAIN_RUN, "gres") else gpus_per_run(wildcards)
-
-
-def price(wildcards):
-    sweep = sweep_of(wildcards.id)
-    return sweep.price(wildcards.id, gpus_per_run(wildcards))
 
 
 def request(wildcards):
@@ -247,8 +254,12 @@ def request(wildcards):
 
 @readable
 def longest_first(wildcards):
-    """The priority of a run: long runs start first, so that none of them is the last to end."""
-    return price(wildcards).seconds
+    """The priority of a run: long runs start first, so that none of them is the last to end.
+
+    Runs that wait for it on a trunk are part of its length.
+    """
+    sweep = sweep_of(wildcards.id)
+    return sweep.seconds_with_later(wildcards.id, gpus_per_run(wildcards))
 
 
 @readable

@@ -1,6 +1,7 @@
 rule train_run:
     input:
         ancient(checked),
+        before=ancient(before_on_trunk),
     output:
         "results/runs/{id}/result.json",
     log:
@@ -24,4 +25,5 @@ rule train_run:
     shell:
         "exec python -m flops_fit train --spec {params.spec} --out {output}"
         " --processes {resources.processes} --gpus {resources.devices} --threads {resources.omp}"
+        " --after {input.before}"
         " > {log} 2>&1"

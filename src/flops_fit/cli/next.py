@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     added = [e for e in planned.experiments if e.experiment_id not in old_ids]
     if len(added) + len(old_ids) != len(planned.experiments) or not added:
         raise FlopsFitError(f"{args.config}: a larger grid would change its existing runs")
-    flops = sum(experiment.flops_counted for experiment in added)
+    flops = sum(planned.flops_here(experiment) for experiment in added)
     summary = [
         f"adds {len(added)} runs, {flops:.3g} FLOPs, to the {len(old_ids)} of {config['name']}",
         f"expected, simulated with {truth.source}: interval of N* at {target:.3g} FLOPs "

@@ -1,6 +1,8 @@
 """``flops-fit plan``: every experiment counted, checked and priced before any training."""
 
 import argparse
+import json
+import sys
 from typing import TYPE_CHECKING
 
 from flops_fit.cli.arguments import add_places, add_sweep
@@ -25,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", default="sweep", help="name of the sweep on the page (with --plan)")
     add("--figure", help="output: the figure of the grid (SVG)")
     add("--summary", help="output: cost of the sweep and warnings as text")
+    add(
+        "--json",
+        action="store_true",
+        help="print one JSON object: the FLOPs of the sweep, those that are left, every experiment",
+    )
     add(
         "--budgets",
         nargs="+",
@@ -53,7 +60,14 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
     from flops_fit.plan.price import priced_resources, rate_for
-    from flops_fit.plan.table import format_plan, plan_csv, plan_rows, plan_summary, unique_tokens
+    from flops_fit.plan.table import (
+        format_plan,
+        plan_csv,
+        plan_json,
+        plan_rows,
+        plan_summary,
+        unique_tokens,
+    )
     from flops_fit.plan.warnings import plan_warnings
     from flops_fit.store.plan_file import keep_plan, read_plan
 
@@ -96,11 +110,15 @@ def run(args: argparse.Namespace) -> None:
             write_atomic(args.page, page)
     if args.summary:
         write_atomic(args.summary, plan_summary(plan, rows, warnings, rate, currency))
-    print(format_plan(plan, rows, warnings, rate, currency))
-    for path in filter(None, (args.out, args.page, args.figure, args.summary)):
-        print(f"wrote {path}")
+    notes = [f"wrote {path}" for path in (args.out, args.page, args.figure, args.summary) if path]
     if kept:
-        print(f"wrote {kept} (the --plan of prepare, check and collect)")
+        notes.append(f"wrote {kept} (the --plan of prepare, check and collect)")
+    if args.json:
+        print(json.dumps(plan_json(plan, rows, args.results), indent=1))
+        notes = [*(f"warning: {warning}" for warning in warnings), *notes]
+    else:
+        print(format_plan(plan, rows, warnings, rate, currency))
+    print("\n".join(notes), file=sys.stderr if args.json else sys.stdout)
 
 
 def _pricing(args: argparse.Namespace, config: dict | None) -> dict:

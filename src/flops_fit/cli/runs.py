@@ -84,7 +84,7 @@ def run_prune(args: argparse.Namespace) -> None:
         print("nothing to remove: every run is in use by a sweep or still training")
         return
     sizes = {path: size_of(path) for path in paths}
-    for path in leftovers["runs"] + leftovers["data"]:
+    for path in leftovers["runs"] + leftovers["states"] + leftovers["data"]:
         print(f"{path}  {size_text(sizes[path])}")
     kinds = (
         f"{len(of)} {kind} ({size_text(sum(sizes[p] for p in of))})"

@@ -23,6 +23,24 @@ class PlannedData:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """Where a run leaves the trunk that it shares with the runs of its size and seed.
+
+    Attributes:
+        trunk: the hash of what decides the steps before the cooldown.
+        tokens: the tokens after which its cooldown begins, at the end of a step; there it leaves a
+            state, from which longer runs start.
+        after: the id of the next shorter run of its plan on this trunk (empty: it is the shortest).
+        start: the tokens of the state that the run ``after`` leaves, from which this one starts.
+    """
+
+    trunk: str
+    tokens: int
+    after: str = ""
+    start: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
     """The plan of a sweep.
 
@@ -41,6 +59,7 @@ class Plan:
         data: what is known of the data (None where they are not there yet).
         beyond: sizes above the grid that were counted only, for answers beyond it.
         rate_from: where the learning rates are from, as text (empty where it is not known).
+        branches: where each run leaves its trunk, by its id; empty where runs share no steps.
     """
 
     fingerprint: str
@@ -56,6 +75,17 @@ class Plan:
     data: PlannedData | None = None
     beyond: list[CountedSize] = field(default_factory=list)
     rate_from: str = ""
+    branches: Mapping[str, Branch] = field(default_factory=dict)
+
+    def start_of(self, experiment_id: str) -> int:
+        """The tokens that other runs of the plan train for the run of ``experiment_id``."""
+        branch = self.branches.get(experiment_id)
+        return branch.start if branch else 0
+
+    def flops_here(self, experiment: Experiment) -> float:
+        """The counted FLOPs (or 6 N D) of the part of ``experiment`` that it trains itself."""
+        share = 1 - self.start_of(experiment.experiment_id) / experiment.num_tokens
+        return share * (experiment.flops_counted or experiment.flops_6nd)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the plan's file."""
@@ -78,6 +108,8 @@ class Plan:
             value["beyond"] = [size.to_dict() for size in self.beyond]
         if self.rate_from:
             value["rate_from"] = self.rate_from
+        if self.branches:
+            value["branches"] = {name: vars(branch) for name, branch in self.branches.items()}
         return value
 
     @classmethod
@@ -97,4 +129,5 @@ class Plan:
             data=None if data is None else PlannedData(**data),
             beyond=[CountedSize.from_dict(row) for row in value.get("beyond", [])],
             rate_from=value.get("rate_from", ""),
+            branches={name: Branch(**row) for name, row in value.get("branches", {}).items()},
         )

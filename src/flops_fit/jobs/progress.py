@@ -13,7 +13,7 @@ from flops_fit.files import read_json
 from flops_fit.jobs.script_files import FOLDER
 from flops_fit.jobs.time_left import Timed, seconds_left
 from flops_fit.notation import flops_text, time_text
-from flops_fit.plan.price import cautious_rate, work_of
+from flops_fit.plan.price import Work, cautious_rate, work_of
 from flops_fit.run import PROGRESS
 from flops_fit.store.locks import LOCK, lock_if_free
 from flops_fit.store.plan_file import read_plan
@@ -57,15 +57,19 @@ class Progress:
         """The numbers of finished and of failed runs; a change of them is worth a new line."""
         return len(self.done), len(self.failed)
 
+    def work(self, experiment: Experiment) -> Work:
+        """Return the work of ``experiment``, without the steps that other runs train for it."""
+        return work_of(experiment, self.plan.start_of(experiment.experiment_id))
+
     def line(self) -> str:
         """Return one line on the sweep; the remaining time is based on its latest finished runs."""
         planned = self.plan.experiments
         folders = [run_folder(self.results, e.experiment_id) for e in self.left]
         running = [folder for folder in folders if _at_work(folder)]
         begun = {e.experiment_id: _begun(e, self.results) for e in self.left}
-        spent = sum(e.flops_counted for e in self.done)
-        spent += sum(e.flops_counted * begun[e.experiment_id].share for e in self.left)
-        total = sum(e.flops_counted for e in planned)
+        spent = sum(self.plan.flops_here(e) for e in self.done)
+        spent += sum(self.plan.flops_here(e) * begun[e.experiment_id].share for e in self.left)
+        total = sum(self.plan.flops_here(e) for e in planned)
         parts = [
             f"{len(self.done)} of {len(planned)} runs",
             f"{flops_text(spent) if spent else 0} of {flops_text(total)} FLOPs "
@@ -154,25 +158,26 @@ def _seconds_left(progress: Progress, begun: Mapping[str, Begun], running: list[
     folders of the runs at work.
     """
     now = time.time()
-    finished = sorted(
-        (_timed(e, progress.results) for e in progress.done), key=lambda run: run.ended
-    )[-LATEST:]
+    finished = sorted((_timed(e, progress) for e in progress.done), key=lambda run: run.ended)[
+        -LATEST:
+    ]
     if not finished:
         for experiment in progress.left:
-            part, work = begun[experiment.experiment_id], work_of(experiment)
+            part, work = begun[experiment.experiment_id], progress.work(experiment)
             if part.share:
                 share = part.share
                 finished.append(Timed(work.flops * share, work.steps * share, part.seconds, now))
     left = []
     for experiment in progress.left:
-        work, rest = work_of(experiment), 1 - begun[experiment.experiment_id].share
+        work, rest = progress.work(experiment), 1 - begun[experiment.experiment_id].share
         left.append((work.flops * rest, work.steps * rest))
     at_work = [now - _locked_at(folder, now) for folder in running]
     return seconds_left(finished, left, at_work, cautious_rate(progress.plan.resources.gpus))
 
 
-def _timed(experiment: Experiment, results: str | Path) -> Timed:
-    path, work = run_folder(results, experiment.experiment_id) / RESULT, work_of(experiment)
+def _timed(experiment: Experiment, progress: Progress) -> Timed:
+    path = run_folder(progress.results, experiment.experiment_id) / RESULT
+    work = progress.work(experiment)
     return Timed(work.flops, work.steps, read_json(path)["wall_seconds"], path.stat().st_mtime)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.config.load import load_config
-from flops_fit.constants import TRUNK
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import plan_fingerprint, plan_key
 from flops_fit.experiment.kinds import Shared, kind_of
@@ -28,6 +27,7 @@ from flops_fit.plan.planning import Planning, planning_of, sizes_by_budget
 from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plan.rules import make_rule, same_for_any_tokens
 from flops_fit.plan.schedule import cooldown_start
+from flops_fit.plan.trunks import branches_of, has_trunks
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.resolve import add_search_paths
 from flops_fit.plugins.uses import Uses, uses_identity
@@ -124,11 +124,6 @@ def _identified(
     return replace(shared, uses=hashed), plan_fingerprint(key, hashed), uses
 
 
-def has_trunks(config: Mapping[str, Any]) -> bool:
-    """Whether runs of ``config`` that differ only in D share their first steps."""
-    return config.get("schedule", {}).get("kind") == TRUNK
-
-
 def _longest_ends(grid: Mapping[float, list]) -> tuple[dict[float, list], list[Skipped]]:
     """The sizes of the largest budget, and the other cells as skipped.
 
@@ -204,6 +199,10 @@ def _write(
     data = None
     if items.unique is not None:
         data = PlannedData(**known_amount(items), max_epochs=config["limits"]["max_epochs"])
+    branches = {}
+    if has_trunks(config):
+        trunks = [spec.recipe.trunk for spec in specs]
+        branches = branches_of(grid_plan.experiments, trunks, config["schedule"])
     plan = Plan(
         fingerprint=fingerprint,
         convention=config["convention"],
@@ -221,6 +220,7 @@ def _write(
         data=data,
         beyond=grid_plan.beyond,
         rate_from=rate_origin(config),
+        branches=branches,
     )
     write_json(plan_file(results, fingerprint), plan.to_dict())
 

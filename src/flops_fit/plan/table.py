@@ -3,15 +3,17 @@
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flops_fit.experiment.plan import Plan
+from flops_fit.experiment.plan import Branch, Plan
+from flops_fit.files import FORMAT
 from flops_fit.notation import count_text, time_text
 from flops_fit.plan.amounts import read_checked
 from flops_fit.plan.price import DEVICES, Price, Rate, device_kind, price, work_of
 from flops_fit.plan.schedule import phases
+from flops_fit.plan.trunks import flops_to_train
 from flops_fit.sweep import Experiment, flops_per_token, n_key, table_names
 
 PHASE_STEPS = ("warmup_steps", "plateau_steps", "decay_steps")  # empty where a script decides them
@@ -51,7 +53,8 @@ class PlanRow:
 
     ``convention``: what a budget means, counted or 6nd, and so the cost and the N of a row;
     ``epochs``: passes over the training data (None where their amount is not known yet);
-    ``phases``: steps of warm-up, plateau and decay; ``price``: time, memory and money.
+    ``phases``: steps of warm-up, plateau and decay; ``price``: time, memory and money; ``branch``: where
+    it leaves the trunk that it shares with others (None: it shares no steps).
     """
 
     experiment: Experiment
@@ -59,6 +62,12 @@ class PlanRow:
     epochs: float | None
     phases: Mapping[str, int]
     price: Price
+    branch: Branch | None = None
+
+    @property
+    def share_here(self) -> float:
+        """The share of its D that the run trains itself."""
+        return 1 - self.branch.start / self.experiment.num_tokens if self.branch else 1.0
 
     @property
     def tokens_per_param(self) -> float:
@@ -93,7 +102,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Totals:
-    """What all rows of a plan take together.
+    """What all rows of a plan take together, steps that runs share counted once.
 
     ``experiments`` and ``budgets`` are numbers of them; ``tokens``, ``flops_counted``, ``flops_6nd``,
     ``seconds``, ``device_hours`` and ``money`` (None without a price) are sums; ``longest_seconds``
@@ -126,7 +135,13 @@ def plan_rows(
             plan.convention,
             epochs=experiment.num_tokens / unique_tokens if unique_tokens else None,
             phases=phases(experiment.steps, plan.schedule, experiment.num_tokens),
-            price=price(work_of(experiment), rate, plan.resources, per_hour),
+            price=price(
+                work_of(experiment, plan.start_of(experiment.experiment_id)),
+                rate,
+                plan.resources,
+                per_hour,
+            ),
+            branch=plan.branches.get(experiment.experiment_id),
         )
         for experiment in plan.experiments
     ]
@@ -149,15 +164,44 @@ def totals(rows: list[PlanRow]) -> Totals:
     return Totals(
         experiments=len(rows),
         budgets=len({e.compute_budget for e in experiments}),
-        tokens=sum(e.num_tokens for e in experiments),
-        flops_counted=sum(e.flops_counted for e in experiments),
-        flops_6nd=sum(e.flops_6nd for e in experiments),
+        tokens=round(sum(row.share_here * row.experiment.num_tokens for row in rows)),
+        flops_counted=sum(row.share_here * row.experiment.flops_counted for row in rows),
+        flops_6nd=sum(row.share_here * row.experiment.flops_6nd for row in rows),
         seconds=sum(price.seconds for price in prices),
         longest_seconds=max(price.seconds for price in prices),
         device_hours=sum(price.device_hours for price in prices),
         memory_bytes=max(price.memory_bytes for price in prices),
         money=sum(money) if len(money) == len(rows) else None,
     )
+
+
+def plan_json(plan: Plan, rows: list[PlanRow], results: str | Path) -> dict[str, Any]:
+    """The ``rows`` of ``plan`` and what they take, as plain data.
+
+    ``total_flops`` are those of training the plan from nothing, with steps that runs share counted
+    once; ``separate_flops`` are those without sharing; ``to_train_flops`` are what is left of them
+    beside the records and states below ``results``. Each of ``experiments`` has the columns of plan.csv
+    and, of its trunk, the run that it is trained ``after``, the ``start_tokens`` that others train for
+    it, and the ``flops_here`` of the rest.
+    """
+    experiments = []
+    for row in rows:
+        branch = row.branch
+        experiments.append(
+            row.to_dict()
+            | {
+                "after": (branch.after or None) if branch else None,
+                "start_tokens": branch.start if branch else 0,
+                "flops_here": plan.flops_here(row.experiment),
+            }
+        )
+    return {
+        "format": FORMAT,
+        "total_flops": sum(map(plan.flops_here, plan.experiments)),
+        "separate_flops": sum(e.flops_counted or e.flops_6nd for e in plan.experiments),
+        "to_train_flops": flops_to_train(plan, results),
+        "experiments": experiments,
+    }
 
 
 def plan_csv(rows: list[PlanRow]) -> str:
@@ -210,15 +254,37 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
     total = totals(rows)
     device = DEVICES[device_kind(plan.resources.gpus)]
     money = "" if total.money is None else f", {currency}{total.money:.2f}"
+    shared = sharing(plan, rows, rate)
     return [
         f"{total.experiments} experiments, {total.budgets} budgets, "
         f"{total.flops_counted:.3g} FLOPs ({total.flops_6nd:.3g} by 6 N D)",
         f"about {total.device_hours:.3g} {device} hours{money}: {time_text(total.seconds)} one "
         f"after another, the longest run {time_text(total.longest_seconds)}",
         *([f"learning rate: {plan.rate_from}"] if plan.rate_from else []),
+        *([shared] if shared else []),
         f"at {rate.flops_per_second:.3g} FLOP/s a {device} and {1000 * rate.step_seconds:.3g} ms a "
         f"step: {rate.source}",
     ]
+
+
+def sharing(plan: Plan, rows: list[PlanRow], rate: Rate) -> str:
+    """What the shared steps of the ``rows`` of ``plan`` save at ``rate``; empty where there are none."""
+    chains: dict[str, float] = {}
+    for row in rows:
+        if row.branch is not None:
+            chains[row.branch.trunk] = chains.get(row.branch.trunk, 0.0) + row.price.seconds
+    if not chains:
+        return ""
+    alone = plan_rows(replace(plan, branches={}), rate, None, None)
+    separate, together = totals(alone), totals(rows)
+    share = together.flops_counted / separate.flops_counted
+    longest = max(chains.values())
+    return (
+        f"{len(chains)} trunks: {share:.2f} of the {separate.flops_counted:.3g} FLOPs that separate "
+        f"runs take, and {time_text(together.seconds)} one after another instead of "
+        f"{time_text(separate.seconds)}; with a device for each trunk {time_text(longest)}, "
+        f"where separate runs with a device for each take {time_text(separate.longest_seconds)}"
+    )
 
 
 def _line(row: PlanRow) -> str:

@@ -3,7 +3,7 @@
 from flops_fit.experiment.plan import Plan
 from flops_fit.notation import time_text
 from flops_fit.plan.price import DEVICES, Rate, device_kind
-from flops_fit.plan.table import PlanRow, closing, totals
+from flops_fit.plan.table import PlanRow, closing, sharing, totals
 from flops_fit.report.pages import fill
 
 MOST_ROWS = 500  # of the table on the page; the CSV has all rows
@@ -24,6 +24,7 @@ def plan_page(
     ``warnings`` are sentences, ``rate`` is the assumed speed, ``currency`` its sign, and ``figure``
     an SVG.
     """
+    shared = sharing(plan, rows, rate)
     return fill(
         "plan.html.j2",
         {"time": time_text, "sentence": _sentence},
@@ -33,7 +34,10 @@ def plan_page(
         most=MOST_ROWS,
         total=totals(rows),
         warnings=warnings,
-        estimate="; ".join(closing(plan, rows, rate, currency)[2:]),
+        estimate="; ".join(
+            line for line in closing(plan, rows, rate, currency)[2:] if line != shared
+        ),
+        shared=shared,
         currency=currency,
         figure=figure.decode().partition("<svg")[2],
         device=DEVICES[device_kind(plan.resources.gpus)],

@@ -1,7 +1,7 @@
 """A plan read back from its file, checked as far as its readers need it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,7 @@ ROW: Mapping[str, tuple] = {
     "flops_per_token": NUMBER,
     "activation_bytes": NUMBER,
 }
-
-
+BRANCH: Mapping[str, tuple] = {"trunk": TEXT, "tokens": NUMBER}
 SKIPPED: Mapping[str, tuple] = {
     "compute_budget": NUMBER,
     "size_param_value": NUMBER,
@@ -56,12 +55,14 @@ class PlanUse:
     """What a plan uses of the store, which plans of older versions say too.
 
     ``experiments`` are the ids of its runs; ``fingerprint``, ``check`` and ``data_dir`` as in `Plan`.
+    ``branches`` holds the trunk (a hash) of a run and the tokens after which it leaves it, by its id.
     """
 
     fingerprint: str
     check: str
     data_dir: str | None
     experiments: list[str]
+    branches: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -87,8 +88,16 @@ def read_plan_use(path: str | Path) -> PlanUse:
     wrong = wrong or _wrong_rows(value, "experiments", {"experiment_id": TEXT})
     if wrong:
         raise _no_plan(path, wrong)
-    ids = [row["experiment_id"] for row in value["experiments"]]
-    return PlanUse(value["fingerprint"], value["check"], value["data_dir"], ids)
+    branches = value.get("branches", {})
+    if not isinstance(branches, dict) or any(_wrong(row, BRANCH) for row in branches.values()):
+        raise _no_plan(path, "branches")
+    return PlanUse(
+        value["fingerprint"],
+        value["check"],
+        value["data_dir"],
+        [row["experiment_id"] for row in value["experiments"]],
+        {name: (row["trunk"], row["tokens"]) for name, row in branches.items()},
+    )
 
 
 def keep_plan(plan: Plan, name: str, results: str | Path) -> Path:

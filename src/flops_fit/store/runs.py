@@ -32,6 +32,7 @@ from flops_fit.store.records import (
     read_record,
     set_aside,
 )
+from flops_fit.store.trunks import spent_states, unused_trunks
 
 RUNNING, UNFINISHED, CORRUPT = "running", "unfinished", "corrupt"  # beside those of `Status`
 ID = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")  # what the workflow takes for one; no path
@@ -126,7 +127,9 @@ def run_status(folder: Path) -> str:
 
 
 def unused(results: str | Path) -> dict[str, list[Path]]:
-    """What no sweep of ``results`` uses, by kind: runs, data, and files of plans (made again at need).
+    """What no sweep of ``results`` uses, by kind: runs, states, data, and files of plans.
+
+    States are those of trunks that no planned run starts from; files of plans are made again at need.
 
     Runs at work are left out. Raises `FlopsFitError` where there is no sweep (everything would go) and
     while a workflow is at work, whose waiting jobs may belong to a plan that has been replaced since.
@@ -152,8 +155,13 @@ def unused(results: str | Path) -> dict[str, list[Path]]:
         "data": data,
     }
     return {
-        "rests": [p for kind in ("runs", "data") for p in Path(results, kind).glob(f"{PRUNED}*")],
+        "rests": [
+            path
+            for kind in ("runs", "data", ".trunks", ".trunks/*")
+            for path in Path(results).glob(f"{kind}/{PRUNED}*")
+        ],
         "runs": runs,
+        "states": [*unused_trunks(results, sweeps), *spent_states(results, sweeps)],
         "data": [
             path
             for path in _folders(Path(results, "data"))
@@ -188,6 +196,12 @@ def remove(path: Path) -> bool:
             path = path.rename(path.with_name(PRUNED + path.name))
     shutil.rmtree(path)
     return True
+
+
+def remove_spent_states(results: str | Path) -> None:
+    """Remove the states below ``results`` that no planned run of any sweep will start from."""
+    for state in spent_states(results, read_sweeps(results)):
+        remove(state)
 
 
 def found_records(source: str | Path) -> list[Path]:
