@@ -18,6 +18,7 @@ working directory first, then in the checkout.
 |---|---|
 | `config.yaml` | the demo: 25 runs of a small GPT on real text; takes minutes on two cores |
 | `standard.yaml` | the same model and text with five budgets and two seeds; half an hour on two cores |
+| `standard_trunk.yaml` | the standard sweep with a trunk for each size, whose steps are trained once |
 | `gpu.yaml` | a starting point for GPUs: subword tokens, bf16, budgets from 1e17 to 1e19 FLOPs |
 | `smoke.yaml` | for tests: runs every step once, in seconds |
 | `lr.yaml` | a grid of learning rates, to which a rule of N and D is fitted |

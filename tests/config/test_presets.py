@@ -107,6 +107,15 @@ def test_the_page_shows_the_priced_plans(gpu, tmp_path):
         assert table(rows) in page, table(rows)
 
 
+def test_the_standard_sweep_on_trunks_takes_two_thirds_of_separate_runs(tmp_path):
+    plan, rows, _ = priced("standard_trunk", tmp_path)
+    assert len(rows) == 70
+    assert plan.skipped == []
+    separate = sum(row.experiment.flops_counted for row in rows)
+    assert totals(rows).flops_counted / separate < 0.665
+    assert totals(rows).flops_counted < 0.7 * 1.1e14  # of config/standard.yaml, see its page
+
+
 def test_the_page_names_every_preset():
     page = PAGE.read_text()
     for file in sorted((ROOT / "config").glob("*.yaml")):

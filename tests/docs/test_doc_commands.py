@@ -59,6 +59,7 @@ HERE = (
     "flops-fit doctor",
     "snakemake plan --cores 1 --configfile config/gpu.yaml",
     "flops-fit plan --config config/standard.yaml --measure",
+    "flops-fit plan --config config/standard_trunk.yaml",
     "flops-fit fit --runs docs/standard/results.csv --out fit.json",
     "flops-fit fit --runs runs.csv --out fit.json",
     "flops-fit fit --runs runs.csv --report my_runs",
@@ -76,6 +77,7 @@ DRY = (
     f"{SWEEP} config/demo-confirm-2.43e12.yaml",
     f"{SWEEP} config/compare.yaml",
     "snakemake --profile profiles/slurm --configfile my_sweep.yaml",
+    f"{SWEEP} config/standard_trunk.yaml",
 )
 SLURM = "tests/slurm/test_slurm.py::test_the_commands_of_the_readme_run_the_smoke_sweep"
 PUBLISHED = (
@@ -216,6 +218,10 @@ def project(tmp_path_factory) -> Path:
             "learning_rate_factors": [0.1, 1, 10, 100],
         },
         "config/standard.yaml": {"name": "standard"},
+        "config/standard_trunk.yaml": {
+            "name": "standard_trunk",
+            "schedule": {"kind": "trunk", "warmup_tokens": 64},
+        },
         "small.yaml": {"name": "small", "budgets": sweep["budgets"][:1], "sizes": five},
         "large.yaml": {"name": "large", "budgets": sweep["budgets"][1:], "sizes": five},
     }.items():
