@@ -50,7 +50,9 @@ SECTIONS = {
             "experiment.options:TrainOptions",
             "experiment.options:DecidingOptions",
             "optimizer:adamw",
+            "plan.schedule:rate_factor",
             "plan.schedule:multiplier",
+            "plan.schedule:trunk_factor",
         ],
     ),
     "Fitting": (
