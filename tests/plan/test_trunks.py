@@ -15,10 +15,12 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import run_folder, state_folder, trunk_folder
 from flops_fit.experiment.plan import Plan
 from flops_fit.files import write_json
+from flops_fit.notation import count_text, flops_text
 from flops_fit.plan.planner import make_plan
 from flops_fit.plan.price import START_UP, Rate, work_of
 from flops_fit.plan.table import plan_rows
 from flops_fit.plan.trunks import before_on_trunk, branches_of, flops_to_train
+from flops_fit.report.health import _spent
 from flops_fit.store.plan_file import read_plan, read_plan_use
 from flops_fit.store.records import finish_run
 from flops_fit.store.runs import read_sweeps, unused
@@ -136,6 +138,24 @@ def test_each_end_starts_where_the_next_shorter_one_begins_its_cooldown():
     assert plan.flops_here(plan.experiments[1]) == pytest.approx(60 * 24 * 24)
     assert Plan.from_dict(plan.to_dict()) == plan
     assert "branches" not in replace(plan, branches={}).to_dict()
+
+
+def test_the_cost_on_the_page_counts_shared_steps_once():
+    plan = ends(10, 20, 40)
+    records = [
+        {
+            "status": "completed",
+            "tokens_seen": e.num_tokens,
+            "tokens_here": round(e.num_tokens * plan.share_here(e)),
+            "flops_counted": e.flops_counted,
+            "wall_seconds": 1.0,
+        }
+        for e in plan.experiments
+    ]
+    rows = {label: (planned, spent) for label, planned, spent in _spent(records, plan)}
+    flops = flops_text(60 * 24 * (10 + 12 + 24))
+    assert rows["Training FLOPs"] == (flops, flops)
+    assert rows["Tokens"] == (count_text(24 * 46), count_text(24 * 46))
 
 
 @pytest.mark.parametrize("cooldown", [0.1, 0.2, 0.3])

@@ -82,10 +82,13 @@ class Plan:
         branch = self.branches.get(experiment_id)
         return branch.start if branch else 0
 
+    def share_here(self, experiment: Experiment) -> float:
+        """The share of its D that the run of ``experiment`` trains itself."""
+        return 1 - self.start_of(experiment.experiment_id) / experiment.num_tokens
+
     def flops_here(self, experiment: Experiment) -> float:
-        """The counted FLOPs (or 6 N D) of the part of ``experiment`` that it trains itself."""
-        share = 1 - self.start_of(experiment.experiment_id) / experiment.num_tokens
-        return share * (experiment.flops_counted or experiment.flops_6nd)
+        """The counted FLOPs (or 6 N D) that the run of ``experiment`` trains itself."""
+        return self.share_here(experiment) * (experiment.flops_counted or experiment.flops_6nd)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the plan's file."""

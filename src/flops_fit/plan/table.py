@@ -54,7 +54,8 @@ class PlanRow:
     ``convention``: what a budget means, counted or 6nd, and so the cost and the N of a row;
     ``epochs``: passes over the training data (None where their amount is not known yet);
     ``phases``: steps of warm-up, plateau and decay; ``price``: time, memory and money; ``branch``: where
-    it leaves the trunk that it shares with others (None: it shares no steps).
+    it leaves the trunk that it shares with others (None: it shares no steps); ``share_here``: the share
+    of its D that it trains itself.
     """
 
     experiment: Experiment
@@ -63,11 +64,7 @@ class PlanRow:
     phases: Mapping[str, int]
     price: Price
     branch: Branch | None = None
-
-    @property
-    def share_here(self) -> float:
-        """The share of its D that the run trains itself."""
-        return 1 - self.branch.start / self.experiment.num_tokens if self.branch else 1.0
+    share_here: float = 1.0
 
     @property
     def tokens_per_param(self) -> float:
@@ -142,6 +139,7 @@ def plan_rows(
                 per_hour,
             ),
             branch=plan.branches.get(experiment.experiment_id),
+            share_here=plan.share_here(experiment),
         )
         for experiment in plan.experiments
     ]

@@ -45,13 +45,18 @@ def health_of(table: RunTable, records: list[dict], fit: Fit, plan: Plan | None)
     }
 
 
+def _share(record: dict) -> float:
+    """The share of its tokens that a run trained itself; others of its trunk trained the rest."""
+    return record.get("tokens_here", record["tokens_seen"]) / record["tokens_seen"]
+
+
 def _spent(records: list[dict], plan: Plan | None) -> list[tuple[str, str, str]]:
     """Rows (label, planned, spent) on the cost of the sweep."""
     trained = [r for r in records if r.get("tokens_seen")]
     if not trained:
         return []
     key = "flops_6nd" if plan and plan.convention == SIX_ND else "flops_counted"
-    planned = plan.experiments if plan else []
+    planned = [(e, plan.share_here(e)) for e in plan.experiments] if plan else []
     counts = Counter(r["status"] for r in records)
     done = ", ".join(f"{n} {status}" for status, n in counts.items())
     rows = [("Runs", str(len(planned) or ""), done)]
@@ -59,8 +64,9 @@ def _spent(records: list[dict], plan: Plan | None) -> list[tuple[str, str, str]]
         ("Training FLOPs", key, key, flops_text),
         ("Tokens", "num_tokens", "tokens_seen", count_text),
     ):
-        total = sum(getattr(experiment, name) for experiment in planned)
-        rows.append((label, write(total) if total else "", write(sum(r[seen] for r in trained))))
+        total = sum(getattr(experiment, name) * share for experiment, share in planned)
+        spent = sum(r[seen] * _share(r) for r in trained)
+        rows.append((label, write(total) if total else "", write(spent)))
     seconds = [r["wall_seconds"] for r in trained if r.get("wall_seconds")]
     if seconds:
         longest = f"{time_text(sum(seconds))}; longest run {time_text(max(seconds))}"
@@ -70,7 +76,7 @@ def _spent(records: list[dict], plan: Plan | None) -> list[tuple[str, str, str]]
     )
     if device:
         rows.append(("Device-hours", "", f"{device / 3600:.3g}"))
-    speeds = [r[key] / r["wall_seconds"] for r in trained if r.get("wall_seconds")]
+    speeds = [r[key] * _share(r) / r["wall_seconds"] for r in trained if r.get("wall_seconds")]
     if speeds:
         spread = f"{flops_text(min(speeds))} to {flops_text(max(speeds))} FLOP/s per run"
         rows.append(("Throughput", "", spread))
