@@ -117,6 +117,7 @@ def test_each_end_of_a_trunk_has_the_bits_of_a_separate_run(tmp_path, case):
         outcomes = [run(tmp_path, steps, width, **CASES[case]) for steps in ENDS]
         assert [o["tokens_here"] / BATCH for o in outcomes] == [10, 20 - 8, 40 - 16]
         assert [o["start_tokens"] / BATCH for o in outcomes] == [0, 8, 16]
+        assert sum(o["tokens_here"] for o in outcomes) < 0.66 * BATCH * sum(ENDS)
         runs = [None, f"net-{width}-10", f"net-{width}-20"]
         assert [o["started_from"] for o in outcomes] == runs
         for steps, outcome in zip(ENDS, outcomes, strict=True):
