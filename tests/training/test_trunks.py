@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from flops_fit.data import as_data
 from flops_fit.experiment.options import TrainOptions
 from flops_fit.optimizer import adamw
+from flops_fit.store.trunks import states_in
 from flops_fit.trainer import Stopped, train
 from flops_fit.training.trunk import Trunk
 
@@ -145,8 +146,9 @@ def test_a_shorter_run_that_comes_later_takes_only_what_lies_before_its_cooldown
 def test_the_furthest_sound_state_is_used_and_the_others_are_named(tmp_path, caplog):
     for steps in ENDS:
         run(tmp_path, steps)
+    (tmp_path / "12" / "tokens-not-a-state").mkdir()
     whole = run(None, 80)
-    third = max((tmp_path / "12").iterdir())
+    third = states_in(tmp_path / "12")[-1]
     spoiled = bytearray((third / "pytorch_model.bin").read_bytes())
     spoiled[len(spoiled) // 2] ^= 1
     (third / "pytorch_model.bin").write_bytes(spoiled)
@@ -155,7 +157,7 @@ def test_the_furthest_sound_state_is_used_and_the_others_are_named(tmp_path, cap
     assert f"{third} is not used: pytorch_model.bin does not match its hash" in caplog.text
     assert outcome["started_from"] == "net-12-20"
     assert bits(outcome) == bits(whole)
-    for state in (tmp_path / "12").iterdir():
+    for state in states_in(tmp_path / "12"):
         (state / "manifest.json").write_text("{")
     outcome = run(tmp_path, 80)
     assert (outcome["started_from"], outcome["tokens_here"]) == (None, 80 * BATCH)

@@ -8,9 +8,15 @@ from flops_fit.store.plan_file import PlanUse
 from flops_fit.store.records import RECORD
 
 
+def states_in(folder: Path) -> list[Path]:
+    """The states in the ``folder`` of a trunk, the shortest first; other files there are ignored."""
+    states = folder.glob("tokens-*")
+    return sorted(state for state in states if state.name.removeprefix("tokens-").isdigit())
+
+
 def states_of(results: str | Path, trunk: str) -> list[int]:
     """The tokens of the states of ``trunk``, a hash, that lie below ``results``; shortest first."""
-    return [state_tokens(folder) for folder in _states(trunk_folder(results, trunk))]
+    return [state_tokens(folder) for folder in states_in(trunk_folder(results, trunk))]
 
 
 def spent_states(results: str | Path, sweeps: Mapping[str, PlanUse]) -> list[Path]:
@@ -28,7 +34,7 @@ def spent_states(results: str | Path, sweeps: Mapping[str, PlanUse]) -> list[Pat
     return [
         state
         for folder, furthest in waiting.items()
-        for state in _states(folder)[:-1]
+        for state in states_in(folder)[:-1]
         if state_tokens(state) > furthest
     ]
 
@@ -39,7 +45,3 @@ def unused_trunks(results: str | Path, sweeps: Mapping[str, PlanUse]) -> list[Pa
     kept = {trunk_folder(results, trunk) for trunk in used}
     folders = sorted(trunks_folder(results).glob("[!.]*"))
     return [folder for folder in folders if folder.is_dir() and folder not in kept]
-
-
-def _states(folder: Path) -> list[Path]:
-    return sorted(folder.glob("tokens-*"))

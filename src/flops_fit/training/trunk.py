@@ -16,6 +16,7 @@ from flops_fit.experiment.options import TrainOptions
 from flops_fit.experiment.places import state_folder, state_tokens
 from flops_fit.files import canonical_hash
 from flops_fit.plan.schedule import cooldown_start
+from flops_fit.store.trunks import states_in
 from flops_fit.training.checkpoint import load_state, verify_state, write_state
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class TrunkStates:
         if self.accelerator.is_main_process:
             for unfinished in self.trunk.folder.glob(f".*-{self.trunk.run}"):  # left by a kill
                 shutil.rmtree(unfinished)
-        for folder in sorted(self.trunk.folder.glob("tokens-*"), reverse=True):
+        for folder in reversed(states_in(self.trunk.folder)):
             tokens = state_tokens(folder)
             if tokens > self.end:
                 continue
