@@ -141,7 +141,6 @@ def train(
     batches.start = position
 
     loop_started, data_seconds, bad_step = time.perf_counter(), 0.0, None
-    start_up_seconds = loop_started - started
     if accelerator.is_main_process:
         log.info(
             run_line(
@@ -202,7 +201,6 @@ def train(
             factor = rate_factor(seen + total / 2, options.tokens, options.schedule)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-
             share_of_loss: torch.Tensor | None = None
             for i, (inputs, targets, counts) in enumerate(micro_batches):
                 last = i == len(micro_batches) - 1
@@ -259,7 +257,7 @@ def train(
         * peak_flops(accelerator.device, options.precision),
         "resumed_at_step": saved["step"],
         "wall_seconds": saved["seconds"] + time.perf_counter() - started,
-        "start_up_seconds": start_up_seconds,
+        "start_up_seconds": loop_started - started,
         "train_seconds": saved["seconds"] + loop_seconds,
         "data_share": data_seconds / max(loop_seconds, 1e-9),
         "tokens_per_second": (seen - saved["seen"]) / max(loop_seconds, 1e-9),
