@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.config.schedule import check_schedule
 from flops_fit.config.schema import schema
-from flops_fit.constants import TRUNK
 from flops_fit.errors import FlopsFitError
 
 if TYPE_CHECKING:  # slow to import
@@ -21,8 +21,6 @@ RESERVED = {  # folders below results that belong to no sweep; some disks ignore
     "data": "prepared data",
     "local": "what find_optimal writes",
 }
-# The keys of schedule that only a trunk has, and those that only the other kinds have.
-OF_TRUNKS, OF_OTHERS = ("warmup_tokens", "cooldown", "shape"), ("warmup", "decay")
 BY_NUMBER = ("sizes.per_budget", "model.size_map", "counts.table")  # mappings with numbers as keys
 
 
@@ -241,7 +239,7 @@ def check_across_keys(config: dict) -> None:
         _check_confirm(config)
         for key in ("batch", "learning_rate"):
             _check_rule(key, config.get(key, {"value": 1}))
-        _check_schedule(config)
+        check_schedule(config)
     CHECKS[kind.key](config)
     _check_answer(config.get("answer") or {}, config.get("pricing") or {})
 
@@ -390,39 +388,6 @@ def _check_rule(key: str, rule: dict) -> None:
         raise FlopsFitError(
             f"{key}: {_show(sorted(rule))} given; allowed: exactly one of value, function, file"
         )
-
-
-def keys_of_other_schedules(kind: str | None) -> tuple[str, ...]:
-    """The keys that a schedule of this ``kind`` does not have; None is the default kind."""
-    return OF_OTHERS if kind == TRUNK else OF_TRUNKS
-
-
-def _check_schedule(config: dict) -> None:
-    """Refuse keys of another kind of schedule, and what would keep runs from sharing a trunk."""
-    schedule = config.get("schedule", {})
-    kind = schedule.get("kind")
-    for key in keys_of_other_schedules(kind):
-        if key not in schedule:
-            continue
-        if kind == TRUNK:
-            raise FlopsFitError(
-                f"schedule.{key}: a fraction of D, so runs of different D would share no step; "
-                f"allowed with kind: trunk: {', '.join(OF_TRUNKS)}, final"
-            )
-        raise FlopsFitError(f"schedule.{key}: {schedule[key]!r}; allowed only with kind: trunk")
-    if kind != TRUNK:
-        return
-    if "warmup_tokens" not in schedule:
-        raise FlopsFitError(
-            "schedule.warmup_tokens: missing, and it has no default; allowed: the tokens of the "
-            "warm-up, fewer than the shortest run takes before its cooldown"
-        )
-    for key in ("batch", "learning_rate"):
-        if "tokens" in config.get(key, {}):
-            raise FlopsFitError(
-                f"{key}.tokens: a power of D cannot be combined with schedule.kind: trunk, because "
-                "runs of different D share their first steps; allowed: value, params, size"
-            )
 
 
 def _show(value: object, limit: int = 80) -> str:

@@ -9,10 +9,10 @@ from flops_fit.config.check import (
     check_across_keys,
     check_plain,
     check_size,
-    keys_of_other_schedules,
     kind_of_sweep,
     validate,
 )
+from flops_fit.config.schedule import keys_of_other_schedules
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
 
