@@ -6,12 +6,11 @@ a subprocess makes the plan.
 """
 
 import functools
-import hashlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,13 +18,7 @@ from flops_fit.config.check import KINDS
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import Resources
-from flops_fit.experiment.places import (
-    plan_folder,
-    run_folder,
-    spec_file,
-    sweep_folder,
-    sweep_plan_file,
-)
+from flops_fit.experiment.places import run_folder, spec_file, sweep_folder, sweep_plan_file
 from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.recipe import read_recipe
 from flops_fit.experiment.spec import Spec, read_spec
@@ -36,7 +29,7 @@ from flops_fit.jobs.launch import check_process_count
 from flops_fit.jobs.progress import Progress
 from flops_fit.jobs.served import start_server
 from flops_fit.plan.amounts import check_amount, read_checked
-from flops_fit.plan.cache import SOURCES, plan_config, search_paths
+from flops_fit.plan.cache import plan_config, search_paths
 from flops_fit.plan.price import (
     Price,
     Rate,
@@ -48,7 +41,6 @@ from flops_fit.plan.price import (
     work_of_spec,
 )
 from flops_fit.plan.trunks import has_trunks, run_before, with_later
-from flops_fit.plugins.code import import_closure, remembered_sources
 from flops_fit.plugins.data_files import find_path
 from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER
 from flops_fit.store.collect import edited_tables
@@ -58,10 +50,6 @@ from flops_fit.store.runs import remove_spent_states
 from flops_fit.store.verified import Verified, state_of
 
 RESULTS = "results"
-# Packages whose code makes no step stale: a run's id and the trainer's version cover what they do.
-# The module that merges the records has a rule of its own, and makes that rule stale.
-LEFT_TO_IDS = ("flops_fit.training.", "flops_fit.jobs.", "flops_fit.store.")
-MERGING = "flops_fit.store.collect"
 NO_PROFILE = (
     "flops-fit: the rerun triggers of profiles/default are not in use: any edit of a rule's text "
     "starts every run again (each is then restored from its record). Start Snakemake in the folder "
@@ -359,33 +347,6 @@ class PlannedSweep:
 def spec_of(experiment: str) -> Spec:
     """The spec of ``experiment`` (an id), which stays as planned even if the config changes."""
     return read_spec(spec_file(RESULTS, experiment))
-
-
-def code(verb: str) -> str:
-    """Fingerprint of all code that a ``verb`` of the command line runs; its rule reruns on a change."""
-    with remembered_sources(plan_folder(RESULTS) / SOURCES):
-        modules = code_of_verb(verb)
-    return canonical_hash([modules, data_files_of(modules)])[:16]
-
-
-def code_of_verb(verb: str) -> dict[str, str]:
-    """Module -> digest of its source, for all modules that a ``verb`` of the command line imports."""
-
-    def left_to_ids(module: str) -> bool:
-        return module.startswith(LEFT_TO_IDS) and not (module == MERGING and verb == "collect")
-
-    return import_closure(f"flops_fit.cli.{verb}", left_to_ids)
-
-
-def data_files_of(modules: Iterable[str]) -> dict[str, str]:
-    """File -> SHA-256 of the templates, style sheets and tables in the packages of ``modules``."""
-    rooms = {name.split(".")[1] for name in modules if name.count(".") > 1}
-    return {
-        f"{room}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for room in sorted(rooms)
-        for path in sorted((OWN_FOLDER / room).iterdir())
-        if path.is_file() and path.suffix != ".py"
-    }
 
 
 def lead_jobs_here() -> None:

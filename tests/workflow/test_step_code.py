@@ -6,7 +6,7 @@ import pytest
 
 import flops_fit
 from flops_fit.plugins.code import import_closure
-from flops_fit.workflow import code_of_verb, data_files_of
+from flops_fit.step_code import code_of_verb, data_files_of
 
 PACKAGE = Path(flops_fit.__file__).parent
 PATH = ("collect", "fit", "plot", "report")  # a step's output is the input of those behind it

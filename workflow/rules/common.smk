@@ -3,6 +3,7 @@ import inspect
 from pathlib import Path
 from shlex import quote
 
+from flops_fit import step_code
 from flops_fit import workflow as flops_fit
 from flops_fit.config.load import check_keys_once
 from flops_fit.errors import FlopsFitError
@@ -184,7 +185,7 @@ def plan_options(wildcards):
 
 def code_of(step):
     """The fingerprint of the code of a step, computed on demand; training jobs do not need it."""
-    return lambda wildcards: flops_fit.code(step)
+    return lambda wildcards: step_code.code(step)
 
 
 @readable
