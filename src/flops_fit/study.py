@@ -6,6 +6,7 @@ from flops_fit.config.arms import arm_configs
 from flops_fit.config.check import COMPARISON, kind_of_sweep
 from flops_fit.config.complete import complete_config
 from flops_fit.experiment.places import sweep_folder
+from flops_fit.jobs.served import start_server
 from flops_fit.plan.cache import search_paths
 from flops_fit.workflow import RESULTS, Sweep
 
@@ -38,6 +39,12 @@ class Study:
     def confirms(self) -> bool:
         """Whether the only sweep is a single run that tests a prediction."""
         return any(sweep.confirms for sweep in self.sweeps.values())
+
+    def start_server(self) -> None:
+        """Start the server from which runs are forked, where all sweeps that train may use it."""
+        training = [sweep for sweep in self.sweeps.values() if sweep.trains]
+        if training and all(sweep.forks for sweep in training):
+            start_server()
 
     def sweep_of(self, experiment: str) -> Sweep:
         """The first sweep that has ``experiment``, an id: its resources are those of the run."""

@@ -27,7 +27,6 @@ from flops_fit.files import canonical_hash
 from flops_fit.jobs.gpu_locks import cpu_by_choice
 from flops_fit.jobs.launch import check_process_count
 from flops_fit.jobs.progress import Progress
-from flops_fit.jobs.served import start_server
 from flops_fit.plan.amounts import check_amount, read_checked
 from flops_fit.plan.cache import plan_config, search_paths
 from flops_fit.plan.price import (
@@ -90,16 +89,11 @@ class Sweep:
         """Whether the sweep is a single run that tests a prediction."""
         return self.config["confirm"] is not None
 
-    def start_server(self) -> None:
-        """Start the server from which runs are forked, where this sweep has such runs and wants it."""
+    @property
+    def forks(self) -> bool:
+        """Whether the runs of the sweep may be forked from a server, as those of one CPU thread may."""
         asked = Resources.from_dict(self.config["resources"])
-        if (
-            self.trains
-            and asked.server
-            and asked.processes == asked.threads == 1
-            and not asked.gpus
-        ):
-            start_server()
+        return asked.server and asked.processes == asked.threads == 1 and not asked.gpus
 
     def predicted(self) -> str:
         """The prediction for that single run, as JSON."""

@@ -81,11 +81,11 @@ def test_a_file_that_only_the_job_opens_is_recorded_said_and_watched_from_then_o
     assert "used by the run, but not by the plan: late.txt" in capsys.readouterr().err
     (entry,) = planned.record()["late"].items()
     assert entry[0] == "late.txt"
-    config = read_spec(planned.spec).recipe.to_dict()
+    code = read_spec(planned.spec).recipe.references
     hashes = FileHashes(results / "hashes.json")
-    assert changed_late(results, config, hashes) == Uses()
+    assert changed_late(results, code, hashes) == Uses()
     late.write_text("two")
-    assert changed_late(results, config, hashes).files == {"late.txt": str(late)}
+    assert changed_late(results, code, hashes).files == {"late.txt": str(late)}
     assert other_late(planned.record()["late"], [str(late.parent)]) == ["late.txt"]
 
 

@@ -28,7 +28,7 @@ def test_the_time_of_short_runs_follows_from_long_ones(slots, known):
     now = done[-1].ended
     at_work = [now - (run.began - 5.0) for run in rest if run.began - 5.0 < now]
     left = [
-        (run.flops * share, run.steps * share)
+        (run.flops * share, run.steps * share, share == 1)
         for run in rest
         for share in [min(1.0, (run.ended - now) / (run.ended - run.began))]
     ]
@@ -39,10 +39,10 @@ def test_the_time_of_short_runs_follows_from_long_ones(slots, known):
 def test_runs_alike_in_flops_per_step_take_what_such_runs_took():
     done = [Timed(1e10, 100, 8.0, 10.0), Timed(2e10, 200, 16.0, 40.0)]
     gap = (40.0 - 16.0) - 10.0
-    assert seconds_left(done, [(5e9, 50)], [], GUESS) == pytest.approx(gap + 4.0)
+    assert seconds_left(done, [(5e9, 50, True)], [], GUESS) == pytest.approx(gap + 4.0)
 
 
 def test_one_finished_run_divides_its_time_as_the_guess_does():
     done = [Timed(1e11, 1000, 32.0, 100.0)]  # expected: 10 s of FLOPs and 6 s of steps, twice that
-    assert seconds_left(done, [(0.0, 1000)], [], GUESS) == pytest.approx(START_UP + 12.0)
-    assert seconds_left(done, [(1e11, 0)], [], GUESS) == pytest.approx(START_UP + 20.0)
+    assert seconds_left(done, [(0.0, 1000, True)], [], GUESS) == pytest.approx(START_UP + 12.0)
+    assert seconds_left(done, [(1e11, 0, True)], [], GUESS) == pytest.approx(START_UP + 20.0)

@@ -122,8 +122,14 @@ class Resources:
         return cls(**value)
 
     def to_dict(self) -> dict[str, Any]:
-        """The section as plans and specs hold it."""
-        return dict(vars(self))
+        """The section as plans and specs hold it; of ``server`` only that it is off.
+
+        So plans and specs of older versions, which do not have it, would be written the same.
+        """
+        section = dict(vars(self))
+        if self.server:
+            del section["server"]
+        return section
 
     def for_trainer(self) -> dict[str, Any]:
         """What the trainer reads of them, as fields of `TrainOptions`."""

@@ -170,7 +170,7 @@ def _seconds_left(progress: Progress, begun: Mapping[str, Begun], running: list[
     left = []
     for experiment in progress.left:
         work, rest = progress.work(experiment), 1 - begun[experiment.experiment_id].share
-        left.append((work.flops * rest, work.steps * rest))
+        left.append((work.flops * rest, work.steps * rest, rest == 1))
     at_work = [now - _locked_at(folder, now) for folder in running]
     return seconds_left(finished, left, at_work, cautious_rate(progress.plan.resources.gpus))
 

@@ -29,19 +29,23 @@ class Timed:
 
 def seconds_left(
     finished: Sequence[Timed],
-    left: Sequence[tuple[float, float]],
+    left: Sequence[tuple[float, float, bool]],
     at_work: Sequence[float],
     guess: Rate,
 ) -> float:
     """Estimate how many seconds the runs in ``left`` will take.
 
     ``finished`` are the latest runs that ended, at least one; ``left`` has the FLOPs and the steps of
-    every other run, as far as they are not done yet; ``at_work`` has the seconds for which each of the
-    jobs at work has run. ``guess`` divides the time between FLOPs and steps where the runs cannot.
+    every other run, as far as they are not done yet, and whether it has to start first; ``at_work``
+    has the seconds for which each of the jobs at work has run. ``guess`` divides the time between
+    FLOPs and steps where the runs cannot.
     """
     start = _start_up(finished)
     per_flop, per_step = _speed(finished, guess)
-    work = sum(start + per_flop * flops + per_step * steps for flops, steps in left)
+    work = sum(
+        per_flop * flops + per_step * steps + (start if starts else 0.0)
+        for flops, steps, starts in left
+    )
     return work / _side_by_side(finished, at_work, start)
 
 
