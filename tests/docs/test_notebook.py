@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 
 from flops_fit.notation import flops_text
 
-pytestmark = pytest.mark.seconds
+pytestmark = pytest.mark.docs
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "find_optimal.ipynb"
 

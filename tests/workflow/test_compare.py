@@ -17,6 +17,7 @@ def compare(project: Project, **more) -> None:
     (project.work / "compare.yaml").write_text(yaml.safe_dump(config))
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_jobs_of_all_arms_and_trains_no_run_again(project):
     compare(project)
     done = project.dry_run(config="compare.yaml")

@@ -112,6 +112,7 @@ def files(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
 
 
+@pytest.mark.slow
 def test_a_read_only_checkout_serves(project, monkeypatch):
     (project.results / "own/fit.json").unlink()
     subprocess.run(["chmod", "-R", "a-w", str(project.checkout)], check=True)

@@ -70,6 +70,7 @@ def test_as_a_module(project, path):
     assert is_sound(dry_run(project, cwd=project.work))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_as_a_module_that_snakemake_fetches_from_a_repository(project, tmp_path, path):
     author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]

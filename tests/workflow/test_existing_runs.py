@@ -44,6 +44,7 @@ def test_the_shipped_table_gives_an_answer_without_training(tmp_path):
     assert "Nothing to be done" in again
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "FLOPS_FIT_PUBLISHED_RUNS" not in os.environ, reason="FLOPS_FIT_PUBLISHED_RUNS is not set"
 )

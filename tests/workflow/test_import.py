@@ -8,6 +8,7 @@ import pytest
 from project import CELLS, TABLES, label, sizes
 
 
+@pytest.mark.slow
 def test_after_an_import_into_an_empty_folder_nothing_is_trained(project):
     elsewhere = project.root / "elsewhere"
     project.results.rename(elsewhere)

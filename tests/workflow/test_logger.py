@@ -93,6 +93,7 @@ def test_nothing_but_the_run_is_at_work_and_ctrl_c_leaves_nothing_behind(running
     wait_for(lambda: not session(running.pid))
 
 
+@pytest.mark.slow
 def test_a_job_that_is_told_to_stop_ends_after_its_run_has_saved(running, project):
     """All processes get the signal at once, as at SLURM's time limit."""
     os.killpg(running.pid, signal.SIGTERM)

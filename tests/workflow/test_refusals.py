@@ -104,8 +104,8 @@ def test_a_number_from_the_command_line_is_read_as_one_and_checked_as_one(projec
         ("name: mine\nbudgets: [.nan]\n", (), "budgets.0: nan is not allowed; allowed: finite"),
         (
             "name: mine\nruns: points.csv\n",
-            ("-n", "--config", "seeds=5"),
-            "seeds: 5 is not allowed",
+            ("-n", "--config", "seeds=-5"),
+            "seeds: -5 is not allowed",
         ),
     ],
     ids=["missing table", "plan of a table", "NaN", "number for a list"],

@@ -256,6 +256,7 @@ def test_a_deleted_run_folder_retrains_exactly_that_run(project):
     assert planned.rules == COLLECT | {"train_run"}
 
 
+@pytest.mark.slow
 def test_a_table_edited_by_hand_is_named_kept_aside_and_made_again(project):
     table = project.results / "own/results.csv"
     collected = table.read_text()
@@ -313,6 +314,7 @@ def test_a_job_reads_its_own_spec_whatever_the_config_has_become(project):
     assert planned.jobs == [("train_run", folder.name)]
 
 
+@pytest.mark.slow
 def test_a_run_that_outlives_a_killed_snakemake_is_restored_and_not_repeated(project):
     project.configure(sizes=sizes(large=(4, 8, 12, 16)))
     with start(project, *TABLES, SECONDS_PER_ITEM="0.02") as snakemake:
