@@ -158,9 +158,8 @@ def _seconds_left(progress: Progress, begun: Mapping[str, Begun], running: list[
     folders of the runs at work.
     """
     now = time.time()
-    finished = sorted((_timed(e, progress) for e in progress.done), key=lambda run: run.ended)[
-        -LATEST:
-    ]
+    latest = sorted(progress.done, key=lambda e: _ended(e, progress))[-LATEST:]
+    finished = [_timed(experiment, progress) for experiment in latest]
     if not finished:
         for experiment in progress.left:
             part, work = begun[experiment.experiment_id], progress.work(experiment)
@@ -175,10 +174,18 @@ def _seconds_left(progress: Progress, begun: Mapping[str, Begun], running: list[
     return seconds_left(finished, left, at_work, cautious_rate(progress.plan.resources.gpus))
 
 
+def _result(experiment: Experiment, progress: Progress) -> Path:
+    return run_folder(progress.results, experiment.experiment_id) / RESULT
+
+
+def _ended(experiment: Experiment, progress: Progress) -> float:
+    return _result(experiment, progress).stat().st_mtime
+
+
 def _timed(experiment: Experiment, progress: Progress) -> Timed:
-    path = run_folder(progress.results, experiment.experiment_id) / RESULT
     work = progress.work(experiment)
-    return Timed(work.flops, work.steps, read_json(path)["wall_seconds"], path.stat().st_mtime)
+    seconds = read_json(_result(experiment, progress))["wall_seconds"]
+    return Timed(work.flops, work.steps, seconds, _ended(experiment, progress))
 
 
 def _locked_at(folder: Path, now: float) -> float:
