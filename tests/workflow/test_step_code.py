@@ -33,6 +33,7 @@ ELSEWHERE = {  # modules of a room that belong to another step
     }
     | {
         "fit.limited_data",
+        "fit.lowest",
         "fit.purchase",
         "fit.questions",
         "fit.serving",

@@ -5,6 +5,7 @@ import numpy as np
 from flops_fit.fit.answer import PROVISIONAL, TRUST, Answer, Interval, Limited
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.fit.lowest import lowest
 from flops_fit.fit.numbers import interval, positive_number
 from flops_fit.fit.repeats import EXPONENTIAL, NONE, effective
 from flops_fit.fit.result import Fit
@@ -13,7 +14,6 @@ from flops_fit.fit.serving import shapes
 PUBLISHED_R = 15.4  # passes
 SOURCE = "Muennighoff et al. 2023, arXiv 2305.16264"
 OFFSETS = np.linspace(-3.0, 7.0, 201)  # ln(N / N*), where the best model is looked for
-GOLDEN, SECTIONS = (np.sqrt(5) - 1) / 2, 40
 BISECTIONS = 50
 LEAST_WORTH = 30.0  # ln: no lack of data wastes more than all but e^-30 of C
 BEYOND_EPOCHS = 1.05  # times the most passes of the runs: no run shows such repeats
@@ -89,15 +89,7 @@ def _moves(
         log_d = cost.log_tokens(log_n, log_c)
         return law.loss(log_n, effective(form, log_d, np.full_like(log_d, log_u), rates))
 
-    grid = np.broadcast_to(OFFSETS[:, None], (len(OFFSETS), len(best)))
-    lowest = np.argmin(loss(grid), axis=0)
-    low = OFFSETS[np.maximum(lowest - 1, 0)]
-    high = OFFSETS[np.minimum(lowest + 1, len(OFFSETS) - 1)]
-    for _ in range(SECTIONS):
-        left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-        below = loss(left) < loss(right)
-        low, high = np.where(below, low, left), np.where(below, right, high)
-    offset = (low + high) / 2
+    offset = lowest(loss, OFFSETS, len(best))
     reached = loss(offset)
     # Where data are enough the golden section is off by rounding, and no data are lacking.
     enough = reached <= least * (1 + 1e-12)

@@ -16,6 +16,7 @@ from scipy.special import ndtri
 from flops_fit.fit.answer import PROVISIONAL, TRUST, Answer, Interval, Served, ServedTotal
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.laws import PathLaw, StackLaw, SurfaceLaw, spread
+from flops_fit.fit.lowest import lowest
 from flops_fit.fit.numbers import positive_number
 from flops_fit.fit.prediction import size_value, spread_of_draws
 from flops_fit.fit.result import Fit
@@ -23,7 +24,6 @@ from flops_fit.fit.verdict import MEANINGLESS, reasons_at
 
 FORWARD = 1 / 3  # of the FLOPs per token of training: a forward pass, of forward and backward
 OFFSETS = np.linspace(-8.0, 0.5, 171)  # ln of N / N*, where the cheapest model is looked for
-GOLDEN, SECTIONS = (np.sqrt(5) - 1) / 2, 40  # ends at 1e-8 of a step of the grid
 BISECTIONS = 40
 BEYOND_RATIO = 1.05  # times the most tokens per parameter of the runs: no run shows such training
 
@@ -131,15 +131,7 @@ def _cheapest(
 ) -> _Cheapest:
     """The least of `_total` for each row of a law."""
     total, best = _total(law, log_c, cost, tokens, centre), law.optimum(log_c, cost)[0]
-    grid = np.broadcast_to(OFFSETS[:, None], (len(OFFSETS), len(best)))
-    lowest = np.argmin(total(grid), axis=0)
-    low = OFFSETS[np.maximum(lowest - 1, 0)]
-    high = OFFSETS[np.minimum(lowest + 1, len(OFFSETS) - 1)]
-    for _ in range(SECTIONS):
-        left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-        below = total(left) < total(right)
-        low, high = np.where(below, low, left), np.where(below, right, high)
-    offset = (low + high) / 2
+    offset = lowest(total, OFFSETS, len(best))
     return _Cheapest(offset, np.log1p(law.waste(best + offset, log_c, cost)))
 
 
