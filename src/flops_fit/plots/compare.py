@@ -14,13 +14,13 @@ from flops_fit.fit.runs import RunTable
 from flops_fit.notation import flops_text, unit_text
 from flops_fit.plots.isoflop import isoflop_numbers
 from flops_fit.plots.style import (
-    INK,
     MUTED,
     STYLE,
     BudgetColours,
     log_axis,
     message,
     save,
+    star,
     tick_count,
     tick_loss,
 )
@@ -190,17 +190,8 @@ def draw_panel(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
     for flops, line in numbers[numbers["kind"].isin(["curve", "slice"])].groupby("budget"):
         ax.plot(line["params"], line["loss"], color=colours(float(flops)), linewidth=1.2)
     for _, row in numbers[numbers["kind"] == "minimum"].dropna(subset=["loss"]).iterrows():
-        used, colour = row["status"] == "bracketed", colours(float(row["budget"]))
-        ax.scatter(
-            row["params"],
-            row["loss"],
-            s=70,
-            marker="*",
-            zorder=6,
-            linewidths=0.8,
-            facecolors=[colour] if used else "white",
-            edgecolors=[INK if used else colour],
-        )
+        colour, used = colours(float(row["budget"])), row["status"] == "bracketed"
+        star(ax, row["params"], row["loss"], colour, used, size=70, width=0.8, zorder=6)
     return ax
 
 

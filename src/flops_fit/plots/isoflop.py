@@ -23,6 +23,7 @@ from flops_fit.plots.style import (
     key,
     log_axis,
     spread,
+    star,
     tick_count,
 )
 
@@ -163,18 +164,8 @@ def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
         )
         name_marks(marks, group)
     for _, row in parts["minimum"].iterrows() if shared else ():
-        used = row["status"] == "bracketed"
-        colour = colours(row["budget"])
-        ax.scatter(
-            row["params"],
-            row["loss"],
-            s=110,
-            marker="*",
-            zorder=6,
-            linewidths=0.9,
-            facecolors=[colour] if used else "white",
-            edgecolors=[INK if used else colour],
-        )
+        colour, used = colours(row["budget"]), row["status"] == "bracketed"
+        star(ax, row["params"], row["loss"], colour, used, size=110, width=0.9, zorder=6)
     ax.set(xlabel="parameters N", ylabel=f"held-out loss ({unit})")
     ax.set_xlim(runs["params"].min() / 1.25, runs["params"].max() * 1.25)
     budgets = sorted(runs["budget"].unique())

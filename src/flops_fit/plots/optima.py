@@ -11,7 +11,16 @@ from flops_fit.fit.laws import StackLaw
 from flops_fit.fit.prediction import optimum_at, predict
 from flops_fit.fit.result import Fit
 from flops_fit.notation import flops_text, unit_text
-from flops_fit.plots.style import BAND, INK, MUTED, BudgetColours, log_axis, tick_count, tick_loss
+from flops_fit.plots.style import (
+    BAND,
+    INK,
+    MUTED,
+    BudgetColours,
+    log_axis,
+    star,
+    tick_count,
+    tick_loss,
+)
 
 GRID_POINTS = 25
 QUANTITIES = {
@@ -139,18 +148,8 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
         zorder=4,
     )
     for _, row in numbers[numbers["kind"] == "minimum"].iterrows():
-        used = row["status"] == "bracketed"
-        colour = colours(row["flops"])
-        ax.scatter(
-            row["flops"],
-            row[quantity],
-            s=75,
-            marker="*",
-            zorder=5,
-            linewidths=0.8,
-            facecolors=[colour] if used else "white",
-            edgecolors=[INK if used else colour],
-        )
+        colour, used = colours(row["flops"]), row["status"] == "bracketed"
+        star(ax, row["flops"], row[quantity], colour, used, size=75, width=0.8, zorder=5)
     ax.set_title(QUANTITIES[quantity])
     log_axis(ax.xaxis, flops_text)
     if quantity == "loss":

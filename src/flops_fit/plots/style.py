@@ -169,6 +169,26 @@ def key(ax: Axes, handles: list) -> None:
     )
 
 
+def star(
+    ax: Axes, x: float, y: float, colour: RGBA, used: bool, size: float, width: float, zorder: int
+) -> None:
+    """Draw a measured minimum at (``x``, ``y``) on ``ax``, hollow where it was not ``used``.
+
+    ``colour`` is that of its budget, ``size`` its area in square points, ``width`` that of its line in
+    points; ``zorder`` is its place among what is drawn.
+    """
+    ax.scatter(
+        x,
+        y,
+        s=size,
+        marker="*",
+        zorder=zorder,
+        linewidths=width,
+        facecolors=[colour] if used else "white",
+        edgecolors=[INK if used else colour],
+    )
+
+
 def spread(positions: np.ndarray, gap: float) -> np.ndarray:
     """Move labels at ``positions`` (n,) apart, in the same order, until neighbours are ``gap`` away."""
     order = np.argsort(positions, kind="stable")
