@@ -250,7 +250,7 @@ def test_the_example_of_the_page_runs_and_its_law_is_fitted(tmp_path, monkeypatc
     assert [record["status"] for record in result.records] == ["completed"] * 12
     assert result.law.data.n_runs == 12
     assert result.predict(1e8).verdict in ("trust", "provisional")
-    rows = dict(_recipe_rows(result.records))
+    rows = dict(_recipe_rows(result.records, None))
     assert rows["Model and shape rule"] == "built by sweep:train; only the size changes"
     assert rows["Schedule"] == "decided by the script"
 

@@ -8,6 +8,7 @@ from flops_fit.files import canonical_hash
 from flops_fit.plan.cache import SOURCES
 from flops_fit.plugins.code import import_closure, remembered_sources
 from flops_fit.plugins.origin import OWN_FOLDER
+from flops_fit.workflow import RESULTS
 
 # Packages whose code makes no step stale: a run's id and the trainer's version cover what they do.
 # The module that merges the records has a rule of its own, and makes that rule stale.
@@ -15,12 +16,9 @@ LEFT_TO_IDS = ("flops_fit.training.", "flops_fit.jobs.", "flops_fit.store.")
 MERGING = "flops_fit.store.collect"
 
 
-def code(verb: str, results: str = "results") -> str:
-    """Fingerprint of all code that a ``verb`` of the command line runs.
-
-    ``results`` is the folder that keeps the digests of sources between calls.
-    """
-    with remembered_sources(plan_folder(results) / SOURCES):
+def code(verb: str) -> str:
+    """Fingerprint of all code that a ``verb`` of the command line runs; its rule reruns on a change."""
+    with remembered_sources(plan_folder(RESULTS) / SOURCES):
         modules = code_of_verb(verb)
     return canonical_hash([modules, data_files_of(modules)])[:16]
 

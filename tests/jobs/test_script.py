@@ -228,7 +228,7 @@ def test_the_plan_s_table_leaves_empty_what_the_script_decides(tmp_path):
 def test_the_report_says_what_the_script_decides(tmp_path):
     program = ScriptProgram("train", "accelerate", ["train.py", "--lr", "{learning_rate}"], 10)
     recipe = ScriptRecipe(ScriptShared(program), 8, {}, 2080, 4, 52, 0.003, 0)
-    rows = dict(_recipe_rows([{"identity": recipe.to_dict()}]))
+    rows = dict(_recipe_rows([{"identity": recipe.to_dict()}], None))
     assert rows["Schedule"] == rows["Optimiser"] == rows["Precision"] == "decided by the script"
     assert rows["Batch"] == "4 items of 10 tokens"
     assert rows["Learning rate"] == "0.003, as given to the script"

@@ -165,7 +165,7 @@ def _run_rows(fit: Fit, plan: Plan | None, ours: bool) -> list[tuple[str, str]]:
     ]
 
 
-def _recipe_rows(trained: list[dict], plan: Plan | None = None) -> list[tuple[str, str]]:
+def _recipe_rows(trained: list[dict], plan: Plan | None) -> list[tuple[str, str]]:
     if not trained:
         return [(topic, UNKNOWN) for topic in TOPICS]
     rows = RECIPE_ROWS[recipe_kind(trained[0]["identity"])](trained)
