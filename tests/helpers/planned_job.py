@@ -49,24 +49,29 @@ def data():
 """
 
 
+def config_of(name: str, module: str) -> dict:
+    """The config of a sweep ``name`` of one run, whose model and data are in ``module``."""
+    return complete_config(
+        {
+            "name": name,
+            "model": {"factory": f"{module}:Net", "size_param": "width"},
+            "dataset": {"factory": f"{module}:data"},
+            "budgets": [1e5],
+            "sizes": {"values": [8]},
+            "batch": {"value": 8},
+            "learning_rate": {"value": 0.01},
+            "evaluation": {"tokens": 32},
+            "limits": {"max_epochs": 20},
+        }
+    )
+
+
 class Job:
     """A planned experiment that `flops_fit.jobs.job` is run on, as the launcher would."""
 
     def __init__(self, root: Path, monkeypatch):
         (root / "jobplugin.py").write_text(MODULE)
-        config = complete_config(
-            {
-                "name": "job",
-                "model": {"factory": "jobplugin:Net", "size_param": "width"},
-                "dataset": {"factory": "jobplugin:data"},
-                "budgets": [1e5],
-                "sizes": {"values": [8]},
-                "batch": {"value": 8},
-                "learning_rate": {"value": 0.01},
-                "evaluation": {"tokens": 32},
-                "limits": {"max_epochs": 20},
-            }
-        )
+        config = config_of("job", "jobplugin")
         (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
         self.id = experiment.experiment_id
         self.results = root / "results"

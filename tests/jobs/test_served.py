@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from planned_job import config_of
 
-from flops_fit.config.complete import complete_config
 from flops_fit.jobs import served, surroundings
 from flops_fit.jobs.killed import KILLED
 from flops_fit.plan.planner import make_plan
@@ -68,19 +68,7 @@ class Sweep:
     def __init__(self, root: Path):
         self.root, self.log = root, root / "log"
         (root / "servedplugin.py").write_text(MODULE)
-        config = complete_config(
-            {
-                "name": "served",
-                "model": {"factory": "servedplugin:Net", "size_param": "width"},
-                "dataset": {"factory": "servedplugin:data"},
-                "budgets": [1e5],
-                "sizes": {"values": [8]},
-                "batch": {"value": 8},
-                "learning_rate": {"value": 0.01},
-                "evaluation": {"tokens": 32},
-                "limits": {"max_epochs": 20},
-            }
-        )
+        config = config_of("served", "servedplugin")
         (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
         self.id = experiment.experiment_id
         self.run = root / "results" / "runs" / self.id

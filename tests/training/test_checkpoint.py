@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from stop_at import StopAt
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
@@ -72,19 +73,6 @@ def muon_and_adamw(model, lr):
     matrices = [model.first.weight]
     rest = [p for p in model.parameters() if p is not model.first.weight]
     return [torch.optim.Muon(matrices, lr=lr), torch.optim.AdamW(rest, lr=lr)]
-
-
-class StopAt:
-    """Asks to stop when the loop looks for the ``count``-th time, as a signal would."""
-
-    signal = "SIGTERM"
-
-    def __init__(self, count: int):
-        self.left = count
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 class Run:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from stop_at import StopAt
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
@@ -171,19 +172,6 @@ def test_a_state_under_the_name_of_another_place_is_not_used(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert run(tmp_path, 20)["start_tokens"] == 0
     assert "it belongs to another experiment" in caplog.text
-
-
-class StopAt:
-    """Asks to stop when the loop looks for the ``count``-th time, as a signal would."""
-
-    signal = "SIGTERM"
-
-    def __init__(self, count: int):
-        self.left = count
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.mark.parametrize("at", [3, 8, 9])  # 8: where a run of 20 steps leaves its state, too
