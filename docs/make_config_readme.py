@@ -53,6 +53,8 @@ def rows(part: dict, prefix: str = "") -> list[str]:
         text = child.get("description", "") + short_form(key, child)
         lines.append(f"| `{name}` | {kind(child)} | {shown} | {text} |")
         lines += rows(child, f"{name}.")
+        if isinstance(named := child.get("additionalProperties"), dict):
+            lines += rows(named, f"{name}.NAME.")
     return lines
 
 

@@ -81,6 +81,18 @@ def as_data(made: Any, reference: str = "dataset") -> Data:
     return Data(train, heldout, _collate_of(made), _not_used(made, reference))
 
 
+def as_heldout(made: Any, reference: str) -> Data:
+    """Return what a dataset factory made as `Data` that is only evaluated.
+
+    ``made`` is one dataset, all of whose items are held out, or a pair ``(train, heldout)`` as
+    `as_data` takes it. Raises `FlopsFitError` that names ``reference`` for anything else.
+    """
+    if isinstance(made, (Data, tuple, list)):
+        return as_data(made, reference)
+    dataset = _dataset_of(made, reference)
+    return Data(dataset, dataset, _collate_of(made))
+
+
 def _dataset_of(part: Any, reference: str) -> Dataset:
     if isinstance(part, DataLoader):
         _check_loader(part, reference)

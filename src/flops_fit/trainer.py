@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from flops_fit.data import Data, as_data, bytes_per_token, first_item
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.build import Metric
 from flops_fit.experiment.exact import agree, last_micro_batch_syncs, target_elements, trim
 from flops_fit.experiment.options import TrainOptions
 from flops_fit.model_factory import call_model, num_params
@@ -32,7 +33,6 @@ from flops_fit.training.batches import (
     BatchView,
     GlobalBatches,
     InputPositions,
-    heldout_loader,
     read_ahead,
     training_loader,
 )
@@ -44,7 +44,7 @@ from flops_fit.training.checks import (
     enable_activation_checkpointing,
 )
 from flops_fit.training.curve import Curve
-from flops_fit.training.evaluation import evaluate
+from flops_fit.training.evaluation import Evaluation
 from flops_fit.training.local import Call, ResultsFile, is_main_process, options_for
 from flops_fit.training.local_identity import TRUST, LocalIdentity, check_resume, train_missing
 from flops_fit.training.outcome import status_of
@@ -68,6 +68,7 @@ def train(
     stop: StopRequest | None = None,
     flops_per_token: float = 0.0,
     trunk: Trunk | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> dict:
     """Train the experiment ``name`` and return its outcome as plain data.
 
@@ -75,7 +76,8 @@ def train(
     optimisers. ``data``, ``loss_fn`` and ``options`` are what the experiment is trained on and how.
     Checkpoints go to ``checkpoint_folder`` (None: none are saved) and carry ``experiment_hash``. A
     request in ``stop`` is noticed between two steps. ``flops_per_token``, the counted FLOPs, is
-    only printed. A run with a ``trunk`` starts from a state of it, and leaves one there.
+    only printed. A run with a ``trunk`` starts from a state of it, and leaves one there. ``metrics``
+    are measured beside the held-out loss, and are named in the outcome where there are any.
 
     The outcome contains ``status`` (completed or diverged) and its ``reason``; ``final_loss`` on
     the held-out part (None if diverged) with its standard error; ``bits_per_byte`` where the
@@ -102,16 +104,7 @@ def train(
     pinned = accelerator.device.type == "cuda"
     view = BatchView(data.train, data.collate, loss_fn, batches.total_items, options.max_epochs)
     dataloader = training_loader(view, batches, pinned, options.loader_workers)
-    heldout = accelerator.prepare(
-        heldout_loader(
-            data,
-            loss_fn,
-            options.evaluation_tokens,
-            options.evaluation_batch_items,
-            accelerator.num_processes,
-            pinned,
-        )
-    )
+    evaluate = Evaluation(accelerator, data, loss_fn, metrics or {}, options)
 
     # Model and optimiser
     model = build_model()
@@ -239,7 +232,7 @@ def train(
     scores = None
     if bad_step is None:
         switch_mode(optimizer, training=False)
-        scores = evaluate(accelerator, model, heldout, loss_fn)
+        scores = evaluate(model)
     trackers.follow(curve)
     trackers.close(scores)
     outcome = {

@@ -652,7 +652,7 @@ TABLES = [
     (
         "spaces between columns",
         table().replace(",", " "),
-        "(fit.loss_column); columns must be separated by commas, semicolons or tabs",
+        "(fit.loss); columns must be separated by commas, semicolons or tabs",
     ),
     (
         "no column of losses",

@@ -1,6 +1,7 @@
 """Configs: defaults, numbers written as text, and errors that name key, value and what is allowed."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,29 @@ def test_the_schema_is_closed_and_every_key_is_described():
             or "$ref" in part
             or part.get("required") == ["reference", "power"]
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": {"Loss": "m:x"}}, "metrics.Loss: results.csv has a column loss already"),
+        ({"metrics": {"a": {}}}, "metrics.a: neither function nor dataset is given"),
+        ({"metrics": {"a b": "m:x"}}, "metrics: 'a b' is not allowed"),
+        ({"fit": {"loss": "code"}}, "fit.loss: 'code' is not measured; allowed: loss"),
+        (
+            {"fit": {"accuracy": "loss"}},
+            "fit.accuracy: 'loss' is not measured; allowed: a name under",
+        ),
+        ({"fit": {"chance": 0.5}}, "fit.chance: needs fit.accuracy"),
+        (
+            {"metrics": {"code": "m:x"}, "fit": {"loss": "code", "method": "envelope"}},
+            "fit.loss: 'code' cannot be combined with fit.method: envelope",
+        ),
+    ],
+)
+def test_measures_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(FlopsFitError, match=re.escape(message)):
+        complete_config({**MINIMAL, **changes})
 
 
 def test_the_config_readme_agrees_with_the_schema():

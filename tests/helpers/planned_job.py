@@ -49,8 +49,11 @@ def data():
 """
 
 
-def config_of(name: str, module: str) -> dict:
-    """The config of a sweep ``name`` of one run, whose model and data are in ``module``."""
+def config_of(name: str, module: str, **changes) -> dict:
+    """The config of a sweep ``name`` of one run, whose model and data are in ``module``.
+
+    ``changes`` are further keys of it.
+    """
     return complete_config(
         {
             "name": name,
@@ -62,6 +65,7 @@ def config_of(name: str, module: str) -> dict:
             "learning_rate": {"value": 0.01},
             "evaluation": {"tokens": 32},
             "limits": {"max_epochs": 20},
+            **changes,
         }
     )
 
@@ -69,9 +73,9 @@ def config_of(name: str, module: str) -> dict:
 class Job:
     """A planned experiment that `flops_fit.jobs.job` is run on, as the launcher would."""
 
-    def __init__(self, root: Path, monkeypatch):
-        (root / "jobplugin.py").write_text(MODULE)
-        config = config_of("job", "jobplugin")
+    def __init__(self, root: Path, monkeypatch, code: str = "", **changes):
+        (root / "jobplugin.py").write_text(MODULE + code)
+        config = config_of("job", "jobplugin", **changes)
         (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
         self.id = experiment.experiment_id
         self.results = root / "results"

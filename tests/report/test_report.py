@@ -27,6 +27,7 @@ from flops_fit.fit import (
 )
 from flops_fit.fit.purchase import Machine
 from flops_fit.fit.rows import LeftOut
+from flops_fit.fit.sigmoid import AccuracyEntry
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots import FIGURES
 from flops_fit.report.figures import inline_svg
@@ -245,6 +246,29 @@ def test_a_question_adds_its_section_and_nothing_else(folder, fit):
         "Repeated passes over limited data, the cost of serving the model, and fine-tuning are"
     )
     assert rest == plain.replace(covered, "Fine-tuning is")
+
+
+def test_an_accuracy_has_its_section(folder, fit):
+    least, most = fit.data.loss
+    law = [0.25, 0.9, (least + most) / 2, 0.1 * (most - least)]
+    entry = AccuracyEntry(
+        "task", 0.25, fit.data.n_runs, [least, most], [0.25, 0.9], law, [law], 0.0, ""
+    )
+    with_one = replace(fit, accuracy=entry)
+    page = report_page(
+        read_runs(folder / "results.csv"), [], with_one, folder / "plots", BUDGETS[:2], "demo"
+    )
+    cells = [cell["text"] for cell in Page(page).all("td", data_name="accuracy")]
+    values = [ask(with_one, flops).accuracy.value for flops in BUDGETS[:2]]
+    assert [cell[:5] for cell in cells] == [f"{value:.3f}" for value in values]
+    assert "half-way at a loss of" in page
+    unknown = replace(
+        fit, accuracy=replace(entry, law=None, reason="task is at chance in all runs")
+    )
+    page = report_page(
+        read_runs(folder / "results.csv"), [], unknown, folder / "plots", BUDGETS[:1], "demo"
+    )
+    assert "not identifiable; task is at chance in all runs" in page
 
 
 def test_hours_of_devices_are_answered_for(folder, fit):

@@ -14,8 +14,8 @@ from stop_at import StopAt
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-import flops_fit.trainer as trainer_module
 import flops_fit.training.checkpoint as checkpoint_module
+import flops_fit.training.evaluation as evaluation
 from flops_fit.data import as_data
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import TrainOptions
@@ -155,7 +155,7 @@ def test_an_evaluation_that_was_killed_is_repeated_to_the_same_bits(tmp_path, mo
     whole = Run(tmp_path / "whole")()
     run = Run(tmp_path / "killed", checkpoint_minutes=0)
     with monkeypatch.context() as patched:
-        patched.setattr(trainer_module, "evaluate", lambda *a: (_ for _ in ()).throw(SystemExit))
+        patched.setattr(evaluation, "evaluate", lambda *a: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             run()
     outcome = run()

@@ -32,6 +32,7 @@ ELSEWHERE = {  # modules of a room that belong to another step
         "fit.sensitivity",
     }
     | {
+        "fit.accuracy",
         "fit.limited_data",
         "fit.lowest",
         "fit.purchase",

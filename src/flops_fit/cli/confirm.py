@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.fit.result import read_fit
     from flops_fit.notation import count_text, loss_text
     from flops_fit.plan.cache import plan_config, search_paths
-    from flops_fit.rounds.confirm import predicted_loss
+    from flops_fit.rounds.confirm import check_measure, predicted_loss
     from flops_fit.rounds.grid import grid_config, planned_grid
     from flops_fit.rounds.next import config_text, number
     from flops_fit.store.records import RECORD
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
     config, fit = grid_config(args.config), read_fit(args.fit)
     insist(fit, args)
+    check_measure(fit, args.fit)
     verdict = predict(fit, args.flops).verdict
     answer = optimum_at(fit, check_flops(args.flops))
     paths = search_paths(args.search_path)

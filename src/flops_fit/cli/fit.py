@@ -78,6 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also fit the surface with E fixed at this loss",
     )
     add(
+        "--chance",
+        type=float,
+        metavar="P",
+        help="with --accuracy: what guessing gives (default: estimated)",
+    )
+    add(
         "--loss-unit",
         metavar="UNIT",
         help="unit written beside every loss (default: nats per token)",
@@ -119,6 +125,11 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         dest="loss_column",
         metavar="COLUMN",
         help="column of the loss (default: a held-out loss, else a training loss)",
+    )
+    add(
+        "--accuracy",
+        metavar="COLUMN",
+        help="column of an accuracy (0 to 1), to be predicted from the loss by a sigmoid",
     )
     add(
         "--cost",
@@ -233,6 +244,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.fit.curves import read_curves
     from flops_fit.fit.rows import Reading
     from flops_fit.fit.runs import read_runs
+    from flops_fit.fit.sigmoid import describe_sigmoid
 
     out = _output(args)
     reading = Reading(**{field.name: getattr(args, field.name) for field in fields(Reading)})
@@ -255,10 +267,13 @@ def run(args: argparse.Namespace) -> None:
         curve=args.curve,
         window=args.window,
         loss_unit=args.loss_unit,
+        chance=args.chance,
     )
     write_json(out, fit.to_dict())
     for note in fit.data.notes:
         print(f"note: {note}")
+    if fit.accuracy:
+        print(f"note: {describe_sigmoid(fit.accuracy)}")
     headline, left = fit.headline, fit.excluded.count
     exponent = f"a = {headline.a:.3f}"
     key = "a" if headline.method == "surface" else f"{headline.method}.a"

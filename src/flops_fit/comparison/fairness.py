@@ -52,6 +52,7 @@ def doubts_of(
 def _of_fits(reference: Arm, candidate: Arm, luck: SeedLuck) -> Iterator[Doubt]:
     """What the two fits show by themselves."""
     arms = (reference, candidate)
+    yield from _measured(arms)
     yield from _counting(arms)
     yield from _budgets(arms)
     yield from _seeds(arms, luck)
@@ -73,6 +74,17 @@ def _of_fits(reference: Arm, candidate: Arm, luck: SeedLuck) -> Iterator[Doubt]:
     if max(noise) > NOISIER * min(noise) and max(noise) > 1e-6:
         each = ", ".join(f"{arm.name} {100 * s:.2g}%" for arm, s in zip(arms, noise, strict=True))
         yield Doubt("noise", f"the runs of one arm scatter more around their law: {each}", False)
+
+
+def _measured(arms: tuple[Arm, Arm]) -> Iterator[Doubt]:
+    """Whether both laws are of one measure, as far as the names of columns show it."""
+    columns = [arm.fit.data.reading.loss_column for arm in arms]
+    if columns[0] != columns[1]:
+        each = " and ".join(
+            f"that of {arm.name} is {'the loss' if column is None else repr(column)}"
+            for arm, column in zip(arms, columns, strict=True)
+        )
+        yield Doubt("measure", f"the two laws may be of different measures: {each}", serious=True)
 
 
 def _counting(arms: tuple[Arm, Arm]) -> Iterator[Doubt]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.config.asked import check_answer, check_measures, check_metrics
 from flops_fit.config.schedule import check_schedule
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
@@ -40,13 +41,16 @@ class Kind:
 
 RUNS = Kind(
     "runs",
-    refused=("model", "trainer", "counts", "dataset", "budgets", "sizes"),
+    refused=("model", "trainer", "counts", "dataset", "metrics", "budgets", "sizes"),
     why="cannot be combined with runs, which trains nothing",
 )
 SCRIPT = Kind(
     "trainer",
     ("budgets", "sizes"),
-    ("dataset", "loss", "optimizer", "schedule", "precision", "deterministic", "evaluation"),
+    (
+        *("dataset", "loss", "optimizer", "schedule", "precision", "deterministic", "evaluation"),
+        "metrics",  # which the script gives to run.finish
+    ),
     "cannot be combined with trainer, because the script decides it",
 )
 PLUGINS = Kind(
@@ -60,7 +64,7 @@ COMPARISON = Kind(
     refused=(
         *("model", "trainer", "counts", "dataset", "loss", "optimizer", "budgets", "sizes"),
         *("seeds", "convention", "batch", "learning_rate", "learning_rate_factors", "schedule"),
-        *("precision", "deterministic", "evaluation", "limits", "resources", "pricing"),
+        *("precision", "deterministic", "evaluation", "metrics", "limits", "resources", "pricing"),
         *("runs", "fit", "confirm", "plot"),
     ),
     why="cannot be combined with compare, because each arm has its own config",
@@ -241,26 +245,12 @@ def check_across_keys(config: dict) -> None:
             _check_rule(key, config.get(key, {"value": 1}))
         check_schedule(config)
     CHECKS[kind.key](config)
-    _check_answer(config.get("answer") or {}, config.get("pricing") or {})
-
-
-def _check_answer(answer: Mapping[str, Any], pricing: Mapping[str, Any]) -> None:
-    """Hours and money can only be turned into FLOPs at a known speed and price."""
-    bought = [key for key in ("hours", "money") if answer.get(key) is not None]
-    if len(bought) == 2:
-        raise FlopsFitError(
-            "answer.money: cannot be combined with answer.hours; remove one of them"
-        )
-    needed = ["device or pricing.flops_per_second"] if bought else []
-    if needed and any(pricing.get(key) is not None for key in ("device", "flops_per_second")):
-        needed = []
-    if "money" in bought and pricing.get("per_hour") is None:
-        needed.append("per_hour")
-    if needed:
-        raise FlopsFitError(f"answer.{bought[0]}: needs pricing.{needed[0]}, which is missing")
+    check_measures(config.get("fit") or {})
+    check_answer(config.get("answer") or {}, config.get("pricing") or {})
 
 
 def _check_plugins(config: dict) -> None:
+    check_metrics(config)
     model, dataset = config["model"], config["dataset"]
     for key in ("size_map", "example"):
         if key in model:

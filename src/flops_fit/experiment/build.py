@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from flops_fit.data import Data, as_data
+from flops_fit.data import Data, as_data, as_heldout
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.recipe import PluginRecipe
 from flops_fit.experiment.spec import Spec
@@ -36,10 +37,35 @@ def load_loss(reference: str) -> Callable[..., Any]:
 def load_data(spec: Spec) -> Data:
     """The dataset of ``spec``, over its prepared files where there are any."""
     dataset = spec.plugins.shared.dataset
-    kwargs = dict(dataset.kwargs)
-    if spec.data_dir is not None:
-        kwargs["data_dir"] = spec.data_dir
-    return as_data(call(resolve(dataset.factory), dataset.factory, kwargs), dataset.factory)
+    return as_data(_make_data(spec, dataset.factory, dataset.kwargs), dataset.factory)
+
+
+def _make_data(spec: Spec, factory: str, kwargs: Mapping[str, Any]) -> Any:
+    """What the ``factory`` of a dataset returns for ``kwargs`` and the prepared files of ``spec``."""
+    prepared = {} if spec.data_dir is None else {"data_dir": spec.data_dir}
+    return call(resolve(factory), factory, {**kwargs, **prepared})
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure beside the loss: ``function(outputs, targets)``, over the held-out items of ``data``.
+
+    ``data`` is None where these are the held-out items of the sweep.
+    """
+
+    function: Callable[..., Any]
+    data: Data | None = None
+
+
+def load_metrics(spec: Spec) -> dict[str, Metric]:
+    """The metrics of ``spec`` by name."""
+    metrics = {}
+    for name, part in spec.plugins.shared.metrics.items():
+        data = None
+        if part.dataset is not None:
+            data = as_heldout(_make_data(spec, part.dataset, part.kwargs), part.dataset)
+        metrics[name] = Metric(load_loss(part.function), data)
+    return metrics
 
 
 def make_model(recipe: PluginRecipe) -> nn.Module:

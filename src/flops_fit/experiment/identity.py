@@ -12,6 +12,7 @@ from flops_fit.experiment.recipe import (
     DatasetPart,
     EvaluationPart,
     LossPart,
+    MetricPart,
     ModelPart,
     OptimizerPart,
     PluginRecipe,
@@ -59,7 +60,24 @@ def shared_recipe(
         precision=config["precision"],
         deterministic=config["deterministic"],
         evaluation=EvaluationPart(**config["evaluation"]),
+        metrics={
+            name: _metric_part(metric, loss["function"], paths, hashes)
+            for name, metric in config["metrics"].items()
+        },
     )
+
+
+def _metric_part(
+    metric: Mapping[str, Any], loss: str, paths: list[str], hashes: FileHashes
+) -> MetricPart:
+    """What decides the value of a ``metric`` of a config, whose function is the ``loss`` by default."""
+    function = metric.get("function") or loss
+    source = source_fingerprint(function, paths)
+    if metric["dataset"] is None:
+        return MetricPart(function, source)
+    factory, kwargs = metric["dataset"]["factory"], metric["dataset"]["kwargs"]
+    files = file_arguments(kwargs, paths, hashes)
+    return MetricPart(function, source, factory, kwargs, source_fingerprint(factory, paths), files)
 
 
 def recipe_of(

@@ -83,6 +83,35 @@ class EvaluationPart:
 
 
 @dataclass(frozen=True)
+class MetricPart:
+    """A measure that is taken beside the loss: its ``function`` and the hash of its ``source``.
+
+    Where it is not taken on the held-out part of the data, ``dataset`` is the import path of its
+    data, with ``kwargs``, the hash ``dataset_source``, and the hashes of the ``files`` that the
+    arguments name.
+    """
+
+    function: str
+    source: Any
+    dataset: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    dataset_source: Any = None
+    files: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The part as plain data; of a dataset nothing where there is none."""
+        if self.dataset is None:
+            return {"function": self.function, "source": self.source}
+        return {**vars(self)}
+
+    @property
+    def references(self) -> dict[str, Any]:
+        """The hash of the source of each plug-in, by its import path."""
+        data = {} if self.dataset is None else {self.dataset: self.dataset_source}
+        return {self.function: self.source, **data}
+
+
+@dataclass(frozen=True)
 class SharedRecipe:
     """What decides the results of all experiments of a sweep alike.
 
@@ -90,7 +119,8 @@ class SharedRecipe:
     ``schedule`` (of the learning rate), ``precision`` and ``deterministic`` as `TrainOptions` has
     them; ``trainer_version`` is that of our training loop. ``uses``: what plug-ins use beside their
     packages and named data (empty where that is nothing); ``draws_when_evaluated``: set where an
-    evaluation draws random numbers.
+    evaluation draws random numbers. ``metrics``: by name, what is measured beside the loss. They
+    decide no weight, but the record of a run, which is all that is left of it.
     """
 
     model: ModelPart
@@ -104,6 +134,7 @@ class SharedRecipe:
     trainer_version: int = TRAINER_VERSION
     uses: dict[str, dict[str, str]] = field(default_factory=dict)
     draws_when_evaluated: str | None = None
+    metrics: dict[str, MetricPart] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "SharedRecipe":
@@ -116,6 +147,7 @@ class SharedRecipe:
                 "loss": LossPart(**value["loss"]),
                 "optimizer": OptimizerPart(**value["optimizer"]),
                 "evaluation": EvaluationPart(**value["evaluation"]),
+                "metrics": {k: MetricPart(**v) for k, v in value.get("metrics", {}).items()},
             }
         )
 
@@ -128,9 +160,11 @@ class SharedRecipe:
             "loss": {**vars(self.loss)},
             "optimizer": _without_none(vars(self.optimizer), "modes"),
             "evaluation": {**vars(self.evaluation)},
+            "metrics": {name: part.to_dict() for name, part in self.metrics.items()},
         }
-        if not self.uses:
-            del value["uses"]
+        for name in ("uses", "metrics"):
+            if not value[name]:
+                del value[name]
         return _without_none(value, "draws_when_evaluated")
 
     @property
@@ -143,6 +177,7 @@ class SharedRecipe:
         """The import paths of the plug-ins that decide a result."""
         named = [self.model.factory, self.dataset.factory, self.dataset.prepare]
         named += [self.loss.function, self.optimizer.factory]
+        named += [reference for part in self.metrics.values() for reference in part.references]
         return sorted({reference for reference in named if reference})
 
 
@@ -226,7 +261,14 @@ class PluginRecipe:
         schedule = self.shared.schedule
         if schedule["kind"] != TRUNK:
             return ""
-        after = ("tokens", "steps", "expected_items", "evaluation", "draws_when_evaluated")
+        after = (
+            "tokens",
+            "steps",
+            "expected_items",
+            "evaluation",
+            "draws_when_evaluated",
+            "metrics",
+        )
         prefix = {name: part for name, part in self.to_dict().items() if name not in after}
         of_prefix = {name: schedule[name] for name in ("kind", "warmup_tokens")}
         return canonical_hash({**prefix, "schedule": of_prefix})
@@ -283,12 +325,17 @@ class PluginRecipe:
         }
         if dataset.prepare:
             planned[dataset.prepare] = dataset.prepare_source
+        for part in shared.metrics.values():
+            planned |= part.references
         changed = [r for r, source in planned.items() if source_fingerprint(r, paths) != source]
         for source, content in dataset.sources:
             if source_identity(source, paths, hashes) != content:
                 changed.append(source)
         if data_files(dataset.kwargs, dataset.prepare_kwargs, paths, hashes) != dataset.files:
             changed.append("a file that the dataset's arguments name")
+        for name, part in shared.metrics.items():
+            if file_arguments(part.kwargs, paths, hashes) != part.files:
+                changed.append(f"a file that metrics.{name}.dataset.kwargs names")
         changed += changed_uses(shared.uses, uses, hashes)
         if shared.trainer_version != TRAINER_VERSION:
             changed.append(f"the trainer's version ({shared.trainer_version})")

@@ -39,7 +39,14 @@ def references_of(config: Mapping[str, Any]) -> list[str]:
     dataset = config["dataset"]
     named = [config["model"]["factory"], dataset["factory"], dataset["prepare"]]
     named += [config["loss"]["function"], config["optimizer"]["factory"]]
+    named += [metric.get("function") for metric in config["metrics"].values()]
+    named += [dataset["factory"] for dataset in _metric_data(config)]
     return sorted({reference for reference in named if reference})
+
+
+def _metric_data(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The sections on data of the metrics of ``config`` that have data of their own."""
+    return [metric["dataset"] for metric in config["metrics"].values() if metric["dataset"]]
 
 
 def named_uses(config: Mapping[str, Any], search_paths: Iterable[str]) -> Uses:
@@ -96,7 +103,8 @@ def _sources(config: Mapping[str, Any], paths: tuple[str, ...]) -> set[Path]:
 
 def _arguments(config: Mapping[str, Any]) -> list[Any]:
     dataset = config["dataset"]
-    kwargs = (config["model"]["kwargs"], config["optimizer"]["kwargs"])
+    kwargs = [config["model"]["kwargs"], config["optimizer"]["kwargs"]]
+    kwargs += [data["kwargs"] for data in _metric_data(config)]
     return [*kwargs, dataset["kwargs"], dataset["prepare_kwargs"]]
 
 
@@ -104,6 +112,7 @@ def _new(uses: Uses, config: Mapping[str, Any], paths: tuple[str, ...]) -> Uses:
     """``uses`` without what the fingerprints of sources and the hashes of data cover already."""
     dataset = config["dataset"]
     values = [*dataset["kwargs"].values(), *dataset["prepare_kwargs"].values()]
+    values += [value for data in _metric_data(config) for value in data["kwargs"].values()]
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
     named = [find_path(text, paths) for text in texts if isinstance(text, str) and text]
     sources = [find_path(s, paths) for s in dataset["sources"] if s and not s.startswith(PACKAGE)]
@@ -143,9 +152,15 @@ def late_uses(watch: Watch, spec: Spec) -> Uses:
     shared, paths = spec.plugins.shared, tuple(spec.search_paths)
     config = {name: vars(getattr(shared, name)) for name in ("model", "loss", "optimizer")}
     dataset = {**vars(shared.dataset), "sources": [s for s, _ in shared.dataset.sources]}
-    return _unplanned(
-        _new(watch.uses(roots_of(paths)), {**config, "dataset": dataset}, paths), spec
-    )
+    metrics = {
+        name: {
+            "function": part.function,
+            "dataset": part.dataset and {"factory": part.dataset, "kwargs": part.kwargs},
+        }
+        for name, part in shared.metrics.items()
+    }
+    config |= {"dataset": dataset, "metrics": metrics}
+    return _unplanned(_new(watch.uses(roots_of(paths)), config, paths), spec)
 
 
 def late_script_uses(

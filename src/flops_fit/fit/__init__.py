@@ -68,6 +68,10 @@ FLOPs, losses in the unit of the runs:
   ``R`` (passes that all repeats are worth) and ``R_ci``, ``forms`` [{form, error, R}] with the error of
   ln L on runs left out, ``n_repeated``, ``most_epochs``, ``law`` [E, ln A, ln B, alpha, beta, R] and
   ``draws`` of it.
+- ``accuracy`` (absent unless asked for): ``name`` of its column, ``chance`` as stated or null,
+  ``n_runs``, ``losses`` and ``values`` [low, high] of these, ``law`` [low, high, middle, width] of
+  low + (high - low) / (1 + exp((L - middle) / width)) (null with a ``reason``), ``draws`` of it, and
+  ``scatter`` of a run in units of sqrt(a (1 - a)).
 - ``sensitivity``: ``rows`` [{``group`` (`sensitivity.GROUPS`), ``label, headline`` (this is the
   fit's choice), ``method, status, reason, n_runs, a, count`` (the column that N is), ``law,
   cost``}], each to be evaluated at any C by `sensitivity_at`, and ``notes``; null if not asked for.

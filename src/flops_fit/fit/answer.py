@@ -166,13 +166,31 @@ class Purchase:
 
 
 @dataclass(frozen=True)
+class AccuracyAnswer:
+    """The accuracy ``name`` of the optimum, from its predicted ``loss`` by the sigmoid of the fit.
+
+    ``ci``: [low, high] for a measurement (loss, sigmoid and the scatter of a run); ``ci_noise``: from
+    the resamples alone, of both steps. The numbers are None where the runs determine no sigmoid or
+    the fit has no answer, and the intervals without resamples. ``verdict``: as in `Answer`.
+    """
+
+    name: str
+    value: float | None  # from 0 to 1
+    ci: Interval | None
+    ci_noise: Interval | None
+    loss: float | None  # L*, in the unit of the runs
+    verdict: str
+    reasons: list[str]  # for the verdict
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer at a budget of C = ``flops``; `flops_fit.fit.predict` describes its fields.
 
     These are ``params, tokens, loss, tokens_per_param, ci, ci_noise, beyond_data, range_1pct,
     range_5pct, promise, size_value, regret, slope, estimators, method, verdict, reasons, axis,
-    config, chosen, served, limited`` and ``purchase``. Where ``verdict`` is "not identifiable" the
-    numbers and intervals are None.
+    config, chosen, served, limited, purchase`` and ``accuracy``. Where ``verdict`` is "not
+    identifiable" the numbers and intervals are None.
     """
 
     flops: float
@@ -199,6 +217,7 @@ class Answer:
     served: Served | None = field(default=None, metadata=OMITTED)  # the cheapest to serve
     limited: Limited | None = field(default=None, metadata=OMITTED)  # with few unique tokens
     purchase: Purchase | None = field(default=None, metadata=OMITTED)  # what C was asked for as
+    accuracy: AccuracyAnswer | None = field(default=None, metadata=OMITTED)  # where it was fitted
 
     @property
     def optimum(self) -> Optimum | None:

@@ -282,7 +282,7 @@ def _take_loss(frame: pd.DataFrame, source: str, asked: str | None, out: Columns
             raise FlopsFitError(
                 f"{source}: no column for the loss; found {_listed(frame)}; allowed: loss, val/loss, "
                 "eval/loss, final_loss, train/loss and the like, perplexity, or any column named by "
-                f"--loss (fit.loss_column){_separator_hint(frame)}"
+                f"--loss (fit.loss){_separator_hint(frame)}"
             )
     parts = set(fold(column).split("_"))
     cells, example = spoken_floats(frame[column], decimal_commas=True)
@@ -304,7 +304,7 @@ def _take_loss(frame: pd.DataFrame, source: str, asked: str | None, out: Columns
         out.loss_unit = "bits per byte"
     elif parts & {"bits", "bit"}:
         out.loss_unit = "bits"
-    others = _there_too([c for c in possible if c != column], "; --loss (fit.loss_column) chooses")
+    others = _there_too([c for c in possible if c != column], "; --loss (fit.loss) chooses")
     if fold(column) != "loss" or others:
         out.notes.append(f"column {legible(column)} read as loss{others}")
 

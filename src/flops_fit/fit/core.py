@@ -54,6 +54,7 @@ from flops_fit.fit.sections import (
     StackEntry,
     StackMember,
 )
+from flops_fit.fit.sigmoid import AccuracyEntry, accuracy_of
 from flops_fit.fit.stack import Stack, build
 
 MISFIT = 3.0  # residual scale over seed noise
@@ -95,6 +96,7 @@ class _Fitting:
     runs: Runs
     curves: pd.DataFrame | None
     options: FitOptions
+    draws: Draws | None = None
     exclude: str = ""
     unit: str = ""
     axis: AxisEntry | None = None
@@ -108,10 +110,10 @@ class _Fitting:
         """Fit every estimator, the stack where it is asked for, and choose the headline."""
         o, frame = self.options, self.table.frame
         self.exclude, self.unit = o.excluding(self.table), o.resampling(frame)
-        draws = None
         if o.bootstrap:
             generator = np.random.default_rng(o.seed)
-            draws = draw(frame, self.unit, o.bootstrap, generator, self.runs.groups)
+            self.draws = draw(frame, self.unit, o.bootstrap, generator, self.runs.groups)
+        draws = self.draws
         self.axis = axis_of(self.runs, draws, o.level)
         self.estimates = self._estimates(self.runs, draws, whole=True)
         surface = self.estimates["surface"]
@@ -225,6 +227,7 @@ class _Fitting:
             laws=self._laws(),
             repeats=repeats_of(self.runs, o.bootstrap, o.level, o.seed),
             sensitivity=self._sensitivity(status) if o.sensitivity else None,
+            accuracy=self._accuracy(),
         )
         warnings = [*table.doubts, *_cost_doubts(self.runs), *_warnings(fit)]
         return replace(fit, headline=replace(headline, warnings=warnings, notes=_notes(fit)))
@@ -259,6 +262,17 @@ class _Fitting:
         if self.stack is not None:
             laws["stack"] = FittedLaw(self.stack.law, self.stack.draws)
         return laws
+
+    def _accuracy(self) -> AccuracyEntry | None:
+        """The accuracy as a sigmoid of the loss, where the table was read with one."""
+        o, name, weight = (
+            self.options,
+            self.table.reading.accuracy,
+            self.estimates["surface"].weight,
+        )
+        if name is None:
+            return None
+        return accuracy_of(self.runs, weight, name, o.chance, self.draws, o.seed)
 
     def _sensitivity(self, status: str) -> SensitivityEntry:
         """The refits under other choices."""

@@ -30,7 +30,8 @@ class FitOptions:
     runs, groups or wild; default runs, or groups where sizes were repeated with several seeds.
     ``fixed_e``: irreducible loss to hold. ``curve``, ``window``: parabola or akima, and the factor
     in N around the lowest run that a parabola sees. ``sensitivity`` False saves the refits under
-    other choices (`flops_fit.fit.sensitivity`). ``loss_unit`` is written beside every loss; default
+    other choices (`flops_fit.fit.sensitivity`). ``chance``: what guessing gives of the accuracy that
+    the table was read with, None to estimate it. ``loss_unit`` is written beside every loss; default
     nats (per token), or bits per byte where the table's column says so.
     """
 
@@ -47,6 +48,7 @@ class FitOptions:
     window: float | None = None
     sensitivity: bool = True
     loss_unit: str | None = None
+    chance: float | None = None
 
     def check(self, table: RunTable) -> None:
         """Refuse bad settings, and a ``table`` of too few runs, by name, with a `FlopsFitError`."""
@@ -71,6 +73,10 @@ class FitOptions:
             raise FlopsFitError(f"window: {self.window!r}; allowed: a factor above 1")
         if not 0 < self.level < 1:
             raise FlopsFitError(f"level: {self.level!r}; allowed: between 0 and 1")
+        if self.chance is not None and table.reading.accuracy is None:
+            raise FlopsFitError("chance: allowed: with an accuracy (--accuracy COLUMN)")
+        if self.chance is not None and not 0 <= self.chance < 1:
+            raise FlopsFitError(f"chance: {self.chance!r}; allowed: from 0 to below 1")
         lowest = table.frame["loss"].min()
         if self.fixed_e is not None and not 0 < self.fixed_e < lowest:
             raise FlopsFitError(

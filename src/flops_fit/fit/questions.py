@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from flops_fit.fit.accuracy import accuracy_at, describe_accuracy
 from flops_fit.fit.answer import VERDICTS, Answer
 from flops_fit.fit.limited_data import describe_limited, limited_at
 from flops_fit.fit.prediction import predict
@@ -24,10 +25,11 @@ def ask(
 
     ``params`` and ``tokens``: as `predict` takes them; ``serve``: the number of tokens that the model
     reads or writes once it is trained (``served`` of the answer); ``unique``: the number of different
-    tokens that there are to train on (``limited``). Raises `FlopsFitError` for a number
-    that is not positive.
+    tokens that there are to train on (``limited``). A fit of an accuracy answers for it too
+    (``accuracy``). Raises `FlopsFitError` for a number that is not positive.
     """
     answer = predict(fit, flops, params, tokens)
+    answer = replace(answer, accuracy=accuracy_at(fit, answer))
     if serve is not None:
         answer = replace(answer, served=served_at(fit, answer, serve))
     if unique is not None:
@@ -41,6 +43,8 @@ def describe_all(answer: Answer, fit: Fit) -> str:
     if answer.purchase:
         lines += describe_purchase(answer.purchase, answer, fit)
     lines.append(describe(answer, fit))
+    if answer.accuracy:
+        lines += describe_accuracy(answer.accuracy, answer, fit)
     if answer.served:
         lines += describe_served(answer.served, answer, fit)
     if answer.limited:
@@ -50,6 +54,6 @@ def describe_all(answer: Answer, fit: Fit) -> str:
 
 def weakest_verdict(answer: Answer) -> str:
     """The weakest verdict in ``answer``: of the optimum and of each question answered."""
-    asked = [part for part in (answer.served, answer.limited) if part]
+    asked = [part for part in (answer.served, answer.limited, answer.accuracy) if part]
     verdicts = [answer.verdict, *(part.verdict for part in asked)]
     return min(verdicts, key=VERDICTS.index)

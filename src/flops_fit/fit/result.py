@@ -25,6 +25,7 @@ from flops_fit.fit.sections import (
     SurfaceEntry,
     TableEntry,
 )
+from flops_fit.fit.sigmoid import AccuracyEntry
 from flops_fit.fit.sizes import Size
 
 
@@ -52,7 +53,7 @@ class Fit:
     The fields are the sections of FIT.json, described in `flops_fit.fit`: ``parametric, isoflop, tied,
     fixed_e, envelope, stack, axis, headline, status, ci, ci_noise, delta, excluded, heldout,
     bootstrap, cost, sizes, data, table, laws,
-    repeats`` and ``sensitivity``. `to_dict` gives plain data,
+    repeats, sensitivity`` and ``accuracy``. `to_dict` gives plain data,
     `read_fit` reads a file.
     """
 
@@ -78,6 +79,7 @@ class Fit:
     laws: dict[str, FittedLaw]  # of each estimator, to be asked at any C
     repeats: RepeatsEntry | None = field(metadata=OMITTED)  # where enough runs repeat their data
     sensitivity: SensitivityEntry | None  # refits under other choices; None if not asked for
+    accuracy: AccuracyEntry | None = field(default=None, metadata=OMITTED)  # where it was asked for
 
     @property
     def identified(self) -> bool:

@@ -13,6 +13,7 @@ import pandas as pd
 from flops_fit.constants import MOST_EPOCHS
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.columns import Columns, bare, fold, legible, listed, named_column
+from flops_fit.fit.plain import OMITTED
 from flops_fit.fit.tables import floats, spoken_floats
 
 # A word of a column's name -> its values are groups that one law should not mix.
@@ -58,6 +59,7 @@ class Reading:
     lowest loss, is a run ("experiment_id"; "params,tokens"). ``max_epochs``: runs that read their
     data more often are left out. ``cost_as_given``: C is believed however far it is from 6 N D.
     ``cost_column``: the file's column of C (default: the FLOPs, else the budget, else 6 N D), or "6nd".
+    ``accuracy``: the file's column of an accuracy, from 0 to 1, to be predicted beside the loss.
     """
 
     loss_column: str | None = None
@@ -67,6 +69,7 @@ class Reading:
     max_epochs: float | None = None
     cost_as_given: bool = False
     cost_column: str | None = None
+    accuracy: str | None = field(default=None, metadata=OMITTED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", tuple(self.where))  # JSON has lists

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.columns import Columns, costs_unread, fold, recognise
+from flops_fit.fit.columns import Columns, costs_unread, fold, named_column, recognise
 from flops_fit.fit.derived import completed
 from flops_fit.fit.exports import read_folder
 from flops_fit.fit.formats import read_table
@@ -27,11 +27,13 @@ from flops_fit.fit.rows import (
     too_many_epochs,
     where,
 )
+from flops_fit.fit.sigmoid import accuracies
 from flops_fit.fit.sizes import Size
 from flops_fit.fit.tables import positive
 from flops_fit.fit.units import check_cost, compared_costs, cost_per_token, settle_budgets
 
 OURS = {"flops_6nd", "flops_counted"}  # together only in the tables that this project writes
+LOSS = "loss"  # in these tables; other columns that look like a loss are metrics
 COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
 KEPT = (*COUNTS, "flops_counted", "epochs")  # as they stand, for sensitivity and verdict
 COUNTED = (*COUNTS, "flops_per_token")
@@ -148,6 +150,8 @@ def prepare_runs(
     frame["row"] = numbers[raw.index]
     notes += columns.notes
     reason = _reasons(frame, source, names)
+    if not outside and reading.loss_column is not None:  # a metric that was not finite
+        reason[(reason == "") & frame["loss"].isna()] = f"no value of {reading.loss_column}"
     frame = frame.drop(columns=["outlier", "status"], errors="ignore")
     lost, marked = frame[reason != ""], frame[reason == "outlier"].copy()
     left_out = _entries(lost, reason)
@@ -218,7 +222,11 @@ def _columns(raw: pd.DataFrame, params: str, source: str, reading: Reading) -> C
         if "params" in raw and "params_matmul" not in raw:
             raw["params_matmul"] = raw["params"]
         raw["params"] = raw[params]
-    columns = recognise(raw, source, reading.loss_column, reading.cost_column)
+    ours = LOSS if {*OURS, LOSS} <= set(raw.columns) and raw[LOSS].notna().any() else None
+    columns = recognise(raw, source, reading.loss_column or ours, reading.cost_column)
+    if reading.accuracy is not None:
+        column = named_column(raw, reading.accuracy, f"{source}: accuracy column")
+        columns.frame["accuracy"], columns.names["accuracy"] = raw[column], column
     folded = {fold(column): column for column in reversed(list(raw.columns))}
     for name in KEPT:
         if name in folded and name not in columns.frame:
@@ -276,6 +284,8 @@ def _checked(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.Data
                     "it for every run or for none"
                 )
             frame[name] = values.reindex(frame.index)
+    if "accuracy" in frame:
+        frame["accuracy"] = accuracies(frame, source, names["accuracy"])
     for name in (*KEPT, "unique_tokens"):
         if name in frame:  # 0 of a model without a body; empty where not known
             frame[name] = numbers(frame[frame[name].notna()], name, zero=True)

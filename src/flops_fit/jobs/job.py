@@ -130,7 +130,13 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
     A request in ``stop`` is noticed between two steps. Raises `FlopsFitError` where something
     changed since the plan was made.
     """
-    from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
+    from flops_fit.experiment.build import (
+        load_data,
+        load_loss,
+        load_metrics,
+        make_model,
+        make_optimizer,
+    )
     from flops_fit.model_factory import batch_norms
     from flops_fit.plugins.resolve import add_search_paths
     from flops_fit.trainer import train
@@ -170,6 +176,7 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
             stop,
             spec.count.flops_per_token,
             trunk_of(spec, results),
+            load_metrics(spec),
         )
     if recipe.trunk:
         outcome["after"] = os.environ.get(AFTER) or None

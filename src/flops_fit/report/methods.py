@@ -147,7 +147,10 @@ def _run_rows(fit: Fit, plan: Plan | None, ours: bool) -> list[tuple[str, str]]:
     column = data.params_column
     n_words = PARAMS[column] if ours else f"as in the column {column} of the table"
     d_words = "target elements trained on" if ours else "as in the table"
+    measure = data.reading.loss_column
     loss_words = "held out" if ours else "as in the table, in"
+    if measure is not None:
+        loss_words = f"{measure}, {loss_words}"
     why = ", ".join(f"{n} {reason}" for reason, n in left_out.by_reason.items())
     runs = f"{data.n_runs} fitted, {left_out.count} left out"
     return [

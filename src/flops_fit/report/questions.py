@@ -1,10 +1,11 @@
 """The section of the questions that were asked beside the budgets."""
 
-from flops_fit.fit.answer import Limited, Served, ServedTotal
+from flops_fit.fit.answer import AccuracyAnswer, Limited, Served, ServedTotal
 from flops_fit.fit.prediction import predict
 from flops_fit.fit.purchase import Machine, purchase_at
 from flops_fit.fit.questions import ask
 from flops_fit.fit.result import Fit
+from flops_fit.fit.sigmoid import describe_sigmoid
 from flops_fit.notation import count_text, flops_text, loss_text, share_text
 
 
@@ -17,7 +18,8 @@ def questions_of(
     """What ``asked`` (name -> value, as `ask` takes them; None: not asked) gives at ``budgets``.
 
     ``budgets`` in FLOPs; ``bought``: devices and their hours, whose FLOPs are answered for too. One
-    entry per question that ``fit`` can answer; empty where nothing was asked.
+    entry per question that ``fit`` can answer, and one for the accuracy that it was made with; empty
+    where nothing was asked.
     """
     asked = {name: value for name, value in asked.items() if value is not None}
     entries: dict = {}
@@ -25,8 +27,12 @@ def questions_of(
         machine, hours = bought
         budgets = [machine.flops(hours), *budgets]
         entries["bought"] = _bought(fit, *bought)
-    if asked:
+    if asked or fit.accuracy:
         answers = [ask(fit, flops, **asked) for flops in budgets]
+        accuracies = [_accuracy(a.flops, a.accuracy) for a in answers if a.accuracy]
+        if fit.accuracy:
+            text = describe_sigmoid(fit.accuracy)
+            entries["accuracy"] = {"name": fit.accuracy.name, "text": text, "rows": accuracies}
         served = [_served(a.flops, a.served) for a in answers if a.served]
         entries |= {"served": served} if served else {}
         limited = [_limited(a.flops, a.limited) for a in answers if a.limited]
@@ -103,6 +109,19 @@ def _limited(flops: float, limited: Limited) -> dict:
         "wasted": share_text(limited.wasted),
         "fresh": count_text(limited.unlimited[0]),
         "verdict": "; ".join([limited.verdict, *limited.reasons]),
+    }
+
+
+def _accuracy(flops: float, accuracy: AccuracyAnswer) -> dict:
+    """One row of the table on the accuracy."""
+    ends = accuracy.ci
+    return {
+        "budget": flops_text(flops),
+        "value": accuracy.value,
+        "text": "" if accuracy.value is None else f"{accuracy.value:.3f}",
+        "ci": "" if ends is None else f"{ends[0]:.3f} – {ends[1]:.3f}",
+        "loss": "" if accuracy.loss is None else loss_text(accuracy.loss),
+        "verdict": "; ".join([accuracy.verdict, *accuracy.reasons]),
     }
 
 

@@ -15,10 +15,24 @@ from flops_fit.fit.core import FEWEST_REPEATS
 from flops_fit.fit.numbers import interval
 from flops_fit.fit.options import FEWEST_RUNS
 from flops_fit.fit.result import Fit
+from flops_fit.fit.runs import LOSS
 from flops_fit.notation import count_text, flops_text, loss_text
 
 CONFIRMATION = "confirmation.json"
 SAME_TOKENS = 0.01  # by which the D of a run of a user's own script may differ from the planned one
+
+
+def check_measure(fit: Fit, name: str) -> None:
+    """Refuse a ``fit``, of the file ``name``, that is not of the loss which a run is trained on.
+
+    Raises `FlopsFitError`.
+    """
+    measure = fit.data.reading.loss_column
+    if measure not in (None, LOSS):
+        raise FlopsFitError(
+            f"{name}: its law is of {measure!r}, and a confirmation measures the loss that is trained; "
+            "allowed: a fit of that loss (fit.loss: null)"
+        )
 
 
 def run_noise(fit: Fit) -> tuple[float, str]:

@@ -97,9 +97,17 @@ def run_table(records: Iterable[Mapping[str, Any]], convention: str) -> list[dic
     """One flat row per record of ``records``, in the columns that the fit reads.
 
     ``flops`` follows ``convention`` (counted or 6nd) for the tokens really seen; ``loss`` is the
-    held-out loss, empty for a run that diverged or failed.
+    held-out loss, empty for a run that diverged or failed. Every metric of a run is a column of its
+    name, empty where a run has no finite value of it; ``metrics.`` stands before a name that a column
+    has already.
     """
-    return [_row(record, convention) for record in records]
+    records = list(records)
+    rows = [_row(record, convention) for record in records]
+    names = dict.fromkeys(name for record in records for name in record.get("metrics", {}))
+    for row, record in zip(rows, records, strict=True):
+        measured = record.get("metrics", {})
+        row |= {f"metrics.{n}" if n in row else n: measured.get(n) for n in names}
+    return rows
 
 
 def planned_table(plan: Plan) -> list[dict[str, Any]]:

@@ -14,7 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 from flops_fit.data import Data, as_targets, bytes_per_token, length_of
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
+from flops_fit.experiment.build import (
+    load_data,
+    load_loss,
+    load_metrics,
+    make_model,
+    make_optimizer,
+)
 from flops_fit.experiment.options import TrainOptions, part_of_batch
 from flops_fit.experiment.spec import Spec, options_of
 from flops_fit.loss import ignore_index_of, masks_targets
@@ -203,8 +209,8 @@ def take_two_steps(
 ) -> None:
     """Train two small batches of ``data`` as the job of ``spec`` would, on the CPU, and evaluate one.
 
-    An item has ``per_item`` target elements; ``loss_fn`` and ``train`` are those of `check_inputs`.
-    Raises `FlopsFitError` where a step fails.
+    Its metrics are measured too. An item has ``per_item`` target elements; ``loss_fn`` and ``train``
+    are those of `check_inputs`. Raises `FlopsFitError` where a step fails.
     """
     options = options_of(spec)
     few = math.ceil(STEP_ITEMS / min(per_item, 1))  # enough items for a kept target in each step
@@ -230,6 +236,7 @@ def take_two_steps(
             loss_fn,
             lambda model, rate: make_optimizer(spec.plugins, model, rate),
             options,
+            metrics=load_metrics(spec),
         )
     except FlopsFitError:
         raise

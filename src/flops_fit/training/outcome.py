@@ -12,7 +12,8 @@ def status_of(
     """Return the status, the reason and the held-out loss; a run with a non-finite loss diverged.
 
     ``curve`` is the training curve, ``bad_step`` the index of the first step whose loss is not
-    finite (None: there is none), and ``scores`` the result of `evaluate` (None after a bad step).
+    finite (None: there is none), and ``scores`` the result of `evaluate` (None after a bad step),
+    whose metrics are returned where there are any.
     ``bytes_per_token``, where known, gives the loss in bits per byte.
     """
     if scores is not None and math.isfinite(scores["loss"]):
@@ -24,6 +25,7 @@ def status_of(
             "final_loss_se": scores["loss_se"],
             "heldout_tokens": scores["tokens"],
             "bits_per_byte": bits,
+            **({"metrics": scores["metrics"]} if scores["metrics"] else {}),
         }
     if bad_step is None:
         reason = "the held-out loss is not finite"

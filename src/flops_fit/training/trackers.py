@@ -32,9 +32,10 @@ class Trackers:
         self.logged = len(curve.loss)
 
     def close(self, scores: dict | None = None) -> None:
-        """Log the held-out loss in ``scores``, if there is one, and end the trackers."""
+        """Log the held-out loss and the metrics in ``scores``, if there are, and end the trackers."""
         if not self.on:
             return
         if scores:
-            self.accelerator.log({"heldout_loss": scores["loss"]}, step=self.logged)
+            known = {k: value for k, value in scores["metrics"].items() if value is not None}
+            self.accelerator.log({"heldout_loss": scores["loss"], **known}, step=self.logged)
         self.accelerator.end_training()
