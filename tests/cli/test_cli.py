@@ -15,6 +15,7 @@ VERBS = (
     "simulate",
     "prepare",
     "check",
+    "transfer-check",
     "train",
     "progress",
     "collect",

@@ -238,6 +238,17 @@ def test_the_schema_is_closed_and_every_key_is_described():
         )
 
 
+def test_the_measures_of_the_page_are_accepted():
+    page = (ROOT / "docs/questions.md").read_text()
+    (block,) = re.findall(r"```yaml\n(metrics:.*?)```", page, re.DOTALL)
+    config = complete_config({**MINIMAL, **yaml.safe_load(block)})
+    assert config["metrics"] == {
+        "code": {"dataset": {"factory": "my:code_windows", "kwargs": {}}},
+        "accuracy": {"function": "my:right", "dataset": None},
+    }
+    assert (config["fit"]["loss"], config["fit"]["accuracy"]) == ("code", "accuracy")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

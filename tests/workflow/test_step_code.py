@@ -41,10 +41,10 @@ ELSEWHERE = {  # modules of a room that belong to another step
         "fit.verdict",
         "fit.words",
     },
-    "plot": {"plots.learning_rate", "plots.plan", "plots.compare"},
+    "plot": {"plots.learning_rate", "plots.plan", "plots.compare", "plots.transfer"},
     "report": {"report", "report.plan_page", "report.compare_page"},
     "compare": {"comparison"},
-    "plan": {"plan", "plan.amounts", "plan.local"} | PLANNER,
+    "plan": {"plan", "plan.amounts", "plan.local", "plan.transfer"} | PLANNER,
 }
 
 

@@ -22,6 +22,7 @@ VERBS = (
     "simulate",
     "prepare",
     "check",
+    "transfer-check",
     "train",
     "progress",
     "collect",
@@ -107,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="flops-fit", metavar="VERB", required=True, help=argparse.SUPPRESS
     )
     for name in VERBS:
-        verb = import_module(f"flops_fit.cli.{name}")
+        verb = import_module(f"flops_fit.cli.{name.replace('-', '_')}")
         add_verb(verbs, name, verb.add_arguments, getattr(verb, "run", None))
     parser.epilog = _verbs_in_groups(verbs.choices)
     return parser
@@ -122,8 +123,8 @@ def _verbs_in_groups(verbs: Mapping[str, argparse.ArgumentParser]) -> str:
     for title, names in groups.items():
         lines.append(title)
         for name in names:
-            first, *rest = textwrap.wrap(str(verbs[name].description), 64)
-            lines += [f"  {name:<12}{first}", *(" " * 14 + line for line in rest)]
+            first, *rest = textwrap.wrap(str(verbs[name].description), 62)
+            lines += [f"  {name:<16}{first}", *(" " * 18 + line for line in rest)]
         lines.append("")
     return "\n".join(
         [*lines, "`flops-fit VERB --help` shows the options of a verb and an example."]
