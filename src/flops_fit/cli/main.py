@@ -20,6 +20,7 @@ from flops_fit.errors import FlopsFitError
 VERBS = (
     "plan",
     "simulate",
+    "sweep",
     "prepare",
     "check",
     "transfer-check",

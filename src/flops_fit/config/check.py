@@ -41,7 +41,7 @@ class Kind:
 
 RUNS = Kind(
     "runs",
-    refused=("model", "trainer", "counts", "dataset", "metrics", "budgets", "sizes"),
+    refused=("model", "trainer", "counts", "dataset", "metrics", "budgets", "sizes", "until"),
     why="cannot be combined with runs, which trains nothing",
 )
 SCRIPT = Kind(
@@ -65,7 +65,7 @@ COMPARISON = Kind(
         *("model", "trainer", "counts", "dataset", "loss", "optimizer", "budgets", "sizes"),
         *("seeds", "convention", "batch", "learning_rate", "learning_rate_factors", "schedule"),
         *("precision", "deterministic", "evaluation", "metrics", "limits", "resources", "pricing"),
-        *("runs", "fit", "confirm", "plot"),
+        *("runs", "fit", "until", "confirm", "plot"),
     ),
     why="cannot be combined with compare, because each arm has its own config",
 )

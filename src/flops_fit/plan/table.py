@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from flops_fit.experiment.plan import Branch, Plan
 from flops_fit.files import FORMAT
 from flops_fit.notation import count_text, time_text
 from flops_fit.plan.amounts import read_checked
+from flops_fit.plan.conditioning import POOR, condition_number
 from flops_fit.plan.price import DEVICES, Price, Rate, device_kind, price, work_of
 from flops_fit.plan.schedule import phases
 from flops_fit.plan.trunks import flops_to_train
@@ -258,11 +259,21 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
         f"{total.flops_counted:.3g} FLOPs ({total.flops_6nd:.3g} by 6 N D)",
         f"about {total.device_hours:.3g} {device} hours{money}: {time_text(total.seconds)} one "
         f"after another, the longest run {time_text(total.longest_seconds)}",
+        f"condition number of the design: {design_condition(rows):.2g} (N and D vary apart up to about "
+        f"{POOR:.0f})",
         *([f"learning rate: {plan.rate_from}"] if plan.rate_from else []),
         *([shared] if shared else []),
         f"at {rate.flops_per_second:.3g} FLOP/s a {device} and {1000 * rate.step_seconds:.3g} ms a "
         f"step: {rate.source}",
     ]
+
+
+def design_condition(rows: Sequence[PlanRow]) -> float:
+    """The condition number of the design of ``rows`` (see `flops_fit.plan.conditioning`)."""
+    experiments = [row.experiment for row in rows]
+    return condition_number(
+        [e.count.params for e in experiments], [e.num_tokens for e in experiments]
+    )
 
 
 def sharing(plan: Plan, rows: list[PlanRow], rate: Rate) -> str:

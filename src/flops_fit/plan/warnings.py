@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from flops_fit.constants import MOST_EPOCHS, PUBLISHED_RATIO, TRUNK
 from flops_fit.experiment.plan import Plan
 from flops_fit.plan.amounts import shortage
-from flops_fit.plan.table import PlanRow
+from flops_fit.plan.conditioning import POOR
+from flops_fit.plan.table import PlanRow, design_condition
 from flops_fit.plan.window import FEWEST_SIZES
 
 FEWEST_BUDGETS, NARROWEST_SPAN = 3, 10  # budgets of a power law that can be tested
@@ -34,6 +35,7 @@ def plan_warnings(plan: Plan, rows: list[PlanRow], answers: Sequence[float] = ()
     checks: list[Callable[[Plan, list[PlanRow]], list[str]]] = [
         _too_little,
         _one_axis,
+        _collinear,
         _few_budgets,
         _few_sizes,
         _lopsided,
@@ -74,6 +76,19 @@ def _one_axis(plan: Plan, rows: list[PlanRow]) -> list[str]:
             "neither which N is best for a budget nor what another ratio would cost"
         ]
     return []
+
+
+def _collinear(plan: Plan, rows: list[PlanRow]) -> list[str]:
+    """What a plan of several budgets can answer in which D follows N."""
+    condition = design_condition(rows)
+    if condition < POOR or len(_by_budget(rows)) < 2 or _one_axis(plan, rows):
+        return []
+    ratios = [row.tokens_per_param for row in rows]
+    return [
+        f"the condition number of the design is {condition:.2g}, above {POOR:.0f}: N and D grow almost "
+        f"together (D / N varies by a factor of {max(ratios) / min(ratios):.2g}), so the runs hardly "
+        "separate their effects; spread the sizes of each budget over a factor of 4 or more in N"
+    ]
 
 
 def _by_budget(rows: list[PlanRow]) -> dict[float, list[PlanRow]]:

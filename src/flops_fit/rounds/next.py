@@ -7,6 +7,7 @@ of `flops-fit simulate`: how much narrower the interval of N* becomes per FLOP.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ def _missing(
     tried = [v for v in map(grid.log_n, grid.sizes(budget)) if low - 1e-9 <= v <= high + 1e-9]
     measured = math.log(entry.params_opt)
     if entry.status == "at_edge":
-        side = _side(entry, tried)
+        side = side_of(entry, tried)
         edge = low if side < 0 else high
         # A size beyond N* must exist, with a margin for noise.
         short = 0.0 if best is None else side * (best - edge) / step
@@ -105,8 +106,8 @@ def _missing(
     return [], ""
 
 
-def _side(entry: BudgetEntry, tried: list[float]) -> int:
-    """The side of a minimum at the edge: -1 below the sizes tried, 1 above them."""
+def side_of(entry: BudgetEntry, tried: Sequence[float]) -> int:
+    """The side of the minimum of ``entry``, which is at the edge: -1 below ``tried`` (ln N), 1 above."""
     measured = math.log(entry.params_opt)
     if math.isclose(measured, min(tried), abs_tol=1e-6):
         return -1

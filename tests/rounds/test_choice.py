@@ -1,0 +1,136 @@
+"""The choice of runs: the delta method is right, and what is chosen beats chance."""
+
+import numpy as np
+import pytest
+from simulated import LAWS, loss_of
+from simulated import log_optimum as optimum
+
+from flops_fit.fit.cost import Cost
+from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.rounds.choice import Belief, Cells, Scores, choose, first_grid, next_round, steps
+from flops_fit.rounds.truth import law_of
+
+LAW = law_of(*LAWS["besiroglu"])
+BUDGETS = 1e18 * 3.0 ** np.arange(5)
+ASKED = float(np.log(1e18 * 3.0**6))
+BOTH = {"params": 0.5, "loss": 0.5}
+EXACT = {"params": 1e-9, "loss": 1e-9}  # no error of the form
+
+
+def cells(per_budget: int = 7, trunk: str = "") -> Cells:
+    offsets = np.linspace(-1.8, 1.8, per_budget)
+    budget = np.repeat(BUDGETS, per_budget)
+    log_n = np.concatenate([optimum(LAWS["besiroglu"], c) + offsets for c in BUDGETS])
+    log_d = np.log(budget / 6) - log_n
+    names = np.full(len(budget), trunk)
+    return Cells(budget, log_n, log_d, budget, budget, names, np.full(len(budget), 0.8))
+
+
+def belief(noise: float = 0.004, tau: dict | None = None) -> Belief:
+    return Belief(LAW, noise, tau or {"params": 0.04, "loss": 0.003}, Cost())
+
+
+def some(pool: Cells) -> np.ndarray:
+    return first_grid(pool.budget, pool.log_n)
+
+
+def test_the_first_grid_is_small_and_spread():
+    pool = cells()
+    have = some(pool)
+    assert set(pool.budget[have]) == set(BUDGETS[:3])
+    assert all((pool.budget[have] == c).sum() == 5 for c in BUDGETS[:3])
+    assert pool.total(have) < 0.1 * pool.total(np.ones_like(have))
+
+
+def test_the_variance_is_that_of_refitted_sweeps():
+    """Newton's step of least squares, refitted on noisy losses, spreads as the delta method says."""
+    pool, noise = cells(), 0.002
+    scores = Scores(pool, belief(noise, EXACT), ASKED, BOTH)
+    have = np.ones(len(pool.budget), dtype=bool)
+    generator, log_n = np.random.default_rng(0), []
+    e, ln_a, ln_b, alpha, beta = LAW.values[0]
+    for _ in range(400):
+        error = noise * generator.standard_normal(len(pool.budget))
+        step = scores.covariance(have)[:5, :5] @ scores.rows[:, :5].T @ (error / noise)
+        moved = np.array([[e * np.exp(step[0]), *(np.array([ln_a, ln_b, alpha, beta]) + step[1:])]])
+        log_n.append(SurfaceLaw(moved).optimum(ASKED, Cost())[0][0])
+    assert np.std(log_n) == pytest.approx(scores.variances(have)["params"] ** 0.5, rel=0.12)
+
+
+def test_what_a_step_is_worth_is_the_fall_of_the_variance():
+    pool = cells()
+    scores, have = Scores(pool, belief(), ASKED, {"params": 1.0}), some(pool)
+    several = steps(scores, have)
+    for step, worth in zip(several, scores.worths(have, several), strict=True):
+        after = have.copy()
+        after[step] = True
+        fall = 1 - scores.variances(after)["params"] / scores.variances(have)["params"]
+        assert worth == pytest.approx(fall, abs=1e-9)
+
+
+def test_repeating_far_runs_never_removes_the_error_of_the_form():
+    pool = cells(per_budget=200)
+    far = pool.budget < BUDGETS[2]
+    exact = Scores(pool, belief(tau=EXACT), ASKED, BOTH).variances(far)["loss"]
+    real = Scores(pool, belief(), ASKED, BOTH).variances(far)["loss"]
+    assert real > 10 * exact
+
+
+def test_no_choice_costs_more_than_allowed_and_a_round_is_its_cheaper_part():
+    pool = cells()
+    scores, have = Scores(pool, belief(), ASKED, BOTH), some(pool)
+    most = 0.4 * pool.total(np.ones_like(have))
+    chosen = choose(scores, have, most)
+    assert (chosen & have).sum() == have.sum()
+    assert pool.total(have) < pool.total(chosen) <= most
+    first = next_round(pool, have, chosen)
+    assert have.sum() < first.sum() < chosen.sum()
+    assert (first & ~chosen).sum() == 0
+    assert pool.budget[first].max() <= pool.budget[chosen & ~first].min()
+
+
+def test_the_cheapest_choice_that_is_enough_is_taken():
+    pool = cells()
+    scores, have = Scores(pool, belief(), ASKED, {"params": 1.0}), some(pool)
+    goal = 0.5 * scores.variances(have)["params"]
+
+    def enough(runs):
+        return scores.variances(runs)["params"] <= goal
+
+    chosen = choose(scores, have, np.inf, enough)
+    assert enough(chosen)
+    assert pool.total(chosen) < 0.6 * pool.total(np.ones_like(have))
+
+
+def test_a_longer_run_of_a_trunk_costs_what_the_shorter_one_leaves():
+    pool = cells(trunk="a")
+    short, long = np.argsort(pool.log_d)[[0, -1]]
+    have = np.zeros(len(pool.budget), dtype=bool)
+    have[short] = True
+    share = pool.shares(have)
+    assert share[short] == 1
+    assert share[long] == pytest.approx(1 - 0.8 * np.exp(pool.log_d[short] - pool.log_d[long]))
+    assert cells().shares(have).min() == 1
+
+
+def test_what_is_chosen_beats_chance():
+    """Refitted by least squares on the same noise, for a quarter of the FLOPs of the pool."""
+    pool, generator = cells(), np.random.default_rng(1)
+    scores, have = Scores(pool, belief(0.004, EXACT), ASKED, BOTH), some(pool)
+    most = 0.25 * pool.total(np.ones_like(have))
+
+    def random() -> np.ndarray:
+        runs = have.copy()
+        for i in generator.permutation(len(runs)):
+            runs[i] = runs[i] or pool.total(runs) + pool.flops[i] <= most
+        return runs
+
+    ours = scores.variances(choose(scores, have, most))
+    others = [scores.variances(random()) for _ in range(20)]
+    for name in ("params", "loss"):
+        assert ours[name] < np.median([other[name] for other in others])
+    # The variance is of the right law: its losses are those of the simulated sweep.
+    params, tokens = np.exp(pool.log_n), np.exp(pool.log_d)
+    assert LAW.loss(pool.log_n[:, None], pool.log_d[:, None])[:, 0] == pytest.approx(
+        loss_of(LAWS["besiroglu"], params, tokens)
+    )

@@ -1,0 +1,241 @@
+"""Rounds of a real plan whose losses follow a known law: how they end, and what they leave."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+
+from flops_fit.cli.main import main
+from flops_fit.config.load import load_config
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit import fit_runs, prepare_runs
+from flops_fit.plan.cache import search_paths
+from flops_fit.rounds import loop
+from flops_fit.rounds.goal import parse_goal
+from flops_fit.rounds.loop import MONEY, NOTHING, REACHED, End, Rounds
+
+COUNTS = (
+    "def counts(size):\n    return {'params': 48 * size**2, 'flops_per_token': 288 * size**2}\n"
+)
+LAW = (1.0, 25.0, 60.0, 0.4, 0.42)
+RAW = {
+    "name": "own",
+    "counts": {"function": "counted:counts"},
+    "budgets": [1e9, 3e9, 9e9, 2.7e10, 8.1e10],
+    "sizes": {
+        "per_budget": {
+            "1e9": [4, 6, 8, 10, 12, 16, 24],
+            "3e9": [5, 6, 8, 12, 16, 20, 32],
+            "9e9": [6, 8, 12, 16, 20, 24, 40],
+            "2.7e10": [8, 12, 16, 20, 24, 32, 48],
+            "8.1e10": [12, 16, 20, 24, 32, 40, 64],
+        }
+    },
+    "batch": {"value": 16},
+    "fit": {"bootstrap": 200},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder whose sweep is planned once for all tests."""
+    root = tmp_path_factory.mktemp("rounds")
+    (root / "counted.py").write_text(COUNTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        rounds_of(root, "N within 2x at 1e11").cells  # noqa: B018 - makes the plan
+    return root
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for path in folder.glob("own-round*.yaml"):
+        path.unlink()
+    (folder / "Snakefile").touch()
+    (folder / "own.yaml").write_text(yaml.safe_dump(RAW))
+    return folder
+
+
+def rounds_of(root, goal: str, most: float | None = None, **changes) -> Rounds:
+    path = root / "own.yaml"
+    path.write_text(yaml.safe_dump({**RAW, **changes}))
+    return Rounds(path, load_config(path), parse_goal(goal), most, search_paths())
+
+
+def fitted(rounds: Rounds, runs: np.ndarray, noise: float = 0.003):
+    """The fit of ``runs``, whose losses follow `LAW` with the same noise in every round."""
+    e, a, b, alpha, beta = LAW
+    design = rounds.design
+    loss = e + a * design["params"] ** -alpha + b * design["tokens"] ** -beta
+    loss *= np.exp(noise * np.random.default_rng(0).standard_normal(len(design)))
+    table = prepare_runs(design.assign(loss=loss)[runs].reset_index(drop=True))
+    return fit_runs(table, bootstrap=200, sensitivity=False)
+
+
+def played(rounds: Rounds) -> tuple[End, list[np.ndarray]]:
+    """Rounds to their end without Snakemake: their configs are written and read as usual."""
+    last, every = rounds.write(1, rounds.first(), "Why: first"), []
+    while True:
+        every.append(last.runs)
+        following = rounds.after(last, fitted(rounds, last.runs))
+        if isinstance(following, End):
+            return following, every
+        last = rounds.write(last.number + 1, *following)
+        assert rounds.known().runs.tolist() == last.runs.tolist()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(loop, "TIMES", 10)
+    monkeypatch.setattr(loop, "RESAMPLES", 50)
+
+
+def test_rounds_end_where_the_goal_is_reached_for_less_than_the_whole_grid(here, quick):
+    rounds = rounds_of(here, "N within 1.45x at 2.43e11")
+    end, every = played(rounds)
+    assert end.reason == REACHED
+    assert 1 < len(every) < 8
+    costs = [rounds.cells.total(runs) for runs in every]
+    assert costs == sorted(set(costs))
+    assert costs[-1] < 0.8 * rounds.cells.total(np.ones_like(every[0]))
+    for before, after in zip(every, every[1:], strict=False):
+        assert (before & ~after).sum() == 0
+
+
+def test_rounds_end_where_the_flops_are_spent_and_never_exceed_them(here, quick):
+    rounds = rounds_of(here, "N within 1.36x at 2.43e11", most=1.2e11)
+    end, every = played(rounds)
+    assert end.reason in (MONEY, NOTHING)
+    assert rounds.cells.total(every[-1]) <= 1.2e11
+
+
+def test_the_money_that_is_left_buys_no_run(here):
+    rounds = rounds_of(here, "N within 1.45x at 2.43e11")
+    rounds.most = rounds.cells.total(rounds.first()) * 1.0001
+    last = rounds.write(1, rounds.first(), "Why: first")
+    end = rounds.after(last, fitted(rounds, last.runs))
+    assert end.reason == MONEY
+    assert "--max-flops are spent" in end.sentence
+
+
+def test_rounds_end_where_the_grid_is_exhausted(here, quick):
+    rounds = rounds_of(here, "N within 1.02x at 8.2e10")
+    last = rounds.write(1, np.ones(len(rounds.design), dtype=bool), "Why: all")
+    end = rounds.after(last, fitted(rounds, last.runs))
+    assert end.reason == NOTHING
+    assert "nothing is left of the config's grid" in end.sentence
+
+
+def test_rounds_end_where_no_run_is_expected_to_narrow_the_answer(here, monkeypatch):
+    rounds = rounds_of(here, "N within 1.3x at 8.2e10")
+    monkeypatch.setattr(Rounds, "_expected", lambda *_: (0.5, 0.499))
+    last = rounds.write(1, rounds.first(), "Why: first")
+    end = rounds.after(last, fitted(rounds, last.runs))
+    assert end.reason == NOTHING
+    assert end.sentence.startswith("nothing helps")
+
+
+def test_a_minimum_at_the_edge_is_bracketed_first(here):
+    rounds = rounds_of(here, "N within 1.45x at 2.43e11")
+    runs = rounds.first()
+    top = np.isclose(rounds.design["budget"], 9e9)
+    runs = (runs & ~top) | (top & np.isin(rounds.design["size"], [6, 8, 12, 16]))
+    fit = fitted(rounds, runs, noise=0.0)
+    assert fit.isoflop.budgets[-1].status == "at_edge"
+    last = rounds.write(1, runs, "Why: off-centre")
+    following, why = rounds.after(last, fit)
+    new = rounds.design[following & ~runs]
+    assert list(zip(new["budget"], new["size"], strict=True)) == [(9e9, 20)]
+    assert "bracket" in why
+
+
+def test_the_rounds_of_another_config_are_refused(here):
+    rounds = rounds_of(here, "N within 1.45x at 2.43e11")
+    rounds.write(1, rounds.first(), "Why: first")
+    changed = rounds_of(here, "N within 1.45x at 2.43e11", batch={"value": 32})
+    with pytest.raises(FlopsFitError, match="made from another version of"):
+        changed.known()
+
+
+def test_a_round_is_an_ordinary_sweep_whose_runs_are_those_of_the_config(here):
+    rounds = rounds_of(here, "N within 1.45x at 2.43e11", until="N within 2x at 1e11")
+    last = rounds.write(1, rounds.first(), "Why: first")
+    config = load_config(last.config)
+    assert (config["name"], config["until"]) == ("own-round1", None)
+    part = Rounds(last.config, config, rounds.goal, None, search_paths()).plan
+    assert {e.experiment_id for e in part.experiments} == set(
+        rounds.design["experiment_id"][last.runs]
+    )
+
+
+def command(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = main(["sweep", "--config", "own.yaml", *arguments])
+    return status, *capsys.readouterr()
+
+
+def test_a_dry_run_prints_the_first_round_and_its_cost_and_writes_no_config(here, capsys):
+    status, out, _ = command(capsys, "--until", "N within 1.6x at 2.43e11", "--dry-run")
+    assert status == 0
+    assert "the error of the form of law alone allows N within" in out
+    assert "round 1: 15 of 35 runs of the grid" in out
+    assert not list(here.glob("own-round*"))
+
+
+def test_the_goal_of_the_config_is_used_and_one_below_the_error_of_the_form_is_refused(
+    here, capsys
+):
+    (here / "own.yaml").write_text(yaml.safe_dump({**RAW, "until": "N within 1.1x at 8.1e11"}))
+    status, _, error = command(capsys, "--dry-run")
+    assert status == 2
+    assert "N within 1.1x at 8.1e+11: the error of the form of law alone allows" in error
+    assert "a config with a budget above" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([], "--until: missing"),
+        (["--until", "N at 1e11"], "is not a goal; allowed:"),
+        (["--until", "N within 2x at 1e11", "--max-flops", "1e9"], "--max-flops: 1e+09; the first"),
+        (["--until", "N within 2x at 1e11", "--snakefile", "none"], "--snakefile: none: no such"),
+    ],
+)
+def test_bad_input_is_named(here, capsys, arguments, error):
+    status, _, said = command(capsys, *arguments)
+    assert status == 2
+    assert error in said
+
+
+@pytest.mark.parametrize(("key", "value"), [("bootstrap", 0), ("method", "surface")])
+def test_a_fit_without_the_whole_interval_is_refused(here, key, value):
+    with pytest.raises(FlopsFitError, match=f"fit.{key}"):
+        rounds_of(here, "N within 2x at 1e11", fit={key: value})
+
+
+def test_the_json_has_every_round(here, quick, capsys, monkeypatch):
+    """The verb with Snakemake's part taken by a fit of known losses."""
+
+    def trained(config, options, mark):
+        rounds = rounds_of(here, "N within 1.6x at 2.43e11")
+        runs = rounds.known().runs
+        name = yaml.safe_load(config.read_text())["name"]
+        (here / "results" / name).mkdir(parents=True, exist_ok=True)
+        (here / "results" / name / "fit.json").write_text(
+            json.dumps(fitted(rounds, runs).to_dict())
+        )
+
+    monkeypatch.setattr("flops_fit.rounds.snakemake.run_config", trained)
+    arguments = ["--until", "N within 1.6x at 2.43e11", "--json"]
+    status, out, _ = command(capsys, *arguments)
+    assert status == 0
+    told = json.loads(out.splitlines()[-1])
+    assert told["reason"] == REACHED
+    assert [r["round"] for r in told["rounds"]] == list(range(1, len(told["rounds"]) + 1))
+    assert all(f"round {r['round']}: {r['runs']} runs" in out for r in told["rounds"])
+    low, high = told["rounds"][-1]["interval"]
+    assert math.sqrt(high / low) <= 1.6
+    again = json.loads(command(capsys, *arguments)[1].splitlines()[-1])
+    assert again["rounds"] == told["rounds"][-1:]  # it goes on from the last round
