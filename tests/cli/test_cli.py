@@ -13,6 +13,7 @@ from flops_fit.cli.main import main, make_parser
 VERBS = (
     "plan",
     "simulate",
+    "sweep",
     "prepare",
     "check",
     "transfer-check",

@@ -12,6 +12,7 @@ import ast
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,8 @@ ELSEWHERE = {
     "flops-fit rate --runs tuning.csv --out learning_rate.json --batch-out batch.json": "tests/fit/test_joint_rate.py::test_the_command_writes_rules_that_a_sweep_can_name",
     "flops-fit compare --reference results/adamw/fit.json --candidate results/muon/fit.json": "tests/comparison/test_cli_compare.py::test_the_json_has_the_promised_keys_and_a_row_for_each_budget",
     "flops-fit simulate --config config/adamw.yaml --compare config/muon.yaml": "tests/rounds/test_power.py::test_less_noise_shows_smaller_gains_and_equal_recipes_show_none",
+    'flops-fit sweep --config config/config.yaml --until "N within 1.6x at 8.1e12" --dry-run': "tests/rounds/test_loop.py::test_a_dry_run_prints_the_first_round_and_its_cost_and_writes_no_config",
+    'flops-fit sweep --config config/config.yaml --until "N within 1.6x at 8.1e12" --max-flops 7e12': "tests/workflow/test_rounds.py::test_killed_rounds_go_on_by_the_same_command_and_train_nothing_twice",
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
 }
@@ -277,7 +280,7 @@ def test_no_command_of_the_documentation_is_forgotten(page, command):
     elif command not in (*HERE, *DRY):
         assert reason(command), f"{page}: {command!r} is in no list of {Path(__file__).name}"
     if command.startswith("flops-fit "):
-        make_parser().parse_args(command.split()[1:])
+        make_parser().parse_args(shlex.split(command)[1:])
     files = re.findall(r"\btests/[\w/]+(?:\.py)?", command)
     assert [file for file in files if not (ROOT / file).exists()] == []
 

@@ -139,6 +139,11 @@ def test_a_good_plan_is_not_warned_of():
             r"30 to 900 tokens .* one side of the 20 .* larger",
         ),
         (grid(ratios=[0.1, 1, 2, 5, 10]), {}, r"0.1 to 10 tokens .* add smaller sizes"),
+        (
+            grid(ratios=[18, 19.5, 20.5, 22, 23.5]),
+            {},
+            r"^the condition number of the design is .*D / N varies by a factor of 1.3",
+        ),
         (grid(ratios=[20.5]), {}, r"^every run has the same D / N: .* how the loss falls as both"),
         (
             [cell(c, 10**5) for c in (1e12, 1e13, 1e14)],
@@ -230,10 +235,10 @@ def test_the_terminal_table_ends_with_what_it_takes():
     plan = plan_of(grid(), skipped=[Skipped(1.0, 3, "why")])
     rows = plan_rows(plan, RATE, 2.0, None)
     lines = format_plan(plan, rows, ["careful"], RATE, "$").splitlines()
-    assert len(lines) == 1 + 15 + 1 + 1 + 3
+    assert len(lines) == 1 + 15 + 1 + 1 + 4
     assert "warning: careful" in lines
     assert "skipped: budget 1, size 3: why" in lines
-    assert f"${totals(rows).money:.2f}" in lines[-2]
+    assert f"${totals(rows).money:.2f}" in lines[-3]
 
 
 def test_the_command_prices_by_its_options(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Rounds of a real plan whose losses follow a known law: how they end, and what they leave."""
 
+import itertools
 import json
 import math
 
@@ -72,7 +73,7 @@ def fitted(rounds: Rounds, runs: np.ndarray, noise: float = 0.003):
     loss = e + a * design["params"] ** -alpha + b * design["tokens"] ** -beta
     loss *= np.exp(noise * np.random.default_rng(0).standard_normal(len(design)))
     table = prepare_runs(design.assign(loss=loss)[runs].reset_index(drop=True))
-    return fit_runs(table, bootstrap=200, sensitivity=False)
+    return fit_runs(table, bootstrap=100, sensitivity=False)
 
 
 def played(rounds: Rounds) -> tuple[End, list[np.ndarray]]:
@@ -93,6 +94,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(loop, "RESAMPLES", 50)
 
 
+@pytest.mark.seconds
 def test_rounds_end_where_the_goal_is_reached_for_less_than_the_whole_grid(here, quick):
     rounds = rounds_of(here, "N within 1.45x at 2.43e11")
     end, every = played(rounds)
@@ -101,10 +103,11 @@ def test_rounds_end_where_the_goal_is_reached_for_less_than_the_whole_grid(here,
     costs = [rounds.cells.total(runs) for runs in every]
     assert costs == sorted(set(costs))
     assert costs[-1] < 0.8 * rounds.cells.total(np.ones_like(every[0]))
-    for before, after in zip(every, every[1:], strict=False):
+    for before, after in itertools.pairwise(every):
         assert (before & ~after).sum() == 0
 
 
+@pytest.mark.seconds
 def test_rounds_end_where_the_flops_are_spent_and_never_exceed_them(here, quick):
     rounds = rounds_of(here, "N within 1.36x at 2.43e11", most=1.2e11)
     end, every = played(rounds)

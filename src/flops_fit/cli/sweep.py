@@ -99,5 +99,5 @@ def _report(
     print(f"{end.reason}: {end.sentence}")
     print(f"config: {last.config}; report: results/{last.name}/report.html")
     if as_json:
-        told = {"goal": rounds.goal.text, "reason": end.reason, "sentence": end.sentence}
-        print(json.dumps(told | {"config": str(last.config), "rounds": lines}))
+        outcome = {"goal": rounds.goal.text, "reason": end.reason, "sentence": end.sentence}
+        print(json.dumps(outcome | {"config": str(last.config), "rounds": lines}))

@@ -259,10 +259,10 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
         f"{total.flops_counted:.3g} FLOPs ({total.flops_6nd:.3g} by 6 N D)",
         f"about {total.device_hours:.3g} {device} hours{money}: {time_text(total.seconds)} one "
         f"after another, the longest run {time_text(total.longest_seconds)}",
-        f"condition number of the design: {design_condition(rows):.2g} (N and D vary apart up to about "
-        f"{POOR:.0f})",
         *([f"learning rate: {plan.rate_from}"] if plan.rate_from else []),
         *([shared] if shared else []),
+        f"condition number of the design: {design_condition(rows):.3g} (N and D vary apart up to about "
+        f"{POOR:.0f})",
         f"at {rate.flops_per_second:.3g} FLOP/s a {device} and {1000 * rate.step_seconds:.3g} ms a "
         f"step: {rate.source}",
     ]

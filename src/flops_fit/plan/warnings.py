@@ -85,7 +85,7 @@ def _collinear(plan: Plan, rows: list[PlanRow]) -> list[str]:
         return []
     ratios = [row.tokens_per_param for row in rows]
     return [
-        f"the condition number of the design is {condition:.2g}, above {POOR:.0f}: N and D grow almost "
+        f"the condition number of the design is {condition:.3g}, above {POOR:.0f}: N and D grow almost "
         f"together (D / N varies by a factor of {max(ratios) / min(ratios):.2g}), so the runs hardly "
         "separate their effects; spread the sizes of each budget over a factor of 4 or more in N"
     ]

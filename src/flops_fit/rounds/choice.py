@@ -85,7 +85,7 @@ class Belief:
 
     @classmethod
     def of(cls, law: SurfaceLaw, noise: float, cost: Cost) -> "Belief":
-        """What a surface says, whose residual scale is ``noise``, on ``cost``.
+        """What the surface ``law`` says, whose residual scale is ``noise``, on ``cost``.
 
         What of the scale exceeds the noise of runs is misfit, which no number of runs averages out: the
         error of the form is then larger than that of other sweeps by as much.
@@ -153,7 +153,10 @@ class Scores:
         return {name: float(g @ covariance @ g) for name, g in self.gradients.items()}
 
     def worths(self, have: np.ndarray, steps: list[list[int]]) -> np.ndarray:
-        """By what share each of ``steps`` (lists of runs) is expected to reduce the variances."""
+        """By what share each of ``steps``, lists of runs, is expected to reduce the variances.
+
+        ``have`` (n,): the runs before. Returns an array of one share for each step.
+        """
         covariance, worth = self.covariance(have), np.zeros(len(steps))
         for name, weight in self.weights.items():
             g = self.gradients[name]
@@ -191,7 +194,7 @@ def first_grid(budget: np.ndarray, log_n: np.ndarray) -> np.ndarray:
 
 
 def steps(scores: Scores, have: np.ndarray) -> list[list[int]]:
-    """What can be added to the runs ``have`` (n,) in one step: lists of runs.
+    """What can be added to the runs ``have`` (n,) of ``scores`` in one step: lists of runs.
 
     One run at a budget that has runs already, not farther from N* than a measured minimum reaches, or
     at a new budget the sizes that bracket its minimum.
@@ -207,7 +210,7 @@ def steps(scores: Scores, have: np.ndarray) -> list[list[int]]:
 
 
 def opening(scores: Scores, budget: float) -> list[int]:
-    """The runs at ``budget`` that bracket its minimum: the fewest sizes, spread around N*."""
+    """The runs of ``scores`` at ``budget`` that bracket its minimum: the fewest sizes around N*."""
     cells, best = scores.cells, scores.optimum(budget)
     left = list(np.flatnonzero(cells.budget == budget))
     picked: list[int] = []
@@ -228,8 +231,8 @@ def choose(
     """The runs, booleans (n,), that narrow the answer most beside ``have`` (n,) for ``most`` in all.
 
     Where some choice is expected to be ``enough``, the cheapest of those found. Each budget without
-    runs is opened first in turn (or none); then the step of most worth per price is taken, again and
-    again.
+    runs is opened first in turn (or none); then the step of most worth per price by ``scores`` is
+    taken, again and again.
     """
     cells = scores.cells
     openings: list[list[int]] = [[], *(s for s in steps(scores, have) if len(s) > 1)]
@@ -274,7 +277,8 @@ def _filled(
 def next_round(cells: Cells, have: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The first part of what was ``chosen`` (n,) beside ``have`` (n,): the cheapest budgets.
 
-    A round costs at most about as much as all rounds before it, since its runs change the choice.
+    The runs are those of ``cells``. A round costs at most about as much as all rounds before it, since
+    its runs change the choice.
     """
     after = have.copy()
     most = 2 * cells.total(have)

@@ -125,7 +125,10 @@ class Rounds:
         return check_possible(self.goal, form, largest, LEVEL, "as other sweeps showed")
 
     def known(self) -> Round | None:
-        """The last round whose config is there; None before the first."""
+        """The last round whose config is there; None before the first.
+
+        Raises `FlopsFitError` for a round of another version of the sweep.
+        """
         last = None
         for number_ in range(1, MOST_ROUNDS + 1):
             path = self._file(number_)
@@ -217,7 +220,7 @@ class Rounds:
         }
 
     def after(self, last: Round, fit: Fit) -> tuple[np.ndarray, str] | End:
-        """The runs (n,) of the round after ``last`` and why, or why there is none."""
+        """The runs (n,) of the round after ``last``, whose fit is ``fit``, and why; or the end."""
         bracketing = self._unbracketed(last, fit)
         runs = last.runs | bracketing
         if bracketing.any() and self.cells.total(runs) <= self.most:
