@@ -277,8 +277,8 @@ def _filled(
 def next_round(cells: Cells, have: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The first part of what was ``chosen`` (n,) beside ``have`` (n,): the cheapest budgets.
 
-    The runs are those of ``cells``. A round costs at most about as much as all rounds before it, since
-    its runs change the choice.
+    The runs are those of ``cells``. A round costs at most as much as all rounds before it,
+    but takes at least one budget: its runs change the choice.
     """
     after = have.copy()
     most = 2 * cells.total(have)
