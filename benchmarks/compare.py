@@ -37,7 +37,7 @@ from flops_fit.fit.chain import FADE
 from flops_fit.fit.core import fit_runs
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.form_error import growth
-from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.fit.laws import BentLaw, SurfaceLaw
 from flops_fit.fit.runs import read_runs
 from flops_fit.rounds.truth import default_law
 
@@ -51,12 +51,14 @@ NOISES = (0.003, 0.01)
 class Kind:
     """A kind of candidate.
 
-    ``gain``: M at the middle budget; ``steeper``: added to alpha and beta; ``luck``: of a seed, in units
-    of the noise of a run; ``missing``: share of its runs that the candidate lacks; ``seed``: its first.
+    ``gain``: M at the middle budget; ``steeper``: added to alpha and beta; ``power``: that L - E is of
+    the two terms, in both arms; ``luck``: of a seed, in units of the noise of a run; ``missing``: share
+    of its runs that the candidate lacks; ``seed``: its first.
     """
 
     gain: float
     steeper: float = 0.0
+    power: float = 1.0
     luck: float = 0.0
     missing: float = 0.0
     seed: int = 0
@@ -70,6 +72,8 @@ KINDS = {
     "M = 1.15, exponents + 0.03": Kind(1.15, steeper=0.03),
     "a crossing, exponents + 0.03": Kind(1.0, steeper=0.03),
     "M = 1.15, a fifth of the runs missing": Kind(1.15, missing=0.2),
+    "M = 1.15, a power of 0.7": Kind(1.15, power=0.7),
+    "M = 1.15, exponents + 0.03, a power of 0.7": Kind(1.15, steeper=0.03, power=0.7),
     "M = 1, luck of seeds, the same in both arms": Kind(1.0, luck=1.0),
     "M = 1, luck of seeds, other seeds": Kind(1.0, luck=1.0, seed=2),
 }
@@ -91,14 +95,19 @@ def design() -> pd.DataFrame:
 
 def candidate_law(law: SurfaceLaw, frame: pd.DataFrame, gain: float, steeper: float) -> SurfaceLaw:
     """The law whose M is ``gain`` at the middle budget, and everywhere where ``steeper`` is 0."""
-    e, ln_a, ln_b, alpha, beta = law.values[0]
+    e, ln_a, ln_b, alpha, beta, *power = law.values[0]
     middle = float(np.log(frame["budget"].median()))
     log_n = float(law.optimum(middle, Cost())[0][0])
     log_d = float(Cost().log_tokens(log_n, middle))
     half = np.log(gain) / 2
     ln_a = ln_a - alpha * half + steeper * log_n
     ln_b = ln_b - beta * half + steeper * log_d
-    return SurfaceLaw(np.array([[e, ln_a, ln_b, alpha + steeper, beta + steeper]]))
+    return type(law)(np.array([[e, ln_a, ln_b, alpha + steeper, beta + steeper, *power]]))
+
+
+def bent(law: SurfaceLaw, power: float) -> SurfaceLaw:
+    """``law`` with L - E to the ``power``, which no surface of the shared model follows."""
+    return law if power == 1 else BentLaw(np.append(law.values[0], [power, 0.0])[None])
 
 
 def arm(name: str, frame: pd.DataFrame, law: SurfaceLaw, luck: np.ndarray) -> Arm:
@@ -157,30 +166,29 @@ def table(rows: dict[str, list[dict]]) -> str:
 def pairs_of(
     frame: pd.DataFrame, law: SurfaceLaw, generator: np.random.Generator, rows: dict
 ) -> None:
-    """One reference and every candidate at each noise, added to ``rows``."""
+    """One pair of every kind at each noise, added to ``rows``; each has a reference of its own."""
     top, n = float(frame["budget"].max()), len(frame)
-    for noise in NOISES:
-        reference = arm("reference", frame, law, noise * generator.standard_normal(n))
-        for name, kind in KINDS.items():
-            other = candidate_law(law, frame, kind.gain, kind.steeper)
-            luck = (
-                noise * kind.luck * generator.standard_normal(kind.seed + 2)
-            )  # of seeds 0, 1, ...
-            first = reference
-            if kind.luck:
-                own = noise * generator.standard_normal(n) + luck[frame["seed"]]
-                first = arm("reference", frame, law, own)
-            kept = generator.random(n) >= kind.missing
-            part = frame[kept].assign(seed=frame["seed"] + kind.seed).reset_index(drop=True)
-            own = noise * generator.standard_normal(len(part)) + luck[part["seed"]]
-            arms = (first, arm("candidate", part, other, own))
-            truth = Pair(Frontier(law, None, Cost()), Frontier(other, None, Cost()))
-            key = f"{name}, noise {100 * noise:g}%"
-            rows.setdefault(key, []).append(outcome(arms, truth, top))
+    for noise, (name, kind) in itertools.product(NOISES, KINDS.items()):
+        base = bent(law, kind.power)
+        other = candidate_law(base, frame, kind.gain, kind.steeper)
+        luck = noise * kind.luck * generator.standard_normal(kind.seed + 2)  # of seeds 0, 1, ...
+        kept = generator.random(n) >= kind.missing
+        part = frame[kept].assign(seed=frame["seed"] + kind.seed).reset_index(drop=True)
+        shifts = [
+            noise * generator.standard_normal(len(each)) + luck[each["seed"]]
+            for each in (frame, part)
+        ]
+        arms = arm("reference", frame, base, shifts[0]), arm("candidate", part, other, shifts[1])
+        truth = Pair(Frontier(base, None, Cost()), Frontier(other, None, Cost()))
+        key = f"{name}, noise {100 * noise:g}%"
+        rows.setdefault(key, []).append(outcome(arms, truth, top))
 
 
 def form_of(folder: Path) -> None:
-    """Print, for every pair of sweeps, the share of squared errors that is left in their difference."""
+    """Print, for every pair of sweeps, the share of squared errors that is left in their difference.
+
+    The stated noise of both sides is taken off, down to 0.
+    """
     arms, left, whole = [], 0.0, 0.0
     for name in PORIAN:
         fit = fit_runs(read_runs(folder / f"{name}.csv"), bootstrap=60, sensitivity=False)
@@ -188,10 +196,13 @@ def form_of(folder: Path) -> None:
     for one, other in itertools.combinations(arms, 2):
         tests = matched_tests(one, other)
         error = np.array([[r.error, c.error] for r, c in tests])
+        noise = np.array([r.sd**2 + r.se**2 + c.sd**2 + c.se**2 for r, c in tests])
         weight = np.array([FADE**r.age / r.ahead / growth(r.distance) ** 2 for r, _ in tests])
-        parts = weight @ (error[:, 0] - error[:, 1]) ** 2, weight @ (error**2).sum(axis=1)
+        squares = (error[:, 0] - error[:, 1]) ** 2, (error**2).sum(axis=1)
+        parts = [max(float(weight @ (each - noise)), 0.0) for each in squares]
         left, whole = left + parts[0], whole + parts[1]
-        print(f"{one.name} and {other.name}: {parts[0] / parts[1]:.2f} of {len(tests)} tests")
+        share = f"{parts[0] / parts[1]:.2f}" if parts[1] else "none of either"
+        print(f"{one.name} and {other.name}: {share} of {len(tests)} tests")
     print(f"all: {left / whole:.2f}")
 
 

@@ -8,14 +8,15 @@ import pytest
 from simulated import GRIDS, LAWS, sweep
 
 from flops_fit.comparison.core import compare_fits
-from flops_fit.comparison.judge import Belief, Spread, together
+from flops_fit.comparison.judge import Belief, Spread, judge, together
+from flops_fit.comparison.models import models_of
 from flops_fit.comparison.multiplier import log_losses
 from flops_fit.comparison.pairs import Arm, joint_draws, labels_of
 from flops_fit.comparison.seeds import component, seed_luck
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs
 from flops_fit.fit.cost import Cost
-from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.fit.laws import SurfaceLaw, spread
 
 LAW = LAWS["besiroglu"]
 TOP = 8.1e19
@@ -254,7 +255,7 @@ def test_arms_without_a_common_seed_or_with_one_alone_say_so(reference):
 def test_errors_add_and_decide_with_five_percent_of_false_alarms():
     spread = together([(0.03, 1e9), (0.04, 1e9)])
     assert spread.sd == pytest.approx(0.05)
-    beliefs = [Belief(((1.0, x, spread),), 0.03) for x in (0.097, 0.099, -0.099)]
+    beliefs = [Belief(x, spread, 0.03) for x in (0.097, 0.099, -0.099)]
     assert [b.verdict() for b in beliefs] == ["no difference shown", "better", "worse"]
     assert beliefs[1].verdict(0.025) == "no difference shown"
     assert np.subtract(*beliefs[0].interval(0.95)) == pytest.approx(-2 * 1.96 * 0.05, rel=1e-3)
@@ -263,19 +264,22 @@ def test_errors_add_and_decide_with_five_percent_of_false_alarms():
     assert together([(1.0, 4.0), (1.0, 4.0)]).df == pytest.approx(8.0)
 
 
-def test_the_interval_of_two_models_holds_its_share_of_both():
-    parts = ((0.8, 0.1, Spread(0.01, 1e9)), (0.2, 0.3, Spread(0.05, 30.0)))
-    belief = Belief(parts, 0.01)
-    assert belief.answer == pytest.approx(0.14)
-    generator = np.random.default_rng(0)
-    drawn = np.concatenate(
-        [
-            0.1 + 0.01 * generator.standard_normal(80_000),
-            0.3 + 0.05 * generator.standard_t(30, 20_000),
-        ]
-    )
-    assert belief.interval(0.9) == pytest.approx(np.quantile(drawn, [0.05, 0.95]), abs=0.002)
-    assert belief.below(0.25) == pytest.approx((drawn < 0.25).mean(), abs=0.005)
+def test_the_answer_is_the_mean_of_both_models_and_its_error_holds_their_difference(reference):
+    """With weights of 0.7 and 0.3, of the error of the choice as of the noise of the mean."""
+    arms = Arm.of("a", reference), Arm.of("b", fitted(1.15, 3, method="surface"))
+    models = models_of(*arms, joint_draws(*arms, 200, np.random.default_rng(0)))
+    ratio = 2 * (3 + np.log(3 / 7))  # of likelihoods, that gives the free model 0.3
+    models = replace(models, scores=replace(models.scores, likelihood_ratio=ratio, heldout=None))
+    at = np.log([TOP])
+    (belief,), log_m = judge(models, arms, at).beliefs, judge(models, arms, at).log_m
+    apart = float(log_m["free"][0] - log_m["shared"][0])
+    assert belief.answer == pytest.approx(log_m["shared"][0] + 0.3 * apart)
+    drawn = [p.deviations(at, log_m[m])[:200] for m, p in models.pairs.items()]
+    noise = float(spread((0.7 * drawn[0] + 0.3 * drawn[1]).T)[0])
+    assert belief.noise == pytest.approx(noise)
+    luck = models.luck.sd / 0.06
+    least = np.hypot(noise, np.sqrt(0.21) * abs(apart))
+    assert least <= belief.spread.sd * (1 + 1e-9) < np.hypot(least, 2 * luck) + 1e-9
 
 
 def shifted(gain, seed, shift):

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
 
-from flops_fit.comparison.models import FREE, Models
+from flops_fit.comparison.models import FREE, SHARED, Models
 from flops_fit.comparison.multiplier import FARTHEST
 from flops_fit.comparison.pairs import Arm
 from flops_fit.fit.form_error import growth
+from flops_fit.fit.laws import spread
 from flops_fit.fit.verdict import MEANINGLESS, unanswerable
 
 BETTER, WORSE, NO_DIFFERENCE, CANNOT_TELL = "better", "worse", "no difference shown", "cannot tell"
@@ -42,36 +42,24 @@ def together(parts: list[tuple[float, float]]) -> Spread:
 
 @dataclass(frozen=True)
 class Belief:
-    """What is believed of ln M at one C: each model's estimate with its error, and its weight.
+    """What is believed of ln M at one C: the ``answer``, and its error ``spread``.
 
-    ``parts``: (weight, ln M, `Spread`), whose weights sum to 1 (model averaging; Hoeting et al. 1999).
-    ``noise``: the standard deviation of ln M from the runs alone, by the model with most weight.
+    ``noise``: the standard deviation of the answer from the runs alone.
     """
 
-    parts: tuple[tuple[float, float, Spread], ...]
+    answer: float
+    spread: Spread
     noise: float
-
-    @property
-    def answer(self) -> float:
-        """ln M, the mean."""
-        return sum(weight * log_m for weight, log_m, _ in self.parts)
-
-    def below(self, log_m: float) -> float:
-        """Probability that ln M is below ``log_m``."""
-        return float(sum(w * stdtr(s.df, (log_m - m) / s.sd) for w, m, s in self.parts))
 
     @property
     def above(self) -> float:
         """Probability that M > 1."""
-        return 1.0 - self.below(0.0)
+        return float(stdtr(self.spread.df, self.answer / self.spread.sd))
 
     def quantile(self, share: float) -> float:
         """The ln M below which it lies with the probability ``share``."""
-        each = [m + s.sd * stdtrit(s.df, share) for _, m, s in self.parts]
-        low, high = min(each), max(each)
-        if high - low > 1e-12:
-            low = brentq(lambda x: self.below(x) - share, low, high, xtol=1e-9)
-        return float(np.clip(low, self.answer - 2 * FARTHEST, self.answer + 2 * FARTHEST))
+        away = float(self.spread.sd * stdtrit(self.spread.df, share))
+        return self.answer + float(np.clip(away, -2 * FARTHEST, 2 * FARTHEST))
 
     def interval(self, level: float) -> tuple[float, float]:
         """The ends of the central interval of ln M at ``level``."""
@@ -117,61 +105,68 @@ class Judged:
 def judge(models: Models, arms: tuple[Arm, Arm], log_c: np.ndarray) -> Judged:
     """ln M and its error at ``log_c`` = ln C of shape (k,), by the ``models`` of the two ``arms``.
 
-    Either model counts by its weight. The error of each is the noise of the runs and the luck of the
-    seeds; that of the free one has the error of the form beyond the data of either arm too, as answers
-    have it.
+    The answer is the mean of both models by their weights w. Its variance is the sum of the noise of
+    that mean, over the joint resamples; of w (1 - w) times the squared difference of the models, the
+    variance of a choice between them; of the luck of the seeds; and of the error of the form beyond
+    the data of either arm, as answers have it, for the share of the free model.
     """
     log_m = {each: pair.log_multiplier(log_c) for each, pair in models.pairs.items()}
-    parts = {each: _parts(models, arms, log_c, values, each) for each, values in log_m.items()}
-    weights = models.scores.weights
-    beliefs: list[Belief | None] = []
-    for i in range(len(log_c)):
-        used = {
-            each: weight
-            for each, weight in weights.items()
-            if weight > 0 and np.isfinite(log_m[each][i]) and parts[each]
-        }
-        if models.scores.name not in used:
-            beliefs.append(None)
-            continue
-        total = sum(used.values())
-        each_part = tuple(
-            (
-                w / total,
-                float(log_m[name][i]),
-                together([(float(sd[i]), df) for sd, df in parts[name]]),
-            )
-            for name, w in used.items()
-        )
-        beliefs.append(Belief(each_part, float(parts[models.scores.name][0][0][i])))
-    return Judged(log_c, log_m, models.mean_of(log_m), beliefs)
+    answer = models.mean_of(log_m)
+    known = {m: np.where(np.isfinite(v), v, 0.0) for m, v in log_m.items()}
+    shares = models.shares(log_m)
+    noise = _noise(models, log_c, known, shares)
+    beliefs: list[Belief | None] = [None] * len(log_c)
+    if noise is not None:
+        parts = [(noise, _free(arms)), *_other_parts(models, arms, log_c, known, shares)]
+        for i in np.flatnonzero(np.isfinite(answer)):
+            error = together([(float(sd[i]), df) for sd, df in parts])
+            beliefs[i] = Belief(float(answer[i]), error, float(noise[i]))
+    return Judged(log_c, log_m, answer, beliefs)
 
 
 Part = tuple[np.ndarray, float]  # sd of ln M at each C, and its degrees of freedom
 
 
-def _parts(
-    models: Models, arms: tuple[Arm, Arm], log_c: np.ndarray, log_m: np.ndarray, name: str
+def _free(arms: tuple[Arm, Arm]) -> float:
+    """Degrees of freedom of the noise: runs of both arms beyond five parameters of each."""
+    return float(max(sum(arm.fit.parametric.n_runs - 5 for arm in arms), 1))
+
+
+def _noise(
+    models: Models, log_c: np.ndarray, log_m: dict[str, np.ndarray], shares: dict[str, np.ndarray]
+) -> np.ndarray | None:
+    """Standard deviation (k,) of the answer over the joint resamples; None without."""
+    each = {m: pair.deviations(log_c, log_m[m]) for m, pair in models.pairs.items()}
+    drawn = {m: values for m, values in each.items() if values is not None}
+    if len(drawn) < len(each):
+        return None
+    rows = min(map(len, drawn.values()))
+    return spread(sum(shares[m] * values[:rows] for m, values in drawn.items()).T)  # type: ignore
+
+
+def _other_parts(
+    models: Models,
+    arms: tuple[Arm, Arm],
+    log_c: np.ndarray,
+    log_m: dict[str, np.ndarray],
+    shares: dict[str, np.ndarray],
 ) -> list[Part]:
-    """Noise of ln M, luck of seeds, and error of the form where it counts; empty without resamples."""
-    pair = models.pairs[name]
-    known = np.where(np.isfinite(log_m), log_m, 0.0)
-    noise = pair.noise(log_c, known)
-    if noise is None:
-        return []
-    slope = pair.reference.slope(log_c + known)
+    """The errors of ln M beside noise: choice of the model, luck of seeds, and error of the form."""
+    apart = np.abs(log_m[FREE] - log_m[SHARED])
+    slope = models.pairs[FREE].reference.slope(log_c + log_m[FREE])
     # One M for all C answers to a shift of all runs with the slope where these are.
     budgets = np.log(arms[0].fit.data.budgets or arms[0].fit.data.flops)
-    shift = slope if name == FREE else pair.reference.slope(budgets).mean()
-    free = sum(arm.fit.parametric.n_runs - 5 for arm in arms)
+    mean = models.pairs[SHARED].reference.slope(budgets).mean()
+    shift = shares[SHARED] / mean + shares[FREE] / slope
     parts: list[Part] = [
-        (noise, float(max(free, 1))),
-        (models.luck.sd / shift * np.ones(len(log_c)), models.luck.df),
+        (np.sqrt(shares[SHARED] * shares[FREE]) * apart, SMOOTH),
+        (models.luck.sd * shift, models.luck.df),
     ]
-    if name == FREE and models.form is not None:
+    if models.form is not None:
         ends = [np.log(arm.fit.data.largest_budget) for arm in arms]
-        beyond = np.maximum(log_c + known - ends[0], log_c - ends[1])
-        parts.append((models.form.tau * growth(beyond) / slope, models.form.df))
+        beyond = np.maximum(log_c + log_m[FREE] - ends[0], log_c - ends[1])
+        form = models.form.tau * growth(beyond) / slope
+        parts.append((shares[FREE] * form, models.form.df))
     return parts
 
 

@@ -36,9 +36,10 @@ NO_ERROR = 1e-3  # of ln M on budgets left out: below it no model is worse
 # distribution at the threshold 1.345 (Ronchetti 1982, "tau test").
 HUBER_FACTOR = 1.157
 # Var(e - e') / (Var(e) + Var(e')) of the errors e of two like arms on the same budgets left out, over
-# the six pairs of the sweeps of Porian et al. (2024), noise included (benchmarks/compare.py --form): 1
-# for unrelated arms. Part of the error of the form is common, and cancels.
-LIKE = 0.59
+# the six pairs of the sweeps of Porian et al. (2024), with the noise of both sides taken off, since that
+# does not cancel (benchmarks/compare.py --form): 1 for unrelated arms. Part of the error of the form is
+# common, and cancels.
+LIKE = 0.43
 ENOUGH_DRAWS = 300  # for a standard deviation at many C
 
 
@@ -113,14 +114,18 @@ class Models:
     form: FormError | None
     luck: SeedLuck
 
+    def shares(self, log_m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Model -> its weight (k,) at every C, for ``log_m``, ln M (k,) by each: 0 where not finite."""
+        each = {m: w * np.isfinite(log_m[m]) for m, w in self.scores.weights.items()}
+        total = np.maximum(sum(each.values()), 1e-9)
+        return {m: w / total for m, w in each.items()}
+
     def mean_of(self, log_m: dict[str, np.ndarray]) -> np.ndarray:
         """The weighted mean of ``log_m``, ln M (k,) by each model, of those that are finite."""
-        name, weights = self.scores.name, self.scores.weights
-        mean = sum(
-            w * np.where(np.isfinite(log_m[m]), log_m[m], 0.0) for m, w in weights.items() if w
-        )
-        known = sum(w * np.isfinite(log_m[m]) for m, w in weights.items() if w)
-        return np.where(np.isfinite(log_m[name]), mean / np.maximum(known, 1e-9), log_m[name])
+        best = log_m[self.scores.name]
+        known = {m: np.where(np.isfinite(v), v, 0.0) for m, v in log_m.items()}
+        mean = sum(w * known[m] for m, w in self.shares(log_m).items())
+        return np.where(np.isfinite(best), mean, best)
 
     def log_multiplier(self, log_c: np.ndarray) -> np.ndarray:
         """ln M at ``log_c`` = ln C of the candidate, both of shape (k,): the mean of both models."""

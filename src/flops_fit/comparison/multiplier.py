@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from flops_fit.fit.cost import Cost
-from flops_fit.fit.laws import Law, StackLaw, spread
+from flops_fit.fit.laws import Law, StackLaw
 
 FARTHEST = float(np.log(1000.0))  # |ln M| beyond which nothing is looked for
 STEP = 0.02  # ln C, on either side, for a slope
@@ -81,22 +81,20 @@ class Pair:
         """ln L* of the reference less that of the candidate, both at ``log_c`` = ln C (k,)."""
         return self.reference.log_loss(log_c) - self.candidate.log_loss(log_c)
 
-    def noise(self, log_c: np.ndarray, log_multiplier: np.ndarray) -> np.ndarray | None:
-        """Standard deviation of ``log_multiplier`` = ln M at ``log_c`` = ln C over the resamples.
+    def deviations(self, log_c: np.ndarray, log_multiplier: np.ndarray) -> np.ndarray | None:
+        """ln M of every joint resample at ``log_c`` = ln C, but for a constant at each C: (R, k).
 
-        Both of shape (k,), and so is the result; None without resamples. To first order an error of
-        either ln L* moves ln M by itself over the slope of the reference, so that no resample needs a
-        root. Of two stacks with the same members it is the mean of the members', as for answers.
+        Around ``log_multiplier`` = ln M of the estimate; both of shape (k,). None without resamples. To
+        first order an error of either ln L* moves ln M by itself over the slope of the reference, so
+        that no resample needs a root.
         """
         reference, candidate = self.reference.draws, self.candidate.draws
         if reference is None or candidate is None:
             return None
         at = log_c + log_multiplier
-        sd = np.zeros(len(log_c))
-        for weight, r, c in _members(reference, candidate):
-            gap = log_losses(r, at, self.reference.cost) - log_losses(c, log_c, self.candidate.cost)
-            sd += weight * spread(gap.T)
-        return sd / self.reference.slope(at)
+        gap = log_losses(reference, at, self.reference.cost)
+        gap = gap - log_losses(candidate, log_c, self.candidate.cost)
+        return gap / self.reference.slope(at)
 
 
 def _root(falling: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
@@ -121,18 +119,6 @@ def _root(falling: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray
         last, before, x = x, value, new
         value = falling(x)
     return np.where(beyond, np.inf, np.where(below, -np.inf, x))
-
-
-def _members(reference: Law, candidate: Law) -> list[tuple[float, Law, Law]]:
-    """(weight, law of the reference, law of the candidate), whose weights sum to 1."""
-    stacks = isinstance(reference, StackLaw) and isinstance(candidate, StackLaw)
-    if not stacks or len(reference.laws) != len(candidate.laws):  # type: ignore[union-attr]
-        return [(1.0, reference, candidate)]
-    assert isinstance(reference, StackLaw)
-    assert isinstance(candidate, StackLaw)
-    weights = (reference.weights["loss"] + candidate.weights["loss"]) / 2
-    both = zip(weights, reference.laws, candidate.laws, strict=True)
-    return [(float(w), r, c) for w, r, c in both if w > 0]
 
 
 def crossings(gain: Callable[[np.ndarray], np.ndarray], log_c: np.ndarray) -> list[float]:
