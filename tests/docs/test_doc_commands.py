@@ -102,6 +102,8 @@ ELSEWHERE = {
     "flops-fit predict --fit chinchilla.json --flops 5.76e23": PUBLISHED,
     "flops-fit rate --runs tuning.csv --out learning_rate.json --batch-out batch.json": "tests/fit/test_joint_rate.py::test_the_command_writes_rules_that_a_sweep_can_name",
     "flops-fit compare --reference results/adamw/fit.json --candidate results/muon/fit.json": "tests/comparison/test_cli_compare.py::test_the_json_has_the_promised_keys_and_a_row_for_each_budget",
+    "flops-fit next --compare config/compare.yaml": "tests/rounds/test_settle.py::test_the_command_writes_configs_of_both_arms_and_of_their_comparison",
+    f"{SWEEP} config/muon-against-adamw-round2.yaml": "tests/workflow/test_compare.py::test_a_comparison_trains_its_arms_and_answers",
     "flops-fit simulate --config config/adamw.yaml --compare config/muon.yaml": "tests/rounds/test_power.py::test_less_noise_shows_smaller_gains_and_equal_recipes_show_none",
     'flops-fit sweep --config config/config.yaml --until "N within 1.6x at 8.1e12" --dry-run': "tests/rounds/test_loop.py::test_a_dry_run_prints_the_first_round_and_its_cost_and_writes_no_config",
     'flops-fit sweep --config config/config.yaml --until "N within 1.6x at 8.1e12" --max-flops 7e12': "tests/workflow/test_rounds.py::test_killed_rounds_go_on_by_the_same_command_and_train_nothing_twice",

@@ -23,21 +23,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Propose the additional runs that improve a fit most, as a config that keeps the old runs."
     )
     parser.epilog = (
-        "example:\n  flops-fit next --fit results/demo/fit.json --config config/config.yaml\n\n"
+        "examples:\n  flops-fit next --fit results/demo/fit.json --config config/config.yaml\n"
+        "  flops-fit next --compare config/compare.yaml\n\n"
         "Minima that are not bracketed, and budgets with a single size on one side of the minimum, "
         "come first.\nOtherwise ways to narrow the answer's interval are compared by simulation, and "
         "the one that\nnarrows it most per FLOP within --max-flops is chosen."
     )
     add = parser.add_argument
-    add("--fit", required=True, help="the fit of the sweep, as written by flops-fit fit")
-    add("--config", required=True, help="the sweep's config file")
+    add("--fit", help="the fit of the sweep, as written by flops-fit fit")
+    add("--config", help="the sweep's config file")
     add(
-        "--flops", type=float, help="budget whose answer to improve (default: 10 times the largest)"
+        "--compare",
+        metavar="CONFIG",
+        help="config of a comparison whose arms are fitted, in place of --fit and --config: propose "
+        "the runs of either arm that settle it",
+    )
+    add(
+        "--flops",
+        type=float,
+        help="budget whose answer to improve (default: 10 times the largest; of a comparison, the "
+        "largest that both measured)",
     )
     add(
         "--max-flops",
         type=float,
-        help="most FLOPs to spend (default, for narrowing: as many as the sweep has cost)",
+        help="most FLOPs to spend (default, for narrowing: as many as the sweeps have cost)",
     )
     add(
         "--serve",
@@ -45,7 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="propose two over-trained runs that test what predict --serve TOKENS says",
     )
-    add("--take", type=int, metavar="K", help="choose proposal K of the list instead of the best")
+    add(
+        "--take",
+        type=int,
+        metavar="K",
+        help="choose proposal K of the list instead of the best; of a comparison, all up to K",
+    )
     add("--force", action="store_true", help="propose runs even if the fit is not identifiable")
     add("--name", help="name of the new sweep (default: NAME-round2, -round3, ...)")
     add("--out", help="output: its config (default: config/NAME.yaml)")
@@ -61,14 +76,19 @@ def run(args: argparse.Namespace) -> None:
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from flops_fit.cli.fitted import insist
-    from flops_fit.config.complete import complete_config
+    from flops_fit.cli.settle import settle
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
     from flops_fit.fit.result import read_fit
-    from flops_fit.plan.cache import plan_config, search_paths
-    from flops_fit.rounds.grid import grid_config, planned_grid
+    from flops_fit.plan.cache import search_paths
+    from flops_fit.rounds.grid import added_runs, grid_config, planned_grid
     from flops_fit.rounds.next import config_text, grown, merged, next_name, outlook, repairs
 
+    if args.compare:
+        settle(args)
+        return
+    if not args.fit or not args.config:
+        raise FlopsFitError("--fit, --config: missing; allowed: both of them, or --compare")
     config, fit = grid_config(args.config), read_fit(args.fit)
     insist(fit, args)
     paths = search_paths(args.search_path)
@@ -102,14 +122,9 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out or f"config/{name}.yaml")
     raw = yaml.safe_load(Path(args.config).read_text())
     new = grown(raw, config, grid, chosen.action, name)
-    planned = plan_config(complete_config(new), args.results, paths)
-    old_ids = {experiment.experiment_id for experiment in plan.experiments}
-    added = [e for e in planned.experiments if e.experiment_id not in old_ids]
-    if len(added) + len(old_ids) != len(planned.experiments) or not added:
-        raise FlopsFitError(f"{args.config}: a larger grid would change its existing runs")
-    flops = sum(planned.flops_here(experiment) for experiment in added)
+    count, flops = added_runs(plan, new, args.results, paths, args.config)
     summary = [
-        f"adds {len(added)} runs, {flops:.3g} FLOPs, to the {len(old_ids)} of {config['name']}",
+        f"adds {count} runs, {flops:.3g} FLOPs, to the {len(plan.experiments)} of {config['name']}",
         f"expected, simulated with {truth.source}: interval of N* at {target:.3g} FLOPs "
         f"{_factor(before.width)} before, {_factor(chosen.width)} after; all minima bracketed in "
         f"{before.bracketed:.0%} of the simulations before, {chosen.bracketed:.0%} after",

@@ -17,6 +17,27 @@ def load_config(path: str | Path) -> dict:
     Raises `FlopsFitError` that names the file, the key, its value and what is allowed, also for the
     config of a comparison, which is no sweep.
     """
+    config = _load(path)
+    if kind_of_sweep(config) is COMPARISON:
+        raise FlopsFitError(
+            f"{path}: compare: a comparison is no sweep; allowed: the config of one of its arms here, "
+            "and `snakemake --configfile` for the comparison"
+        )
+    return config
+
+
+def load_comparison(path: str | Path) -> dict:
+    """Read, check and complete the config file ``path`` of a comparison, and return the config.
+
+    Raises `FlopsFitError` as `load_config` does, and for the config of a sweep.
+    """
+    config = _load(path)
+    if kind_of_sweep(config) is not COMPARISON:
+        raise FlopsFitError(f"{path}: compare: missing; allowed: the config of a comparison")
+    return config
+
+
+def _load(path: str | Path) -> dict:
     try:
         raw = _read_yaml(Path(path).read_text())
     except FileNotFoundError:
@@ -31,15 +52,9 @@ def load_config(path: str | Path) -> dict:
     except FlopsFitError as error:
         raise FlopsFitError(f"{path}: {error}") from None
     try:
-        config = complete_config(raw)
-        if kind_of_sweep(config) is COMPARISON:
-            raise FlopsFitError(
-                "compare: a comparison is no sweep; allowed: the config of one of its arms here, and "
-                "`snakemake --configfile` for the comparison"
-            )
+        return complete_config(raw)
     except FlopsFitError as error:
         raise FlopsFitError(f"{path}: {error}") from None
-    return config
 
 
 def check_keys_once(paths: Iterable[str | Path]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.plan import Plan
 from flops_fit.fit.result import Fit
 from flops_fit.sweep import flops_per_token, n_key
 
@@ -85,13 +86,13 @@ class Grid:
         used = self.sizes(budget) or sorted(self.known)
         if not all(isinstance(s, int) or float(s).is_integer() for s in used):
             size = float(f"{guess:.3g}")
-            return size if size not in taken and self._builds(size) else None
+            return size if size not in taken and self.builds(size) else None
         step = math.gcd(*(int(s) for s in used))
         while step:
             around = round(guess / step)
             for k in sorted(range(around - 2, around + 3), key=lambda k: abs(k * step - guess)):
                 size = k * step
-                if size > 0 and size not in taken and self._builds(size):
+                if size > 0 and size not in taken and self.builds(size):
                     if abs(self.log_n(size) - log_n) < 0.75 * tolerance:
                         return size
                     break
@@ -116,10 +117,11 @@ class Grid:
             for s in sizes
             for seed in seeds
         ]
-        parts = [self.design, pd.DataFrame(rows, columns=self.design.columns)]
-        once = self.design[self.design["seed"] == seeds[0]]
-        parts += [once.assign(seed=seed) for seed in action.seeds]
-        return pd.concat([p for p in parts if len(p)], ignore_index=True)
+        added = [pd.DataFrame(rows, columns=self.design.columns)] if rows else []
+        grown = pd.concat([self.design, *added], ignore_index=True)
+        once = grown[grown["seed"] == seeds[0]]
+        repeated = [once.assign(seed=seed) for seed in action.seeds]
+        return pd.concat([grown, *repeated], ignore_index=True)
 
     def row(self, budget: float, size: Size, seed: int) -> dict:
         """The row of a new run at ``budget`` with ``size`` and ``seed``; D follows from the budget."""
@@ -147,7 +149,8 @@ class Grid:
         slope = (y[at] - y[at - 1]) / (x[at] - x[at - 1])
         return math.exp(y[at - 1] + slope * (log_n - x[at - 1]))
 
-    def _builds(self, size: Size) -> bool:
+    def builds(self, size: Size) -> bool:
+        """Whether a model of this ``size`` value can be built."""
         try:
             self._look(size)
         except FlopsFitError:
@@ -221,3 +224,22 @@ def planned_grid(config: dict, fit: Fit, results: str, paths: list[str]) -> tupl
     grid = Grid(design_of(plan, params), planning_of(config).costs.of, params, plan.convention)
     check_matches(fit, grid)
     return plan, grid
+
+
+def added_runs(
+    plan: Plan, config: dict, results: str, paths: list[str], source: str
+) -> tuple[int, float]:
+    """How many runs the larger ``config`` adds to the ``plan`` of ``source``, and their FLOPs.
+
+    ``results`` is the folder of results, ``paths`` are searched for modules and data. Raises
+    `FlopsFitError` where a run of the plan would not be the same.
+    """
+    from flops_fit.config.complete import complete_config
+    from flops_fit.plan.cache import plan_config
+
+    planned = plan_config(complete_config(config), results, paths)
+    known = {experiment.experiment_id for experiment in plan.experiments}
+    added = [e for e in planned.experiments if e.experiment_id not in known]
+    if len(added) + len(known) != len(planned.experiments) or not added:
+        raise FlopsFitError(f"{source}: a larger grid would change its existing runs")
+    return len(added), sum(planned.flops_here(experiment) for experiment in added)

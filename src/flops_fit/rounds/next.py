@@ -120,7 +120,7 @@ def side_of(entry: BudgetEntry, tried: Sequence[float]) -> int:
 
 def tightenings(fit: Fit, grid: Grid) -> list[Action]:
     """Ways to narrow the interval of ``fit`` by adding runs to ``grid``, all minima being bracketed."""
-    between = {b: _between(fit, grid, b) for b in grid.budgets}
+    between = {b: sizes_beside(fit, grid, b) for b in grid.budgets}
     between = {b: sizes for b, sizes in between.items() if sizes}
     actions = [
         Action(f"sizes {', '.join(map(str, sizes))} at {b:g} FLOPs", "beside N*", {b: sizes})
@@ -136,22 +136,41 @@ def tightenings(fit: Fit, grid: Grid) -> list[Action]:
     if len(budgets) > 1:
         ratio = (budgets[-1] / budgets[0]) ** (1 / (len(budgets) - 1))
         further = float(f"{budgets[-1] * ratio:.3g}")
-        best, step = log_optimum(fit, further), grid.spacing()
-        if best is not None:
-            sizes: list = []
-            for k in range(-(ENOUGH_SIZES // 2), ENOUGH_SIZES // 2 + 1):
-                size = grid.size_at(best + k * step, budgets[-1], set(sizes), step)
-                sizes += [size] if size is not None else []
-            if len(sizes) == ENOUGH_SIZES:
-                names = ", ".join(map(str, sizes))
-                actions.append(
-                    Action(
-                        f"budget {further:g} FLOPs with sizes {names}",
-                        "closer to the budget asked for",
-                        {further: sizes},
-                    )
-                )
+        sizes = sizes_around(fit, grid, further)
+        if sizes:
+            names = ", ".join(map(str, sizes))
+            text = f"budget {further:g} FLOPs with sizes {names}"
+            actions.append(Action(text, "closer to the budget asked for", {further: sizes}))
     return actions
+
+
+def sizes_beside(fit: Fit, grid: Grid, budget: float) -> list:
+    """New sizes of ``grid`` in the gaps beside the one nearest N* of ``fit`` at a ``budget``."""
+    best = log_optimum(fit, budget)
+    sizes = grid.sizes(budget)
+    tried = [grid.log_n(s) for s in sizes]
+    if best is None or len(tried) < 3:
+        return []
+    at = int(np.clip(np.argmin(np.abs(np.array(tried) - best)), 1, len(tried) - 2))
+    new, taken = [], set(sizes)
+    for low, high in ((tried[at - 1], tried[at]), (tried[at], tried[at + 1])):
+        size = grid.size_at((low + high) / 2, budget, taken, (high - low) / 2)
+        if size is not None:
+            new.append(size)
+            taken.add(size)
+    return new
+
+
+def sizes_around(fit: Fit, grid: Grid, budget: float) -> list:
+    """`ENOUGH_SIZES` sizes around N* of ``fit`` at a ``budget`` that ``grid`` lacks; else none."""
+    best, step = log_optimum(fit, budget), grid.spacing()
+    if best is None:
+        return []
+    sizes: list = []
+    for k in range(-(ENOUGH_SIZES // 2), ENOUGH_SIZES // 2 + 1):
+        size = grid.size_at(best + k * step, grid.budgets[-1], set(sizes), step)
+        sizes += [size] if size is not None else []
+    return sizes if len(sizes) == ENOUGH_SIZES else []
 
 
 def over_trained(fit: Fit, grid: Grid, served: Served) -> Action:
@@ -187,23 +206,6 @@ def _log_params(fit: Fit, budget: float, ratio: float) -> float:
         above = float(fit.cost.log_tokens(middle, math.log(budget))) - middle > math.log(ratio)
         low, high = (middle, high) if above else (low, middle)
     return low
-
-
-def _between(fit: Fit, grid: Grid, budget: float) -> list:
-    """New sizes in the gaps on both sides of the size nearest N*."""
-    best = log_optimum(fit, budget)
-    sizes = grid.sizes(budget)
-    tried = [grid.log_n(s) for s in sizes]
-    if best is None or len(tried) < 3:
-        return []
-    at = int(np.clip(np.argmin(np.abs(np.array(tried) - best)), 1, len(tried) - 2))
-    new, taken = [], set(sizes)
-    for low, high in ((tried[at - 1], tried[at]), (tried[at], tried[at + 1])):
-        size = grid.size_at((low + high) / 2, budget, taken, (high - low) / 2)
-        if size is not None:
-            new.append(size)
-            taken.add(size)
-    return new
 
 
 @dataclass(frozen=True)
@@ -269,11 +271,13 @@ def best_action(options: list[Outlook], before: Outlook, most: float) -> Outlook
 
 def merged(actions: list[Action]) -> Action:
     """All ``actions`` as a single one."""
-    sizes = {budget: new for action in actions for budget, new in action.sizes.items()}
+    sizes: dict[float, list] = {}
+    for budget, new in (pair for action in actions for pair in action.sizes.items()):
+        sizes[budget] = [*dict.fromkeys([*sizes.get(budget, []), *new])]
     seeds = tuple(sorted({seed for action in actions for seed in action.seeds}))
-    return Action(
-        "; ".join(a.text for a in actions), "; ".join(a.why for a in actions), sizes, seeds
-    )
+    text = "; ".join(a.text for a in actions)
+    why = "; ".join(a.why for a in actions if a.why)
+    return Action(text, why, sizes, seeds)
 
 
 def next_name(name: str) -> str:
