@@ -9,8 +9,9 @@ from simulated import GRIDS, LAWS, exponent, sweep
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs
 from flops_fit.fit.bootstrap import Draws, draw, group_ids
+from flops_fit.fit.cost import Cost
 from flops_fit.fit.entries import seed_noise
-from flops_fit.fit.estimators import refit_surface
+from flops_fit.fit.estimators import Runs, estimate_surface, refit_surface
 from flops_fit.fit.options import default_unit
 from flops_fit.fit.runs import budget_groups
 from flops_fit.fit.surface import Data, fit_surface
@@ -161,6 +162,34 @@ def test_several_seeds_make_groups_the_default_and_their_noise_is_measured():
     assert noise.df == 3 * 30
     assert noise.sd == pytest.approx(0.01, rel=0.2)
     assert seed_noise(parts[0]) is None
+
+
+@pytest.mark.seconds
+def test_luck_that_the_runs_of_a_size_and_seed_share_is_in_the_interval_of_groups_alone():
+    """Four times as large as the noise of a run, in 9 sizes of 4 seeds: how often 90% hold a."""
+    e, a, b, alpha, beta = LAWS["besiroglu"]
+    one = sweep(LAWS["besiroglu"], GRIDS["narrow"], sizes=6, budgets=5)
+    ends = np.log([one["params"].min(), one["params"].max()])
+    step = np.ptp(ends) / 8
+    n = np.exp(ends[0] + step * np.round((np.log(one["params"]) - ends[0]) / step))
+    one = one.assign(params=n, size=n.round(-3), tokens=one["flops"] / (6 * n))
+    frame = pd.concat([one.assign(seed=seed) for seed in range(4)], ignore_index=True)
+    smooth = e + a * frame["params"] ** -alpha + b * frame["tokens"] ** -beta
+    group, budgets = group_ids(frame), budget_groups(frame)[0]
+    start, hits = np.array([e, np.log(a), np.log(b), alpha, beta]), {"runs": 0, "groups": 0}
+    for i in range(120):
+        generator = np.random.default_rng([4, i])
+        luck = 4 * generator.standard_normal(group.max() + 1)[group]
+        noise = 0.002 * (luck + generator.standard_normal(len(frame)))
+        runs = Runs(frame.assign(loss=smooth * np.exp(noise)), budgets, Cost())
+        for unit in hits:
+            draws = draw(frame, unit, 60, generator, budgets)
+            fit = estimate_surface(runs, draws, start=start)
+            low, high = np.quantile(fit.draws.exponent(), [0.05, 0.95])
+            hits[unit] += low <= beta / (alpha + beta) <= high
+    assert default_unit(frame) == "groups"
+    assert hits["groups"] >= 99, hits
+    assert hits["runs"] <= 96, hits
 
 
 def test_a_form_that_does_not_fit_is_told_by_the_seed_noise():
