@@ -39,7 +39,7 @@ HUBER_FACTOR = 1.157
 # the six pairs of the sweeps of Porian et al. (2024), with the noise of both sides taken off, since that
 # does not cancel (benchmarks/compare.py --form): 1 for unrelated arms. Part of the error of the form is
 # common, and cancels.
-LIKE = 0.43
+LIKE = 0.42
 ENOUGH_DRAWS = 300  # for a standard deviation at many C
 
 
