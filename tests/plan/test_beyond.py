@@ -1,6 +1,7 @@
 """Sizes above the grid are counted where that is exact, and are in the plan for the fit."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from torch.utils.data import TensorDataset
 from flops_fit.api import find_optimal
 from flops_fit.data import as_data
 from flops_fit.experiment.plan import Plan
-from flops_fit.fit import Fit
+from flops_fit.fit import Fit, predict
 from flops_fit.loss import cross_entropy
 from flops_fit.plan.beyond import REACH, count_beyond
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.items import measure_items
+from flops_fit.plan.script_costs import stated_costs
 from flops_fit.sweep import CountedSize, Experiment
 
 POINTS = TensorDataset(torch.randn(400, 6), torch.randint(0, 5, (400,)))
@@ -65,6 +67,32 @@ def test_a_size_that_cannot_be_built_gives_way_to_a_neighbour_or_is_left_out():
     assert beyond([8, 12, 16, 24], widest=24)[1] == []
 
 
+def stated(size, largest=10**9):
+    """Counts as a user states them: an embedding makes f / N fall with the size."""
+    if size % 4 or size > largest:
+        raise ValueError(f"no size {size}")
+    params = size**2 + 50 * size
+    return {"params": params, "flops_per_token": 6 * size**2 + 60 * size}
+
+
+def beyond_stated(counts, sizes=(4, 8, 16)):
+    costs = stated_costs(counts, "counts", 1)
+    known = costs.of(sizes).items()
+    return count_beyond(
+        costs, [Experiment(f"s{s}", 1e9, s, c.num_params, 100, count=c) for s, c in known]
+    )
+
+
+def test_counts_that_a_user_states_are_asked_beyond_the_grid():
+    sizes = beyond_stated(stated)
+    assert len(sizes) == 5
+    assert [s.count.params for s in sizes] == [stated(s.size_param_value)["params"] for s in sizes]
+    assert REACH < sizes[-1].count.params / stated(16)["params"] < 2 * REACH
+    third = sizes[2].size_param_value
+    assert beyond_stated(lambda size: stated(size, third)) == sizes[:3]
+    assert beyond_stated({size: stated(size) for size in (4, 8, 16)}) == []
+
+
 @pytest.mark.parametrize("sizes", [[4], [4.0, 8.0], [4, 8.0]])
 def test_nothing_is_counted_beyond_sizes_that_are_not_several_whole_numbers(sizes):
     data = as_data((POINTS, POINTS))
@@ -111,3 +139,31 @@ def test_find_optimal_fits_on_the_costs_counted_beyond_its_sizes(tmp_path):
     last = result.plan.beyond[-1]
     assert fit.cost.params[-1] == last.count.params
     assert fit.cost.per_token[-1] == last.count.flops_per_token
+
+
+def train_as_stated(run):
+    """A loss whose optimum depends on what a parameter costs."""
+    for step in range(run.steps):
+        run.log(tokens=(step + 1) * run.batch_items, loss=5.0)
+    params = stated(run.size)["params"]
+    run.finish(loss=1 + 40 / params**0.4 + 60 / run.tokens**0.4, tokens=run.tokens, params=params)
+
+
+def test_an_optimum_beyond_the_sizes_rests_on_the_counts_that_the_user_states(tmp_path):
+    result = find_optimal(
+        train_fn=train_as_stated,
+        counts=stated,
+        convention="counted",
+        compute_budgets=[1e6, 3e6, 1e7, 3e7],
+        sizes=[4, 8, 12, 16, 24, 32],
+        batch_size=4,
+        output_dir=tmp_path,
+        fit_options={"bootstrap": 0, "sensitivity": False},
+    )
+    assert len(result.plan.beyond) == 5
+    answer = predict(Fit.from_dict(json.loads((tmp_path / "fit.json").read_text())), 1e9)
+    size = math.sqrt(25**2 + answer.params) - 25  # the inverse of `stated`
+    assert 32 < size < result.plan.beyond[-1].size_param_value
+    per_token = 6 * size**2 + 60 * size
+    assert answer.params * 6 > 1.2 * per_token  # 6 N D would be far off
+    assert answer.tokens * per_token == pytest.approx(1e9, rel=2e-3)

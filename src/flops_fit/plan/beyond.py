@@ -7,19 +7,23 @@ import numpy as np
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.plan.costs import Costs
+from flops_fit.plan.script_costs import ScriptCosts
 from flops_fit.sweep import CountedSize, Experiment
 
 REACH = 10.0  # times the largest N: N* grows about as C^0.5, so this holds it up to 100 times in C
 COUNT = 5
-METHODS = ("meta", "model")  # others extrapolate themselves, or cost as much as a run
+METHODS = ("meta", "model", "stated")  # others extrapolate themselves, or cost as much as a run
 
 
-def count_beyond(costs: Costs, experiments: Sequence[Experiment]) -> list[CountedSize]:
+def count_beyond(
+    costs: Costs | ScriptCosts, experiments: Sequence[Experiment]
+) -> list[CountedSize]:
     """About five sizes, even in ln N up to 10 times the largest of ``experiments``, and their counts.
 
-    ``costs`` counts them, as multiples of what all sizes share. Where one cannot be built its
-    neighbours are tried, then it is left out. Empty where the sizes are not whole numbers, and where a
-    token's cost depends on the batch planned for a size.
+    ``costs`` counts them, or asks the user's function of counts, as multiples of what all sizes
+    share. Where one cannot be built or counted its neighbours are tried, then it is left out. Empty
+    where the sizes are not whole numbers, and where a token's cost depends on the batch planned for a
+    size.
     """
     counts = {e.size_param_value: e.count for e in experiments}
     if not all(isinstance(size, int) and size > 0 for size in counts) or len(counts) < 2:
@@ -41,7 +45,7 @@ def count_beyond(costs: Costs, experiments: Sequence[Experiment]) -> list[Counte
     return [beyond[size] for size in sorted(beyond)]
 
 
-def _counted(costs: Costs, size: int) -> CountedSize | None:
+def _counted(costs: Costs | ScriptCosts, size: int) -> CountedSize | None:
     """The count of ``size``, or None where it cannot be built or counted."""
     try:
         count = costs.of([size])[size]

@@ -114,7 +114,7 @@ class LocalSweep:
         if self.costs is None:
             return plan
         beyond = []
-        if isinstance(self.costs, Costs) and self.convention == COUNTED:
+        if self.convention == COUNTED:
             beyond = count_beyond(self.costs, plan.experiments)
         return replace(plan, warnings=self.costs.warnings(), beyond=beyond)
 

@@ -21,7 +21,6 @@ from flops_fit.experiment.spec import Spec
 from flops_fit.experiment.used import write_seen
 from flops_fit.files import write_json
 from flops_fit.plan.beyond import count_beyond
-from flops_fit.plan.costs import Costs
 from flops_fit.plan.items import Items, known_amount
 from flops_fit.plan.planning import Planning, planning_of, sizes_by_budget
 from flops_fit.plan.price import PLAN_HINT
@@ -96,7 +95,7 @@ def make_plan(
         kind_of(config).users_files(config, uses, search_paths), watch
     )
     beyond = []
-    if isinstance(costs, Costs) and config["convention"] == COUNTED:  # 6 N D needs no count
+    if config["convention"] == COUNTED:  # 6 N D needs no count
         beyond = count_beyond(costs, grid_plan.experiments)
     grid_plan = replace(grid_plan, warnings=warnings, beyond=beyond)
     specs = _specs(grid_plan, config, planning, shared, uses, search_paths, results)
