@@ -166,7 +166,7 @@ def test_every_status_in_the_source_is_explained_by_the_guide():
 
 
 REASONS = {
-    "fit/verdict.py": ("reasons_at", "_distance", "_runs", "unanswerable"),
+    "fit/verdict.py": ("reasons_at", "_distance", "_runs", "unanswerable", "untested_run"),
     "fit/core.py": ("_warnings", "_notes"),
     "fit/identify.py": ("identify", "too_little"),
     "fit/heldout.py": ("fallback",),

@@ -9,8 +9,9 @@ from scipy.optimize import brentq
 from simulated import GRIDS, LAWS, log_optimum, loss_of, small_models, sweep
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit import Fit, ask, fit_runs
+from flops_fit.fit import Fit, ask, fit_runs, losses_at, predict
 from flops_fit.fit.questions import describe_all, weakest_verdict
+from flops_fit.fit.verdict import ratios_of
 
 # Hoffmann et al. 2022 with the exponents that Sardana et al. 2024 refitted.
 REFITTED = (1.69, 406.4, 410.7, 0.3392, 0.2849)
@@ -121,6 +122,21 @@ def test_beyond_the_tokens_per_parameter_of_the_runs_the_verdict_falls(noisy):
     assert beyond.served.saved > inside.served.saved >= 0
     wide, narrow = (np.ptp(np.log(a.served.ci["params"])) for a in (beyond, inside))
     assert wide > narrow
+
+
+def test_the_loss_of_a_run_unlike_all_others_is_not_trusted(noisy):
+    low, high = ratios_of(noisy)
+    ratio = np.array([low, np.sqrt(low * high), high, low / 1.2, high * 1.2, high * 20])
+    params = np.sqrt(noisy.data.largest_budget / 6 / ratio)
+    at = losses_at(noisy, params, ratio * params)
+    assert list(at["verdict"]) == ["trust"] * 3 + ["provisional"] * 3
+    half = np.log(at["loss_high"] / at["loss"])
+    assert half[5] > 2 * half[4] > 2 * half[2]
+    cheap = np.sqrt(noisy.data.flops[0] / 6 / ratio[1] / np.array([1.0, 2.0]))
+    verdicts = losses_at(noisy, cheap, ratio[1] * cheap)["verdict"]
+    assert list(verdicts) == ["trust", "provisional"]
+    beyond = predict(noisy, 1e20, params=float(np.sqrt(1e20 / 6 / ratio[5])))
+    assert "so no run tests this" in beyond.chosen.remarks[-1]
 
 
 def test_intervals_hold_the_truth_as_often_as_those_of_the_optimum():

@@ -108,6 +108,7 @@ def _points(fit: "Fit", args: argparse.Namespace) -> list[str]:
     from flops_fit.fit.curves import read_points
     from flops_fit.fit.prediction import losses_at
     from flops_fit.fit.tables import without_formulas
+    from flops_fit.fit.verdict import untested_run
 
     points = read_points(args.at)
     for name, values in losses_at(fit, points["params"], points["tokens"]).items():
@@ -119,4 +120,11 @@ def _points(fit: "Fit", args: argparse.Namespace) -> list[str]:
         else (f", loss {points['loss'].min():.4f} to {points['loss'].max():.4f}")
     )
     print(f"wrote {args.out}: {len(points)} points{span}")
+    flops = points["beyond_data"] * fit.data.largest_budget
+    ratios = points["tokens"] / points["params"]
+    untested = [
+        text for run in zip(flops, ratios, strict=True) if (text := untested_run(fit, *run))
+    ]
+    if untested:
+        print(f"{len(untested)} of them are not like any run; the first: {untested[0]}")
     return list(points["verdict"])

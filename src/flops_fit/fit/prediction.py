@@ -10,6 +10,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.fit.answer import (
     NOT_IDENTIFIABLE,
     PROVISIONAL,
+    TRUST,
     Answer,
     ChosenPoint,
     Interval,
@@ -21,7 +22,7 @@ from flops_fit.fit.cost import Cost
 from flops_fit.fit.laws import Law, PathLaw, StackLaw, spread
 from flops_fit.fit.numbers import check_flops, interval, positive_number
 from flops_fit.fit.result import Fit
-from flops_fit.fit.verdict import reasons_at, unanswerable
+from flops_fit.fit.verdict import distance_of_run, reasons_at, unanswerable, untested_run
 from flops_fit.fit.words import remarks_on
 
 FACTORS = (0.5, 2.0, 4.0)  # of N*, for which the waste is given
@@ -311,7 +312,8 @@ def losses_at(fit: Fit, params: np.ndarray, tokens: np.ndarray) -> dict[str, np.
 
     ``params`` and ``tokens``: N and D, arrays (k,). ``loss`` is the stack's, weighed by errors of
     runs; ``loss_low`` and ``loss_high`` hold its noise, the error of the form and the scatter of a
-    run; ``beyond_data``: C of each over the largest budget; ``verdict``: provisional, or not
+    run; ``beyond_data``: C of each over the largest budget; ``verdict``: trust, provisional (also
+    where the D / N of a run lies outside that of the runs, or its C below theirs), or not
     identifiable, where the numbers are NaN. Without a stack the headline's surface answers.
     """
     log_n, log_d = np.log(np.atleast_1d(params)), np.log(np.atleast_1d(tokens))
@@ -342,17 +344,23 @@ def losses_at(fit: Fit, params: np.ndarray, tokens: np.ndarray) -> dict[str, np.
         scatter = fit.stack.noise
         form = fit.stack.form_error["loss"] if fit.stack.form_error else None
     z = ndtri((1 + level) / 2)
-    half = np.empty(len(log_n))
+    ratio, half = np.exp(log_d - log_n), np.empty(len(log_n))
+    away = distance_of_run(fit, beyond * largest, ratio)
     for i, (n, d) in enumerate(zip(log_n, log_d, strict=True)):
         sd = float(np.hypot(spread(np.log(draws.loss(n, d))), scatter))
-        away = float(np.log(max(beyond[i], 1.0)))
-        half[i] = form.half_width(sd, away, level) if form else z * sd
-    verdicts = [reasons_at(fit, b * largest, True, 1.0)[0] for b in beyond]
+        half[i] = form.half_width(sd, float(away[i]), level) if form else z * sd
+    verdicts = [_verdict_of_run(fit, c, r) for c, r in zip(beyond * largest, ratio, strict=True)]
     return points | {
         "loss_low": loss * np.exp(-half),
         "loss_high": loss * np.exp(half),
         "verdict": np.array(verdicts),
     }
+
+
+def _verdict_of_run(fit: Fit, flops: float, ratio: float) -> str:
+    """The verdict on the loss of a run of C = ``flops`` with ``ratio`` tokens per parameter."""
+    verdict = reasons_at(fit, flops, True, 1.0)[0]
+    return PROVISIONAL if verdict == TRUST and untested_run(fit, flops, ratio) else verdict
 
 
 def loss_at(fit: Fit, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:

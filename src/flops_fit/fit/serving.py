@@ -20,12 +20,11 @@ from flops_fit.fit.lowest import lowest
 from flops_fit.fit.numbers import positive_number
 from flops_fit.fit.prediction import size_value, spread_of_draws
 from flops_fit.fit.result import Fit
-from flops_fit.fit.verdict import MEANINGLESS, reasons_at
+from flops_fit.fit.verdict import MEANINGLESS, distance_of_run, reasons_at, untested_run
 
 FORWARD = 1 / 3  # of the FLOPs per token of training: a forward pass, of forward and backward
 OFFSETS = np.linspace(-8.0, 0.5, 171)  # ln of N / N*, where the cheapest model is looked for
 BISECTIONS = 40
-BEYOND_RATIO = 1.05  # times the most tokens per parameter of the runs: no run shows such training
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def served_at(fit: Fit, answer: Answer, tokens: float) -> Served | None:
     total = training + _serving(fit.cost, log_n, tokens)
     plain = answer.flops + _serving(fit.cost, float(np.log(best.params)), tokens)
     doubt = _doubt(fit, log_c, tokens)
-    beyond = _beyond(fit, training, log_d - log_n)
+    beyond = float(distance_of_run(fit, training, np.exp(log_d - log_n)))
     near, wide = (_range(fit, log_c, tokens, share) for share in (0.01, 0.05))
     promise = _promise(fit, doubt, beyond, log_n - wide)
     verdict, reasons = _judged(fit, training, doubt is not None, promise, np.exp(log_d - log_n))
@@ -199,12 +198,6 @@ def _doubt(fit: Fit, log_c: float, tokens: float) -> dict[str, float] | None:
     return {"params": float(sd[0]), "tokens": float(sd[1])}
 
 
-def _beyond(fit: Fit, training: float, log_ratio: float) -> float:
-    """How far, in ln, the training is from the runs: in FLOPs, and in tokens per parameter."""
-    further = log_ratio - np.log(most_tokens_per_param(fit))
-    return max(fit.log_distance(training), 0.0) + max(float(further), 0.0)
-
-
 def _intervals(
     fit: Fit, doubt: dict[str, float] | None, beyond: float, at: dict[str, float]
 ) -> dict[str, Interval]:
@@ -230,13 +223,6 @@ def _promise(
     return form.inside(float(reach[1]), float(reach[0]), doubt["params"], beyond)
 
 
-def most_tokens_per_param(fit: Fit) -> float:
-    """The largest D / N of the runs of ``fit``."""
-    columns = fit.table.columns
-    pairs = np.array([columns["tokens"], columns["params"]], dtype=float)
-    return float((pairs[0] / pairs[1]).max())
-
-
 def _judged(
     fit: Fit, training: float, has_interval: bool, promise: float | None, ratio: float
 ) -> tuple[str, list[str]]:
@@ -245,12 +231,8 @@ def _judged(
     more = []
     if isinstance(fit.answering.law, PathLaw) and fit.parametric.status == "not_identifiable":
         more.append("the loss off the optimum is the surface's, which the runs do not determine")
-    most = most_tokens_per_param(fit)
-    if ratio > BEYOND_RATIO * most:
-        more.append(
-            f"{ratio:.3g} tokens per parameter are beyond those of the runs, at most {most:.3g}, so no "
-            "run tests this; flops-fit next --serve proposes two that would"
-        )
+    if untested := untested_run(fit, training, ratio):
+        more.append(f"{untested}; flops-fit next --serve proposes two that would")
     return (PROVISIONAL if more and verdict == TRUST else verdict), [*reasons, *more]
 
 

@@ -5,8 +5,11 @@ one, with a probability of 90% or more. A reason that concerns the runs forbids 
 probability.
 """
 
+import numpy as np
+
 from flops_fit.constants import MOST_EPOCHS
 from flops_fit.fit.answer import NOT_IDENTIFIABLE, PROVISIONAL, TRUST
+from flops_fit.fit.cost import Numbers
 from flops_fit.fit.estimators import ONE_BUDGET_SPAN
 from flops_fit.fit.result import Fit
 
@@ -15,6 +18,8 @@ FAR = 10.0  # beyond the data by more than this: provisional at best
 MEANINGLESS = 1000.0  # beyond the data by more than this, no interval means anything
 ELSEWHERE = 1.1  # factor in C beyond which runs of one budget say nothing
 DECADE = 10.0  # budgets within this factor of the largest have to show minima
+OUTSIDE = 1.05  # factor beyond the runs' own range of C or D / N: no run shows such training
+RATIO_COUNTS = 2.0  # a factor in D / N beyond that of the runs counts as its square in C
 
 
 def reasons_at(
@@ -56,6 +61,42 @@ def unanswerable(fit: Fit, flops: float) -> str:
             f"all runs cost {low:.3g} to {high:.3g} FLOPs: runs of one budget show its optimum, and "
             "say nothing about other budgets"
         )
+    return ""
+
+
+def ratios_of(fit: Fit) -> tuple[float, float]:
+    """The lowest and the highest D / N of the runs of ``fit``."""
+    columns = fit.table.columns
+    tokens, params = (np.array(columns[name], dtype=float) for name in ("tokens", "params"))
+    return float((tokens / params).min()), float((tokens / params).max())
+
+
+def distance_of_run(fit: Fit, flops: Numbers, ratio: Numbers) -> np.ndarray:
+    """How far runs lie beyond those of ``fit``, in ln C, at least 0.
+
+    ``flops`` and ``ratio``, arrays of one shape (or numbers): C of each, and its tokens per parameter.
+    A factor in D / N outside that of the runs counts `RATIO_COUNTS` times: where runs of the highest
+    D / N of published sweeps are left out, intervals so widened hold them at every distance.
+    """
+    low, high = np.log(ratios_of(fit))
+    outside = np.maximum(np.log(ratio) - high, 0) + np.maximum(low - np.log(ratio), 0)
+    return np.maximum(np.log(flops / fit.data.largest_budget), 0) + RATIO_COUNTS * outside
+
+
+def untested_run(fit: Fit, flops: float, ratio: float) -> str:
+    """Why no run of ``fit`` says what one of C = ``flops`` and ``ratio`` = D / N gives; else empty.
+
+    The loss beyond the runs' budgets was tested on budgets left out; other tokens per parameter, or
+    less compute than any run, never were.
+    """
+    low, high = ratios_of(fit)
+    if not low / OUTSIDE <= ratio <= high * OUTSIDE:
+        return (
+            f"{ratio:.3g} tokens per parameter are beyond those of the runs, {low:.3g} to {high:.3g}, "
+            "so no run tests this"
+        )
+    if flops < fit.data.flops[0] / OUTSIDE:
+        return f"{flops:.3g} FLOPs are less than those of any run, {fit.data.flops[0]:.3g}"
     return ""
 
 

@@ -3,6 +3,7 @@
 from flops_fit.constants import MOST_EPOCHS
 from flops_fit.fit.answer import Answer, ChosenPoint, Optimum
 from flops_fit.fit.result import Fit
+from flops_fit.fit.verdict import untested_run
 
 PARABOLA_REACH = 8.0  # factor in N off the optimum up to which a parabola means something
 
@@ -28,6 +29,8 @@ def remarks_on(point: ChosenPoint, best: Optimum, fit: Fit) -> list[str]:
         remarks.append(
             f"N = {point.params:.4g} lies outside the sizes tried, {low:.4g} to {high:.4g}"
         )
+    if untested := untested_run(fit, best.flops, point.tokens_per_param):
+        remarks.append(untested)
     method = fit.headline.method
     parabola = method not in ("stack", "surface", "tied", "fixed_e")
     if parabola and not 1 / PARABOLA_REACH < factor < PARABOLA_REACH:
