@@ -28,8 +28,9 @@ from scipy.stats import norm
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
 from flops_fit.fit import Fit, fit_runs, predict, read_runs
-from flops_fit.fit.calibrate import PRIOR, PRIOR_DF, QUANTITIES, from_tests, moments
+from flops_fit.fit.calibrate import PRIOR, QUANTITIES, from_tests, moments
 from flops_fit.fit.chain import shrunk
+from flops_fit.fit.form_error import PRIOR_DF
 from flops_fit.fit.measure import groups_of, measure
 from flops_fit.fit.prediction import losses_at
 from flops_fit.fit.runs import RunTable, budget_groups

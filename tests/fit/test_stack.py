@@ -8,7 +8,9 @@ import pytest
 from simulated import GRIDS, LAWS, log_optimum, loss_of, small_models, sweep
 
 from flops_fit.fit import Fit, fit_runs, losses_at, predict
-from flops_fit.fit.calibrate import FormError, from_tests, growth, moments
+from flops_fit.fit.calibrate import from_tests, moments
+from flops_fit.fit.chain import Chain, weigh
+from flops_fit.fit.form_error import FormError, growth
 from flops_fit.fit.forms import FREE, BentDesign, bent_form, fit_bent, settle, starts_for
 from flops_fit.fit.laws import BentLaw, law_from_dict, law_to_dict
 from flops_fit.fit.measure import groups_of, measure
@@ -178,6 +180,35 @@ def test_the_noise_of_both_sides_is_taken_off_a_test():
     clear = replace(test, se=0.0, sd=0.0)
     assert moments([clear], "params")[1] == pytest.approx(1)
     assert mass < 0.1  # noise of 0.1 drowns an error of 0.03
+
+
+def chain_with(error, se):
+    """Two members asked for the second and third of three budgets, with errors of ln N* there."""
+    shape = (2, 3, 3)
+    errors, nothing = np.full(shape, np.nan), np.zeros(shape)
+    errors[:, 0, 1:] = np.array(error)[:, None]
+    errors[:, 1, 2] = error
+    return Chain(
+        log_c=np.log([1.0, 2.0, 4.0]),
+        end=np.log(4.0),
+        at=np.arange(3),
+        error={"params": errors},
+        sd={"params": nothing},
+        se={"params": np.full(3, se)},
+        runs=nothing,
+        reference={"params": np.full((2, 3), 0.03)},
+    )
+
+
+def test_a_member_loses_weight_by_errors_that_noise_does_not_explain():
+    def ratio(error, se):
+        first, second = weigh(chain_with(error, se), 2, "params", 0.01)
+        assert first + second == pytest.approx(1)
+        return first / second
+
+    assert ratio([0.05, 0.09], 0.1) == 1
+    assert 1 < ratio([0.05, 0.12], 0.1) < ratio([0.05, 0.12], 0.01)
+    assert ratio([0.05, 0.5], 0.1) > 10
 
 
 def test_a_measured_minimum_is_near_the_truth_by_its_own_error():

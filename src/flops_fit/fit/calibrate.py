@@ -15,15 +15,13 @@ import numpy as np
 
 from flops_fit.files import read_json
 from flops_fit.fit.chain import FADE, shrunk, weigh
-from flops_fit.fit.form_error import FormError, growth
+from flops_fit.fit.form_error import PRIOR_DF, TYPICAL, FormError, growth, mean_square
 from flops_fit.fit.sections import ChainTest
 from flops_fit.fit.stack import Stack
 
 PRIOR = Path(__file__).with_name("prior.json")
-PRIOR_DF = 3.0
 ENOUGH = 0.5  # of the budgets: stacks of fewer say little about the whole
 QUANTITIES = ("params", "loss")
-TYPICAL = {"params": 0.03, "loss": 0.003}  # tau of the families, to one digit
 
 
 @cache
@@ -84,7 +82,7 @@ def from_tests(squares: float, mass: float, known: float, tests: int = 0) -> For
 
     ``squares`` and ``mass`` are the `moments` of its ``tests``, whose number is recorded.
     """
-    tau = np.sqrt((PRIOR_DF * known**2 + squares) / (PRIOR_DF + mass))
+    tau = np.sqrt(mean_square(squares, mass, known))
     return FormError(float(tau), PRIOR_DF + mass, tests)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flops_fit.fit.cost import Cost
+from flops_fit.fit.form_error import TYPICAL, growth, mean_square
 from flops_fit.fit.forms import K_, BentDesign, Fits, covariance
 from flops_fit.fit.measure import Groups, Minimum
 from flops_fit.fit.members import MEMBERS, law_of, weights_of
@@ -19,7 +20,8 @@ AHEAD = 8  # later budgets that a prefix is asked for
 WEIGHING = 2  # of them, those that weigh the members
 FADE = 0.8  # weight of a test that is one budget older
 UNTESTED = 0.5  # a member that missed more of the tests than this gets no weight
-FLOOR_N, FLOOR_LOSS, FLOOR_RUNS = 0.02, 0.0008, 0.002
+FLOOR_RUNS = 0.002  # error of a run, in ln L, that no member is taken to be below
+QUIET = 0.0008  # noise in ln L below which no published sweep lies
 REFERENCE = np.log(10.0) / 2  # ln C beyond the data at which a member's own noise is weighed
 
 
@@ -167,27 +169,27 @@ def shrunk(error: float, noise: float) -> float:
     What a form gets wrong shows in its residuals too, so runs that it follows far better than other
     sweeps allow say that it is nearly exact; ``noise`` is in ln L.
     """
-    return error * min(1.0, noise / FLOOR_LOSS)
+    return error * min(1.0, noise / QUIET)
 
 
 def weigh(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
     """Weights of shape (K,) of the members of ``chain``, from the tests known at a ``prefix``.
 
     ``name``: params for N*, loss for L*; ``noise``: of the runs, in ln L. A weight is one over the
-    expected squared error: the mean of the tests' squared errors with the noise of both sides taken
-    off, the member's noise ahead, and a floor.
+    expected squared error at `REFERENCE` beyond the runs: that of the member's noise there, and that
+    of its form, from its tests with the noise of both sides taken off, and shrunk as `calibrate`
+    shrinks that of the stack, so that a few tests do not decide.
     """
-    test = _tests(chain, prefix)
-    error, sd, se = chain.error[name], chain.sd[name], chain.se[name]
-    known = np.isfinite(error)
+    error, variance = chain.error[name], chain.sd[name] ** 2 + chain.se[name] ** 2
+    known, test = np.isfinite(error), _tests(chain, prefix)
     test = np.where(known[0], test, 0.0)
-    extra = np.where(known & (test > 0), np.nan_to_num(error**2 - se**2 - sd**2), 0.0)
+    ends = chain.log_c[chain.at][:, None] if test.size else 0.0
+    extra = np.nan_to_num((error**2 - variance) / growth(chain.log_c - ends) ** 2)
+    squares = np.maximum((np.where(known & (test > 0), extra, 0.0) * test).sum(axis=(1, 2)), 0.0)
     mass = (test * known).sum(axis=(1, 2))
-    mean = (extra * test).sum(axis=(1, 2)) / np.maximum(mass, 1e-12)
-    mean[mass < UNTESTED * test.sum()] = np.nan
-    floor = shrunk(FLOOR_N if name == "params" else FLOOR_LOSS, noise)
-    ahead = chain.reference[name][:, prefix]
-    return _shares(np.maximum(mean, 0.0) + ahead**2 + floor**2)
+    form = np.asarray(mean_square(squares, mass, shrunk(TYPICAL[name], noise)))
+    form[mass < UNTESTED * test.sum()] = np.nan
+    return _shares(form * growth(REFERENCE) ** 2 + chain.reference[name][:, prefix] ** 2)
 
 
 def weigh_runs(chain: Chain, prefix: int, noise: float) -> np.ndarray:

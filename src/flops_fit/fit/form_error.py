@@ -5,6 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from flops_fit.fit.cost import Numbers
+
+PRIOR_DF = 3.0  # tests that what other families of sweeps showed counts as
+TYPICAL = {"params": 0.03, "loss": 0.003}  # tau of the families, to one digit
+
 
 def growth(log_ratio: float | np.ndarray) -> np.ndarray:
     """g(d) = ((ln 2 + d) / (2 ln 2))^2: the error of a form, in units of that at a doubling of C.
@@ -13,6 +18,15 @@ def growth(log_ratio: float | np.ndarray) -> np.ndarray:
     below 0 counts as 0.
     """
     return ((np.log(2) + np.maximum(log_ratio, 0.0)) / (2 * np.log(2))) ** 2
+
+
+def mean_square(squares: Numbers, mass: Numbers, known: float) -> Numbers:
+    """tau^2 of tests, shrunk towards that of other sweeps, ``known`` squared.
+
+    ``squares``: the weighted sum of the tests' squared errors at a doubling of C, noise taken off, at
+    least 0; ``mass``: of their weights, of the same shape.
+    """
+    return (PRIOR_DF * known**2 + squares) / (PRIOR_DF + mass)
 
 
 @dataclass(frozen=True)
