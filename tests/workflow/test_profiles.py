@@ -73,3 +73,15 @@ def test_the_second_profile_for_slurm_repeats_nothing_and_alone_trains_nothing(p
     )
     assert alone.returncode != 0
     assert "--jobs" in alone.stderr + alone.stdout
+
+
+def test_a_ceiling_limits_the_time_of_a_job_and_lets_it_continue_in_the_queue(project):
+    folder = project.run_folder("width8-D640-s0")
+    shutil.rmtree(folder)
+    for ceiling, time, requeue in ((4, 4, 1), (600, 10, 0)):
+        project.configure(resources={"max_minutes": ceiling})
+        done = project.dry_run(f"results/runs/{folder.name}/result.json", "--printshellcmds")
+        (run,) = [line for line in done.output.splitlines() if "omp=1" in line]
+        assert f"runtime={time}" in run.replace(",", "").split()
+        assert f"--requeue {requeue} " in done.output
+        assert done.trained == {"width8-D640-s0"}

@@ -1,5 +1,6 @@
 import functools
 import inspect
+import math
 from pathlib import Path
 from shlex import quote
 
@@ -265,7 +266,13 @@ def longest_first(wildcards):
 
 @readable
 def minutes(wildcards, attempt):
-    return attempt * request(wildcards)[0]
+    ceiling = resources_of(wildcards.id)["max_minutes"]
+    return min(attempt * request(wildcards)[0], ceiling or math.inf)
+
+
+def requeued_at_limit(wildcards, attempt):
+    """Whether a job that reaches its time limit continues in the queue: it could ask for no more."""
+    return int(minutes(wildcards, attempt) == resources_of(wildcards.id)["max_minutes"])
 
 
 @readable

@@ -19,11 +19,12 @@ rule train_run:
         gpu=gpu_resource,
         runtime=minutes,
         mem_mb=megabytes,
+        requeued=requeued_at_limit,
     params:
         spec="results/.plan/specs/{id}.json",
     # exec leaves no shell: a signal to the job would end the shell before the trainer has saved.
     shell:
         "exec python -m flops_fit train --spec {params.spec} --out {output}"
         " --processes {resources.processes} --gpus {resources.devices} --threads {resources.omp}"
-        " --after {input.before}"
+        " --requeue {resources.requeued} --after {input.before}"
         " > {log} 2>&1"

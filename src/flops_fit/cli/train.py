@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of this job (default: 0)")
     parser.add_argument(
+        "--requeue",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="1: put a SLURM job that has saved at its time limit back into the queue (default: 0)",
+    )
+    parser.add_argument(
         "--after",
         nargs="*",
         default=[],
@@ -36,4 +43,5 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.jobs.launch import launch
 
     after = Path(args.after[0]).parent.name if args.after else ""
-    launch(args.spec, args.out, args.results, args.processes, args.threads, args.gpus, after)
+    job = args.processes, args.threads, args.gpus, after, bool(args.requeue)
+    launch(args.spec, args.out, args.results, *job)

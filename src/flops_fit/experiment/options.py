@@ -103,6 +103,7 @@ class Resources:
         micro_batch_items, compile, activation_checkpointing, checkpoint_minutes, loader_workers,
             log_with: as in `TrainOptions`.
         server: whether the workflow may fork runs from a process that has imported torch.
+        max_minutes: the longest time limit that a job asks a cluster for (None: any).
     """
 
     processes: int = 1
@@ -115,6 +116,7 @@ class Resources:
     loader_workers: int = 0
     log_with: str | None = None
     server: bool = True
+    max_minutes: int | None = None
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Resources":
@@ -124,9 +126,10 @@ class Resources:
     def to_dict(self) -> dict[str, Any]:
         """The section as plans and specs hold it; of ``server`` only that it is off.
 
-        So plans and specs of older versions, which do not have it, would be written the same.
+        So plans and specs of older versions, which do not have it, would be written the same. Only
+        the workflow needs ``max_minutes``, and it reads the config.
         """
-        section = dict(vars(self))
+        section = {name: value for name, value in vars(self).items() if name != "max_minutes"}
         if self.server:
             del section["server"]
         return section

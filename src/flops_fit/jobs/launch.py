@@ -6,6 +6,7 @@ the process stays until the last trainer has ended, which may be after its launc
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
@@ -14,10 +15,12 @@ from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.environment import AFTER, cleaned
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
 from flops_fit.jobs.killed import AT_WORK
+from flops_fit.jobs.script_files import FOLDER
 from flops_fit.jobs.start import Start
+from flops_fit.jobs.time_limit import requeue_at_limit
 from flops_fit.jobs.trainers import trainer_of
 from flops_fit.store.locks import run_lock
-from flops_fit.store.records import finished_before, restore_run
+from flops_fit.store.records import CHECKPOINTS, finished_before, restore_run
 
 
 def launch(
@@ -28,14 +31,16 @@ def launch(
     threads: int,
     gpus: int,
     after: str = "",
+    requeue: bool = False,
 ) -> None:
     """Restore or train the experiment of the spec file ``spec_path``; its result goes to ``result``.
 
     ``results`` is the folder of all results. ``processes`` processes train the experiment together,
     each with ``threads`` CPU threads. The job was given ``gpus`` GPUs (0: train on the CPU); outside
     of SLURM it waits until as many are free. ``after`` is the id of the run of the same trunk that the
-    workflow trained before; the record keeps it. After training, this process exits with the status
-    of the launcher. Raises `FlopsFitError` for options out of range, and for a spec that does not
+    workflow trained before; the record keeps it. With ``requeue``, a SLURM job that has saved at its
+    time limit goes back into the queue. After training, this process exits with the status of the
+    launcher. Raises `FlopsFitError` for options out of range, and for a spec that does not
     belong to ``results``.
     """
     for name, value, least in (
@@ -73,7 +78,11 @@ def launch(
         if gpus == 0:
             environment[USE_CPU] = "true"
         sys.stdout.flush()
-        sys.exit(trainer.run(start, environment))
+        began = time.time()
+        status = trainer.run(start, environment)
+        if status and requeue:
+            requeue_at_limit((folder / CHECKPOINTS, folder / FOLDER), began)
+        sys.exit(status)
 
 
 def check_process_count(processes: int, gpus: int) -> None:
