@@ -18,12 +18,18 @@ from flops_fit.config.check import KINDS
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import Resources
-from flops_fit.experiment.places import run_folder, spec_file, sweep_folder, sweep_plan_file
+from flops_fit.experiment.places import (
+    run_folder,
+    spec_file,
+    sweep_config_file,
+    sweep_folder,
+    sweep_plan_file,
+)
 from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.recipe import read_recipe
 from flops_fit.experiment.spec import Spec, read_spec
 from flops_fit.experiment.used import keep_late
-from flops_fit.files import canonical_hash
+from flops_fit.files import canonical_hash, write_object
 from flops_fit.jobs.gpu_locks import cpu_by_choice
 from flops_fit.jobs.launch import check_process_count
 from flops_fit.jobs.progress import Progress
@@ -245,8 +251,9 @@ class PlannedSweep:
         return str(sweep_plan_file(RESULTS, self.config["name"])), RESULTS
 
     def keep(self) -> None:
-        """Write the plan to the places where jobs read it."""
+        """Write the plan to the places where jobs read it, and the config beside it."""
         keep_plan(self.plan, self.config["name"], RESULTS)
+        write_object(sweep_config_file(RESULTS, self.config["name"]), self.config)
 
     def set_broken_aside(self) -> None:
         """Move broken results and records aside; Snakemake itself never checks their content."""

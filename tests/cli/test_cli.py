@@ -29,6 +29,8 @@ VERBS = (
     "confirm",
     "confirmed",
     "compare",
+    "export",
+    "import",
     "runs",
     "doctor",
 )

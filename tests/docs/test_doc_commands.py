@@ -88,6 +88,7 @@ PUBLISHED = (
 OWN_SCRIPT = (
     "tests/scripts/test_page.py::test_the_script_of_the_page_is_planned_trained_and_reported"
 )
+BUNDLE = "tests/bundle/test_bundle.py::test_a_bundle_is_added_on_another_machine_and_equals_what_was_packed"
 CLUSTER = "snakemake --profile profiles/slurm --configfile config/smoke.yaml"
 ELSEWHERE = {
     f"{SWEEP} config/smoke.yaml": "tests/workflow/test_smoke.py::test_the_smoke_sweep_leaves_every_promised_file",
@@ -107,6 +108,8 @@ ELSEWHERE = {
     "flops-fit simulate --config config/adamw.yaml --compare config/muon.yaml": "tests/rounds/test_power.py::test_less_noise_shows_smaller_gains_and_equal_recipes_show_none",
     'flops-fit sweep --config config/config.yaml --until "N within 1.6x at 8.1e12" --dry-run': "tests/rounds/test_loop.py::test_a_dry_run_prints_the_first_round_and_its_cost_and_writes_no_config",
     'flops-fit sweep --config config/config.yaml --until "N within 1.6x at 8.1e12" --max-flops 7e12': "tests/workflow/test_rounds.py::test_killed_rounds_go_on_by_the_same_command_and_train_nothing_twice",
+    "flops-fit export results/demo -o demo.zip": BUNDLE,
+    "flops-fit import demo.zip": BUNDLE,
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
 }

@@ -36,6 +36,8 @@ VERBS = (
     "confirm",
     "confirmed",
     "compare",
+    "export",
+    "import",
     "runs",
     "doctor",
 )

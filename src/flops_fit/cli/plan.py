@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
 
     from flops_fit.config.complete import check_section
     from flops_fit.errors import FlopsFitError
-    from flops_fit.files import write_atomic
+    from flops_fit.experiment.places import sweep_config_file
+    from flops_fit.files import write_atomic, write_object
     from flops_fit.plan.price import priced_resources, rate_for
     from flops_fit.plan.table import (
         format_plan,
@@ -86,7 +87,10 @@ def run(args: argparse.Namespace) -> None:
         plan = plan_config(config, args.results, search_paths(args.search_path))
         budgets = args.budgets or config["answer"]["budgets"]
     check_section("answer", {"budgets": budgets})
-    kept = keep_plan(plan, config["name"], args.results) if config else None
+    kept = None
+    if config:
+        kept = keep_plan(plan, config["name"], args.results)
+        write_object(sweep_config_file(args.results, config["name"]), config)
     if args.measure:
         _measure(config, plan, args.results)
     pricing = _pricing(args, config)

@@ -81,6 +81,11 @@ def sweep_plan_file(results: str | Path, sweep: str) -> Path:
     return sweep_plans_folder(results) / f"{sweep}.json"
 
 
+def sweep_config_file(results: str | Path, sweep: str) -> Path:
+    """The file of the complete config of ``sweep`` below ``results``, as the workflow last had it."""
+    return plan_folder(results) / "configs" / f"{sweep}.json"
+
+
 def check_plan_file(results: str | Path, check: str) -> Path:
     """The file of a plan whose inputs are to be checked, by the name ``check``, below ``results``."""
     return plan_folder(results) / "checks" / f"{check}.json"

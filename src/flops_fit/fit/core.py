@@ -228,6 +228,7 @@ class _Fitting:
             repeats=repeats_of(self.runs, o.bootstrap, o.level, o.seed),
             sensitivity=self._sensitivity(status) if o.sensitivity else None,
             accuracy=self._accuracy(),
+            choices=o.choices() or None,
         )
         warnings = [*table.doubts, *_cost_doubts(self.runs), *_warnings(fit)]
         return replace(fit, headline=replace(headline, warnings=warnings, notes=_notes(fit)))

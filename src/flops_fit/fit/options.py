@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
@@ -88,6 +88,12 @@ class FitOptions:
                 f"parameters of L = E + A/N^alpha + B/D^beta ({_left_out_text(table)}); more runs are "
                 "needed"
             )
+
+    def choices(self) -> dict[str, float | str | bool]:
+        """The options that are not at their default; a fit keeps the resampling and sizes elsewhere."""
+        elsewhere = ("sizes", "bootstrap", "seed", "level")
+        named = (field for field in fields(self) if field.name not in elsewhere)
+        return {f.name: v for f in named if (v := getattr(self, f.name)) != f.default}
 
     def excluding(self, table: RunTable) -> str:
         """The rule by which runs of ``table`` are left out: the one asked for, or the default."""

@@ -53,7 +53,7 @@ class Fit:
     The fields are the sections of FIT.json, described in `flops_fit.fit`: ``parametric, isoflop, tied,
     fixed_e, envelope, stack, axis, headline, status, ci, ci_noise, delta, excluded, heldout,
     bootstrap, cost, sizes, data, table, laws,
-    repeats, sensitivity`` and ``accuracy``. `to_dict` gives plain data,
+    repeats, sensitivity, accuracy`` and ``choices``. `to_dict` gives plain data,
     `read_fit` reads a file.
     """
 
@@ -80,6 +80,8 @@ class Fit:
     repeats: RepeatsEntry | None = field(metadata=OMITTED)  # where enough runs repeat their data
     sensitivity: SensitivityEntry | None  # refits under other choices; None if not asked for
     accuracy: AccuracyEntry | None = field(default=None, metadata=OMITTED)  # where it was asked for
+    # Options that are not at their default; those of `data` and `bootstrap` stand there
+    choices: dict[str, float | str | bool] | None = field(default=None, metadata=OMITTED)
 
     @property
     def identified(self) -> bool:

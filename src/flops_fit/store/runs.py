@@ -235,16 +235,24 @@ def check_foreign(content: bytes) -> dict:
 
 
 def import_record(path: Path, results: str | Path) -> str:
-    """Copy the record at ``path`` into the store below ``results``.
+    """Copy the record at ``path`` into the store below ``results``, by `add_record`.
 
-    Returns what came of it: "imported" or "already here". A sound record that is here stays,
-    whatever the other holds; a corrupt one is moved aside. The next workflow makes the result from
-    the record. Raises `FlopsFitError` for a record that is refused.
+    Returns what came of it. Raises `FlopsFitError` for a record that is refused.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise FlopsFitError(f"cannot be read ({error.strerror})") from None
+    return add_record(content, results)
+
+
+def add_record(content: bytes, results: str | Path) -> str:
+    """Write the record in ``content``, the bytes of its file, into the store below ``results``.
+
+    Returns what came of it: "imported" or "already here". A sound record that is here stays,
+    whatever the other holds; a corrupt one is moved aside. The next workflow makes the result from
+    the record. Raises `FlopsFitError` for a record that is refused.
+    """
     record = check_foreign(content)
     other = other_late(record.get("late", {}), [os.getcwd()])
     if other:
