@@ -267,7 +267,7 @@ def test_one_command_makes_the_fit_the_figures_and_the_page(tmp_path, monkeypatc
     folder = tmp_path / "a page"
     made = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
     figures = {f"plots/{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "csv")}
-    assert made == figures | {"fit.json", "report.html", "table.md", "answer.txt"}
+    assert made == figures | {"fit.json", "report.html", "table.md", "table.tex", "answer.txt"}
     assert "My &lt;runs&gt;" in (folder / "report.html").read_text()
     answers = (folder / "answer.txt").read_text()
     assert "| 10²⁰ |" in answers

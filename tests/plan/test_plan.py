@@ -14,11 +14,13 @@ from plans import cell, grid, plan_of
 from simulated import LAWS, loss_of
 
 from flops_fit.cli.main import main
+from flops_fit.experiment.options import Resources
 from flops_fit.experiment.plan import Plan
 from flops_fit.fit import fit_runs, predict, read_runs
+from flops_fit.notation import time_text
 from flops_fit.plan.planner import rate_origin
-from flops_fit.plan.price import Rate
-from flops_fit.plan.table import COLUMNS, closing, format_plan, plan_csv, plan_rows, totals
+from flops_fit.plan.price import Rate, usable_cores
+from flops_fit.plan.table import COLUMNS, closing, format_plan, opening, plan_csv, plan_rows, totals
 from flops_fit.plan.warnings import plan_warnings
 from flops_fit.plots.plan import plan_figure
 from flops_fit.report.plan_page import plan_page
@@ -228,7 +230,26 @@ def test_the_page_shows_the_grid_the_price_and_the_warnings_without_a_network():
     assert "Too few." in text
     assert f"€{totals(rows).money:.2f}" in text
     assert "measured by nobody" in text
+    assert f"<h1>About {time_text(totals(rows).device_hours * 3600 / usable_cores())} on" in text
+    assert "15 runs at 3 budgets" in text
     assert plan_figure(rows) == figure  # the same bytes, so that nothing is stale
+
+
+def test_the_sentence_of_a_plan_counts_the_runs_that_a_machine_holds():
+    rows = plan_rows(plan_of(grid()), RATE, 3.0, None)
+    total = totals(rows)
+
+    def seconds(cores, **resources):
+        plan = replace(plan_of(grid()), resources=Resources(**resources))
+        return opening(plan, rows, "$", cores)
+
+    assert seconds(1).startswith(f"About {time_text(total.seconds)} on this machine's core, $")
+    assert f"About {time_text(total.seconds / 3)} on this machine's 6 cores" in seconds(
+        6, threads=2
+    )
+    assert f"About {time_text(total.longest_seconds)} on" in seconds(10_000)
+    assert f"About {time_text(total.seconds)} on" in seconds(2, threads=4)
+    assert f"About {total.device_hours:.3g} GPU hours, $" in seconds(2, gpus=1)
 
 
 def test_the_terminal_table_ends_with_what_it_takes():

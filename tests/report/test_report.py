@@ -2,11 +2,14 @@
 
 import argparse
 import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import measured_sweep
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -31,6 +34,8 @@ from flops_fit.fit.sigmoid import AccuracyEntry
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots import FIGURES
 from flops_fit.report.figures import inline_svg
+from flops_fit.report.humps import humps_of, humps_sentence
+from flops_fit.report.latex import latex
 from flops_fit.report.opening import UNDETERMINED
 from flops_fit.report.page import report_page
 from flops_fit.report.table import markdown_table
@@ -113,6 +118,8 @@ def folder(tmp_path_factory):
         folder / "report.html",
         "--table",
         folder / "table.md",
+        "--tex",
+        folder / "table.tex",
         "--summary",
         folder / "answer.txt",
         "--budgets",
@@ -424,7 +431,7 @@ def test_every_reference_inside_the_page_has_its_target(page):
 
 def test_the_page_asks_for_nothing_from_outside(page):
     for element in page.elements:
-        assert element["tag"] not in {"script", "iframe", "object", "embed", "img"}
+        assert element["tag"] not in {"iframe", "object", "embed", "img"}
         for key, value in element["attrs"].items():
             if key in {"src", "srcset", "action"} or key.endswith("href"):
                 assert value.startswith(("#", "data:")), (element["tag"], key, value)
@@ -432,7 +439,36 @@ def test_the_page_asks_for_nothing_from_outside(page):
     (style,) = page.all("style")
     assert "@import" not in style["text"]
     assert "url(" not in style["text"]
-    assert page.all("meta", http_equiv="Content-Security-Policy")
+
+
+def test_the_policy_of_the_page_lets_its_own_script_run_and_no_other(page):
+    (policy,) = page.all("meta", http_equiv="Content-Security-Policy")
+    (script,) = page.all("script")
+    digest = base64.b64encode(hashlib.sha256(script["text"].encode()).digest()).decode()
+    rules = [rule.split() for rule in policy["attrs"]["content"].split(";")]
+    assert ["default-src", "'none'"] in rules
+    assert ["script-src", f"'sha256-{digest}'"] in rules
+
+
+def test_every_mark_of_a_budget_can_be_found_by_its_button(page):
+    buttons = [float(b["attrs"]["data-budget"]) for b in page.all("button")]
+    assert buttons == pytest.approx(measured_sweep.BUDGETS, rel=1e-6)
+    assert "hidden" in page.all("div", id="budgets")[0]["attrs"]  # without the script
+    for name in ("isoflop", "surface", "residuals", "loss_curves", "throughput"):
+        (figure,) = page.all("figure", id=f"figure-{name}")
+        marked = [e for e in page.all(within=figure) if "data-c" in e["attrs"]]
+        assert len(marked) >= 24, name
+        budgets = np.array([float(e["attrs"]["data-c"]) for e in marked])
+        off = np.abs(np.log(budgets[:, None] / np.array(buttons))).min(axis=1)
+        assert (off < 0.1).all(), name  # as the script has it
+
+
+def test_text_in_figures_is_text_in_fonts_of_known_widths(page):
+    (figure,) = page.all("figure", id="figure-isoflop")
+    texts = page.all("text", within=figure)
+    assert "parameters N" in {e["text"].strip() for e in texts}
+    fonts = {re.search(r"font(?:-family)?:[^;]*'DejaVu.*", t["attrs"]["style"])[0] for t in texts}
+    assert all("Verdana, Geneva, sans-serif" in font for font in fonts)
 
 
 def test_what_is_needed_to_repeat_it_is_on_the_page(page):
@@ -473,9 +509,82 @@ def test_text_from_runs_is_escaped(folder, fit):
     left_out = [LeftOut(runs[-1]["experiment_id"], 1, "diverged")]
     named = replace(fit, excluded=replace(fit.excluded, runs=left_out))
     text = report_page(table, runs, named, folder / "plots", BUDGETS, "<b>sweep</b>")
-    assert "<script" not in text
+    assert text.count("<script") == 1  # of the page itself
     assert "<b>sweep" not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+def test_the_latex_tables_hold_the_same_cells_and_need_no_package(folder, fit):
+    text = (folder / "table.tex").read_text()
+    assert text.isascii()
+    assert set(re.findall(r"\\(?:begin|end|[a-z]+rule)\b\{?\w*", text)) == {
+        r"\begin{tabular",
+        r"\end{tabular",
+    }
+    for part in text.split("\\end{tabular}")[:-1]:
+        columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", part)[1])
+        rows = [line for line in part.splitlines() if line.endswith(r" \\")]
+        assert {line.count(" & ") + 1 for line in rows} == {columns}
+    assert text.count(r" \\") == 2 + len(fit.isoflop.budgets) + len(BUDGETS)
+    answer = optimum_at(fit, BUDGETS[1])
+    (row,) = [line for line in text.splitlines() if line.startswith(r"$2.43\times10^{12}$")]
+    assert row.split(" & ")[1].startswith(count_text(answer.params))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8.1×10¹¹", r"$8.1\times10^{11}$"),
+        ("10⁻³", "$10^{-3}$"),
+        ("72.7k – 87.4k", "72.7k -- 87.4k"),
+        (
+            "50% of a_b & #1 {x} ~ ^ \\",
+            r"50\% of a\_b \& \#1 \{x\} \textasciitilde{} "
+            r"\textasciicircum{} \textbackslash{}",
+        ),
+    ],
+)
+def test_text_is_escaped_for_latex(text, expected):
+    assert latex(text) == expected
+
+
+def test_the_bibliography_begins_with_this_version_of_the_tool(page):
+    (entry,) = page.all("code", id="bibtex")
+    assert entry["text"].startswith("@software{flopsfit,")
+    citation = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text())
+    for value in (citation["title"], citation["version"], citation["authors"][0]["name"]):
+        assert value in entry["text"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_hump_is_one_whatever_its_shape(seed):
+    rng = np.random.default_rng(seed)
+    for values in (rng.standard_normal(1000), np.exp(0.5 * rng.standard_normal(1000))):
+        assert humps_of(values) is None
+    assert humps_of(np.ones(1000)) is None
+
+
+def test_two_humps_are_found_with_their_shares():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(0.33, 0.01, 700), rng.normal(0.41, 0.01, 300)])
+    humps = humps_of(values)
+    assert (humps.lower, humps.upper) == pytest.approx((0.33, 0.41), abs=0.01)
+    assert humps.share_lower == pytest.approx(0.7, abs=0.02)
+    assert humps_of(np.concatenate([values[:50], values[-50:]])) is None  # too few to tell
+
+
+def test_resamples_in_two_groups_are_said_with_the_size_of_each(fit):
+    law = fit.laws["surface"].law
+    values = np.repeat(law.values, 1000, axis=0)
+    rng = np.random.default_rng(0)
+    alpha = law.columns.index("alpha")
+    values[:, alpha] += 0.005 * rng.standard_normal(1000)
+    values[:300, alpha] += 0.1
+    drawn = replace(fit.laws["surface"], draws=replace(law, values=values))
+    text = humps_sentence(replace(fit, laws={**fit.laws, "surface": drawn}), BUDGETS[1])
+    assert text.startswith("The resamples of α fall into two groups")
+    assert "(70% of them)" in text
+    assert humps_sentence(fit, BUDGETS[1]) == ""
 
 
 def test_the_markdown_table_holds_minima_and_answers(folder, fit):

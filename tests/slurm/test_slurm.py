@@ -224,20 +224,18 @@ def test_the_commands_of_the_readme_run_the_smoke_sweep(slurm_up, tmp_path):
 
 
 def test_a_run_longer_than_the_ceiling_goes_on_in_the_same_job_without_a_retry(project):
-    order(project, {LIMITED: {"seconds": 1}})
+    order(project, {CANCELLED: {"seconds": 3}})
     project.configure(resources={"checkpoint_minutes": 0, "max_minutes": 10})
     options = ("--set-resources", "train_run:gpu=0", "--retries", "0")
-    sweep = Submission(project, *options, "--", result_of(project, LIMITED))
-    for restarts in (1, 2):
-        before = steps(project, LIMITED)
-        sweep.wait_for_steps(LIMITED, before + 2)
-        slurm("scontrol", "update", f"jobid={sweep.jobs(LIMITED)[-1].id}", "timelimit=1")
-        sweep.wait(lambda n=restarts: sweep.jobs(LIMITED)[-1].restarts == n, "requeued")
-        if restarts == 2:
-            order(project, {})
-        slurm("scontrol", "update", f"jobid={sweep.jobs(LIMITED)[-1].id}", "timelimit=10")
-        sweep.start_now(LIMITED)
+    sweep = Submission(project, *options, "--", result_of(project, CANCELLED))
+    sweep.wait_for_steps(CANCELLED, 2)
+    (job,) = sweep.jobs(CANCELLED)
+    slurm("scontrol", "update", f"jobid={job.id}", "timelimit=1")
+    sweep.wait(lambda: sweep.jobs(CANCELLED)[-1].state == "PENDING", "requeued")
+    order(project, {})
+    slurm("scontrol", "update", f"jobid={job.id}", "timelimit=10")
+    sweep.start_now(CANCELLED)
     sweep.finish()
-    (job,) = sweep.jobs(LIMITED)
-    assert (job.state, job.restarts) == ("COMPLETED", 2)
-    assert steps(project, LIMITED) == LENGTHS[LIMITED]  # none was repeated
+    (job,) = sweep.jobs(CANCELLED)
+    assert (job.state, job.restarts) == ("COMPLETED", 1)
+    assert steps(project, CANCELLED) == LENGTHS[CANCELLED]  # none was repeated

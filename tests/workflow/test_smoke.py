@@ -61,6 +61,7 @@ def test_the_smoke_sweep_leaves_every_promised_file(smoke):
         "results.csv",
         "fit.json",
         "table.md",
+        "table.tex",
         "report.html",
     ):
         assert (sweep / name).stat().st_size > 0, name
@@ -78,6 +79,12 @@ def test_the_target_plan_prices_the_sweep_and_trains_nothing(tmp_path):
     assert made == {"plan.csv", "plan.html", "plan.svg", "plan.txt", "logs"}
     assert (tmp_path / "results/smoke/plan.txt").read_text() in done.stdout
     assert not (tmp_path / "results/runs").exists()
+    assert not (tmp_path / "results/data").exists()
+
+
+def test_the_plan_of_a_trained_sweep_knows_the_passes_over_its_data(smoke):
+    with (smoke / "results/smoke/plan.csv").open() as file:
+        assert all(float(row["epochs"]) > 0 for row in csv.DictReader(file))
 
 
 def test_plan_records_and_table_speak_of_the_same_experiments(smoke):

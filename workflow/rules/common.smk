@@ -19,7 +19,7 @@ COMPARED += [
     for kind in ("svg", "png", "csv")
 ]
 CHECKOUT = checkout_folder()
-TRAIN_RUN = name_outside("train_run")
+PLAN, TRAIN_RUN = map(name_outside, ("plan", "train_run"))
 
 # Only if no sweep was given: a sweep must never inherit keys of another one.
 if not flops_fit.is_sweep(config):
@@ -98,7 +98,7 @@ def targets_of(sweep):
     elif sweep.confirms:
         names = ["confirmation.json", "confirmation.md"]
     else:
-        names = ["fit.json", "answer.txt", "table.md", "report.html"]
+        names = ["fit.json", "answer.txt", "table.md", "table.tex", "report.html"]
         names += [f"plots/{figure}.svg" for figure in FIGURES]
     runs = []
     if sweep.trains:
@@ -157,6 +157,13 @@ def prepared_data(wildcards):
     plans = [planned.plan for planned in all_planned()]
     plan = next(plan for plan in plans if Path(plan.check).stem == wildcards.check)
     return f"{plan.data_dir}/manifest.json" if plan.data_dir else []
+
+
+@readable
+def counted_data(wildcards):
+    """The check of the data of a sweep; none if only the plan is asked for and it is not there."""
+    check = planned(wildcards.sweep).plan.check
+    return [] if is_asked_for(PLAN) and not Path(check).exists() else check
 
 
 def plan_content(wildcards):
@@ -299,7 +306,7 @@ def arms_options(wildcards, input):
 
 def say_how_it_ended():
     """Print the summaries that the last step of each sweep wrote, if all requested files exist."""
-    if is_asked_for("plan"):
+    if is_asked_for(PLAN):
         for sweep in sweeps.values():
             if sweep.trains:
                 print(f"\n{sweep.name}: {sweep.plan_summary()}")

@@ -4,7 +4,11 @@ rule plan:
     localrule: True
 
 
+# Outside of `snakemake plan`, which prepares nothing, the data are counted first: the plan then knows
+# the number of passes over them.
 rule plan_sweep:
+    input:
+        ancient(counted_data),
     output:
         csv=report(
             "results/{sweep}/plan.csv",

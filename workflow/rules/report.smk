@@ -18,6 +18,7 @@ rule write_report:
             category="Answer",
             labels={"answer": "tables as text"},
         ),
+        tex="results/{sweep}/table.tex",
         summary="results/{sweep}/answer.txt",
     log:
         "results/{sweep}/logs/report.log",
@@ -30,4 +31,4 @@ rule write_report:
     shell:
         "python -m flops_fit report --runs {input.runs:q} {params.optional} --fit {input.fit}"
         " --plots results/{wildcards.sweep}/plots --name {wildcards.sweep} {params.questions}"
-        " --out {output.html} --table {output.table} --summary {output.summary} > {log} 2>&1"
+        " --out {output.html} --table {output.table} --tex {output.tex} --summary {output.summary} > {log} 2>&1"

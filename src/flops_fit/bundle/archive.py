@@ -23,12 +23,18 @@ FORMAT = 1  # of the bundle; raised when an older version would misread it
 METADATA, CARD = "ro-crate-metadata.json", "README.md"
 PLAN, CONFIG, FIT = "plan.json", "config.yaml", "fit.json"
 TABLE, RECORDS = "results.csv", "results.json"
-TEXTS = ("report.html", "table.md", "answer.txt")  # written into the sweep's folder as they are
+TEXTS = (
+    "report.html",
+    "table.md",
+    "table.tex",
+    "answer.txt",
+)  # written into the sweep's folder as they are
 TYPES = {
     ".json": "application/json",
     ".csv": "text/csv",
     ".html": "text/html",
     ".md": "text/markdown",
+    ".tex": "application/x-tex",
     ".txt": "text/plain",
     ".yaml": "application/yaml",
 }

@@ -2,7 +2,6 @@
 
 import argparse
 import fcntl
-import os
 import shutil
 import subprocess
 import sys
@@ -108,7 +107,9 @@ def _snakemake() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from flops_fit.plan.price import usable_cores
+
+    cores = usable_cores()
     yield Finding(
         "good", f"{cores} CPU cores: --cores all trains up to as many experiments at a time"
     )

@@ -177,7 +177,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         "--report",
         metavar="DIR",
         help="also write the figures (DIR/plots), the page (DIR/report.html) and its tables (table.md, "
-        "answer.txt)",
+        "table.tex, answer.txt)",
     )
     add("--name", help="with --report: name of the runs on the page (default: that of DIR)")
     add(
@@ -217,6 +217,7 @@ def _write_report(args: argparse.Namespace, fit: Path) -> None:
         f"--name={args.name or folder.resolve().name}",
         f"--out={folder / 'report.html'}",
         f"--table={folder / 'table.md'}",
+        f"--tex={folder / 'table.tex'}",
         f"--summary={folder / 'answer.txt'}",
     ]
     for name, options in {"plot": [f"--out-dir={folder / 'plots'}"], "report": page}.items():

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, help="name of the sweep")
     parser.add_argument("--out", required=True, help="output: the page (HTML)")
     parser.add_argument("--table", help="output: the optima and answers as Markdown")
+    parser.add_argument("--tex", help="output: the same as plain LaTeX tabulars")
     parser.add_argument(
         "--summary", help="output: the answers alone, as the workflow prints them at its end"
     )
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.files import read_object, write_atomic
     from flops_fit.fit.prediction import predict
     from flops_fit.notation import count_text, flops_text, loss_text
+    from flops_fit.report.latex import latex_tables
     from flops_fit.report.page import report_page
     from flops_fit.report.table import answer_table, markdown_table
     from flops_fit.rounds.ledger import ledger_text
@@ -80,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
     write_atomic(args.out, page)
     if args.table:
         write_atomic(args.table, markdown_table(fit, budgets))
+    if args.tex:
+        write_atomic(args.tex, latex_tables(fit, budgets))
     if args.summary:
         write_atomic(args.summary, answer_table(fit, budgets))
     answer = predict(fit, budgets[0])

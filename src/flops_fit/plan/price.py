@@ -5,6 +5,7 @@ that the workflow can price every job without torch.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +108,13 @@ def work_of_spec(spec: Spec, start: int = 0) -> Work:
 def device_kind(gpus: int) -> str:
     """The kind of device that trains: gpu where a run has ``gpus``, else cpu."""
     return "gpu" if gpus else "cpu"
+
+
+def usable_cores() -> int:
+    """The CPU cores of this machine that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cautious_rate(gpus: int) -> Rate:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flops_fit.experiment.plan import Branch, Plan
 from flops_fit.files import FORMAT
-from flops_fit.notation import count_text, time_text
+from flops_fit.notation import count_text, flops_text, time_text
 from flops_fit.plan.amounts import read_checked
 from flops_fit.plan.conditioning import POOR, condition_number
 from flops_fit.plan.price import DEVICES, Price, Rate, device_kind, price, work_of
@@ -243,6 +243,26 @@ def plan_summary(
     """
     lines = [*closing(plan, rows, rate, currency), *(f"warning: {w}" for w in warnings)]
     return "\n".join(lines) + "\n"
+
+
+def opening(plan: Plan, rows: list[PlanRow], currency: str, cores: int) -> str:
+    """The cost of the ``rows`` of ``plan`` in one sentence.
+
+    Without GPUs the time is that on the ``cores`` of this machine, as many runs at a time as they
+    hold; ``currency`` stands before the money.
+    """
+    total, asked = totals(rows), plan.resources
+    if asked.gpus:
+        time = f"{total.device_hours:.3g} GPU hours"
+    else:
+        at_once = max(1, cores // (asked.processes * asked.threads))
+        seconds = max(total.longest_seconds, total.seconds / min(at_once, len(rows)))
+        kind = "core" if cores == 1 else f"{cores} cores"
+        time = f"{time_text(seconds)} on this machine's {kind}"
+    money = "" if total.money is None else f", {currency}{total.money:.2f}"
+    runs = f"{len(rows)} runs" if len(rows) > 1 else "one run"
+    budgets = f"{total.budgets} budgets" if total.budgets > 1 else "one budget"
+    return f"About {time}{money}: {runs} at {budgets}, {flops_text(total.flops_counted)} FLOPs"
 
 
 def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[str]:

@@ -13,7 +13,7 @@ from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable, budget_groups
 from flops_fit.fit.sections import BudgetEntry
 from flops_fit.notation import flops_text
-from flops_fit.plots.hover import name_marks
+from flops_fit.plots.hover import name_budget, name_marks
 from flops_fit.plots.style import (
     INK,
     MARKERS,
@@ -165,7 +165,8 @@ def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
         name_marks(marks, group)
     for _, row in parts["minimum"].iterrows() if shared else ():
         colour, used = colours(row["budget"]), row["status"] == "bracketed"
-        star(ax, row["params"], row["loss"], colour, used, size=110, width=0.9, zorder=6)
+        drawn = star(ax, row["params"], row["loss"], colour, used, size=110, width=0.9, zorder=6)
+        name_budget(drawn, row["budget"])
     ax.set(xlabel="parameters N", ylabel=f"held-out loss ({unit})")
     ax.set_xlim(runs["params"].min() / 1.25, runs["params"].max() * 1.25)
     budgets = sorted(runs["budget"].unique())
@@ -191,13 +192,14 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
     for kind, style in styles.items():
         for flops, line in parts[kind].groupby("budget") if kind in parts else ():
             dashed = kind == "curve" and line["status"].iloc[0] != "bracketed"
-            ax.plot(
+            (drawn,) = ax.plot(
                 line["params"],
                 line["loss"],
                 color=colours(flops),
                 linestyle=(0, (4, 2)) if dashed else "-",
                 **style,
             )
+            name_budget(drawn, flops)
     if "law" in parts:
         law = parts["law"]
         ax.plot(
@@ -213,7 +215,7 @@ def _label_ends(ax: Axes, runs: pd.DataFrame, colours: BudgetColours) -> None:
     top = ends["loss"].idxmax()
     for (index, row), height in zip(ends.iterrows(), heights, strict=True):
         text = flops_text(row["budget"]) + (" FLOPs" if index == top else "")
-        ax.annotate(
+        label = ax.annotate(
             text,
             (row["params"], height),
             xytext=(7, 0),
@@ -223,6 +225,7 @@ def _label_ends(ax: Axes, runs: pd.DataFrame, colours: BudgetColours) -> None:
             fontsize=9,
             fontweight="bold",
         )
+        name_budget(label, row["budget"])
 
 
 def _key(ax: Axes, parts: dict, seeds: list) -> None:

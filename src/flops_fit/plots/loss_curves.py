@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from flops_fit.constants import Status
 from flops_fit.notation import flops_text
-from flops_fit.plots.hover import name_marks
+from flops_fit.plots.hover import name_budget, name_marks
 from flops_fit.plots.style import (
     MOST_LABELS,
     MUTED,
@@ -159,7 +159,7 @@ def _draw_run(
     ax: Axes, run: pd.DataFrame, values: pd.Series, colours: BudgetColours, against: str = "tokens"
 ) -> None:
     colour, diverged = colours(run["budget"].iloc[0]), run["status"].iloc[0] == Status.DIVERGED
-    ax.plot(
+    (line,) = ax.plot(
         run[against],
         values,
         color=colour,
@@ -168,6 +168,7 @@ def _draw_run(
         linestyle=(0, (2, 1.5)) if diverged else "-",
         zorder=3,
     )
+    name_budget(line, run["budget"].iloc[0])
     if diverged:
         ax.scatter(
             run[against].iloc[-1],

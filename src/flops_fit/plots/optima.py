@@ -11,6 +11,7 @@ from flops_fit.fit.laws import StackLaw
 from flops_fit.fit.prediction import optimum_at, predict
 from flops_fit.fit.result import Fit
 from flops_fit.notation import flops_text, unit_text
+from flops_fit.plots.hover import name_budget
 from flops_fit.plots.style import (
     BAND,
     INK,
@@ -149,7 +150,8 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
     )
     for _, row in numbers[numbers["kind"] == "minimum"].iterrows():
         colour, used = colours(row["flops"]), row["status"] == "bracketed"
-        star(ax, row["flops"], row[quantity], colour, used, size=75, width=0.8, zorder=5)
+        drawn = star(ax, row["flops"], row[quantity], colour, used, size=75, width=0.8, zorder=5)
+        name_budget(drawn, row["flops"])
     ax.set_title(QUANTITIES[quantity])
     log_axis(ax.xaxis, flops_text)
     if quantity == "loss":

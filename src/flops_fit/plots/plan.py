@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from flops_fit.constants import PUBLISHED_RATIO
 from flops_fit.notation import flops_text
 from flops_fit.plan.table import PlanRow
-from flops_fit.plots.style import MUTED, STYLE, BudgetColours, log_axis, tick_count
+from flops_fit.plots.style import MUTED, STYLE, BudgetColours, log_axis, tick_count, with_fonts
 
 
 def plan_figure(rows: list[PlanRow], width: float = 6.4) -> bytes:
@@ -20,7 +20,7 @@ def plan_figure(rows: list[PlanRow], width: float = 6.4) -> bytes:
         draw_plan(figure.subplots(), rows)
         content = io.BytesIO()
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": "flops-fit"})
-    return content.getvalue()
+    return with_fonts(content.getvalue())
 
 
 def draw_plan(ax: Axes, rows: list[PlanRow]) -> Axes:

@@ -1,6 +1,7 @@
 """The common style of all figures: colours by budget, log axes, and how files are written."""
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # slow to import, and the figure of a plan has no table
 
 INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
 BAND = "#9aa3b2"
+FONTS = "'DejaVu Sans', 'Bitstream Vera Sans', Verdana, Geneva, sans-serif"
 MARKERS = "osD^vPX"  # one per seed
 KEY_SIZE = 9.0  # points
 STYLE: dict[Any, Any] = {
@@ -53,7 +55,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": KEY_SIZE,
     "figure.constrained_layout.use": True,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text stays text, which can be searched and selected
     "svg.hashsalt": "flops-fit",  # without it the ids of elements change from run to run
 }
 FORMATS: dict[str, dict[str, Any]] = {  # with the metadata of each, which must hold no time
@@ -171,13 +173,14 @@ def key(ax: Axes, handles: list) -> None:
 
 def star(
     ax: Axes, x: float, y: float, colour: RGBA, used: bool, size: float, width: float, zorder: int
-) -> None:
+) -> PathCollection:
     """Draw a measured minimum at (``x``, ``y``) on ``ax``, hollow where it was not ``used``.
 
     ``colour`` is that of its budget, ``size`` its area in square points, ``width`` that of its line in
     points; ``zorder`` is its place among what is drawn.
+    Returns what is drawn.
     """
-    ax.scatter(
+    return ax.scatter(
         x,
         y,
         s=size,
@@ -225,6 +228,11 @@ def message(ax: Axes, text: str) -> Axes:
     return ax
 
 
+def with_fonts(svg: bytes) -> bytes:
+    """The ``svg`` with fonts of the same widths to fall back on, where DejaVu Sans is not installed."""
+    return re.sub(rb"'DejaVu Sans'(?!,)", FONTS.encode(), svg)
+
+
 def _rasterize_dense(figure: Figure) -> None:
     """Make an SVG hold the marks of a crowded panel as an image; lines and text stay sharp."""
     for ax in figure.axes:
@@ -256,7 +264,8 @@ def save(
         figure.savefig(content, format=kind, metadata=FORMATS[kind], dpi=dpi)
         data = content.getvalue()
         write_atomic(
-            Path(folder, f"{name}.{kind}"), with_titles(data, titles) if kind == "svg" else data
+            Path(folder, f"{name}.{kind}"),
+            with_titles(with_fonts(data), titles) if kind == "svg" else data,
         )
     write_atomic(
         Path(folder, f"{name}.csv"),

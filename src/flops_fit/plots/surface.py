@@ -16,7 +16,7 @@ from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.fit.sections import DataEntry
 from flops_fit.notation import flops_text
-from flops_fit.plots.hover import name_marks
+from flops_fit.plots.hover import name_budget, name_marks
 from flops_fit.plots.style import (
     FAINT,
     INK,
@@ -185,10 +185,13 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
         return
     right = parts["grid"]["params"].max()
     for flops, line in parts["line"].groupby("flops"):
-        ax.plot(line["params"], line["tokens"], color=colours(flops), linewidth=0.9, zorder=2)
+        (drawn,) = ax.plot(
+            line["params"], line["tokens"], color=colours(flops), linewidth=0.9, zorder=2
+        )
+        name_budget(drawn, flops)
         end = line.iloc[-1]
         at_right = end["params"] >= right / 1.3  # otherwise the label would cross the frame
-        ax.annotate(
+        label = ax.annotate(
             flops_text(flops),
             (right if at_right else end["params"], end["tokens"]),
             xytext=(5, 0) if at_right else (4, 2),
@@ -200,3 +203,4 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
             annotation_clip=False,
             zorder=6,
         )
+        name_budget(label, flops)

@@ -64,6 +64,12 @@ TOPICS = (
 SCRIPT_DECIDES = "decided by the script"
 UNKNOWN = "unknown: the input was a table of finished runs"
 REFERENCES = {
+    "flopsfit": {
+        "kind": "software",
+        "title": "flops-fit: compute-optimal model size and data from IsoFLOP sweeps",
+        "author": "{The flops-fit authors}",
+        "version": __version__,
+    },
     "hoffmann2022": {
         "kind": "article",
         "title": "Training Compute-Optimal Large Language Models",
@@ -317,8 +323,8 @@ def methods_paragraph(fit: Fit, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def bibliography(fit: Fit, records: list[dict]) -> str:
-    """BibTeX of the papers that the analysis in ``fit`` and its ``records`` uses."""
-    keys = [*CITED[fit.headline.method], "porian2024", "li2025"]
+    """BibTeX of flops-fit and of the papers that the analysis in ``fit`` and its ``records`` uses."""
+    keys = ["flopsfit", *CITED[fit.headline.method], "porian2024", "li2025"]
     if any((record.get("epochs") or 0) > 1 for record in records):
         keys.append("muennighoff2023")
     return "\n\n".join(_entry(key) for key in keys)

@@ -1,6 +1,8 @@
 """The page: the texts of all sections filled into the template."""
 
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from flops_fit.experiment.plan import Plan
@@ -19,6 +21,7 @@ from flops_fit.report.evidence import (
 )
 from flops_fit.report.figures import figures_of
 from flops_fit.report.health import health_of
+from flops_fit.report.humps import humps_sentence
 from flops_fit.report.methods import bibliography, checklist, methods_paragraph
 from flops_fit.report.opening import answer_sentence, checks_of, studied
 from flops_fit.report.pages import fill
@@ -26,6 +29,7 @@ from flops_fit.report.questions import questions_of
 from flops_fit.report.refits import sensitivity_of
 
 TEMPLATE = "page.html.j2"
+SCRIPT = Path(__file__).with_name("page.js").read_text()  # the only one that the page may run
 
 
 def report_page(
@@ -75,6 +79,7 @@ def report_page(
         answered=answered,
         bars=range_bars(answered),
         minima=minima_of(fit),
+        humps=humps_sentence(fit, identified[-1]) if identified else "",
         estimators=estimators_of(fit, identified),
         heldout=heldout_of(fit),
         members=members_of(fit),
@@ -93,6 +98,8 @@ def report_page(
         bibtex=bibliography(fit, records),
         figures=figures_of(plots),
         convention=plan.convention if plan else None,
+        script=SCRIPT,
+        script_hash=f"sha256-{b64encode(sha256(SCRIPT.encode()).digest()).decode()}",
         trains=bool(records),
         budgets=budgets,
         questions=questions_of(fit, budgets, asked or {}, bought),

@@ -2,8 +2,8 @@
 
 from flops_fit.experiment.plan import Plan
 from flops_fit.notation import time_text
-from flops_fit.plan.price import DEVICES, Rate, device_kind
-from flops_fit.plan.table import PlanRow, closing, sharing, totals
+from flops_fit.plan.price import DEVICES, Rate, device_kind, usable_cores
+from flops_fit.plan.table import PlanRow, closing, opening, sharing, totals
 from flops_fit.report.pages import fill
 
 MOST_ROWS = 500  # of the table on the page; the CSV has all rows
@@ -38,6 +38,7 @@ def plan_page(
             line for line in closing(plan, rows, rate, currency)[2:] if line != shared
         ),
         shared=shared,
+        opening=opening(plan, rows, currency, usable_cores()),
         currency=currency,
         figure=figure.decode().partition("<svg")[2],
         device=DEVICES[device_kind(plan.resources.gpus)],

@@ -57,7 +57,7 @@ def answer_table(fit: Fit, budgets: list[float]) -> str:
         "|---:|---:|---:|---:|---:|---:|---:|:---|",
     ]
     for answer in answers_of(fit, budgets):
-        cells = [answer["budget"], *_numbers(answer)]
+        cells = [answer["budget"], *numbers_of(answer)]
         cells.append(plain("; ".join([answer["verdict"], *answer["reasons"]])))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -68,8 +68,8 @@ def _covers(fit: Fit) -> str:
     return "noise and the error of the form" if fit.stack else "noise alone"
 
 
-def _numbers(answer: dict) -> list[str]:
-    """Cells of an answer; dashes if the fit is not identifiable."""
+def numbers_of(answer: dict) -> list[str]:
+    """Cells of ``answer``, one of `answers_of`; dashes if the fit is not identifiable."""
     if answer["verdict"] == "not identifiable":
         return ["–"] * (len(answer["rows"]) + 2)
     rows = [
