@@ -1,5 +1,6 @@
 """What the doctor finds on this machine, and on one with something wrong."""
 
+import json
 import os
 from pathlib import Path
 
@@ -66,3 +67,12 @@ def test_results_that_cannot_be_written_are_wrong_and_the_command_fails(capsys, 
     assert status == 2
     assert "WRONG  /proc: files cannot be written and locked" in captured.out
     assert "doctor: 1 thing is wrong" in captured.err
+
+
+def test_json_has_every_finding_and_counts_what_is_wrong(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "_launcher", lambda: iter(()))
+    monkeypatch.setattr(doctor, "_slurm", lambda: iter([doctor.Finding("wrong", "no", "do")]))
+    assert main(["doctor", "--results", str(tmp_path), "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert {"state": "wrong", "text": "no", "advice": "do"} in report["findings"]
+    assert report["wrong"] == sum(f["state"] == "wrong" for f in report["findings"])

@@ -67,6 +67,16 @@ def test_the_command_names_every_sweep_and_refuses_an_unknown_one(plan, tmp_path
     assert "yours: no such sweep; allowed: mine" in capsys.readouterr().err
 
 
+def test_json_holds_what_the_line_says(plan, tmp_path, capsys):
+    finish(tmp_path, plan.experiments[0], 10.0)
+    assert main(["progress", "--results", str(tmp_path), "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["sweeps"]["mine"]
+    assert (counts["runs"], counts["done"], counts["failed"], counts["at_work"]) == (4, 1, 0, 0)
+    assert counts["flops"] == sum(plan.flops_here(e) for e in plan.experiments)
+    assert counts["flops_done"] == plan.flops_here(plan.experiments[0])
+    assert counts["seconds_left"] > 0
+
+
 def test_watching_says_so_whenever_runs_have_ended_and_ends_when_all_have(plan, tmp_path):
     line = [sys.executable, "-m", "flops_fit", "progress", "mine", "--results", str(tmp_path)]
     with subprocess.Popen([*line, "--watch"], stdout=subprocess.PIPE, text=True) as watching:

@@ -460,13 +460,29 @@ def test_the_sweep_of_a_script_is_extended_and_confirmed_with_its_script(
     fit = fit_runs(prepare_runs(design.assign(loss=smooth)), bootstrap=20)
     write_json(tmp_path / "fit.json", fit.to_dict())
     places = ["--fit", "fit.json", "--config", "own.yaml", "--force"]
-    assert main(["next", *places, "--out", "next.yaml"]) == 0
-    assert main(["confirm", *places, "--flops", "1e9", "--out", "confirm.yaml"]) == 0
-    assert "predicted loss" in capsys.readouterr().out
+    assert main(["next", *places, "--out", "next.yaml", "--json"]) == 0
+    printed = capsys.readouterr()
+    proposed = json.loads(printed.out)
+    assert "adds" in printed.err
+    assert proposed["config"] == "next.yaml"
+    assert proposed["target_flops"] == pytest.approx(1e9, rel=0.05)
+    assert (
+        {"params_ratio", "all_bracketed"} == proposed["before"].keys() == proposed["after"].keys()
+    )
+    assert main(["confirm", *places, "--flops", "1e9", "--out", "confirm.yaml", "--json"]) == 0
+    printed = capsys.readouterr()
+    predicted = json.loads(printed.out)
+    assert "predicted loss" in printed.err
+    assert load_config("confirm.yaml")["confirm"].items() <= predicted.items()
     for name, runs in (("next.yaml", 13), ("confirm.yaml", 1)):
         written = yaml.safe_load((tmp_path / name).read_text())
         assert (written["trainer"], written["counts"]) == (raw["trainer"], raw["counts"])
-        assert len(make_plan(load_config(name), "results", search_paths()).experiments) >= runs
+        planned = make_plan(load_config(name), "results", search_paths()).experiments
+        assert len(planned) >= runs
+        if name == "next.yaml":
+            assert len(planned) == len(plan.experiments) + proposed["added_runs"]
+        else:
+            assert planned[0].experiment_id == predicted["experiment_id"]
 
 
 @pytest.mark.parametrize(("name", "key"), [("runs", "runs"), ("lr", "learning_rate_factors")])

@@ -11,7 +11,8 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.plan import Plan
 from flops_fit.fit import fit_runs, prepare_runs, read_runs
 from flops_fit.fit.cost import Cost
-from flops_fit.rounds.simulate import describe_simulation, design_of, losses_of, simulate
+from flops_fit.rounds.describe import describe_simulation
+from flops_fit.rounds.simulate import design_of, losses_of, simulate
 from flops_fit.rounds.truth import BESIROGLU, Truth, law_of, truth_for
 
 LOW, BUDGETS = 1e18, 4

@@ -1,7 +1,11 @@
 """Arguments that several verbs share."""
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
@@ -9,6 +13,40 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", default="results", help="folder of runs and sweeps (default: results)"
     )
+
+
+def add_json(parser: argparse._ActionsContainer) -> None:
+    """Add to ``parser`` the option for output that programs read."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object; texts go to standard error"
+    )
+
+
+@contextlib.contextmanager
+def texts_aside(args: argparse.Namespace) -> Iterator[None]:
+    """Send what is printed in the block to standard error if ``args`` ask for JSON."""
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        yield
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print ``value`` as a JSON object with the format of our files."""
+    from flops_fit.files import FORMAT
+
+    print(json.dumps({"format": FORMAT, **value}, indent=1, allow_nan=False))
+
+
+@contextlib.contextmanager
+def counting(args: argparse.Namespace, total: int, what: str) -> Iterator[Callable[[], object]]:
+    """Give the block a function that counts one more of ``total`` on a bar, named ``what``.
+
+    The bar is drawn on standard error if that is a terminal and ``args`` do not ask for quiet.
+    """
+    from tqdm import tqdm
+
+    hidden = True if getattr(args, "quiet", False) else None  # None: unless it is a terminal
+    with tqdm(total=total, desc=what, file=sys.stderr, leave=False, disable=hidden) as bar:
+        yield bar.update
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
 """``flops-fit confirm``: write down a prediction and the config of the run that tests it."""
 
 import argparse
+from typing import Any
 
-from flops_fit.cli.arguments import add_places
+from flops_fit.cli.arguments import add_json, add_places, print_json, texts_aside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help="name of the new sweep (default: NAME-confirm-FLOPS)")
     add("--out", help="output: its config (default: config/NAME.yaml)")
     add_places(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Predict the loss, write the config of the run, print both."""
+    with texts_aside(args):
+        prediction = _confirm(args)
+    if args.json:
+        print_json(prediction)
+
+
+def _confirm(args: argparse.Namespace) -> dict[str, Any]:
     from pathlib import Path
 
     import yaml
@@ -85,21 +94,32 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out or f"config/{name}.yaml")
     head = [
         f"Made by `flops-fit confirm` from {args.config} and {args.fit}. Do not edit the prediction.",
-        f"N* at {args.flops:g} FLOPs: {answer.params:.4g} ({verdict}).",
+        f"N* at {args.flops:g} FLOPs: {count_text(answer.params)} ({verdict}).",
     ]
     write_atomic(out, config_text(new, head))
-    run = (
-        ""
-        if predicted["run"] is None
-        else (
-            f", {100 * predicted['level']:.0f}% interval for one run "
-            f"{loss_text(predicted['run'][0])} to {loss_text(predicted['run'][1])}"
-        )
-    )
     if trained:
         print("note: this run was already trained, so the prediction is not blind")
     print(
         f"size {size}: N {count_text(experiment.count.params)} (N* {count_text(answer.params)}), "
-        f"D {count_text(experiment.num_tokens)}; predicted loss {loss_text(predicted['loss'])}{run}"
+        f"D {count_text(experiment.num_tokens)}; predicted loss "
+        f"{loss_text(predicted['loss'])}{_range_of(predicted)}"
     )
     print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")
+    return {
+        "config": str(out),
+        "experiment_id": experiment.experiment_id,
+        "flops": args.flops,
+        "size": size,
+        "verdict": verdict,
+        **new["confirm"],
+    }
+
+
+def _range_of(predicted: dict[str, Any]) -> str:
+    """The interval for one run as text; empty where there is none."""
+    from flops_fit.notation import loss_text
+
+    if predicted["run"] is None:
+        return ""
+    low, high = map(loss_text, predicted["run"])
+    return f", {100 * predicted['level']:.0f}% interval for one run {low} to {high}"

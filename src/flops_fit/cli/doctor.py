@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flops_fit.cli.arguments import add_results
+from flops_fit.cli.arguments import add_json, add_results, print_json
 from flops_fit.errors import FlopsFitError
 
 OLDEST_PYTHON = (3, 11)
@@ -37,14 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Check this machine: versions, devices, launcher, profile, disk."
     parser.epilog = "example:\n  flops-fit doctor"
     add_results(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print every finding at once; raises `FlopsFitError` at the end if something is wrong."""
-    wrong = 0
+    findings = []
     for finding in examine(Path(args.results)):
-        print(finding, flush=True)
-        wrong += finding.state == "wrong"
+        findings.append(finding)
+        if not args.json:
+            print(finding, flush=True)
+    wrong = sum(finding.state == "wrong" for finding in findings)
+    if args.json:
+        print_json({"wrong": wrong, "findings": [vars(finding) for finding in findings]})
     if wrong:
         raise FlopsFitError(f"doctor: {wrong} {'thing is' if wrong == 1 else 'things are'} wrong")
 

@@ -1,10 +1,11 @@
 """``flops-fit next``: a config with the additional runs that improve a fit most."""
 
 import argparse
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_places
+from flops_fit.cli.arguments import add_json, add_places, counting, print_json, texts_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,10 +66,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help="name of the new sweep (default: NAME-round2, -round3, ...)")
     add("--out", help="output: its config (default: config/NAME.yaml)")
     add_places(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Propose runs, simulate them, write a config, print what it adds and why."""
+    if args.compare:
+        import os
+
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        from flops_fit.cli.settle import settle
+        from flops_fit.errors import FlopsFitError
+
+        if args.json:
+            raise FlopsFitError("--json: allowed: without --compare")
+        settle(args)
+        return
+    with texts_aside(args):
+        proposed = _propose(args)
+    if args.json:
+        print_json(proposed)
+
+
+def _propose(args: argparse.Namespace) -> dict[str, Any]:
     import os
     from pathlib import Path
 
@@ -76,17 +96,14 @@ def run(args: argparse.Namespace) -> None:
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from flops_fit.cli.fitted import insist
-    from flops_fit.cli.settle import settle
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
     from flops_fit.fit.result import read_fit
+    from flops_fit.notation import flops_text
     from flops_fit.plan.cache import search_paths
     from flops_fit.rounds.grid import added_runs, grid_config, planned_grid
-    from flops_fit.rounds.next import config_text, grown, merged, next_name, outlook, repairs
+    from flops_fit.rounds.next import TIMES, config_text, grown, merged, next_name, outlook, repairs
 
-    if args.compare:
-        settle(args)
-        return
     if not args.fit or not args.config:
         raise FlopsFitError("--fit, --config: missing; allowed: both of them, or --compare")
     config, fit = grid_config(args.config), read_fit(args.fit)
@@ -98,7 +115,8 @@ def run(args: argparse.Namespace) -> None:
     truth = _truth_near(fit, grid.design)
 
     def look(action: "Action | None") -> "Outlook":
-        return outlook(grid, action, truth, method, target, config["fit"])
+        with counting(args, TIMES, "simulations") as each:
+            return outlook(grid, action, truth, method, target, config["fit"], each)
 
     before = look(None)
     served = _over_trained(fit, grid, target, args)
@@ -113,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
         chosen = look(merged(fixes))
         if args.max_flops and chosen.flops > args.max_flops:
             raise FlopsFitError(
-                f"--max-flops: {args.max_flops:g}; these runs cost {chosen.flops:.3g} FLOPs"
+                f"--max-flops: {args.max_flops:g}; these runs cost {flops_text(chosen.flops)} FLOPs"
             )
     else:
         print("every minimum is bracketed, with sizes on both sides; ways to narrow the interval:")
@@ -124,9 +142,10 @@ def run(args: argparse.Namespace) -> None:
     new = grown(raw, config, grid, chosen.action, name)
     count, flops = added_runs(plan, new, args.results, paths, args.config)
     summary = [
-        f"adds {count} runs, {flops:.3g} FLOPs, to the {len(plan.experiments)} of {config['name']}",
-        f"expected, simulated with {truth.source}: interval of N* at {target:.3g} FLOPs "
-        f"{_factor(before.width)} before, {_factor(chosen.width)} after; all minima bracketed in "
+        f"adds {count} runs, {flops_text(flops)} FLOPs, to the {len(plan.experiments)} of "
+        f"{config['name']}",
+        f"expected, simulated with {truth.source}: interval of N* at {flops_text(target)} "
+        f"FLOPs {_factor(before.width)} before, {_factor(chosen.width)} after; all minima bracketed in "
         f"{before.bracketed:.0%} of the simulations before, {chosen.bracketed:.0%} after",
     ]
     head = [
@@ -137,6 +156,21 @@ def run(args: argparse.Namespace) -> None:
     write_atomic(out, config_text(new, head))
     print("\n".join(summary))
     print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")
+    return {
+        "config": str(out),
+        "why": chosen.action.why,
+        "added_runs": count,
+        "added_flops": flops,
+        "target_flops": target,
+        "before": _expected(before),
+        "after": _expected(chosen),
+    }
+
+
+def _expected(look: "Outlook") -> dict[str, float | None]:
+    """The expected interval of N*, high / low, and how often every minimum is bracketed."""
+    ratio = None if look.width is None else math.exp(look.width)
+    return {"params_ratio": ratio, "all_bracketed": look.bracketed}
 
 
 def _over_trained(
@@ -163,9 +197,8 @@ def _choose(
     args: argparse.Namespace,
 ) -> "Outlook":
     """Print all ways to narrow the interval and return the outlook of the chosen one."""
-    import math
-
     from flops_fit.errors import FlopsFitError
+    from flops_fit.notation import flops_text
     from flops_fit.rounds.next import best_action, tightenings
 
     most = args.max_flops or float(grid.design["flops"].sum())
@@ -176,25 +209,23 @@ def _choose(
         narrower = 100 * (1 - math.exp(-option.gain(before)))
         mark = "*" if option is best else "-" if option.flops > most else " "
         print(
-            f"{mark} {k:>2}  {option.flops:9.3g} {option.runs:5d} {_factor(option.width):>7} "
+            f"{mark} {k:>2}  {flops_text(option.flops):>9} {option.runs:5d} {_factor(option.width):>7} "
             f"{narrower:8.0f}%   {option.action.text} ({option.action.why})"
         )
-    print(f"(*: narrows most per FLOP; -: above --max-flops {most:.3g})")
+    print(f"(*: narrows most per FLOP; -: above --max-flops {flops_text(most)})")
     if args.take is not None:
         if not 1 <= args.take <= len(options):
             raise FlopsFitError(f"--take: {args.take}; allowed: 1 to {len(options)}")
         return options[args.take - 1]
     if best is None:
         raise FlopsFitError(
-            f"--max-flops: no proposal within {most:.3g} FLOPs narrows the interval by 5%; allow more, "
-            "or choose one of the list with --take"
+            f"--max-flops: no proposal within {flops_text(most)} FLOPs narrows the interval by 5%; "
+            "allow more, or choose one of the list with --take"
         )
     return best
 
 
 def _factor(width: float | None) -> str:
-    import math
-
     return "unknown" if width is None else f"x{math.exp(width):.2f}"
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from flops_fit.cli.arguments import add_results
+from flops_fit.cli.arguments import add_json, add_results, print_json
 from flops_fit.errors import FlopsFitError
 
 
@@ -11,7 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Show the progress of every sweep: runs, FLOPs, time left."
     parser.epilog = "examples:\n  flops-fit progress\n  flops-fit progress demo --watch"
     parser.add_argument("name", nargs="*", help="names of sweeps (default: all)")
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    add_json(how)
+    how.add_argument(
         "--watch",
         action="store_true",
         help="print a new line whenever runs have ended, until all have (stop with Ctrl-C)",
@@ -28,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.store.plan_file import read_plan
 
     known = sorted(path.stem for path in sweep_plans_folder(args.results).glob("*.json"))
-    if not known:
+    if not known and not args.json:
         print(f"{args.results}: no sweep has been planned here")
     names = args.name or known
     for name in names:
@@ -39,5 +41,12 @@ def run(args: argparse.Namespace) -> None:
         with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop watching
             watch([Reporter(file, args.results) for file in files])
         return
-    for name, file in zip(names, files, strict=True):
-        print(f"{name}: {Progress.of(read_plan(file), args.results).line()}")
+    counts = {
+        name: Progress.of(read_plan(file), args.results).counts()
+        for name, file in zip(names, files, strict=True)
+    }
+    if args.json:
+        print_json({"sweeps": {name: vars(count) for name, count in counts.items()}})
+        return
+    for name, count in counts.items():
+        print(f"{name}: {count.line()}")

@@ -3,10 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_places, add_sweep
+from flops_fit.cli.arguments import add_json, add_places, add_sweep, counting, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
+
+    from flops_fit.rounds.truth import Truth
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: 20)",
     )
     add("--seed", type=int, default=0, help="seed of the simulated noise (default: 0)")
-    add("--json", action="store_true", help="print the outcome as JSON")
+    add_json(parser)
     add_places(parser)
 
 
@@ -75,13 +79,10 @@ def _noise(text: str) -> tuple[float, bool]:
 
 def run(args: argparse.Namespace) -> None:
     """Plan the sweep, simulate it, print the outcome."""
-    import json
     import os
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from flops_fit.fit.result import read_fit
-    from flops_fit.rounds.power import describe_power, simulate_pair
-    from flops_fit.rounds.simulate import describe_simulation, simulate
     from flops_fit.rounds.truth import truth_for
 
     design, options = _design(args.plan or args.config, args.plan is None, args)
@@ -91,6 +92,31 @@ def run(args: argparse.Namespace) -> None:
         read_fit(args.fit) if args.fit else None,
         _noise(args.noise) if args.noise else None,
     )
+    with counting(args, _steps(args), "simulations") as each:
+        outcome, text = _simulated(args, design, truth, options, each)
+    if args.json:
+        print_json(outcome)
+    else:
+        print(text)
+
+
+def _steps(args: argparse.Namespace) -> int:
+    """How many simulations and complete fits ``args`` ask for."""
+    return args.fits if args.compare else args.times + min(args.fits, args.times)
+
+
+def _simulated(
+    args: argparse.Namespace,
+    design: "pd.DataFrame",
+    truth: "Truth",
+    options: dict[str, Any],
+    each: "Callable[[], object]",
+) -> tuple[dict[str, Any], str]:
+    """The outcome as plain data and as text; ``each`` counts the simulations."""
+    from flops_fit.rounds.describe import describe_simulation
+    from flops_fit.rounds.power import describe_power, simulate_pair
+    from flops_fit.rounds.simulate import simulate
+
     if args.compare:
         other, its = _design(args.compare, not args.compare.endswith(".json"), args)
         power = simulate_pair(
@@ -101,9 +127,9 @@ def run(args: argparse.Namespace) -> None:
             resamples=args.resamples,
             seed=args.seed,
             fit_options=(options, its),
+            each=each,
         )
-        print(json.dumps(power, indent=1, allow_nan=False) if args.json else describe_power(power))
-        return
+        return power, describe_power(power)
     outcome = simulate(
         design,
         truth,
@@ -113,12 +139,9 @@ def run(args: argparse.Namespace) -> None:
         fits=min(args.fits, args.times),
         seed=args.seed,
         fit_options=options,
+        each=each,
     )
-    print(
-        json.dumps(outcome, indent=1, allow_nan=False)
-        if args.json
-        else describe_simulation(outcome)
-    )
+    return outcome, describe_simulation(outcome)
 
 
 def _design(

@@ -62,7 +62,11 @@ class Progress:
         return work_of(experiment, self.plan.start_of(experiment.experiment_id))
 
     def line(self) -> str:
-        """Return one line on the sweep; the remaining time is based on its latest finished runs."""
+        """Return one line on the sweep, as `counts` has it."""
+        return self.counts().line()
+
+    def counts(self) -> "Counts":
+        """Count the runs and FLOPs; the remaining time is based on the latest finished runs."""
         planned = self.plan.experiments
         folders = [run_folder(self.results, e.experiment_id) for e in self.left]
         running = [folder for folder in folders if _at_work(folder)]
@@ -70,18 +74,46 @@ class Progress:
         spent = sum(self.plan.flops_here(e) for e in self.done)
         spent += sum(self.plan.flops_here(e) * begun[e.experiment_id].share for e in self.left)
         total = sum(self.plan.flops_here(e) for e in planned)
+        known = self.left and (self.done or any(b.share for b in begun.values()))
+        return Counts(
+            runs=len(planned),
+            done=len(self.done),
+            failed=len(self.failed),
+            at_work=len(running),
+            flops=total,
+            flops_done=spent,
+            seconds_left=_seconds_left(self, begun, running) if known else None,
+        )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How far a sweep is.
+
+    Of its ``runs`` so many are ``done``, ``failed`` and ``at_work``; of its ``flops`` so many are
+    spent (``flops_done``); ``seconds_left`` is None where no run tells and where none is left.
+    """
+
+    runs: int
+    done: int
+    failed: int
+    at_work: int
+    flops: float
+    flops_done: float
+    seconds_left: float | None
+
+    def line(self) -> str:
+        """Return it as one line."""
+        spent = flops_text(self.flops_done) if self.flops_done else 0
+        share = f"{100 * self.flops_done / self.flops:.0f}%"
         parts = [
-            f"{len(self.done)} of {len(planned)} runs",
-            f"{flops_text(spent) if spent else 0} of {flops_text(total)} FLOPs "
-            f"({100 * spent / total:.0f}%)",
+            f"{self.done} of {self.runs} runs",
+            f"{spent} of {flops_text(self.flops)} FLOPs ({share})",
         ]
-        if self.failed:
-            parts.append(f"{len(self.failed)} failed")
-        if running:
-            parts.append(f"{len(running)} at work")
-        if self.left and (self.done or any(b.share for b in begun.values())):
-            seconds = _seconds_left(self, begun, running)
-            parts.append(f"about {time_text(seconds)} left")
+        parts += [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{self.at_work} at work"] if self.at_work else []
+        if self.seconds_left is not None:
+            parts.append(f"about {time_text(self.seconds_left)} left")
         return ", ".join(parts)
 
 

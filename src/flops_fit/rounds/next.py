@@ -7,7 +7,7 @@ of `flops-fit simulate`: how much narrower the interval of N* becomes per FLOP.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -236,11 +236,12 @@ def outlook(
     method: str,
     flops: float,
     fit_options: dict | None = None,
+    each: Callable[[], object] = lambda: None,
 ) -> Outlook:
     """Simulate the sweep of ``grid`` with the runs of ``action`` added (None: as it is).
 
     Runs are drawn from ``truth``; ``method`` is the estimator whose interval at ``flops`` counts,
-    and ``fit_options`` are those of the sweep's fit.
+    and ``fit_options`` are those of the sweep's fit; ``each`` is called after every simulation.
     """
     design = grid.design if action is None else grid.with_runs(action)
     outcome = simulate(
@@ -251,6 +252,7 @@ def outlook(
         resamples=RESAMPLES,
         fits=0,
         fit_options=fit_options,
+        each=each,
     )
     estimator = outcome["estimators"].get(method, outcome["estimators"]["surface"])
     width = estimator["params"]["width"] if "params" in estimator else None

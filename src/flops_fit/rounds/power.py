@@ -1,5 +1,6 @@
 """Which gain two planned sweeps can show, before either is paid for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from flops_fit.fit.core import fit_runs
 from flops_fit.fit.numbers import check_flops
 from flops_fit.fit.options import FEWEST_RUNS
 from flops_fit.fit.runs import prepare_runs
+from flops_fit.notation import flops_text
+from flops_fit.rounds.counted import Counted
 from flops_fit.rounds.simulate import BEYOND, losses_of
 from flops_fit.rounds.truth import Truth
 
@@ -57,14 +60,15 @@ def simulate_pair(
     resamples: int = 200,
     seed: int = 0,
     fit_options: tuple[dict, dict] = ({}, {}),
+    each: Callable[[], object] = lambda: None,
 ) -> dict:
     """Simulate two sweeps of equal recipes, compare them, and count which M each pair would show.
 
     ``designs`` of reference and candidate: one row per run (`flops_fit.rounds.simulate.design_of`).
     ``truth``: the law of both and the noise of a run, independent in the two arms. ``times`` pairs get a
     complete fit, and ``resamples`` for their intervals; ``seed`` is that of the noise; ``fit_options``
-    (delta, exclude, method) of either. Answers for the largest budget that both have and for ``flops``,
-    by default 10 times it.
+    (delta, exclude, method) of either; ``each`` is called after every pair. Answers for the largest
+    budget that both have and for ``flops``, by default 10 times it.
 
     An error of ln M does not depend on M where both arms have the same exponents, so pairs of equal
     recipes show the power for every M. Returns plain data; raises `FlopsFitError` for options that
@@ -82,7 +86,7 @@ def simulate_pair(
         losses_of(design, truth, times, seed + k * OTHER_ARM) for k, design in enumerate(designs)
     ]
     pairs = []
-    for i in range(times):
+    for i in Counted(range(times), each):
         arms = tuple(
             _arm(name, design.assign(loss=side[i]), options)
             for name, design, side, options in zip(
@@ -143,8 +147,9 @@ def describe_power(outcome: dict) -> str:
         else f"{100 * noise['sd']:.2g}% of the loss"
     )
     lines = [
-        f"{outcome['runs'][0]} and {outcome['runs'][1]} runs, {outcome['flops'][0]:.3g} and "
-        f"{outcome['flops'][1]:.3g} FLOPs; {outcome['times']} pairs of equal recipes simulated",
+        f"{outcome['runs'][0]} and {outcome['runs'][1]} runs, "
+        f"{flops_text(outcome['flops'][0])} and {flops_text(outcome['flops'][1])} FLOPs; "
+        f"{outcome['times']} pairs of equal recipes simulated",
         f"law: {outcome['law']}; noise: sd {sd} between runs, independent in the two arms, and no luck "
         "that all runs of a seed share",
     ]
@@ -153,7 +158,8 @@ def describe_power(outcome: dict) -> str:
         least = answer["smallest"]
         shown = f"M = {least:.3g} or more" if least < LARGEST else "no M"
         lines.append(
-            f"at {answer['flops']:.3g} FLOPs: {shown} is shown with a probability of {POWER:.0%}; "
-            f"power: {power}; equal recipes called better or worse: {answer['false_alarms']:.0%}"
+            f"at {flops_text(answer['flops'])} FLOPs: {shown} is shown with a probability of "
+            f"{POWER:.0%}; power: {power}; equal recipes called better or worse: "
+            f"{answer['false_alarms']:.0%}"
         )
     return "\n".join(lines)

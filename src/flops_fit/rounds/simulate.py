@@ -8,6 +8,7 @@ gives the width of the intervals, the error of the answer and how often a minimu
 import re
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ from flops_fit.fit.numbers import check_flops, interval
 from flops_fit.fit.options import FEWEST_RUNS, default_unit
 from flops_fit.fit.prediction import predict
 from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
-from flops_fit.notation import count_text
+from flops_fit.rounds.counted import Counted
 from flops_fit.rounds.truth import Truth
 from flops_fit.store.collect import planned_table
 
@@ -93,6 +94,7 @@ def simulate(
     seed: int = 0,
     level: float = 0.90,
     fit_options: dict | None = None,
+    each: Callable[[], object] = lambda: None,
 ) -> dict:
     """Simulate the sweep ``times`` times and summarise a, ln N* and L* at ``flops`` as plain data.
 
@@ -100,7 +102,8 @@ def simulate(
     ``flops``: 10 times the largest budget by default. ``resamples``: number behind each simulated
     interval. ``fits``: how many simulations also get a complete fit with headline and verdict, as
     ``flops-fit fit`` does it. ``seed``: of the noise. ``level``: of the intervals.
-    ``fit_options``: delta, exclude and method of the sweep's fit.
+    ``fit_options``: delta, exclude and method of the sweep's fit. ``each`` is called after every
+    simulation and after every complete fit.
 
     For every estimator and quantity it returns ``true``, ``bias`` (mean error), ``spread`` (width
     of the central 90% of the estimates), ``width`` (mean width of the intervals) and ``coverage``
@@ -114,7 +117,7 @@ def simulate(
     cost, _ = cost_of(table.frame, table.sizes)
     target = check_flops(BEYOND * design["budget"].max() if flops is None else flops)
     simulated, minima = _simulate_fits(
-        table, groups, cost, truth, losses, resamples, options, target, level
+        table, groups, cost, truth, Counted(list(losses), each), resamples, options, target, level
     )
     log_n, loss = (float(v[0]) for v in truth.law.optimum(np.log(target), cost))
     true = {"surface": [float(truth.law.exponent()[0]), log_n, loss]}
@@ -147,7 +150,9 @@ def simulate(
         },
         "minima": minima.by_budget(truth, cost, groups),
         "all_bracketed": float(minima.bracketed.all(axis=1).mean()) if groups else None,
-        "whole_fits": _whole_fits(table, losses[:fits], resamples, options, level, true, target),
+        "whole_fits": _whole_fits(
+            table, Counted(list(losses[:fits]), each), resamples, options, level, true, target
+        ),
     }
 
 
@@ -196,7 +201,7 @@ def _simulate_fits(
     groups: Groups,
     cost: Cost,
     truth: Truth,
-    losses: np.ndarray,
+    losses: Counted[np.ndarray],
     resamples: int,
     options: dict,
     target: float,
@@ -282,7 +287,7 @@ def _summary(simulated: list[SimulatedFit], true: list[float], level: float) -> 
 
 def _whole_fits(
     table: RunTable,
-    losses: np.ndarray,
+    losses: Counted[np.ndarray],
     resamples: int,
     options: dict,
     level: float,
@@ -304,7 +309,7 @@ def _whole_fits(
     known = [a.ci for a in answers if a.ci]
     log_ends = np.array([np.log(ci["params"]) for ci in known]).reshape(-1, 2)
     ends = np.array([ci["loss"] for ci in known]).reshape(-1, 2)
-    _, log_n, loss = true["surface"]
+    _, log_n, lowest = true["surface"]
     reasons = Counter(kind for a in answers for kind in {_kind(reason) for reason in a.reasons})
 
     def shares(counts: Counter) -> dict[str, float]:
@@ -316,7 +321,7 @@ def _whole_fits(
         "headlines": shares(Counter(a.method for a in answers)),
         "reasons": shares(reasons),
         "params": _held(log_ends, log_n),
-        "loss": _held(ends, loss),
+        "loss": _held(ends, lowest),
     }
 
 
@@ -333,67 +338,3 @@ def _held(ends: np.ndarray, true: float) -> dict:
 def _kind(reason: str) -> str:
     """A reason without its numbers, so that equal ones can be counted."""
     return re.sub(r"[^\s\w]*\d[\w.+-]*%?", "…", reason.split(":")[0].split(" (")[0])
-
-
-def describe_simulation(outcome: dict) -> str:
-    """The ``outcome`` of `simulate` as text for a terminal."""
-    design, law, noise, target = (outcome[key] for key in ("design", "law", "noise", "target"))
-    sd = (
-        f"{100 * noise['sd']:.2g}% of the loss"
-        if noise["unit"] != "nats"
-        else (f"{noise['sd']:.3g} nats")
-    )
-    level = f"{100 * outcome['level']:.0f}%"
-    lines = [
-        f"{design['runs']} runs at {len(design['budgets'])} budgets, {design['flops']:.3g} FLOPs, "
-        f"simulated {outcome['times']} times",
-        f"law:   L = {law['E']:.4g} + {law['A']:.4g} / N^{law['alpha']:.3f} + {law['B']:.4g} / "
-        f"D^{law['beta']:.3f}, {law['source']}",
-        f"noise: sd {sd} between runs ({noise['source']})",
-        f"asked: {target['flops']:.3g} FLOPs; the true values are N* {count_text(target['params'])}, "
-        f"D* {count_text(target['tokens'])}, loss {target['loss']:.4f}",
-        "",
-        f"{'estimator':<11}{'':<6}{'bias':>9}{level + ' interval':>14}{'coverage':>14}"
-        f"{'true spread':>13}",
-    ]
-    for name, values in outcome["estimators"].items():
-        if "a" not in values:
-            lines.append(f"{name:<11}never identified")
-            continue
-        for label, key in (("a", "a"), ("N*", "params"), ("loss", "loss")):
-            q = values[key]
-            bias, width, spread = (
-                _wide(q[part], key, part) for part in ("bias", "width", "spread")
-            )
-            lines.append(
-                f"{name if key == 'a' else '':<11}{label:<6}{bias:>9}{width:>14}"
-                f"{q['coverage']:>14.0%}{spread:>13}"
-            )
-        if values["usable"] < 1:
-            lines.append(
-                f"{'':<11}(of the {values['usable']:.0%} of simulations in which it is identifiable)"
-            )
-    lines.append("(intervals and spread: high - low for a and loss, high / low for N*)")
-    if outcome["minima"]:
-        each = ", ".join(f"{m['flops']:.3g} {m['bracketed']:.0%}" for m in outcome["minima"])
-        lines += ["", f"minima bracketed: {each}; all at once {outcome['all_bracketed']:.0%}"]
-    whole = outcome["whole_fits"]
-    if whole:
-        verdicts, headlines, reasons = (
-            ", ".join(f"{name} {share:.0%}" for name, share in whole[key].items())
-            for key in ("verdicts", "headlines", "reasons")
-        )
-        width = whole["params"]["width"]
-        wide = "" if width is None else f"; N* x{np.exp(width):.2f}"
-        lines.append(
-            f"expected verdict: {verdicts} (from {whole['count']} complete fits; headline "
-            f"{headlines}{wide})"
-        )
-        lines += [f"  reasons: {reasons}"] if reasons else []
-    return "\n".join(lines)
-
-
-def _wide(value: float, key: str, part: str) -> str:
-    if key != "params":
-        return f"{value:+.4f}" if part == "bias" else f"{value:.4f}"
-    return f"{100 * np.expm1(value):+.1f}%" if part == "bias" else f"x{np.exp(value):.2f}"
