@@ -119,6 +119,10 @@ def test_the_catalog_is_told_what_it_asks_for():
     assert (ROOT / "workflow" / "Snakefile").exists()
     assert (ROOT / "workflow" / "profiles" / "default").resolve() == ROOT / "profiles" / "default"
     assert (ROOT / "config" / "README.md").exists()  # what the catalog shows
+    assert (ROOT / "config" / "config.yaml").exists()
+    common = (ROOT / "workflow/rules/common.smk").read_text()
+    assert 'Path("config/config.yaml")' in common  # relative, so that a deployed folder has its own
+    assert {"README.md", "LICENSE"} <= {path.name for path in ROOT.iterdir()}
 
 
 def test_every_file_of_the_package_is_installed_with_it():

@@ -1,10 +1,14 @@
 """What the config of a workflow asks for: one sweep, or several and their comparison."""
 
+import os
 import shlex
+from collections.abc import Sequence
+from pathlib import Path
 
 from flops_fit.config.arms import arm_configs
 from flops_fit.config.check import COMPARISON, kind_of_sweep
 from flops_fit.config.complete import complete_config
+from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import sweep_folder
 from flops_fit.jobs.served import start_server
 from flops_fit.plan.cache import search_paths
@@ -71,3 +75,19 @@ class Study:
         """The answer of the comparison and the path of its page, printed at the end."""
         folder = sweep_folder(RESULTS, self.name)
         return f"{(folder / 'compare.txt').read_text().strip()}\n\npage: {folder}/compare.html"
+
+
+def read_study(config: dict, checkout: str, files: Sequence[str | Path]) -> Study:
+    """The study of ``config``, which Snakemake has read from ``files``; ``checkout`` as in `Study`.
+
+    Raises `FlopsFitError` for a bad config, which says that several files were merged into it.
+    """
+    try:
+        return Study(config, checkout)
+    except FlopsFitError as error:
+        if len(files) < 2:
+            raise
+        names = " and ".join(os.path.relpath(file) for file in files)
+        raise FlopsFitError(
+            f"{error} (Snakemake merges {names}; write your sweep into one of them, without the other)"
+        ) from None

@@ -88,6 +88,7 @@ PUBLISHED = (
 OWN_SCRIPT = (
     "tests/scripts/test_page.py::test_the_script_of_the_page_is_planned_trained_and_reported"
 )
+DEPLOYED = "tests/workflow/test_deployed.py::test_another_config_in_its_place_trains_reports_and_prints_the_answer"
 BUNDLE = "tests/bundle/test_bundle.py::test_a_bundle_is_added_on_another_machine_and_equals_what_was_packed"
 CLUSTER = "snakemake --profile profiles/slurm --configfile config/smoke.yaml"
 ELSEWHERE = {
@@ -110,6 +111,7 @@ ELSEWHERE = {
     'flops-fit sweep --config config/config.yaml --until "N within 1.6x at 8.1e12" --max-flops 7e12': "tests/workflow/test_rounds.py::test_killed_rounds_go_on_by_the_same_command_and_train_nothing_twice",
     "flops-fit export results/demo -o demo.zip": BUNDLE,
     "flops-fit import demo.zip": BUNDLE,
+    "snakedeploy deploy-workflow https://github.com/OWNER/flops-fit my_sweep --tag v0.1.0": DEPLOYED,
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
 }

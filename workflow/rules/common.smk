@@ -9,7 +9,7 @@ from flops_fit import workflow as flops_fit
 from flops_fit.config.load import check_keys_once
 from flops_fit.errors import FlopsFitError
 from flops_fit.plots import FIGURES
-from flops_fit.study import Study
+from flops_fit.study import read_study
 
 # Files of a comparison
 COMPARED = ["compare.json", "compare.md", "compare.html", "compare.txt"]
@@ -48,7 +48,7 @@ def readable(function):
 
 # Snakemake has read these files and keeps only the last value of a repeated key.
 readable(check_keys_once)(config_files())
-study = readable(Study)(config, CHECKOUT)
+study = readable(read_study)(config, CHECKOUT, config_files())
 sweeps = study.sweeps
 flops_fit.lead_jobs_here()
 
