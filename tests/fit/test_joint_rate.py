@@ -13,6 +13,7 @@ from flops_fit.cli.main import main
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.joint_rate import fit_jointly, varied
 from flops_fit.fit.learning_rate import read_rates
+from flops_fit.fit.valley import Tried, valley
 from flops_fit.plan.rules import make_rule
 
 CELLS = list(itertools.product((1e7, 4e7, 1.6e8, 6.4e8), (2e8, 2e9, 2e10)))
@@ -88,6 +89,72 @@ def test_a_cell_at_the_edge_is_flagged_and_not_used():
         fit_jointly(frame[frame["batch_tokens"] > 0.9 * middle])
 
 
+STAR = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]
+
+
+def star(noise=0.0, seed=0) -> pd.DataFrame:
+    """Six runs in each cell: the centre, a step along each axis, and one diagonal, which alternates."""
+    generator, rows = np.random.default_rng(seed), []
+    for number, (params, tokens) in enumerate(CELLS):
+        shift = 0.3 * np.sin(params + tokens)
+        for z in [*STAR, (1, 1) if number % 2 else (-1, -1)]:
+            away = 0.7 * np.array(z) + shift
+            bowl = 0.01 * (away @ away) - 0.008 * away[0] * away[1]
+            values = {
+                n: best(n, params, tokens) * np.exp(a)
+                for n, a in zip(("learning_rate", "batch_tokens"), away, strict=True)
+            }
+            loss = 3 * np.exp(bowl + noise * generator.standard_normal())
+            rows.append({"params": params, "tokens": tokens, "loss": loss, **values})
+    return pd.DataFrame(rows).assign(size=lambda t: t["params"], status="completed")
+
+
+def test_cells_with_few_runs_share_their_curvature():
+    rule = fit_jointly(star())
+    assert all((c["status"], c["runs"]) == ("bracketed", 6) for c in rule["cells"])
+    noisy = fit_jointly(star(noise=0.0003))
+    for name in ("learning_rate", "batch_tokens"):
+        for fitted, error in ((rule, 1e-6), (noisy, 0.03)):
+            part = fitted if name == "learning_rate" else fitted[name]
+            powers = [part[k]["power"] for k in ("params", "tokens")]
+            assert powers == pytest.approx(BEST[name][1:], abs=error)
+    frame = star()
+    on_axes = frame.groupby(["params", "tokens"]).head(len(STAR))  # no diagonal, no interaction
+    with pytest.raises(FlopsFitError, match="0 of 12 cells bracket their best values"):
+        fit_jointly(on_axes)
+
+
+def test_a_cell_beyond_its_star_is_flagged():
+    frame = star()
+    first = (frame["params"] == 1e7) & (frame["tokens"] == 2e8)
+    frame.loc[first, "loss"] *= frame["learning_rate"] ** 0.2  # ever better at smaller rates
+    (flagged,) = [c for c in fit_jointly(frame)["cells"] if c["status"] != "bracketed"]
+    assert (flagged["status"], flagged["edge"]) == ("at_edge", "learning_rate")
+
+
+def test_the_minimum_of_a_cubic_is_exact():
+    grid = np.array(list(itertools.product(np.linspace(-1, 1, 5), repeat=2)))
+    x, y = (grid - [0.2, -0.1]).T
+    valley_of = x**2 + y**2 - x * y + 0.3 * x**3 - 0.2 * x * y**2
+    cell = Tried(grid, valley_of)
+    found = valley(cell, margin=np.inf, cubic=True)
+    assert found.at == pytest.approx([0.2, -0.1], abs=1e-9)
+    assert found.log_loss == pytest.approx(0, abs=1e-9)
+    assert found.hessian == pytest.approx(np.array([[2, -1], [-1, 2]]), abs=1e-7)
+    assert abs(valley(cell, margin=np.inf).at[0] - 0.2) > 0.01
+
+
+def test_an_interval_holds_the_choice_of_window_and_form():
+    """Valleys that are steeper above the best rate: a paraboloid's minimum depends on its window."""
+    frame = table(off=0.3)
+    away = np.log(frame["learning_rate"] / best("learning_rate", frame["params"], frame["tokens"]))
+    size = np.log(frame["params"] / 1e8)  # the asymmetry grows with N, and so does the bias
+    rule = fit_jointly(frame.assign(loss=frame["loss"] * np.exp(0.0008 * size * away**3)))
+    low, high = rule["interval"]["params"]
+    assert low < -0.713 < high
+    assert high - low > 0.01  # without any noise
+
+
 def test_the_command_writes_rules_that_a_sweep_can_name(tmp_path, capsys):
     table(off=0.3).to_csv(tmp_path / "runs.csv", index=False)
     words = ["rate", "--runs", str(tmp_path / "runs.csv"), "--out", str(tmp_path / "lr.json")]
@@ -138,4 +205,4 @@ def test_the_public_runs_agree_with_the_published_rules():
             ours = part["interval"][key]
             assert ours[0] < high
             assert low < ours[1]
-            assert power is None or low < power < high
+            assert power is None or (low < power < high and ours[0] < power < ours[1])

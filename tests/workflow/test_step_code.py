@@ -15,7 +15,9 @@ ROOMS = {
     "fit": ["cli.fit", "fit"],
     "plot": ["cli.plot", "cli.fitted", "plots"],
     "report": ["cli.report", "report"],
-    "rate": ["cli.rate", "fit.joint_rate", "fit.learning_rate", "plots.learning_rate"],
+    "rate": [
+        *("cli.rate", "fit.joint_rate", "fit.learning_rate", "fit.valley", "plots.learning_rate")
+    ],
     "confirmed": ["cli.confirmed", "rounds.confirm"],
     "compare": ["cli.compare", "comparison", "plots.compare", "report.compare_page"],
     "plan": ["cli.plan", "plan", "plots.plan", "report.plan_page"],
@@ -38,6 +40,7 @@ ELSEWHERE = {  # modules of a room that belong to another step
         "fit.purchase",
         "fit.questions",
         "fit.serving",
+        "fit.valley",
         "fit.verdict",
         "fit.words",
     },

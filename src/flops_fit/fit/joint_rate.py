@@ -6,6 +6,7 @@ of ln L in the logarithms of all that was varied, through the runs near the lowe
 best of each at once; over the cells each is ln x* = c + p ln N + q ln D by least squares.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,10 +15,10 @@ import pandas as pd
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.learning_rate import AT_EDGE, BRACKETED, LEAST_SPREAD, TOO_FEW
 from flops_fit.fit.numbers import interval
+from flops_fit.fit.valley import FEWEST_VALUES, Tried, Valley, valley, valleys_together
 
 MARGIN = 0.01  # of ln L above the lowest of a cell: runs that the paraboloid sees
-SPARE = 2  # runs beyond the paraboloid's coefficients, however far above the lowest
-FEWEST_VALUES = 3  # of what was varied, in a cell
+MARGINS = (0.005, 0.02)  # between which a resample draws it
 RESAMPLES, LEVEL = 400, 0.90
 FEWEST_CELLS = 3
 CELL = ["size", "params", "tokens"]
@@ -57,89 +58,117 @@ def fit_jointly(frame: pd.DataFrame, seed: int = 0) -> dict:
     """Fit the rules to ``frame``, one row per run, columns as `read_rates` gives them.
 
     Returns the rule for the learning rate, as `fit_learning_rate` gives it, with ``interval``: the 90%
-    intervals of its powers over resamples of the cells, drawn by ``seed``; and under the names of the
-    others that were varied their rules. Cells that do not bracket their best values are flagged and
-    not used. Raises `FlopsFitError` where fewer than three cells do.
+    intervals of its powers over resamples drawn by ``seed``; and under the names of the others that
+    were varied their rules. Cells that do not bracket their best values are flagged and not used.
+    Raises `FlopsFitError` where fewer than three cells do.
     """
     names = varied(frame)
     done = frame[(frame["status"] == "completed") & frame["loss"].notna()]
-    cells = [_cell(key, group, names) for key, group in done.groupby(CELL, sort=True)]
-    used = [cell for cell in cells if cell.status == BRACKETED]
+    groups = list(done.groupby(CELL, sort=True))
+    tried = [_tried(group, names) for _, group in groups]
+    valleys = _valleys(tried, MARGIN)
+    cells = [
+        _cell(key, cell, minimum, names)
+        for (key, _), cell, minimum in zip(groups, tried, valleys, strict=True)
+    ]
+    used = [i for i, cell in enumerate(cells) if cell.status == BRACKETED]
     if len(used) < FEWEST_CELLS:
         raise FlopsFitError(
             f"{' and '.join(names)}: {len(used)} of {len(cells)} cells bracket their best values; "
             f"rules need {FEWEST_CELLS}. Try a wider range"
         )
-    logs = np.log([[cell.params, cell.tokens] for cell in used])
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(0, len(used), (RESAMPLES, len(used)))
+    logs = np.log([[cells[i].params, cells[i].tokens] for i in used])
+    at = [(tried[i], minimum) for i in used if (minimum := valleys[i]) is not None]
+    drawn = np.array(list(_resampled(at, np.random.default_rng(seed))))
     flagged = [cell for cell in cells if cell.status != BRACKETED]
     notes = [f"size {c.size:g}, D {c.tokens:.3g}: {_says(c)}" for c in flagged]
     rules: dict = {}
-    for name in names:
-        best = np.log([cell.best[name] for cell in used])
-        rules[name], lost = _rule(logs, best, draws)
+    for index, name in enumerate(names):
+        best = np.array([minimum.at[index] for _, minimum in at])
+        rules[name], lost = _rule(logs, best, drawn[:, :, index], seed)
         notes += [f"{name}: {note}" for note in lost]
     rate = rules.pop("learning_rate")
     return {**rate, **rules, "cells": [asdict(cell) for cell in cells], "notes": notes}
 
 
-def _cell(key: tuple[float, ...], group: pd.DataFrame, names: list[str]) -> JointCell:
-    """The minimum of one cell; repeated seeds are averaged."""
+def _tried(group: pd.DataFrame, names: list[str]) -> Tried:
+    """The completed runs of one cell; repeated seeds are averaged."""
     means = group.groupby(names)["loss"].mean()
-    values = np.log(np.array(means.index.to_list(), dtype=float))
-    log_loss = np.log(means.to_numpy())
-    lowest = int(np.argmin(log_loss))
-    size = 1 + len(names) + len(names) * (len(names) + 1) // 2
+    return Tried(np.log(np.array(means.index.to_list(), dtype=float)), np.log(means.to_numpy()))
 
-    def cell(at: np.ndarray, loss: float, curvature: float, runs: int, how: tuple) -> JointCell:
+
+def _valleys(tried: list[Tried], margin: float, cubic: bool = False) -> list[Valley | None]:
+    """The minimum of each cell, by itself where it has enough runs, else with the others."""
+    few = [cell for cell in tried if not cell.alone and cell.placed]
+    together = iter(valleys_together(few, margin))
+    return [
+        valley(cell, margin, cubic) if cell.alone else next(together) if cell.placed else None
+        for cell in tried
+    ]
+
+
+def _cell(
+    key: tuple[float, ...], tried: Tried, minimum: Valley | None, names: list[str]
+) -> JointCell:
+    """What the ``minimum`` of a cell says, and whether it is bracketed."""
+    lowest, (low, high) = tried.lowest, tried.ends
+
+    def cell(at: np.ndarray, loss: float, curvature: float, runs: int, *how: str) -> JointCell:
         best = {name: float(np.exp(v)) for name, v in zip(names, at, strict=True)}
         where, loss = (float(key[0]), float(key[1]), float(key[2])), float(np.exp(loss))
         return JointCell(*where, best["learning_rate"], best, loss, loss * curvature, runs, *how)
 
-    ends = values.min(axis=0), values.max(axis=0)
-    plain = (values[lowest], log_loss[lowest], 0.0, len(means))
-    if len(means) < size + 1 or any(len(np.unique(v)) < FEWEST_VALUES for v in values.T):
-        return cell(*plain, (TOO_FEW,))
-    at_end = (values[lowest] <= ends[0]) | (values[lowest] >= ends[1])
-    if at_end.any():
-        return cell(*plain, (AT_EDGE, names[int(np.argmax(at_end))]))
-    above = log_loss - log_loss[lowest]
-    near = above <= max(MARGIN, np.sort(above)[min(size + SPARE, len(means)) - 1])
-    vertex, loss, hessian = _vertex(values[near], log_loss[near])
-    if hessian is None:
-        return cell(*plain, (AT_EDGE, " and ".join(names)))
-    outside = (vertex < ends[0]) | (vertex > ends[1])
+    plain = (tried.x[lowest], tried.log_loss[lowest], 0.0, len(tried.x))
+    if not tried.alone and (not tried.placed or minimum is None):
+        return cell(*plain, TOO_FEW)
+    at_end = (tried.x[lowest] <= low) | (tried.x[lowest] >= high)
+    if tried.alone and at_end.any():
+        return cell(*plain, AT_EDGE, names[int(np.argmax(at_end))])
+    if minimum is None:
+        return cell(*plain, AT_EDGE, " and ".join(names))
+    outside = (minimum.at < low) | (minimum.at > high)
     if outside.any():
-        return cell(*plain, (AT_EDGE, names[int(np.argmax(outside))]))
-    curvature = float(hessian[0, 0]) / 2
-    return cell(vertex, loss, curvature, int(near.sum()), (BRACKETED,))
+        return cell(*plain, AT_EDGE, names[int(np.argmax(outside))])
+    curvature = float(minimum.hessian[0, 0]) / 2
+    return cell(minimum.at, minimum.log_loss, curvature, int(minimum.near.sum()), BRACKETED)
 
 
-def _vertex(
-    values: np.ndarray, log_loss: np.ndarray
-) -> tuple[np.ndarray, float, np.ndarray | None]:
-    """Where the paraboloid through values (n, k) is lowest, ln L there, and its second derivatives.
+def _resampled(
+    cells: list[tuple[Tried, Valley]], generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """How far the minima of ``cells`` move in each resample, (cells, k); nan where one has none.
 
-    They are None where it does not open upwards.
+    A resample adds noise of the size of the residuals to the losses, draws the window around the
+    lowest loss anew, and takes a paraboloid or a cubic: the choice of both moves all cells alike,
+    which a resample of the cells alone would not show.
     """
-    centre = values.mean(axis=0)
-    z, k = values - centre, values.shape[1]
-    pairs = [(i, j) for i in range(k) for j in range(i, k)]
-    design = np.column_stack([np.ones(len(z)), z, *(z[:, i] * z[:, j] for i, j in pairs)])
-    solution, _, rank, _ = np.linalg.lstsq(design, log_loss, rcond=None)
-    slope, hessian = solution[1 : k + 1], np.zeros((k, k))
-    for (i, j), value in zip(pairs, solution[k + 1 :], strict=True):
-        hessian[i, j] += value
-        hessian[j, i] += value
-    if rank < design.shape[1] or np.linalg.eigvalsh(hessian)[0] <= 0:
-        return centre, float(log_loss.min()), None
-    step = -np.linalg.solve(hessian, slope)
-    return centre + step, float(solution[0] + slope @ step / 2), hessian
+    free = sum(max(minimum.free, 0.0) for _, minimum in cells)
+    squares = sum(float(minimum.misses @ minimum.misses) for _, minimum in cells)
+    noise = float(np.sqrt(squares / free)) if free > 0 else 0.0
+    for _ in range(RESAMPLES):
+        margin = float(np.exp(generator.uniform(*np.log(MARGINS))))
+        cubic = bool(generator.integers(2))
+        drawn = []
+        for tried, _ in cells:
+            losses = tried.log_loss + noise * generator.standard_normal(len(tried.log_loss))
+            drawn.append(Tried(tried.x, losses))
+        moved = np.full((len(cells), cells[0][0].x.shape[1]), np.nan)
+        for i, after in enumerate(_valleys(drawn, margin, cubic)):
+            tried, before = cells[i]
+            low, high = tried.ends
+            if after is not None and ((after.at >= low) & (after.at <= high)).all():
+                moved[i] = after.at - before.at
+        yield moved
 
 
-def _rule(logs: np.ndarray, best: np.ndarray, draws: np.ndarray) -> tuple[dict, list[str]]:
-    """The rule of ln x* on ln N and ln D, those that vary, and notes on what is left out."""
+def _rule(
+    logs: np.ndarray, best: np.ndarray, moved: np.ndarray, seed: int
+) -> tuple[dict, list[str]]:
+    """The rule of ln x* on ln N and ln D, those that vary, and notes on what is left out.
+
+    ``best`` (cells,) is ln x*, ``moved`` (draws, cells) what it moves in each resample. A draw adds
+    to that a deviation of each cell from the rule, drawn from those that are seen.
+    """
     centre, notes = logs.mean(axis=0), []
     kept: list[tuple[int, str]] = []
     for index, name in enumerate(("params", "tokens")):
@@ -154,8 +183,17 @@ def _rule(logs: np.ndarray, best: np.ndarray, draws: np.ndarray) -> tuple[dict, 
         design, kept = design[:, :-1], kept[:-1]
         notes.append("N and D vary together: the power of tokens is left out")
     solution = np.linalg.lstsq(design, best, rcond=None)[0]
-    drawn = np.array([np.linalg.lstsq(design[d], best[d], rcond=None)[0] for d in draws])
     residual = best - design @ solution
+    free = len(best) - design.shape[1]
+    deviations = residual * np.sqrt(len(best) / free) if free else np.zeros(len(best))
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for move in moved:
+        seen = np.isfinite(move)
+        if np.linalg.matrix_rank(design[seen], tol=LEAST_SPREAD) < design.shape[1]:
+            continue
+        values = best + move + generator.choice(deviations, len(best))
+        drawn.append(np.linalg.lstsq(design[seen], values[seen], rcond=None)[0])
     rule: dict = {
         "value": float(np.exp(solution[0])),
         "scatter": float(np.sqrt(np.mean(residual**2))),
@@ -164,7 +202,7 @@ def _rule(logs: np.ndarray, best: np.ndarray, draws: np.ndarray) -> tuple[dict, 
     for column, (index, name) in enumerate(kept, 1):
         reference = float(np.exp(centre[index]))
         rule[name] = {"reference": reference, "power": float(solution[column])}
-        rule["interval"][name] = interval(drawn[:, column], LEVEL)
+        rule["interval"][name] = interval(np.array(drawn)[:, column], LEVEL)
     return rule, notes
 
 
