@@ -37,7 +37,7 @@ Changes under `resources`, `fit`, `answer` and `plot` never retrain a run.
 RULE = """
 ## Rules
 
-`batch` and `learning_rate` are rules: {description}
+`batch`, `learning_rate` and `weight_decay` are rules: {description}
 
 | key | type | meaning |
 |---|---|---|
@@ -66,6 +66,8 @@ VALUES = {  # examples of values, where they are no import paths
     "schedule": "linear",
     "batch": "32768",
     "learning_rate": "0.01",
+    "weight_decay": "0.1",
+    "unique_fraction": "0.1",
     "trainer": "train.py",
 }
 

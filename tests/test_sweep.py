@@ -6,7 +6,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.plan.rules import make_rule
 from flops_fit.plan.schedule import multiplier, phases, rate_factor
 from flops_fit.plan.window import window_sizes
-from flops_fit.sweep import Experiment, ModelCount, SweepPlan, plan_sweep
+from flops_fit.sweep import Experiment, ModelCount, SweepPlan, Variant, plan_sweep
 
 
 def count_of(params: int, flops: float | None = None) -> ModelCount:
@@ -53,7 +53,7 @@ def test_an_experiment_that_two_budgets_share_is_trained_once():
     [
         {"name": lambda e: f"C{e.compute_budget:g}-{e.seed}-{e.learning_rate}"},
         {"seeds": (0, 1)},
-        {"rate_factors": (1, 2)},
+        {"variants": lambda cell, budget: [Variant(1), Variant(2)]},
     ],
     ids=["named by the budget, as in the API", "with seeds", "with learning rates"],
 )

@@ -3,7 +3,7 @@
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -58,6 +58,20 @@ class Data:
     def unique_items(self) -> int | None:
         """The number of training items, or None for a stream."""
         return None if self.is_stream else length_of(self.train)
+
+    def fraction(self, share: float, seed: int) -> "Data":
+        """The data with only the first ``share`` of the training items, in an order drawn by ``seed``.
+
+        A smaller share of one seed is a part of a larger one. Raises `FlopsFitError` for a stream.
+        """
+        if self.unique_items is None:
+            raise FlopsFitError(
+                "dataset.unique_fraction: the items of an iterable dataset cannot be chosen; allowed: "
+                "a dataset with __getitem__ and __len__"
+            )
+        order = np.random.default_rng(seed).permutation(self.unique_items)
+        kept = np.sort(order[: max(1, round(share * self.unique_items))])
+        return replace(self, train=Subset(self.train, kept.tolist()))
 
 
 def as_data(made: Any, reference: str = "dataset") -> Data:

@@ -1,6 +1,7 @@
 """The sweep: which experiments answer the question, as plain arithmetic on N, D and C."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -124,6 +125,8 @@ class Experiment:
             differ; None where items keep all their targets, since D is then whole items.
         count: what its size holds and costs (`NOT_COUNTED` where nothing was counted).
         hash: the hash of what decides its result (empty where it was not hashed).
+        weight_decay: of the optimiser, where the sweep decides it (None: the optimiser does).
+        unique_fraction: the share of the training items that the run sees (None: all).
     """
 
     experiment_id: str
@@ -139,6 +142,8 @@ class Experiment:
     expected_items: int | None = None
     count: ModelCount = NOT_COUNTED
     hash: str = ""
+    weight_decay: float | None = None
+    unique_fraction: float | None = None
 
     @property
     def flops_6nd(self) -> float:
@@ -165,6 +170,8 @@ class Experiment:
             "tokens_per_item": self.tokens_per_item,
             "steps": self.steps,
             "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "unique_fraction": self.unique_fraction,
             "flops_per_token": count.pop("flops_per_token"),
             **count,
             "flops_per_position": per_position,
@@ -173,7 +180,9 @@ class Experiment:
             "flops_6nd": self.flops_6nd,
             "flops_counted": self.flops_counted,
         }
-        absent = ("flops_per_position", "expected_items", "hash")  # of an ordinary sweep
+        absent = (  # of an ordinary sweep
+            *("flops_per_position", "expected_items", "hash", "weight_decay", "unique_fraction"),
+        )
         return {k: v for k, v in row.items() if v is not None or k not in absent}
 
     @classmethod
@@ -227,6 +236,25 @@ class CountedSize:
             "flops_per_token": flops_per_token(self.count, convention),
             **({"params_matmul": self.count.params} if params != "params" else {}),
         }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a run differs from the others of its cell.
+
+    ``learning_rate``, ``batch`` and ``weight_decay`` are factors on what the rules give;
+    ``unique_fraction`` is the share of the training items that the run sees (None: all).
+    """
+
+    learning_rate: float = 1
+    batch: float = 1
+    weight_decay: float = 1
+    unique_fraction: float | None = None
+
+
+def no_variants(cell: int, budget: float) -> list[Variant]:
+    """The one run of an ordinary cell, whatever its number ``cell`` and its ``budget`` in FLOPs."""
+    return [Variant()]
 
 
 @dataclass(frozen=True)
@@ -291,8 +319,9 @@ def plan_sweep(
     convention: str = COUNTED,
     batch_tokens: Callable[..., float],
     learning_rate: Callable[..., float],
+    weight_decay: Callable[..., float] | None = None,
     batch_multiple: int = 1,
-    rate_factors: Sequence[float] = (1,),
+    variants: Callable[[int, float], Sequence[Variant]] = no_variants,
     min_steps: int = 8,
     name: Callable[[Experiment], str],
     in_batch: Callable[[Any, int], ModelCount] | None = None,
@@ -312,8 +341,11 @@ def plan_sweep(
         batch_tokens: gives the global batch in target elements, a function of ``params, tokens,
             size``.
         learning_rate: gives the peak learning rate, a function of the same.
+        weight_decay: gives the weight decay, a function of the same (None: the optimiser decides).
         batch_multiple: the global batch is a whole multiple of this many items.
-        rate_factors: every cell is trained at each of these multiples of its learning rate.
+        variants: ``variants(cell, budget)`` gives the runs of the cell of that number, from 0, at
+            that budget. All of them have one D, so that their losses compare: with another batch,
+            the last one may be smaller.
         min_steps: the fewest optimiser steps of a run.
         name: gives the id of an experiment that has none yet.
         in_batch: ``in_batch(size, batch_items)`` is the `ModelCount` in such a batch, where costs
@@ -327,6 +359,7 @@ def plan_sweep(
         convention=convention,
         batch_rule=batch_tokens,
         rate_rule=learning_rate,
+        decay_rule=weight_decay,
         multiple=batch_multiple,
         in_batch=in_batch,
         ignored=ignored,
@@ -334,18 +367,26 @@ def plan_sweep(
     experiments: list[Experiment] = []
     skipped: list[Skipped] = []
     budget_of: dict[tuple, float] = {}
+    number = itertools.count()
     for budget, values in sizes.items():
         for size in values:
             cell = cell_of(budget, size, counts[size])
             if cell.steps < min_steps:
                 skipped.append(Skipped(budget, size, _too_short(cell, min_steps)))
                 continue
-            for seed, factor in itertools.product(seeds, rate_factors):
-                new = replace(cell, seed=seed, learning_rate=cell.learning_rate * factor)
-                key = (size, new.num_tokens, new.batch_items, seed, new.learning_rate)
+            for seed, variant in itertools.product(seeds, variants(next(number), budget)):
+                new = _varied(replace(cell, seed=seed), variant, batch_multiple, in_batch)
+                if new.steps < min_steps:
+                    skipped.append(Skipped(budget, size, _too_short(new, min_steps)))
+                    continue
+                key = (
+                    *(size, new.num_tokens, new.batch_items, seed, new.learning_rate),
+                    *(new.weight_decay, new.unique_fraction),
+                )
                 if key in budget_of:
                     same = f"the same experiment as at budget {budget_of[key]:g}"
-                    skipped.append(Skipped(budget, size, f"{same}: D rounds to equal"))
+                    rounded = "D" if budget_of[key] != budget else "the batch"
+                    skipped.append(Skipped(budget, size, f"{same}: {rounded} rounds to equal"))
                     continue
                 budget_of[key] = budget
                 experiments.append(replace(new, experiment_id=name(new)))
@@ -361,6 +402,7 @@ def _cell(
     convention: str,
     batch_rule: Callable[..., float],
     rate_rule: Callable[..., float],
+    decay_rule: Callable[..., float] | None,
     multiple: int,
     in_batch: Callable[[Any, int], ModelCount] | None,
     ignored: bool,
@@ -375,6 +417,7 @@ def _cell(
         asked = budget / flops_per_token(count, convention)
     steps = max(round(asked / (batch_items * tokens_per_item)), 0)
     tokens = round(steps * batch_items * tokens_per_item)
+    factors["tokens"] = tokens or asked
     return Experiment(
         experiment_id="",
         compute_budget=budget,
@@ -384,10 +427,33 @@ def _cell(
         batch_items=batch_items,
         tokens_per_item=tokens_per_item,
         steps=steps,
-        learning_rate=rate_rule(**{**factors, "tokens": tokens or asked}),
+        learning_rate=rate_rule(**factors),
         expected_items=steps * batch_items if ignored else None,
         count=count,
+        weight_decay=None if decay_rule is None else decay_rule(**factors),
     )
+
+
+def _varied(
+    cell: Experiment,
+    variant: Variant,
+    multiple: int,
+    in_batch: Callable[[Any, int], ModelCount] | None,
+) -> Experiment:
+    """One run of a ``cell``: its D with another rate, batch, weight decay or share of the data."""
+    decay = cell.weight_decay
+    cell = replace(
+        cell,
+        learning_rate=cell.learning_rate * variant.learning_rate,
+        weight_decay=None if decay is None else decay * variant.weight_decay,
+        unique_fraction=variant.unique_fraction,
+    )
+    items = max(1, round(cell.batch_items * variant.batch / multiple)) * multiple
+    if items == cell.batch_items:
+        return cell
+    count = cell.count if in_batch is None else in_batch(cell.size_param_value, items)
+    steps = math.ceil(cell.steps * cell.batch_items / items)
+    return replace(cell, batch_items=items, steps=steps, count=count)
 
 
 def _too_short(cell: Experiment, min_steps: int) -> str:

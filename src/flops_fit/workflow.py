@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flops_fit.config.check import KINDS
 from flops_fit.config.complete import complete_config
+from flops_fit.config.factors import tunes_rate
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import Resources
 from flops_fit.experiment.places import (
@@ -46,6 +47,7 @@ from flops_fit.plan.price import (
     work_of_spec,
 )
 from flops_fit.plan.trunks import has_trunks, run_before, with_later
+from flops_fit.plan.variants import AXES
 from flops_fit.plugins.data_files import find_path
 from flops_fit.plugins.origin import INSTALLED, OWN_FOLDER
 from flops_fit.store.collect import edited_tables
@@ -88,7 +90,13 @@ class Sweep:
     @property
     def tunes_rate(self) -> bool:
         """Whether the sweep looks for the best learning rate instead of a scaling law."""
-        return len(self.config["learning_rate_factors"]) > 1
+        return tunes_rate(self.config)
+
+    @property
+    def tuned_beside(self) -> list[str]:
+        """The names of the rules that the sweep fits together with that for the learning rate."""
+        varied = (name for key, name in AXES.items() if len(self.config.get(key, [1])) > 1)
+        return [name for name in varied if name != "learning_rate"]
 
     @property
     def confirms(self) -> bool:

@@ -18,7 +18,7 @@ from flops_fit.experiment.options import Resources
 from flops_fit.experiment.plan import Plan
 from flops_fit.fit import fit_runs, predict, read_runs
 from flops_fit.notation import time_text
-from flops_fit.plan.planner import rate_origin
+from flops_fit.plan.planner import UNTUNED, rate_origin
 from flops_fit.plan.price import Rate, usable_cores
 from flops_fit.plan.table import COLUMNS, closing, format_plan, opening, plan_csv, plan_rows, totals
 from flops_fit.plan.warnings import plan_warnings
@@ -171,13 +171,11 @@ def test_what_may_go_wrong_is_said_in_words(cells, options, sentence):
 @pytest.mark.parametrize(
     ("config", "origin"),
     [
-        ({"learning_rate": {"value": 1}}, "as the config states it, not tuned for this model"),
-        (
-            {"learning_rate": {"function": "a:b"}},
-            "as the config states it, not tuned for this model",
-        ),
+        ({"learning_rate": {"value": 1}}, UNTUNED),
+        ({"learning_rate": {"function": "a:b"}}, UNTUNED),
         ({"learning_rate": {"file": "lr.json"}}, "by the rule in lr.json"),
         ({"learning_rate_factors": [1, 2]}, "tuned by this sweep"),
+        ({"batch_factors": [1, 2, 3]}, "tuned by this sweep"),
     ],
 )
 def test_a_plan_says_where_its_learning_rates_are_from(config, origin):

@@ -95,6 +95,7 @@ def targets(wildcards):
 def targets_of(sweep):
     if sweep.tunes_rate:
         names = ["learning_rate.json", "learning_rate.txt"]
+        names += [f"{name}.json" for name in sweep.tuned_beside]
     elif sweep.confirms:
         names = ["confirmation.json", "confirmation.md"]
     else:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flops_fit.config.complete import complete_config
+from flops_fit.config.factors import tunes_rate
 from flops_fit.config.load import load_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.plugins.data_files import find_path
@@ -52,9 +53,9 @@ def _read(file: str, name: str, place: str, search_paths: list[str]) -> dict:
         arm = load_config(path)
     except FlopsFitError as error:
         raise FlopsFitError(f"{place}: {error}") from None
-    if len(arm["learning_rate_factors"]) > 1 or arm["confirm"] is not None:
+    if tunes_rate(arm) or arm["confirm"] is not None:
         raise FlopsFitError(
-            f"{place}: {file!r} fits no law, because it has learning_rate_factors or confirm; "
+            f"{place}: {file!r} fits no law, because it tunes the learning rate or has confirm; "
             "allowed: a sweep with one learning rate for each cell"
         )
     return arm

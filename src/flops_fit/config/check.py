@@ -2,11 +2,12 @@
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.config.asked import check_answer, check_measures, check_metrics
+from flops_fit.config.factors import FACTORS, check_factors
 from flops_fit.config.schedule import check_schedule
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
@@ -22,7 +23,9 @@ RESERVED = {  # folders below results that belong to no sweep; some disks ignore
     "data": "prepared data",
     "local": "what find_optimal writes",
 }
-BY_NUMBER = ("sizes.per_budget", "model.size_map", "counts.table")  # mappings with numbers as keys
+BY_NUMBER = (  # mappings with numbers as keys
+    *("sizes.per_budget", "model.size_map", "counts.table", "dataset.unique_fraction"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ COMPARISON = Kind(
     "compare",
     refused=(
         *("model", "trainer", "counts", "dataset", "loss", "optimizer", "budgets", "sizes"),
-        *("seeds", "convention", "batch", "learning_rate", "learning_rate_factors", "schedule"),
+        *("seeds", "convention", "batch", "learning_rate", "weight_decay", *FACTORS),
+        *("rate_design", "schedule"),
         *("precision", "deterministic", "evaluation", "metrics", "limits", "resources", "pricing"),
         *("runs", "fit", "until", "confirm", "plot"),
     ),
@@ -243,6 +247,10 @@ def check_across_keys(config: dict) -> None:
         _check_confirm(config)
         for key in ("batch", "learning_rate"):
             _check_rule(key, config.get(key, {"value": 1}))
+        if config.get("weight_decay") is not None:
+            _check_rule("weight_decay", config["weight_decay"])
+        check_factors(config)
+        _check_fractions(config)
         check_schedule(config)
     CHECKS[kind.key](config)
     check_measures(config.get("fit") or {})
@@ -335,23 +343,40 @@ def _check_sizes(config: dict) -> None:
         )
     if "per_budget" not in sizes:
         return
-    keys = {_budget_key(key): values for key, values in sizes["per_budget"].items()}
-    if len(keys) < len(sizes["per_budget"]):  # such as 1e6 and 1000000
-        raise FlopsFitError(
-            f"sizes.per_budget: {_show(list(sizes['per_budget']))} name a budget twice; allowed: "
-            "each budget once"
-        )
+    keys = _by_budget("sizes.per_budget", sizes["per_budget"])
     for budget in budgets:
         if budget not in keys:
             raise FlopsFitError(
                 f"sizes.per_budget: no sizes for the budget {budget:g}; allowed: a list of sizes for "
                 "every budget"
             )
-    for key in keys:
-        if key not in budgets:
-            allowed = ", ".join(f"{b:g}" for b in budgets)
-            raise FlopsFitError(f"sizes.per_budget.{key:g}: not a budget; allowed: {allowed}")
+    _only_budgets("sizes.per_budget", keys, budgets)
     sizes["per_budget"] = keys
+
+
+def _check_fractions(config: dict) -> None:
+    dataset = config.get("dataset") or {}
+    if isinstance(dataset.get("unique_fraction"), dict):
+        key = "dataset.unique_fraction"
+        dataset["unique_fraction"] = _by_budget(key, dataset["unique_fraction"])
+        _only_budgets(key, dataset["unique_fraction"], config["budgets"])
+
+
+def _by_budget(key: str, values: Mapping[object, Any]) -> dict[float, Any]:
+    """The ``values`` of the config's ``key`` by the budgets that their own keys name."""
+    keys = {_budget_key(key, name): value for name, value in values.items()}
+    if len(keys) < len(values):  # such as 1e6 and 1000000
+        raise FlopsFitError(
+            f"{key}: {_show(list(values))} name a budget twice; allowed: each budget once"
+        )
+    return keys
+
+
+def _only_budgets(key: str, keys: Iterable[float], budgets: list[float]) -> None:
+    for name in keys:
+        if name not in budgets:
+            allowed = ", ".join(f"{b:g}" for b in budgets)
+            raise FlopsFitError(f"{key}.{name:g}: not a budget; allowed: {allowed}")
 
 
 def _check_confirm(config: dict) -> None:
@@ -365,14 +390,16 @@ def _check_confirm(config: dict) -> None:
         )
 
 
-def _budget_key(key: object) -> float:
+def _budget_key(section: str, key: object) -> float:
     try:
         return float(key)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise FlopsFitError(f"sizes.per_budget.{key}: not a number; allowed: the budgets") from None
+        raise FlopsFitError(f"{section}.{key}: not a number; allowed: the budgets") from None
 
 
-def _check_rule(key: str, rule: dict) -> None:
+def _check_rule(key: str, rule: dict | None) -> None:
+    if rule is None:
+        raise FlopsFitError(f"{key}: None is not allowed; allowed: object")
     sources = [name for name in ("value", "function", "file") if name in rule]
     if len(sources) != 1:
         raise FlopsFitError(

@@ -35,7 +35,7 @@ def load_loss(reference: str) -> Callable[..., Any]:
 
 
 def load_data(spec: Spec) -> Data:
-    """The dataset of ``spec``, over its prepared files where there are any."""
+    """The whole dataset of ``spec``, over its prepared files where there are any."""
     dataset = spec.plugins.shared.dataset
     return as_data(_make_data(spec, dataset.factory, dataset.kwargs), dataset.factory)
 
@@ -68,6 +68,13 @@ def load_metrics(spec: Spec) -> dict[str, Metric]:
     return metrics
 
 
+def seen_data(spec: Spec) -> Data:
+    """The data that the run of ``spec`` sees: all, or a fraction of the training items."""
+    fraction = spec.plugins.unique_fraction
+    data = load_data(spec)
+    return data if fraction is None else data.fraction(fraction, spec.plugins.seed)
+
+
 def make_model(recipe: PluginRecipe) -> nn.Module:
     """The model of ``recipe`` at its size."""
     model = recipe.shared.model
@@ -80,9 +87,11 @@ def make_optimizer(recipe: PluginRecipe, model: nn.Module, learning_rate: float)
     Raises `FlopsFitError` that names the factory where it fails.
     """
     optimizer = recipe.shared.optimizer
-    factory = resolve(optimizer.factory)
+    factory, kwargs = resolve(optimizer.factory), optimizer.kwargs
+    if recipe.weight_decay is not None:
+        kwargs = {**kwargs, "weight_decay": recipe.weight_decay}
     try:
-        return factory(model, learning_rate, **optimizer.kwargs)
+        return factory(model, learning_rate, **kwargs)
     except FlopsFitError:
         raise
     except Exception as error:

@@ -97,6 +97,8 @@ def recipe_of(
         seed=experiment.seed,
         expected_items=experiment.expected_items,
         part_items=part_items,
+        weight_decay=experiment.weight_decay,
+        unique_fraction=experiment.unique_fraction,
     )
 
 
@@ -137,12 +139,13 @@ def plan_key(
         "limits",
         "resources",
     )
-    references = [
-        config[key]["function"] for key in ("batch", "learning_rate") if "function" in config[key]
-    ]
+    rules = ["batch", "learning_rate", *(["weight_decay"] if config["weight_decay"] else [])]
+    references = [config[key]["function"] for key in rules if "function" in config[key]]
     settings, more = of_kind
     references += more
-    files = {key: file_arguments(config[key], paths, hashes) for key in ("batch", "learning_rate")}
+    files = {key: file_arguments(config[key], paths, hashes) for key in rules}
+    varied = ("batch_factors", "weight_decay", "weight_decay_factors", "rate_design")
+    settings = settings | {key: config[key] for key in varied}
     return canonical_hash(
         {
             "common": shared.to_dict(),

@@ -82,9 +82,14 @@ class PluginKind:
         return used.changed_late(results, used.references_of(config), hashes)
 
     def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:
-        """The mean size of an item of ``config``, and its example; ``paths`` are not needed."""
-        per_item, example = config["dataset"].get("per_item"), config["dataset"]["example"]
-        return {"per_item": per_item} if per_item else {}, [example] if example else []
+        """The sizes of items and shares of the data of ``config``, and its example; not by ``paths``."""
+        dataset = config["dataset"]
+        per_item, example = dataset.get("per_item"), dataset["example"]
+        fractions = dataset.get("unique_fraction")
+        if isinstance(fractions, Mapping):
+            fractions = {repr(float(budget)): shares for budget, shares in fractions.items()}
+        settings = {"per_item": per_item} if per_item else {}
+        return settings | {"unique_fraction": fractions}, [example] if example else []
 
     def data_folder(self, shared: Shared, results: str | Path) -> str | None:
         """The folder of the prepared data of ``shared`` below ``results``."""

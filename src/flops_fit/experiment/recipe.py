@@ -18,6 +18,9 @@ from flops_fit.plugins.code import source_fingerprint
 from flops_fit.plugins.data_files import FileHashes, file_arguments, source_identity
 from flops_fit.plugins.uses import Uses, changed_uses
 
+# Parts of a recipe that only some experiments have, so that those of all others keep their hash.
+SOMETIMES = ("expected_items", "part_items", "weight_decay", "unique_fraction")
+
 
 @dataclass(frozen=True)
 class ModelPart:
@@ -196,6 +199,8 @@ class PluginRecipe:
         expected_items: as in `DecidingOptions`.
         part_items: items of a batch that pass the model together, where a layer normalises over them
             and the batch is split (None elsewhere: then the split changes no result).
+        weight_decay: an argument of the optimiser, where the sweep decides it (None elsewhere).
+        unique_fraction: the share of the training items that the run sees (None: all).
     """
 
     shared: SharedRecipe
@@ -207,6 +212,8 @@ class PluginRecipe:
     seed: int
     expected_items: int | None = None
     part_items: int | None = None
+    weight_decay: float | None = None
+    unique_fraction: float | None = None
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "PluginRecipe":
@@ -215,7 +222,7 @@ class PluginRecipe:
         Raises a `LookupError`, `TypeError` or `AttributeError` where ``value`` is no such recipe.
         """
         numbers = ("tokens", "batch_items", "steps", "learning_rate", "seed")
-        names = (*numbers, "expected_items", "part_items")
+        names = (*numbers, *SOMETIMES)
         model = dict(value["model"])
         size = model.pop("size")
         shared = {name: part for name, part in value.items() if name not in names}
@@ -227,8 +234,7 @@ class PluginRecipe:
             steps=value["steps"],
             learning_rate=value["learning_rate"],
             seed=value["seed"],
-            expected_items=value.get("expected_items"),
-            part_items=value.get("part_items"),
+            **{name: value.get(name) for name in SOMETIMES},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -236,8 +242,7 @@ class PluginRecipe:
         shared = self.shared.to_dict()
         value = {
             **shared,
-            "expected_items": self.expected_items,  # only where targets are ignored or items differ
-            "part_items": self.part_items,
+            **{name: getattr(self, name) for name in SOMETIMES},
             "model": {**shared["model"], "size": self.size},
             "tokens": self.tokens,
             "batch_items": self.batch_items,
@@ -245,7 +250,7 @@ class PluginRecipe:
             "learning_rate": self.learning_rate,
             "seed": self.seed,
         }
-        return _without_none(value, "expected_items", "part_items")
+        return _without_none(value, *SOMETIMES)
 
     @cached_property
     def hash(self) -> str:

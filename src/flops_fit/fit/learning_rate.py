@@ -48,8 +48,13 @@ def read_rates(path: str) -> pd.DataFrame:
     if missing:
         raise FlopsFitError(f"{path}: no column {missing[0]!r}; needed: {', '.join(COLUMNS)}")
     rows = pd.Series(table.rows)
+    if "steps" in frame:
+        steps = positive(frame["steps"], rows, path)
+        batch = (floats(frame["tokens"]) / steps).round()
+        known = floats(frame["batch_tokens"]) if "batch_tokens" in frame else batch
+        frame["batch_tokens"] = known.fillna(batch)
     numbers = ["params", "tokens", "learning_rate"]
-    numbers += [n for n in ("size", "batch_tokens", "weight_decay", "steps") if n in frame]
+    numbers += [n for n in ("size", "batch_tokens", "weight_decay") if n in frame]
     for name in numbers:
         frame[name] = positive(frame[name], rows, path)
     given = {"size": frame["params"], "status": "completed"}
@@ -57,9 +62,11 @@ def read_rates(path: str) -> pd.DataFrame:
     for name, values in given.items():
         if name not in frame:
             frame[name] = values
-    if "batch_tokens" not in frame and "steps" in frame:
-        frame["batch_tokens"] = (frame["tokens"] / frame["steps"]).round()
     done = frame["status"] == "completed"
+    planned = frame[done].groupby(["size", "budget"])["tokens"].first()
+    for row in frame.index[~done]:  # a run that ended early has seen a part of its D
+        cell = frame.loc[row, "size"], frame.loc[row, "budget"]
+        frame.loc[row, "tokens"] = planned.get(cell, frame.loc[row, "tokens"])
     frame["loss"] = floats(frame["loss"])
     positive(frame["loss"][done], rows, path)
     return frame

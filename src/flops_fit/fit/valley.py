@@ -95,10 +95,10 @@ def valley(cell: Tried, margin: float, cubic: bool = False) -> Valley | None:
         design = _monomials(z, 3)
         solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
         low, high = z.min(axis=0), z.max(axis=0)
-        found = _descend(solution, np.clip(place, low, high)) if rank == design.shape[1] else None
-        if found is None:
+        lowest = _descend(solution, np.clip(place, low, high)) if rank == design.shape[1] else None
+        if lowest is None:
             return None
-        place, hessian = found
+        place, hessian = lowest
     loss = float((_monomials(place[None], 3 if third else 2) @ solution)[0])
     misses = y - design @ solution
     return Valley(centre + place, loss, hessian, near, misses, len(y) - design.shape[1])

@@ -131,11 +131,11 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
     changed since the plan was made.
     """
     from flops_fit.experiment.build import (
-        load_data,
         load_loss,
         load_metrics,
         make_model,
         make_optimizer,
+        seen_data,
     )
     from flops_fit.model_factory import batch_norms
     from flops_fit.plugins.resolve import add_search_paths
@@ -167,7 +167,7 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
         outcome = train(
             spec.experiment_id,
             build_model,
-            load_data(spec),
+            seen_data(spec),
             load_loss(recipe.shared.loss.function),
             lambda model, rate: make_optimizer(recipe, model, rate),
             options,
@@ -180,6 +180,8 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
         )
     if recipe.trunk:
         outcome["after"] = os.environ.get(AFTER) or None
+    if recipe.unique_fraction is not None:
+        outcome["unique_tokens"] = round(outcome["tokens_seen"] / outcome["epochs"])
     record = Record(
         spec.experiment_id, spec.hash, recipe.to_dict(), spec.count, spec.tokens_per_item, outcome
     )

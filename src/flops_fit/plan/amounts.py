@@ -77,18 +77,25 @@ def shortage(data: Amount, experiments: Sequence[Experiment], max_epochs: float 
     """
     if data.unique_items is None or data.unique_tokens is None:
         return ""
-    widest = max(experiments, key=lambda experiment: experiment.batch_items)
-    if widest.batch_items > data.unique_items:
+    widest = max(experiments, key=lambda experiment: experiment.batch_items / _share(experiment))
+    items = round(_share(widest) * data.unique_items)
+    if widest.batch_items > items:
         return (
             f"batch: a global batch of {widest.experiment_id} has {widest.batch_items} items, "
-            f"the training data {data.unique_items}; allowed: a batch that the data can fill"
+            f"its training data {items}; allowed: a batch that the data can fill"
         )
-    longest = max(experiments, key=lambda experiment: experiment.num_tokens)
-    if max_epochs is not None and longest.num_tokens > max_epochs * data.unique_tokens:
+    longest = max(experiments, key=lambda experiment: experiment.num_tokens / _share(experiment))
+    unique = _share(longest) * data.unique_tokens
+    if max_epochs is not None and longest.num_tokens > max_epochs * unique:
         return (
             f"limits.max_epochs: {longest.experiment_id} needs "
-            f"{longest.num_tokens / data.unique_tokens:.2f} passes over "
-            f"{data.unique_tokens} unique tokens; allowed: {max_epochs:g}, so smaller budgets, "
+            f"{longest.num_tokens / unique:.2f} passes over "
+            f"{unique:.0f} unique tokens; allowed: {max_epochs:g}, so smaller budgets, "
             "larger sizes or more data"
         )
     return ""
+
+
+def _share(experiment: Experiment) -> float:
+    """The share of the training items that ``experiment`` sees."""
+    return 1 if experiment.unique_fraction is None else experiment.unique_fraction

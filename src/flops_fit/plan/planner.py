@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flops_fit.config.factors import tunes_rate
 from flops_fit.config.load import load_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import plan_fingerprint, plan_key
@@ -27,13 +28,18 @@ from flops_fit.plan.price import PLAN_HINT
 from flops_fit.plan.rules import make_rule, same_for_any_tokens
 from flops_fit.plan.schedule import cooldown_start
 from flops_fit.plan.trunks import branches_of, has_trunks
+from flops_fit.plan.variants import not_tried, variants_of
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.resolve import add_search_paths
 from flops_fit.plugins.uses import Uses, uses_identity
 from flops_fit.plugins.watch import Watch, not_followed, watching
 from flops_fit.sweep import COUNTED, Skipped, SweepPlan, plan_sweep
 
-RULES = ("batch", "learning_rate")
+UNTUNED = (
+    "as the config states it, never tuned for this model, which at small scale bends a law more than "
+    "anything else"
+)
+RULES = ("batch", "learning_rate", "weight_decay")
 
 
 def make_plan(
@@ -61,11 +67,12 @@ def make_plan(
     hashes.save()
 
     shared, costs = planning.refined(shared, smallest), planning.costs
-    rules = {key: make_rule(key, config[key], tuple(search_paths)) for key in RULES}
+    stated = [key for key in RULES if config[key] is not None]
+    rules = {key: make_rule(key, config[key], tuple(search_paths)) for key in stated}
     not_probed: list[Skipped] = []
     if has_trunks(config):
         rules = {key: same_for_any_tokens(key, rule) for key, rule in rules.items()}
-        if len(config["learning_rate_factors"]) > 1:
+        if tunes_rate(config):
             grid, not_probed = _longest_ends(grid)
     grid_plan = plan_sweep(
         grid,
@@ -75,7 +82,8 @@ def make_plan(
         convention=config["convention"],
         batch_tokens=rules["batch"],
         learning_rate=rules["learning_rate"],
-        rate_factors=config["learning_rate_factors"],
+        weight_decay=rules.get("weight_decay"),
+        variants=variants_of(config),
         batch_multiple=config["batch"].get("multiple", 1),
         min_steps=config["limits"]["min_steps"],
         name=lambda experiment: planning.recipe(shared, experiment).experiment_id,
@@ -91,8 +99,10 @@ def make_plan(
     _check_processes(grid_plan, config["resources"]["processes"])
     if has_trunks(config):
         _check_warmup(grid_plan, config["schedule"])
-    warnings = planning.warnings(counts) + not_followed(
-        kind_of(config).users_files(config, uses, search_paths), watch
+    warnings = (
+        planning.warnings(counts)
+        + not_tried(config)
+        + not_followed(kind_of(config).users_files(config, uses, search_paths), watch)
     )
     beyond = []
     if config["convention"] == COUNTED:  # 6 N D needs no count
@@ -229,11 +239,11 @@ def rate_origin(config: dict[str, Any]) -> str:
 
     Untuned ones bend a law, and no interval shows it.
     """
-    if len(config["learning_rate_factors"]) > 1:
+    if tunes_rate(config):
         return "tuned by this sweep"
     if "file" in config["learning_rate"]:
         return f"by the rule in {config['learning_rate']['file']}"
-    return "as the config states it, not tuned for this model"
+    return UNTUNED
 
 
 def main(arguments: list[str]) -> str | None:

@@ -68,7 +68,12 @@ class PluginPlanning:
         optimizer = self.config["optimizer"]
         factory = optimizer["factory"]
         check_arguments(
-            resolve(factory), factory, optimizer["kwargs"], "optimizer.kwargs", positional=2
+            resolve(factory),
+            factory,
+            optimizer["kwargs"],
+            "optimizer.kwargs",
+            positional=2,
+            supplied=() if self.config["weight_decay"] is None else ("weight_decay",),
         )
         _check_prepare(self.config["dataset"])
         _check_tracker(self.config["resources"]["log_with"])

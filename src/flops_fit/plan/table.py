@@ -46,6 +46,7 @@ COLUMNS = (
     "device_hours",
     "money",
 )
+SOMETIMES = ("weight_decay", "unique_fraction")  # where a sweep decides them
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class PlanRow:
             **vars(self.price),
         }
         row = table_names(self.experiment.to_dict()) | derived
-        return {name: row[name] if name in row else getattr(self, name) for name in COLUMNS}
+        values = {name: row[name] if name in row else getattr(self, name) for name in COLUMNS}
+        return values | {name: row[name] for name in SOMETIMES if name in row}
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def plan_rows(
         PlanRow(
             experiment,
             plan.convention,
-            epochs=experiment.num_tokens / unique_tokens if unique_tokens else None,
+            epochs=_epochs(experiment, unique_tokens),
             phases=phases(experiment.steps, plan.schedule, experiment.num_tokens),
             price=price(
                 work_of(experiment, plan.start_of(experiment.experiment_id)),
@@ -144,6 +146,13 @@ def plan_rows(
         )
         for experiment in plan.experiments
     ]
+
+
+def _epochs(experiment: Experiment, unique_tokens: int | None) -> float | None:
+    """Passes of ``experiment`` over the ``unique_tokens`` that it sees, or a share of them."""
+    if not unique_tokens:
+        return None
+    return experiment.num_tokens / (unique_tokens * (experiment.unique_fraction or 1))
 
 
 def unique_tokens(plan: Plan) -> int | None:
@@ -204,11 +213,12 @@ def plan_json(plan: Plan, rows: list[PlanRow], results: str | Path) -> dict[str,
 
 
 def plan_csv(rows: list[PlanRow]) -> str:
-    """The text of plan.csv: a line for each of ``rows``, with the columns `COLUMNS`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    """The text of plan.csv: a line for each of ``rows``, with `COLUMNS` and those of `SOMETIMES`."""
+    text, lines = io.StringIO(), [row.to_dict() for row in rows]
+    names = [*COLUMNS, *(name for name in SOMETIMES if any(name in line for line in lines))]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row.to_dict() for row in rows)
+    writer.writerows(lines)
     return text.getvalue()
 
 
@@ -327,4 +337,6 @@ def _line(row: PlanRow) -> str:
         f"{row.batch_tokens:8d} {e.learning_rate:8.3g} {e.flops_counted:8.3g} "
         f"{row.counted_over_6nd:5.2f} {row.price.memory_bytes / 1e9:5.2f}GB "
         f"{time_text(row.price.seconds):>8}"
+        + (f"  weight decay {e.weight_decay:.3g}" if e.weight_decay is not None else "")
+        + (f"  {e.unique_fraction:.3g} of the data" if e.unique_fraction is not None else "")
     )

@@ -30,9 +30,15 @@ def try_plugins(config: dict, size: Any, count: ModelCount, example: tuple[Any, 
     with contextlib.suppress(Exception), torch.compiler.set_stance("force_eager"):
         factory = resolve(model_config["factory"])
         model = create_model(factory, model_config["size_param"], size, model_config["kwargs"])
-        resolve(optimizer["factory"])(model, 1e-3, **optimizer["kwargs"])
+        resolve(optimizer["factory"])(model, 1e-3, **_arguments(config))
         inputs, targets = default_collate([example] * 2)
         load_loss(config["loss"]["function"])(call_model(model, inputs), targets).backward()
+
+
+def _arguments(config: dict) -> dict[str, Any]:
+    """The arguments of the optimiser of ``config``, with some weight decay where the sweep sets it."""
+    kwargs = config["optimizer"]["kwargs"]
+    return kwargs if config["weight_decay"] is None else {**kwargs, "weight_decay": 0.1}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def behaviour_of(config: dict, size: Any) -> Behaviour:
     for create in (create_on_meta, create_model):
         try:
             built = create(resolve(model["factory"]), model["size_param"], size, model["kwargs"])
-            made = make(built, 1e-3, **optimizer["kwargs"])
+            made = make(built, 1e-3, **_arguments(config))
             return Behaviour(has_modes(as_one_optimizer(made)), batch_norms(built))
         except Exception:  # the check of the inputs says what is wrong with it
             continue

@@ -191,13 +191,14 @@ def grid_config(path: str) -> dict:
 
     Raises `FlopsFitError` if it is no sweep over a grid of sizes and budgets.
     """
+    from flops_fit.config.factors import tunes_rate
     from flops_fit.config.load import load_config
     from flops_fit.errors import FlopsFitError
 
     config = load_config(path)
     for key, given in (
         ("runs", config["runs"] is not None),
-        ("learning_rate_factors", len(config["learning_rate_factors"]) > 1),
+        ("learning_rate_factors", tunes_rate(config)),
         ("confirm", config["confirm"] is not None),
     ):
         if given:

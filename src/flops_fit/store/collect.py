@@ -150,7 +150,24 @@ def _row(record: Mapping[str, Any], convention: str) -> dict[str, Any]:
         "tokens_per_second": record.get("tokens_per_second"),
         "reason": record["reason"],
         **({"params_matmul": count.params} if convention == SIX_ND else {}),
+        **_varied(record),
     }
+
+
+def _varied(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of a run whose weight decay, batch or share of the data its sweep varies."""
+    identity = record.get("identity", record)
+    columns = {}
+    if record.get("steps_done") and identity.get("expected_items") is None:
+        batch_tokens = round(identity.get("batch_items", 0) * (record.get("tokens_per_item") or 0))
+        if 0 < record["tokens_seen"] < batch_tokens * record["steps_done"]:  # the last is smaller
+            columns["batch_tokens"] = batch_tokens
+    if identity.get("weight_decay") is not None:
+        columns["weight_decay"] = identity["weight_decay"]
+    if identity.get("unique_fraction") is not None:
+        columns["unique_fraction"] = identity["unique_fraction"]
+        columns["unique_tokens"] = record.get("unique_tokens")
+    return columns
 
 
 def write_results(
@@ -162,7 +179,8 @@ def write_results(
     """
     rows = run_table(records, convention)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_json(json_path, records)
