@@ -16,6 +16,7 @@ from flops_fit.fit.cost import Cost
 from flops_fit.fit.estimators import Runs
 from flops_fit.fit.questions import describe_all
 from flops_fit.fit.repeats import effective, repeats_of
+from flops_fit.fit.rows import Reading
 from flops_fit.fit.sections import RepeatsEntry
 
 LAW = LAWS["besiroglu"]
@@ -84,6 +85,18 @@ def test_without_noise_the_answer_is_exact(form):
     assert limited.loss == pytest.approx(loss, rel=1e-6)
     assert limited.epochs == pytest.approx(1e22 / 6 / limited.params / 1e10)
     assert not limited.borrowed
+
+
+def test_runs_left_out_for_their_passes_still_show_what_repeats_are_worth():
+    """The law is that of the fresh runs; a row of the sensitivity has the others too."""
+    table = prepare_runs(repeating("exponential"), reading=Reading(max_epochs=1.05))
+    assert (len(table.frame), len(table.repeated)) == (36, 90)
+    fit = fit_runs(table, method="surface", bootstrap=0)
+    assert fit.repeats.n_repeated == 90
+    assert pytest.approx(6, rel=0.01) == fit.repeats.R
+    assert fit.parametric.alpha == pytest.approx(LAW[3], rel=1e-4)
+    (row,) = [r for r in fit.sensitivity.rows if "left out for their epochs" in r.label]
+    assert (row.label, row.n_runs) == ("with the 90 left out for their epochs", 126)
 
 
 @pytest.mark.parametrize("seed", range(3))

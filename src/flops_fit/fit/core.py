@@ -40,7 +40,7 @@ from flops_fit.fit.laws import Law
 from flops_fit.fit.options import FitOptions, needs
 from flops_fit.fit.refit import Choices
 from flops_fit.fit.refits import sensitivity_of
-from flops_fit.fit.repeats import repeats_of
+from flops_fit.fit.repeats import repeats_of, with_repeats
 from flops_fit.fit.result import Fit, FitCost
 from flops_fit.fit.runs import RunTable, budget_groups, prepare_runs
 from flops_fit.fit.sections import (
@@ -225,7 +225,7 @@ class _Fitting:
             data=data_entry(table, self.runs),
             table=table_entry(table.frame),
             laws=self._laws(),
-            repeats=repeats_of(self.runs, o.bootstrap, o.level, o.seed),
+            repeats=repeats_of(with_repeats(table, self.runs), o.bootstrap, o.level, o.seed),
             sensitivity=self._sensitivity(status) if o.sensitivity else None,
             accuracy=self._accuracy(),
             choices=o.choices() or None,

@@ -10,6 +10,7 @@ from flops_fit.constants import MOST_EPOCHS
 from flops_fit.fit.estimators import Estimate, Runs
 from flops_fit.fit.options import FEWEST_RUNS
 from flops_fit.fit.refit import Choices, NearLaws, refit, refit_row
+from flops_fit.fit.repeats import with_repeats
 from flops_fit.fit.runs import RunTable, budget_groups
 from flops_fit.fit.sections import Refit
 
@@ -59,6 +60,10 @@ def exclusion_rows(
             )
             part = everything.take(fresh)
             yield refit_row("exclusion", label, refit(keep_all, part, curves, near), runs.cost)
+    if len(table.repeated):
+        with_them = with_repeats(table, everything)
+        label = f"with the {len(table.repeated)} left out for their epochs"
+        yield refit_row("exclusion", label, refit(keep_all, with_them, curves, near), runs.cost)
     surface = whole
     if how.method != "surface":
         surface = refit(replace(keep_all, method="surface"), everything, near=near)

@@ -16,10 +16,12 @@ better.
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import least_squares
 
 from flops_fit.fit.estimators import Runs
 from flops_fit.fit.numbers import interval
+from flops_fit.fit.runs import RunTable
 from flops_fit.fit.sections import RepeatForm, RepeatsEntry
 from flops_fit.fit.surface import EFFICIENCY, Data, fit_surface, robust_scale
 
@@ -68,6 +70,13 @@ class _Table:
         log_d = effective(form, self.log_d, self.log_u, r) - self.centre[1]
         terms = [e + 0 * log_d, p - alpha * (self.log_n - self.centre[0]), q - beta * log_d]
         return self.log_loss - np.logaddexp.reduce(terms)
+
+
+def with_repeats(table: RunTable, runs: Runs) -> Runs:
+    """The ``runs`` of a fit together with those that ``table`` left out for their passes."""
+    if not len(table.repeated):
+        return runs
+    return Runs(pd.concat([runs.frame, table.repeated], ignore_index=True), [], runs.cost)
 
 
 def repeats_of(runs: Runs, resamples: int, level: float, seed: int) -> RepeatsEntry | None:

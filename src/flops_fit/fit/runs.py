@@ -62,7 +62,8 @@ class RunTable:
     ``source``: the file's name. ``frame``: one row per run, columns experiment_id, row, params,
     tokens, flops, loss, and where known budget, size, seed, epochs and other counts of N (`COUNTS`).
     ``left_out``: the rows not fitted; ``marked``: those of them that the table itself calls outliers
-    and whose numbers are sound, as in ``frame``. ``sizes``: those tried. ``notes``: what was
+    and whose numbers are sound, as in ``frame``; ``repeated``: those left out for their passes over
+    the data, from which only the worth of repeats is fitted. ``sizes``: those tried. ``notes``: what was
     recognised, derived and assumed, one sentence each; ``doubts``: what speaks against trusting a
     law of these rows. ``loss_unit``: "nats", "bits per byte" or the like. ``params_column``: the
     column that was asked for as N; ``reading``: the other choices.
@@ -78,6 +79,7 @@ class RunTable:
     marked: pd.DataFrame = field(default_factory=pd.DataFrame)
     doubts: list[str] = field(default_factory=list)
     reading: Reading = AS_IT_STANDS
+    repeated: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def marks_outliers(self) -> bool:
@@ -185,7 +187,7 @@ def prepare_runs(
     return RunTable(
         frame.reset_index(drop=True),
         source,
-        left_out + repeated,
+        left_out + _entries(repeated, f"more than {reading.max_epochs or 0:g} epochs"),
         _sizes(frame),
         notes + remarks + why,
         columns.loss_unit,
@@ -193,24 +195,25 @@ def prepare_runs(
         marked.reset_index(drop=True),
         why,
         reading,
+        repeated.reset_index(drop=True),
     )
 
 
 def _without_repeats(
     frame: pd.DataFrame, most: float | None, source: str
-) -> tuple[pd.DataFrame, list[LeftOut]]:
-    """``frame`` with its passes over the data, and without the runs that make more than ``most``."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``frame`` with its passes over the data: the runs that make at most ``most``, and the others."""
     if "unique_tokens" in frame:
         unique = frame["unique_tokens"].where(frame["unique_tokens"] > 0)
         frame = frame.drop(columns="unique_tokens")
         if "epochs" not in frame:
             frame = frame.assign(epochs=frame["tokens"] / unique)
     if most is None:
-        return frame, []
+        return frame, frame[:0]
     many = too_many_epochs(frame, most)
     if many.all():
         raise FlopsFitError(f"{source}: every run reads its data more than {most:g} times")
-    return frame[~many], _entries(frame[many], f"more than {most:g} epochs")
+    return frame[~many], frame[many]
 
 
 def _columns(raw: pd.DataFrame, params: str, source: str, reading: Reading) -> Columns:
