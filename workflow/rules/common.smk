@@ -316,3 +316,9 @@ def say_how_it_ended():
             print(f"\n{sweep.name}: {sweep.summary()}")
         if study.arms:
             print(f"\n{study.name}: {study.summary()}")
+
+
+def rules_beside_rate(wildcards, output):
+    """Options of `flops-fit rate`: where it writes the other rules that the sweep fits."""
+    files = [(name.replace("_", "-"), output[name]) for name in study.tuned_beside]
+    return " ".join(f"--{name}-out {quote(file)}" for name, file in files)
