@@ -371,25 +371,15 @@ def plan_sweep(
     for budget, values in sizes.items():
         for size in values:
             cell = cell_of(budget, size, counts[size])
-            if cell.steps < min_steps:
-                skipped.append(Skipped(budget, size, _too_short(cell, min_steps)))
+            if reason := _too_short(cell, min_steps):
+                skipped.append(Skipped(budget, size, reason))
                 continue
             for seed, variant in itertools.product(seeds, variants(next(number), budget)):
                 new = _varied(replace(cell, seed=seed), variant, batch_multiple, in_batch)
-                if new.steps < min_steps:
-                    skipped.append(Skipped(budget, size, _too_short(new, min_steps)))
-                    continue
-                key = (
-                    *(size, new.num_tokens, new.batch_items, seed, new.learning_rate),
-                    *(new.weight_decay, new.unique_fraction),
-                )
-                if key in budget_of:
-                    same = f"the same experiment as at budget {budget_of[key]:g}"
-                    rounded = "D" if budget_of[key] != budget else "the batch"
-                    skipped.append(Skipped(budget, size, f"{same}: {rounded} rounds to equal"))
-                    continue
-                budget_of[key] = budget
-                experiments.append(replace(new, experiment_id=name(new)))
+                if reason := _too_short(new, min_steps) or _planned_before(new, budget_of):
+                    skipped.append(Skipped(budget, size, reason))
+                else:
+                    experiments.append(replace(new, experiment_id=name(new)))
     return SweepPlan(experiments, skipped)
 
 
@@ -456,7 +446,22 @@ def _varied(
     return replace(cell, batch_items=items, steps=steps, count=count)
 
 
+def _planned_before(new: Experiment, budget_of: dict[tuple, float]) -> str:
+    """Why ``new`` is no new experiment; if it is one, ``budget_of`` gets its budget."""
+    key = (
+        *(new.size_param_value, new.num_tokens, new.batch_items, new.seed),
+        *(new.learning_rate, new.weight_decay, new.unique_fraction),
+    )
+    if key not in budget_of:
+        budget_of[key] = new.compute_budget
+        return ""
+    rounded = "D" if budget_of[key] != new.compute_budget else "the batch"
+    return f"the same experiment as at budget {budget_of[key]:g}: {rounded} rounds to equal"
+
+
 def _too_short(cell: Experiment, min_steps: int) -> str:
+    if cell.steps >= min_steps:
+        return ""
     return (
         f"{cell.steps} steps of {cell.batch_items:.6g} items; the floor is {min_steps} "
         "(limits.min_steps): a smaller batch or a larger budget would lift it"

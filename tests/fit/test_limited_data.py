@@ -87,6 +87,18 @@ def test_without_noise_the_answer_is_exact(form):
     assert not limited.borrowed
 
 
+@pytest.mark.parametrize(
+    ("planted", "noise", "said"), [("exponential", 0.03, True), ("none", 0.003, False)]
+)
+def test_a_form_that_is_better_but_not_clearly_is_said(planted, noise, said):
+    fit = fitted(planted, r=30, noise=noise, seed=int(said))
+    errors = {form.form: form.error for form in fit.repeats.forms}
+    assert fit.repeats.form == "none"
+    assert (min(errors.values()) < errors["none"]) == said
+    reasons = ask(fit, 1e22, unique=1e10).limited.reasons
+    assert any("which is better, but not clearly" in reason for reason in reasons) == said
+
+
 def test_runs_left_out_for_their_passes_still_show_what_repeats_are_worth():
     """The law is that of the fresh runs; a row of the sensitivity has the others too."""
     table = prepare_runs(repeating("exponential"), reading=Reading(max_epochs=1.05))

@@ -23,7 +23,7 @@ ROOMS = {
     "plan": ["cli.plan", "plan", "plots.plan", "report.plan_page"],
 }
 # Run in a process of its own; the fingerprint of a plan holds their code.
-PLANNER = {"plan.beyond", "plan.planner", "plan.rules"}
+PLANNER = {"plan.beyond", "plan.planner", "plan.rules", "plan.variants"}
 ELSEWHERE = {  # modules of a room that belong to another step
     "fit": {
         "fit",

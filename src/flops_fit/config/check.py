@@ -2,11 +2,12 @@
 
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.config.asked import check_answer, check_measures, check_metrics
+from flops_fit.config.budgets import check_fractions, check_sizes, show
 from flops_fit.config.factors import FACTORS, check_factors
 from flops_fit.config.schedule import check_schedule
 from flops_fit.config.schema import schema
@@ -129,17 +130,15 @@ def check_plain(value: object, key: str = "", depth: int = 0) -> None:
                 check_plain(child, f"{key}.{number}", depth + 1)
         case str():
             if not _is_unicode(value):
-                raise FlopsFitError(f"{key}: {_show(value)} is not allowed; allowed: Unicode text")
+                raise FlopsFitError(f"{key}: {show(value)} is not allowed; allowed: Unicode text")
         case int() | float():
             if not -LARGEST <= value <= LARGEST:
-                raise FlopsFitError(
-                    f"{key}: {_show(value)} is not allowed; allowed: finite numbers"
-                )
+                raise FlopsFitError(f"{key}: {show(value)} is not allowed; allowed: finite numbers")
         case None:
             pass
         case _:
             raise FlopsFitError(
-                f"{key}: {_show(value)} is not allowed; allowed: numbers, text, true, false, null, "
+                f"{key}: {show(value)} is not allowed; allowed: numbers, text, true, false, null, "
                 "and lists and mappings of these (write a date in quotes to make it text)"
             )
 
@@ -175,7 +174,7 @@ def _explain(error: "ValidationError") -> str:
         missing = sorted(set(error.validator_value) - set(error.instance))
         prefix = "" if key == "config" else f"{key}."
         return "; ".join(f"{prefix}{name}: missing, and it has no default" for name in missing)
-    return f"{key}: {_show(error.instance)} is not allowed; {_allowed(error)}"
+    return f"{key}: {show(error.instance)} is not allowed; {_allowed(error)}"
 
 
 def _unknown_key(prefix: str, name: str, allowed: list[str]) -> str:
@@ -243,14 +242,14 @@ def check_across_keys(config: dict) -> None:
         if section not in config or (name and name not in config[section]):
             raise FlopsFitError(f"{key}: missing, and it has no default")
     if "sizes" in kind.needed:
-        _check_sizes(config)
+        check_sizes(config)
         _check_confirm(config)
         for key in ("batch", "learning_rate"):
             _check_rule(key, config.get(key, {"value": 1}))
         if config.get("weight_decay") is not None:
             _check_rule("weight_decay", config["weight_decay"])
         check_factors(config)
-        _check_fractions(config)
+        check_fractions(config)
         check_schedule(config)
     CHECKS[kind.key](config)
     check_measures(config.get("fit") or {})
@@ -303,7 +302,7 @@ def _check_script(config: dict) -> None:
 
 def _exactly_one(key: str, section: Mapping[str, Any], names: tuple[str, ...]) -> None:
     if sum(section.get(name) is not None for name in names) != 1:
-        given = _show(sorted(name for name in names if section.get(name) is not None))
+        given = show(sorted(name for name in names if section.get(name) is not None))
         raise FlopsFitError(f"{key}: {given} given; allowed: exactly one of {', '.join(names)}")
 
 
@@ -331,54 +330,6 @@ CHECKS = {
 }
 
 
-def _check_sizes(config: dict) -> None:
-    sizes, budgets = config["sizes"], config["budgets"]
-    repeated = {b for b in budgets if budgets.count(b) > 1}
-    if repeated:
-        raise FlopsFitError(f"budgets: {min(repeated):g} is given twice; allowed: each budget once")
-    if len(sizes) != 1:
-        raise FlopsFitError(
-            f"sizes: {_show(sorted(sizes))} given; "
-            "allowed: exactly one of values, per_budget, window"
-        )
-    if "per_budget" not in sizes:
-        return
-    keys = _by_budget("sizes.per_budget", sizes["per_budget"])
-    for budget in budgets:
-        if budget not in keys:
-            raise FlopsFitError(
-                f"sizes.per_budget: no sizes for the budget {budget:g}; allowed: a list of sizes for "
-                "every budget"
-            )
-    _only_budgets("sizes.per_budget", keys, budgets)
-    sizes["per_budget"] = keys
-
-
-def _check_fractions(config: dict) -> None:
-    dataset = config.get("dataset") or {}
-    if isinstance(dataset.get("unique_fraction"), dict):
-        key = "dataset.unique_fraction"
-        dataset["unique_fraction"] = _by_budget(key, dataset["unique_fraction"])
-        _only_budgets(key, dataset["unique_fraction"], config["budgets"])
-
-
-def _by_budget(key: str, values: Mapping[object, Any]) -> dict[float, Any]:
-    """The ``values`` of the config's ``key`` by the budgets that their own keys name."""
-    keys = {_budget_key(key, name): value for name, value in values.items()}
-    if len(keys) < len(values):  # such as 1e6 and 1000000
-        raise FlopsFitError(
-            f"{key}: {_show(list(values))} name a budget twice; allowed: each budget once"
-        )
-    return keys
-
-
-def _only_budgets(key: str, keys: Iterable[float], budgets: list[float]) -> None:
-    for name in keys:
-        if name not in budgets:
-            allowed = ", ".join(f"{b:g}" for b in budgets)
-            raise FlopsFitError(f"{key}.{name:g}: not a budget; allowed: {allowed}")
-
-
 def _check_confirm(config: dict) -> None:
     if config.get("confirm") is None:
         return
@@ -390,26 +341,11 @@ def _check_confirm(config: dict) -> None:
         )
 
 
-def _budget_key(section: str, key: object) -> float:
-    try:
-        return float(key)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise FlopsFitError(f"{section}.{key}: not a number; allowed: the budgets") from None
-
-
 def _check_rule(key: str, rule: dict | None) -> None:
     if rule is None:
         raise FlopsFitError(f"{key}: None is not allowed; allowed: object")
     sources = [name for name in ("value", "function", "file") if name in rule]
     if len(sources) != 1:
         raise FlopsFitError(
-            f"{key}: {_show(sorted(rule))} given; allowed: exactly one of value, function, file"
+            f"{key}: {show(sorted(rule))} given; allowed: exactly one of value, function, file"
         )
-
-
-def _show(value: object, limit: int = 80) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not print an integer of more than 4300 digits
-        text = "an integer of more than 4300 digits"
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -133,6 +133,15 @@ def _judged(fit: Fit, answer: Answer, epochs: float) -> tuple[str, list[str]]:
         )
     else:
         reasons.append("the interval covers noise only: the form of the worth of repeats is chosen")
+    if repeats is not None and repeats.form == NONE:
+        none = next(form for form in repeats.forms if form.form == NONE)
+        best = min(repeats.forms, key=lambda form: form.error)
+        if best.error < none.error:
+            reasons.append(
+                f"repeats may be worth less than said: the {best.form} form (R = {best.R:.3g}) predicts "
+                f"runs that repeat their data with a mean error of {100 * best.error:.2g}% instead of "
+                f"{100 * none.error:.2g}%, which is better, but not clearly"
+            )
     if repeats is not None and epochs > BEYOND_EPOCHS * repeats.most_epochs:
         reasons.append(
             f"{epochs:.3g} passes are beyond those of the runs, at most {repeats.most_epochs:.3g}"
@@ -152,7 +161,7 @@ def describe_limited(limited: Limited, answer: Answer, fit: Fit) -> list[str]:
         return text
 
     worth = (
-        f"repeats are worth as much as fresh data ({limited.source})"
+        f"repeats are counted as fresh data ({limited.source})"
         if limited.form == NONE
         else f"repeats are worth at most R = {limited.R:.3g} passes ({limited.source}"
         f"{', borrowed' if limited.borrowed else f', {limited.form}'})"

@@ -82,7 +82,7 @@ def shortage(data: Amount, experiments: Sequence[Experiment], max_epochs: float 
     if widest.batch_items > items:
         return (
             f"batch: a global batch of {widest.experiment_id} has {widest.batch_items} items, "
-            f"its training data {items}; allowed: a batch that the data can fill"
+            f"the training data {items}; allowed: a batch that the data can fill"
         )
     longest = max(experiments, key=lambda experiment: experiment.num_tokens / _share(experiment))
     unique = _share(longest) * data.unique_tokens
