@@ -14,6 +14,7 @@ from flops_fit.experiment.options import TrainOptions, part_of_batch
 from flops_fit.experiment.recipe import read_recipe
 from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.job import check_part
+from flops_fit.plan import cache
 from flops_fit.plan.planner import make_plan
 
 MODULE = """\
@@ -124,3 +125,11 @@ def test_only_batch_norm_trains_another_model_from_parts(monkeypatch, norm, same
     monkeypatch.setattr(small_runs, "Net", net)
     whole, parts = (small_runs.run(micro_batch_items=items)["final_loss"] for items in (None, 4))
     assert (whole == pytest.approx(parts, rel=1e-5)) is same
+
+
+def test_a_plan_that_takes_long_says_what_it_waits_for(tmp_path, monkeypatch, capsys):
+    """A script that trains when it is imported would otherwise hold up the plan without a word."""
+    monkeypatch.setattr(cache, "NOTE_AFTER", 0.01)
+    with pytest.raises(FlopsFitError):
+        cache._make_plan({}, str(tmp_path), [])
+    assert 'if __name__ == "__main__":' in capsys.readouterr().err

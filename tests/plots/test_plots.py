@@ -13,8 +13,9 @@ from PIL import Image
 
 from flops_fit.fit import fit_runs, predict, prepare_runs, sensitivity_at
 from flops_fit.notation import count_text, flops_text, loss_text, time_text
-from flops_fit.plots import FIGURES
+from flops_fit.plots import FIGURES, ON_REQUEST
 from flops_fit.plots.draw import colours_of, draw_all
+from flops_fit.plots.hero import hero_numbers, hero_sentence
 from flops_fit.plots.isoflop import draw_isoflop, isoflop_numbers
 from flops_fit.plots.loss_curves import (
     MOST_CURVES,
@@ -213,6 +214,30 @@ def test_a_bare_table_of_params_tokens_and_loss_gives_every_figure(tmp_path):
     draw_all(table, [], fit, [1e21], tmp_path, dpi=50)
     assert len(list(tmp_path.iterdir())) == 3 * len(FIGURES)
     assert pd.read_csv(tmp_path / "loss_curves.csv").empty
+
+
+@pytest.mark.parametrize("width", [3.3, 6.4])
+def test_the_figure_of_a_first_page_says_the_answer_and_holds_curves_and_optima(
+    table, fit, tmp_path, width
+):
+    draw_all(table, [], fit, BUDGETS, tmp_path, 50, width, names=list(ON_REQUEST))
+    assert {path.name for path in tmp_path.iterdir()} == {"hero.svg", "hero.png", "hero.csv"}
+    sentence = hero_sentence(fit, BUDGETS)
+    answers = {c: predict(fit, c) for c in BUDGETS}
+    said = max((c for c in BUDGETS if answers[c].verdict == "trust"), default=BUDGETS[-1])
+    assert flops_text(said) in sentence
+    assert f"about {count_text(answers[said].params)} parameters" in sentence
+    assert sentence.endswith(f"({answers[said].verdict}).")
+    kinds = set(hero_numbers(table, fit, BUDGETS)["kind"])
+    assert {"run", "curve", "minimum", "law", "answer"} <= kinds
+
+
+def test_the_figure_of_a_first_page_offers_no_number_where_none_is_known(tmp_path):
+    table = prepare_runs(chinchilla_runs([1e18, 1e19], sizes=3))
+    fit = fit_runs(table, bootstrap=0)
+    draw_all(table, [], fit, [1e20], tmp_path, dpi=50, names=["hero"])
+    assert (tmp_path / "hero.svg").exists()
+    assert hero_sentence(fit, [1e20]) == "These runs do not determine how large a model should be."
 
 
 def test_runs_without_shared_budgets_are_drawn_with_slices_of_the_surface():

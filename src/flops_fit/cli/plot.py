@@ -3,7 +3,7 @@
 import argparse
 
 from flops_fit.cli.fitted import add_fitted, read_fitted
-from flops_fit.plots import FIGURES
+from flops_fit.plots import FIGURES, ON_REQUEST
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--figure",
         nargs="+",
         default=list(FIGURES),
-        choices=FIGURES,
+        choices=FIGURES | ON_REQUEST,
         metavar="NAME",
-        help=f"figures to draw, of {', '.join(FIGURES)} (default: all)",
+        help=f"figures to draw, of {', '.join(FIGURES)} (default: all of these), "
+        f"and {', '.join(ON_REQUEST)}, one figure for a first page",
     )
     parser.add_argument(
         "--format",

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,12 @@ from flops_fit.plugins.uses import uses_identity
 from flops_fit.store.plan_file import read_plan
 
 SOURCES = "sources.json"  # digests of source files, beside the plans
+NOTE_AFTER = 15.0  # seconds; a plan of the shipped sweeps takes less
+STILL_PLANNING = (
+    "note: still planning: the modules that the config names are imported, the smallest model is "
+    "built and the data are read. A script that trains when it is imported never gets further; "
+    'keep its training under `if __name__ == "__main__":`\n'
+)
 
 
 def search_paths(extra: Iterable[str] = ()) -> list[str]:
@@ -95,7 +102,12 @@ def _make_plan(config: Mapping[str, Any], results: str, paths: list[str]) -> Non
         path = Path(folder, "config.json")
         write_json(path, config)
         command = [sys.executable, "-m", "flops_fit.plan.planner", str(path), results, *paths]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        note = threading.Timer(NOTE_AFTER, lambda: sys.stderr.write(STILL_PLANNING))
+        note.start()
+        try:
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        finally:
+            note.cancel()
     if done.returncode:
         raise FlopsFitError(done.stderr.strip() or f"planning ended with {done.returncode}")
     sys.stderr.write(done.stderr)

@@ -15,3 +15,6 @@ FIGURES = {  # name -> description, for readers who cannot see the figure
     "loss_curves": "Training loss of every run against tokens and FLOPs, and its learning rate",
     "throughput": "Speed of every run against its number of parameters",
 }
+ON_REQUEST = {  # not among those of a report, whose parts they repeat
+    "hero": "Loss curves, best parameters and tokens against compute, and the answer in a sentence"
+}

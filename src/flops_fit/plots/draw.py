@@ -11,6 +11,7 @@ from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import unit_text
 from flops_fit.plots import FIGURES
+from flops_fit.plots.hero import SIDE_BY_SIDE, draw_hero, hero_numbers, hero_sentence
 from flops_fit.plots.isoflop import draw_isoflop, isoflop_numbers
 from flops_fit.plots.loss_curves import (
     MOST_CURVES,
@@ -61,6 +62,7 @@ def draw_all(
             "regret": lambda: regret_figure(fit, budgets, width),
             "loss_curves": lambda: loss_curves_figure(table, records, fit, width),
             "throughput": lambda: throughput_figure(table, records, fit, width),
+            "hero": lambda: hero_figure(table, fit, budgets, width),
         }
         for name in names:
             figure, numbers = figures[name]()
@@ -195,6 +197,19 @@ def surface_figure(table: RunTable, fit: Fit, budgets: list[float], width: float
         return _instead(f"There is no surface to draw. {fit.parametric.reason}", numbers, width)
     figure = Figure(figsize=(width, max(0.75 * width, 3.5)))
     draw_surface(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
+    return figure, numbers
+
+
+def hero_figure(table: RunTable, fit: Fit, budgets: list[float], width: float) -> Drawn:
+    """Curves and optima of ``fit`` and its runs in ``table``, and its answer in a sentence.
+
+    The answer is for one of ``budgets`` (FLOPs); ``width`` in inches.
+    """
+    numbers, sentence = hero_numbers(table, fit, budgets), hero_sentence(fit, budgets)
+    if not fit.identified:
+        return _instead(f"{sentence} {fit.headline.reason}", numbers, width)
+    figure = Figure(figsize=(width, 0.62 * width if width >= SIDE_BY_SIDE else 2.2 * width))
+    draw_hero(figure, numbers, colours_of(table, fit), fit, sentence)
     return figure, numbers
 
 

@@ -154,7 +154,7 @@ def key(ax: Axes, handles: list) -> None:
     if not handles:
         return
     widths = [KEY_SIZE * (0.55 * len(handle.get_label()) + 3.6) for handle in handles]  # points
-    room = 72 * ax.figure.figure.get_figwidth() - 45
+    room = 72 * ax.figure.bbox.width / ax.figure.dpi - 45
     for rows in range(1, len(handles) + 1):
         if sum(max(widths[i : i + rows]) for i in range(0, len(widths), rows)) <= room:
             break
