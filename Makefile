@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := .venv-docs
 
-.PHONY: demo test test-fast test-slow test-docs test-slurm test-faults test-scripts fuzz coverage lint clean
+.PHONY: demo test test-fast test-slow test-docs test-slurm test-faults test-scripts fuzz coverage lint docs clean
 demo: $(READY)
 	$(BIN)/snakemake --cores all --logger-flops-fit-brief
 
@@ -19,8 +20,8 @@ test-fast: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --durations=0
 
-# Every command of the documentation, as it stands there.
-test-docs: $(READY)
+# Every command of the documentation, as it stands there, and the site.
+test-docs: $(READY) $(DOCS)/.ready
 	$(BIN)/python -m pytest -m docs
 
 # Random tables through fit and report, random sweeps through plan, check and training.
@@ -51,6 +52,16 @@ lint: $(READY)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
+# The site, in an environment of its own: build/site/index.html. A warning is an error.
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/sphinx-build -W --keep-going -q -d build/doctrees -c docs . build/site
+	@echo site: build/site/index.html
+
+$(DOCS)/.ready: envs/docs.lock
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r envs/docs.lock
+	touch $@
+
 # The environment: exactly the lock, then this package. Made anew when either changes.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flops-fit needs Python 3.11 or newer, found " + sys.version.split()[0])'
@@ -60,4 +71,4 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .snakemake .coverage .import_linter_cache .mypy_cache
+	rm -rf $(VENV) $(DOCS) build .snakemake .coverage .import_linter_cache .mypy_cache

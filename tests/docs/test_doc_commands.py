@@ -32,7 +32,7 @@ HEADS = sorted([*ROOT.glob("config/*.yaml"), *(p for p in ROOT.glob("envs/*") if
 GENERATED = {"api.md", "bad_input.md"}  # from the source, and compared with it by their own tests
 HAND_WRITTEN = [page for page in PAGES if page.name not in GENERATED]
 FENCE = re.compile(
-    r"(?:<!-- (test|file): (\S+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?:<!-- (test|file): (\S+) -->\n)?^```([\w{}]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
 
 SWEEP = "snakemake --cores all --configfile"
@@ -65,6 +65,8 @@ HERE = (
     "flops-fit fit --runs docs/standard/results.csv --out fit.json",
     "flops-fit fit --runs runs.csv --out fit.json",
     "flops-fit fit --runs runs.csv --report my_runs",
+    "flops-fit predict --fit my_runs/fit.json --flops 1e21",
+    "flops-fit plot --runs results/demo/results.csv --records results/demo/results.json --fit results/demo/fit.json --out-dir figures --width 3.3 --format pdf --figure isoflop optima sensitivity hero",
     "flops-fit predict --fit fit.json --flops 1e21",
     "flops-fit predict --fit fit.json --flops 1e21 --params 7e9",
     "flops-fit predict --fit fit.json --flops 1e21 --tokens 5e10",
@@ -90,12 +92,16 @@ OWN_SCRIPT = (
 )
 DEPLOYED = "tests/workflow/test_deployed.py::test_another_config_in_its_place_trains_reports_and_prints_the_answer"
 BUNDLE = "tests/bundle/test_bundle.py::test_a_bundle_is_added_on_another_machine_and_equals_what_was_packed"
+TUTORIAL = "tests/docs/test_tutorial.py::test_the_tutorial_ends_in_a_report_as_it_says"
 CLUSTER = "snakemake --profile profiles/slurm --configfile config/smoke.yaml"
 ELSEWHERE = {
     f"{SWEEP} config/smoke.yaml": "tests/workflow/test_smoke.py::test_the_smoke_sweep_leaves_every_promised_file",
     f"{SWEEP} config/runs.yaml": "tests/workflow/test_existing_runs.py::test_the_shipped_table_gives_an_answer_without_training",
     f"{SWEEP} own.yaml": OWN_SCRIPT,
-    "snakemake -n --cores all --configfile own.yaml": OWN_SCRIPT,
+    "snakemake plan --cores 1 --configfile own.yaml": OWN_SCRIPT,
+    "cat $(python -c 'import sysconfig; print(sysconfig.get_path(\"stdlib\"))')/*.py > text.txt": TUTORIAL,
+    "snakemake plan --cores 1 --configfile nextbyte.yaml": TUTORIAL,
+    f"{SWEEP} nextbyte.yaml": TUTORIAL,
     f"{CLUSTER} -n": SLURM,
     f"{CLUSTER} --slurm-status-command squeue": SLURM,
     "snakemake --unlock --configfile config/smoke.yaml": SLURM,
@@ -134,6 +140,9 @@ BLOCKS = {
     "my_sweep.yaml": "written into the project here",
     "api.py": "tests/docs/test_doc_commands.py::test_the_api_lines_run_over_the_same_files",
     "Snakefile": "tests/workflow/test_elsewhere.py::test_a_module_makes_what_the_rules_of_another_workflow_ask_for",
+    "train_plain.py": TUTORIAL,
+    "nextbyte.py": TUTORIAL,
+    "nextbyte.yaml": TUTORIAL,
     "train.py": OWN_SCRIPT,
     "own.yaml": OWN_SCRIPT,
     "my_counts.py": OWN_SCRIPT,
@@ -301,7 +310,7 @@ def test_the_lists_hold_nothing_that_no_page_says():
 @pytest.mark.parametrize("page", HAND_WRITTEN, ids=named)
 def test_every_block_in_a_language_is_tried_or_said_not_to_be(page):
     for kind, mark, language, text in fences(page):
-        assert language in {"", "text", "json", "python", "yaml"}, language
+        assert language in {"", "text", "json", "python", "yaml", "{toctree}"}, language
         if language in {"python", "yaml"}:
             name = mark or text.splitlines()[0]
             if kind == "file":

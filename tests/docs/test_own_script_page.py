@@ -25,7 +25,7 @@ def test_a_script_with_options_is_planned_and_started_with_them(tmp_path, monkey
         (tmp_path / "data" / f"{part}.bin").touch()
     config = complete_config(yaml.safe_load(FILES["nano.yaml"]))
     plan = make_plan(config, tmp_path / "results", [str(tmp_path)])
-    assert len(plan.experiments) == 15
+    assert len(plan.experiments) == 18
     first = plan.experiments[0]
     assert first.count.params == 2 * 12 * 8**2 + 96 * 8
     assert first.num_tokens == first.steps * first.batch_items * 64

@@ -17,8 +17,8 @@ FILES = dict(re.findall(r"<!-- test: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTA
 
 
 def snakemake(work: Path, *options: str) -> str:
-    line = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "own.yaml"]
-    line += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(work), *options]
+    line = [sys.executable, "-m", "snakemake", *options, "--cores", "2", "--configfile", "own.yaml"]
+    line += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(work)]
     done = subprocess.run(line, cwd=work, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -27,7 +27,7 @@ def snakemake(work: Path, *options: str) -> str:
 def test_the_script_of_the_page_is_planned_trained_and_reported(tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    assert "train_run" in snakemake(tmp_path, "-n")
+    assert "15 experiments, 3 budgets" in snakemake(tmp_path, "plan")
     snakemake(tmp_path)
     page = (tmp_path / "results/own/report.html").read_text()
     assert "decided by the script" in page
