@@ -110,6 +110,8 @@ def test_the_citation_and_the_package_agree():
     assert {"title", "message", "authors"} <= citation.keys()
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest.groups() == (citation["version"], citation["date-released"])
     assert citation["authors"] == [{"name": "The flops-fit authors"}]
 
 

@@ -40,6 +40,7 @@ SWEEP = "snakemake --cores all --configfile"
 HERE = (
     "snakemake plan --cores 1",
     "snakemake -n --cores all",
+    "snakemake plan --cores 1 --configfile my_sweep.yaml",
     f"{SWEEP} my_sweep.yaml",
     "snakemake --cores all",
     f"{SWEEP} small.yaml",
