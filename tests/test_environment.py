@@ -14,6 +14,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import flops_fit
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
@@ -108,7 +110,7 @@ def test_the_citation_and_the_package_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
     assert {"title", "message", "authors"} <= citation.keys()
-    assert citation["version"] == PROJECT["version"]
+    assert citation["version"] == PROJECT["version"] == flops_fit.__version__
     assert citation["license"] == PROJECT["license"]
     newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest.groups() == (citation["version"], citation["date-released"])

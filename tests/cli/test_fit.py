@@ -86,7 +86,8 @@ def test_fit_ends_with_one_line_that_names_the_file_and_the_headline(fitted, cap
     run("fit", "--runs", fitted / "runs.csv", "--out", fitted / "again.json", "--bootstrap", 50)
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.startswith(f"wrote {fitted / 'again.json'}: a = 0.5")
-    assert "35 runs, 1 left out" in last
+    left = json.loads((fitted / "again.json").read_text())["excluded"]["runs"][0]
+    assert f"35 runs, 1 left out ({left['experiment_id']}: {left['reason']})" in last
 
 
 def test_predict_prints_the_answer_readable_and_as_json(fitted, capsys):

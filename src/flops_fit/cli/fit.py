@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flops_fit.fit.sections import Excluded
     from flops_fit.fit.sizes import Size
+
+MOST_NAMED = 3  # runs left out; the report names all
 
 FIT_EXAMPLE = """example:
   flops-fit fit --runs runs.csv --out fit.json
@@ -235,6 +238,15 @@ def _sizes(path: str, params: str) -> "list[Size]":
     return [Size(**size.in_table(plan.convention, params)) for size in plan.beyond]
 
 
+def _left_out(excluded: "Excluded") -> str:
+    """How many runs were left out, and the first of them with their reasons."""
+    if not excluded.count:
+        return ""
+    named = [f"{run.experiment_id}: {run.reason}" for run in excluded.runs[:MOST_NAMED]]
+    more = ["..."] if excluded.count > MOST_NAMED else []
+    return f", {excluded.count} left out ({', '.join([*named, *more])})"
+
+
 def run(args: argparse.Namespace) -> None:
     """Read the runs, fit, write the fit, print one line, and with ``--report`` write the page."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -275,16 +287,15 @@ def run(args: argparse.Namespace) -> None:
         print(f"note: {note}")
     if fit.accuracy:
         print(f"note: {describe_sigmoid(fit.accuracy)}")
-    headline, left = fit.headline, fit.excluded.count
+    headline = fit.headline
     exponent = f"a = {headline.a:.3f}"
     key = "a" if headline.method == "surface" else f"{headline.method}.a"
     if key in fit.ci:
         low, high = fit.ci[key]
         exponent += f" [{low:.3f}, {high:.3f}]"
-    without = f", {left} left out" if left else ""
     print(
         f"wrote {out}: {exponent} by {headline.method} ({fit.status}) from "
-        f"{fit.data.n_runs} runs{without}"
+        f"{fit.data.n_runs} runs{_left_out(fit.excluded)}"
     )
     if args.report is not None:
         _write_report(args, out)

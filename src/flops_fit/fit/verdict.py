@@ -15,6 +15,7 @@ from flops_fit.fit.result import Fit
 
 PROMISED = 0.90  # probability that the advised size costs at most 5% more compute than the best
 FAR = 10.0  # beyond the data by more than this: provisional at best
+ROUNDED = 1.01  # whole batches leave a budget a little beside its name
 MEANINGLESS = 1000.0  # beyond the data by more than this, no interval means anything
 ELSEWHERE = 1.1  # factor in C beyond which runs of one budget say nothing
 DECADE = 10.0  # budgets within this factor of the largest have to show minima
@@ -103,12 +104,12 @@ def untested_run(fit: Fit, flops: float, ratio: float) -> str:
 def _distance(fit: Fit, flops: float) -> list[str]:
     """Reasons from how far beyond the data C lies, and whether that was ever tested."""
     reasons, beyond = [], flops / fit.data.largest_budget
-    if beyond > FAR * 1.01:  # whole batches leave a budget a little beside its name
+    if beyond > FAR * ROUNDED:
         reasons.append(f"the budget is {beyond:.3g} times the largest budget of the data")
     if beyond > MEANINGLESS:
         reasons.append("this is so far beyond the data that every number here is a guess")
     tested = fit.stack.tests["params"] if fit.stack else fit.heldout.levels
-    if beyond > 1.01 and not tested:
+    if beyond > ROUNDED and not tested:
         reasons.append(
             "the budget is beyond the data, and untested: no budget could be left out and predicted"
         )

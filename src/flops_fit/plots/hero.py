@@ -57,9 +57,9 @@ def draw_hero(
     panels = dict(list(numbers.groupby("panel")))
     width = figure.get_figwidth()
     if width < SIDE_BY_SIDE:
-        left, right = figure.subfigures(2, 1, height_ratios=(1.4, 1.6))
+        left, right = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.4, 1.6)).flat
     else:
-        left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.5, 1)).flat
     draw_isoflop(left.subplots(), panels["isoflop"], colours, unit_text(fit.data.loss_unit))
     axes = right.subplots(2, 1, sharex=True)
     for quantity, ax in zip(("params", "tokens"), axes, strict=True):

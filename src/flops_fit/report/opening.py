@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from flops_fit.fit.result import Fit
-from flops_fit.fit.verdict import FAR, PROMISED
+from flops_fit.fit.verdict import FAR, PROMISED, ROUNDED
 from flops_fit.notation import count_text, flops_text
 
 UNDETERMINED = "These runs do not determine how large a model should be"
@@ -62,7 +62,7 @@ def checks_of(answer: Mapping, fit: Fit) -> list[tuple[bool, str]]:
     promise = answer["promise"]
     sure = f"{promise:.0%} sure: " if promise is not None else "not known: "
     return [
-        (answer["beyond_data"] <= FAR, answer["beyond"]),
+        (answer["beyond_data"] <= FAR * ROUNDED, answer["beyond"]),
         (
             0 < bracketed == len(minima),
             f"{bracketed} of {len(minima)} minima bracketed" if minima else "no curve per budget",
