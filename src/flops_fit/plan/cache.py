@@ -28,7 +28,7 @@ from flops_fit.plugins.uses import uses_identity
 from flops_fit.store.plan_file import read_plan
 
 SOURCES = "sources.json"  # digests of source files, beside the plans
-NOTE_AFTER = 15.0  # seconds; a plan of the shipped sweeps takes less
+NOTE_AFTER = 30.0  # seconds; a plan of the shipped sweeps takes a third of it on a busy machine
 STILL_PLANNING = (
     "note: still planning: the modules that the config names are imported, the smallest model is "
     "built and the data are read. A script that trains when it is imported never gets further; "
