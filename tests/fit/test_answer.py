@@ -14,6 +14,7 @@ from flops_fit.fit import Fit, describe, fit_runs, predict
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.laws import PathLaw, SurfaceLaw
 from flops_fit.fit.sizes import Size
+from flops_fit.fit.verdict import promise_text
 
 KEYS = {
     "flops",
@@ -170,6 +171,13 @@ def test_there_is_no_size_value_without_integer_sizes(noisy):
 
 
 @pytest.mark.seconds
+@pytest.mark.parametrize(
+    ("promise", "text"), [(0.854, "85%"), (0.8958, "89.5%"), (0.8999, "89.9%"), (0.9, "90%")]
+)
+def test_a_probability_below_what_trust_needs_reads_as_below(promise, text):
+    assert promise_text(promise) == text
+
+
 def test_verdicts():
     law = LAWS["besiroglu"]
     sure = fit_runs(sweep(law, noise=0.001, sizes=11), bootstrap=100)

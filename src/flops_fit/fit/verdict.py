@@ -5,6 +5,8 @@ one, with a probability of 90% or more. A reason that concerns the runs forbids 
 probability.
 """
 
+import math
+
 import numpy as np
 
 from flops_fit.constants import MOST_EPOCHS
@@ -46,7 +48,7 @@ def reasons_at(
     elif promise is not None and promise < PROMISED:
         reasons.append(
             "the advised size costs at most 5% more compute than the best one with a probability of "
-            f"{promise:.0%}; trust needs {PROMISED:.0%}"
+            f"{promise_text(promise)}; trust needs {PROMISED:.0%}"
         )
     reasons += fit.headline.warnings
     return (PROVISIONAL if reasons else TRUST), reasons
@@ -137,3 +139,11 @@ def _runs(fit: Fit) -> list[str]:
             each = ", ".join(f"{b.flops:.3g} ({b.status})" for b in edge)
             reasons.append(f"budgets without a bracketed minimum: {each}")
     return reasons
+
+
+def promise_text(promise: float) -> str:
+    """``promise``, a probability, as text that never rounds up to what trust needs."""
+    rounded = f"{promise:.0%}"
+    if promise < PROMISED and rounded == f"{PROMISED:.0%}":
+        return f"{math.floor(1000 * promise) / 10:g}%"
+    return rounded

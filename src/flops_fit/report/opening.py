@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from flops_fit.fit.result import Fit
-from flops_fit.fit.verdict import FAR, PROMISED, ROUNDED
+from flops_fit.fit.verdict import FAR, PROMISED, ROUNDED, promise_text
 from flops_fit.notation import count_text, flops_text
 
 UNDETERMINED = "These runs do not determine how large a model should be"
@@ -60,7 +60,7 @@ def checks_of(answer: Mapping, fit: Fit) -> list[tuple[bool, str]]:
     tests = {test.flops for test in fit.stack.tests["params"]} if fit.stack else set()
     held = len(tests) or fit.heldout.levels_scored
     promise = answer["promise"]
-    sure = f"{promise:.0%} sure: " if promise is not None else "not known: "
+    sure = f"{promise_text(promise)} sure: " if promise is not None else "not known: "
     return [
         (answer["beyond_data"] <= FAR * ROUNDED, answer["beyond"]),
         (
