@@ -39,7 +39,9 @@ def test_the_tutorial_ends_in_a_report_as_it_says(tmp_path):
     assert "not tuned for this model" in planned
     assert "warning" not in planned
     assert "17 experiments, 3 budgets" in PAGE
-    config["budgets"] = [budget / 10 for budget in config["budgets"]]  # seconds instead of minutes
+    config["budgets"] = [
+        float(budget) / 10 for budget in config["budgets"]
+    ]  # seconds instead of minutes
     config["limits"] = {"min_steps": 2}
     (tmp_path / "nextbyte.yaml").write_text(yaml.safe_dump(config))
     run("snakemake --cores all --configfile nextbyte.yaml", tmp_path)
