@@ -35,5 +35,5 @@ def test_a_script_with_options_is_planned_and_started_with_them(tmp_path, monkey
     line = command_line(spec, given, tmp_path)
     assert line[line.index("--n_layer") :] == [
         *("--n_layer", "2", "--n_head", "1", "--n_embd", "8", "--out_dir", "out"),
-        *("--batch_size", "8", "--max_iters", str(first.steps), "--learning_rate", "0.003"),
+        *("--batch_size", "4", "--max_iters", str(first.steps), "--learning_rate", "0.003"),
     ]
