@@ -2,6 +2,7 @@
 
 import pytest
 
+from flops_fit.batch import Batches
 from flops_fit.errors import FlopsFitError
 from flops_fit.plan.rules import make_rule
 from flops_fit.plan.schedule import multiplier, phases, rate_factor
@@ -132,6 +133,7 @@ def test_schedules_pass_through_their_known_points(kind, points):
         assert multiplier(progress, schedule) == pytest.approx(expected, abs=1e-12)
 
 
+ONE = Batches(1)
 SHARED = {"kind": "trunk", "warmup_tokens": 100, "cooldown": 0.2, "shape": "sqrt", "final": 0.0}
 
 
@@ -164,5 +166,7 @@ def test_a_schedule_ends_at_its_final_factor():
 
 def test_phases_count_every_step_once():
     for kind in ("linear", "cosine", "wsd", "constant"):
-        assert sum(phases(157, LINEAR | {"kind": kind}).values()) == 157
-    assert phases(100, SHARED, 1000) == {"warmup": 10, "plateau": 70, "decay": 20}
+        assert sum(phases(ONE, 157, LINEAR | {"kind": kind}, 157).values()) == 157
+    assert phases(ONE, 100, SHARED, 1000) == {"warmup": 10, "plateau": 70, "decay": 20}
+    growing = Batches(1, [[100, 2], [300, 4]])  # 100 + 100 + 25 steps
+    assert phases(growing, 400, SHARED, 4000) == {"warmup": 10, "plateau": 195, "decay": 20}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.config.asked import check_answer, check_measures, check_metrics
+from flops_fit.config.rules import check_rules
 from flops_fit.config.schedule import check_schedule
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
@@ -241,8 +242,7 @@ def check_across_keys(config: dict) -> None:
     if "sizes" in kind.needed:
         _check_sizes(config)
         _check_confirm(config)
-        for key in ("batch", "learning_rate"):
-            _check_rule(key, config.get(key, {"value": 1}))
+        check_rules(config)
         check_schedule(config)
     CHECKS[kind.key](config)
     check_measures(config.get("fit") or {})
@@ -370,14 +370,6 @@ def _budget_key(key: object) -> float:
         return float(key)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise FlopsFitError(f"sizes.per_budget.{key}: not a number; allowed: the budgets") from None
-
-
-def _check_rule(key: str, rule: dict) -> None:
-    sources = [name for name in ("value", "function", "file") if name in rule]
-    if len(sources) != 1:
-        raise FlopsFitError(
-            f"{key}: {_show(sorted(rule))} given; allowed: exactly one of value, function, file"
-        )
 
 
 def _show(value: object, limit: int = 80) -> str:

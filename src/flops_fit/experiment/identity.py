@@ -97,6 +97,7 @@ def recipe_of(
         seed=experiment.seed,
         expected_items=experiment.expected_items,
         part_items=part_items,
+        batch_growth=experiment.batch_growth,
     )
 
 

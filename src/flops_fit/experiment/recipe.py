@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from flops_fit.batch import Batches
 from flops_fit.constants import TRUNK
 from flops_fit.experiment.names import readable_id, tokens_text
 from flops_fit.experiment.options import TRAINER_VERSION, DecidingOptions
@@ -189,13 +190,14 @@ class PluginRecipe:
         shared: what it shares with the other experiments of its sweep.
         size: the value of the size parameter.
         tokens: D in target elements.
-        batch_items: the global batch in items.
+        batch_items: the global batch of the first step in items.
         steps: steps of the optimiser.
         learning_rate: the peak of the learning rate.
         seed: of weights, order and dropout.
         expected_items: as in `DecidingOptions`.
         part_items: items of a batch that pass the model together, where a layer normalises over them
             and the batch is split (None elsewhere: then the split changes no result).
+        batch_growth: where the batch grows, as `flops_fit.batch.Batches` has it (empty: nowhere).
     """
 
     shared: SharedRecipe
@@ -207,6 +209,7 @@ class PluginRecipe:
     seed: int
     expected_items: int | None = None
     part_items: int | None = None
+    batch_growth: list[list[int]] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "PluginRecipe":
@@ -215,7 +218,7 @@ class PluginRecipe:
         Raises a `LookupError`, `TypeError` or `AttributeError` where ``value`` is no such recipe.
         """
         numbers = ("tokens", "batch_items", "steps", "learning_rate", "seed")
-        names = (*numbers, "expected_items", "part_items")
+        names = (*numbers, "expected_items", "part_items", "batch_growth")
         model = dict(value["model"])
         size = model.pop("size")
         shared = {name: part for name, part in value.items() if name not in names}
@@ -229,6 +232,7 @@ class PluginRecipe:
             seed=value["seed"],
             expected_items=value.get("expected_items"),
             part_items=value.get("part_items"),
+            batch_growth=value.get("batch_growth", []),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,6 +242,7 @@ class PluginRecipe:
             **shared,
             "expected_items": self.expected_items,  # only where targets are ignored or items differ
             "part_items": self.part_items,
+            "batch_growth": self.batch_growth or None,
             "model": {**shared["model"], "size": self.size},
             "tokens": self.tokens,
             "batch_items": self.batch_items,
@@ -245,7 +250,7 @@ class PluginRecipe:
             "learning_rate": self.learning_rate,
             "seed": self.seed,
         }
-        return _without_none(value, "expected_items", "part_items")
+        return _without_none(value, "expected_items", "part_items", "batch_growth")
 
     @cached_property
     def hash(self) -> str:
@@ -256,7 +261,8 @@ class PluginRecipe:
     def trunk(self) -> str:
         """The hash of what decides the steps before the cooldown; empty without a trunk.
 
-        Runs that have it in common and differ in D share these steps.
+        Runs that have it in common and differ in D share these steps. Where the batch grows is not in
+        it, since a longer run has more of that: a state is sealed with the growth before it.
         """
         schedule = self.shared.schedule
         if schedule["kind"] != TRUNK:
@@ -268,10 +274,16 @@ class PluginRecipe:
             "evaluation",
             "draws_when_evaluated",
             "metrics",
+            "batch_growth",
         )
         prefix = {name: part for name, part in self.to_dict().items() if name not in after}
         of_prefix = {name: schedule[name] for name in ("kind", "warmup_tokens")}
         return canonical_hash({**prefix, "schedule": of_prefix})
+
+    @property
+    def batches(self) -> Batches:
+        """The global batch of each step."""
+        return Batches(self.batch_items, self.batch_growth)
 
     @property
     def experiment_id(self) -> str:
@@ -302,6 +314,7 @@ class PluginRecipe:
             evaluation_tokens=shared.evaluation.tokens,
             evaluation_batch_items=shared.evaluation.batch_items,
             expected_items=self.expected_items,
+            batch_growth=self.batch_growth,
         )
 
     @staticmethod
@@ -343,8 +356,8 @@ class PluginRecipe:
 
 
 # The union of recipes by kind of trainer. Each has `to_dict`, `hash`, `experiment_id`, `references`,
-# `changed`, `wrong_tokens`, `trunk`, and `size`, `tokens`, `batch_items`, `steps`, `learning_rate`,
-# `seed`.
+# `changed`, `wrong_tokens`, `trunk`, `batches`, and `size`, `tokens`, `batch_items`, `steps`,
+# `learning_rate`, `seed`.
 Recipe = PluginRecipe | ScriptRecipe
 
 

@@ -201,7 +201,7 @@ def check_part(recipe: PluginRecipe, options: TrainOptions, normalises: bool) ->
 
     ``options`` are those of the job. Raises `FlopsFitError` where they split a batch otherwise.
     """
-    part = part_of_batch(options.batch_items, options.processes or 1, options.micro_batch_items)
+    part = part_of_batch(options.largest_batch, options.processes or 1, options.micro_batch_items)
     if normalises and part != recipe.part_items:
         planned, here = (n or options.batch_items for n in (recipe.part_items, part))
         raise FlopsFitError(

@@ -77,10 +77,10 @@ def shortage(data: Amount, experiments: Sequence[Experiment], max_epochs: float 
     """
     if data.unique_items is None or data.unique_tokens is None:
         return ""
-    widest = max(experiments, key=lambda experiment: experiment.batch_items)
-    if widest.batch_items > data.unique_items:
+    widest = max(experiments, key=lambda experiment: experiment.batches.last)
+    if widest.batches.last > data.unique_items:
         return (
-            f"batch: a global batch of {widest.experiment_id} has {widest.batch_items} items, "
+            f"batch: a global batch of {widest.experiment_id} has {widest.batches.last} items, "
             f"the training data {data.unique_items}; allowed: a batch that the data can fill"
         )
     longest = max(experiments, key=lambda experiment: experiment.num_tokens)

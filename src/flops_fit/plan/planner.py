@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.config.load import load_config
+from flops_fit.config.rules import RULES
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import plan_fingerprint, plan_key
 from flops_fit.experiment.kinds import Shared, kind_of
@@ -33,8 +34,6 @@ from flops_fit.plugins.resolve import add_search_paths
 from flops_fit.plugins.uses import Uses, uses_identity
 from flops_fit.plugins.watch import Watch, not_followed, watching
 from flops_fit.sweep import COUNTED, Skipped, SweepPlan, plan_sweep
-
-RULES = ("batch", "learning_rate")
 
 
 def make_plan(
@@ -78,6 +77,7 @@ def make_plan(
         learning_rate=rules["learning_rate"],
         rate_factors=config["learning_rate_factors"],
         batch_multiple=config["batch"].get("multiple", 1),
+        batch_seen=config["batch"].get("seen"),
         min_steps=config["limits"]["min_steps"],
         name=lambda experiment: planning.recipe(shared, experiment).experiment_id,
         in_batch=costs.in_batch,
@@ -87,6 +87,11 @@ def make_plan(
         raise FlopsFitError(
             f"budgets: no cell of the grid can be trained; the first: {grid_plan.skipped[0].reason}; "
             f"{PLAN_HINT}"
+        )
+    if "seen" in config["batch"] and costs.coupled:
+        raise FlopsFitError(
+            "batch.seen: the loss compares the items of a batch, so its value would change as the batch "
+            "grows; allowed: a batch that does not grow"
         )
     grid_plan.skipped.extend(not_probed)
     _check_processes(grid_plan, config["resources"]["processes"])

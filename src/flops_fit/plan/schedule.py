@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
+from flops_fit.batch import Batches
 from flops_fit.constants import TRUNK
 
 
@@ -60,23 +62,23 @@ def multiplier(progress: float, schedule: Mapping) -> float:
     return final + (1.0 - final) * remaining
 
 
-def phases(steps: int, schedule: Mapping, tokens: int = 0) -> dict[str, int]:
-    """Steps spent in ``warmup``, ``plateau`` and ``decay`` of a run of ``steps`` optimiser steps.
+def phases(
+    batches: Batches, items: float, schedule: Mapping[str, Any], tokens: int
+) -> dict[str, int]:
+    """Steps spent in ``warmup``, ``plateau`` and ``decay`` of a run of D = ``tokens``.
 
-    ``schedule`` as in `rate_factor`; none are known where it is empty, as it is where a user's own
-    script decides it. ``tokens`` is D, in which the warm-up of a trunk is counted.
+    The run takes ``items`` items in ``batches``. ``schedule`` as in `rate_factor`; none are known where
+    it is empty, as it is where a user's own script decides it.
     """
     if not schedule:
         return {}
-    if schedule["kind"] == TRUNK:
-        warmup = min(round(schedule["warmup_tokens"] * steps / tokens), steps)
-        decay = min(round(schedule["cooldown"] * steps), steps - warmup)
-        return {"warmup": warmup, "plateau": steps - warmup - decay, "decay": decay}
-    warmup = round(schedule["warmup"] * steps)
-    if schedule["kind"] == "constant":
-        decay = 0
-    elif schedule["kind"] == "wsd":
-        decay = min(round(schedule["decay"] * steps), steps - warmup)
-    else:
-        decay = steps - warmup
-    return {"warmup": warmup, "plateau": steps - warmup - decay, "decay": decay}
+    steps, kind = math.ceil(batches.steps(items)), schedule["kind"]
+    warmup = schedule["warmup_tokens"] / tokens if kind == TRUNK else schedule["warmup"]
+    plateau = {
+        TRUNK: lambda: 1 - schedule["cooldown"],
+        "wsd": lambda: 1 - schedule["decay"],
+        "constant": lambda: 1.0,
+    }.get(kind, lambda: 0.0)()
+    rising = min(round(batches.steps(warmup * items)), steps)
+    falling = min(round(steps - batches.steps(plateau * items)), steps - rising)
+    return {"warmup": rising, "plateau": steps - rising - falling, "decay": falling}
