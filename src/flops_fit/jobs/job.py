@@ -1,6 +1,6 @@
 """One process of the job of an experiment: read the spec, train, write the record.
 
-`flops_fit.jobs.launch` starts it by ``accelerate launch -m flops_fit.jobs.job SPEC RESULT ROOT``.
+`flops_fit.jobs.launch` starts it by ``accelerate launch -m flops_fit.jobs.job SPEC RESULT ROOT AFTER``.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from flops_fit.experiment.places import hashes_file, run_folder, trunk_folder
 from flops_fit.experiment.recipe import PluginRecipe
 from flops_fit.experiment.spec import Spec, options_of, read_spec
 from flops_fit.experiment.used import late_sentence, late_uses, note_late
-from flops_fit.jobs.environment import AFTER
 from flops_fit.jobs.killed import AT_WORK, LOST
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.watch import Watch, watching
@@ -50,24 +49,25 @@ OUT_OF_MEMORY = (
 def main(arguments: list[str]) -> int:
     """Train the experiment of a spec file and return the exit status.
 
-    ``arguments`` are the path of the spec, the path of the result, and the folder of all results.
+    ``arguments`` are the path of the spec, the path of the result, the folder of all results, and the
+    id of the run that was trained before it on its trunk (empty, or absent: none).
     The status is 0 for a finished run (diverged included), 2 for bad input, 75 for a run that was
     stopped on request and saved (the workflow's retry resumes it), and 1 for anything else.
     """
     logging.basicConfig(format="flops-fit: %(message)s")
     logging.getLogger("flops_fit").setLevel(logging.INFO)
-    spec_path, result, results = arguments
+    spec_path, result, results, *after = arguments
     stop = StopRequest()
     with stop.listening():
         spec = read_spec(spec_path)
-        return run(spec, results, result, stop)
+        return run(spec, results, result, stop, "".join(after))
 
 
-def run(spec: Spec, results: str, result: str, stop: StopRequest) -> int:
+def run(spec: Spec, results: str, result: str, stop: StopRequest, after: str = "") -> int:
     """Train ``spec`` in its folder below ``results``, which the main process locks.
 
-    A copy of the record goes to ``result``; ``stop`` holds a request to stop. Returns the exit
-    status of `main`.
+    A copy of the record goes to ``result``; ``stop`` holds a request to stop; ``after`` as in `main`.
+    Returns the exit status of `main`.
     """
     folder = run_folder(results, spec.experiment_id)
     main_process = int(os.environ.get("RANK", 0)) == 0
@@ -84,7 +84,7 @@ def run(spec: Spec, results: str, result: str, stop: StopRequest) -> int:
                 (folder / AT_WORK).touch()
                 held.callback((folder / AT_WORK).unlink, missing_ok=True)
                 stop.before_exit.append(lambda: (folder / AT_WORK).unlink(missing_ok=True))
-            record = train_spec(spec, results, stop)
+            record = train_spec(spec, results, stop, after)
             if main_process:
                 finish_run(folder, record, result)
             return 0
@@ -124,11 +124,13 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, Any]:
+def train_spec(
+    spec: Spec, results: str | Path, stop: StopRequest, after: str = ""
+) -> dict[str, Any]:
     """Build the parts of ``spec``, train it below ``results``, and return its record, not yet sealed.
 
-    A request in ``stop`` is noticed between two steps. Raises `FlopsFitError` where something
-    changed since the plan was made.
+    A request in ``stop`` is noticed between two steps; ``after`` as in `main`. Raises
+    `FlopsFitError` where something changed since the plan was made.
     """
     from flops_fit.experiment.build import (
         load_data,
@@ -179,7 +181,7 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
             load_metrics(spec),
         )
     if recipe.trunk:
-        outcome["after"] = os.environ.get(AFTER) or None
+        outcome["after"] = after or None
     record = Record(
         spec.experiment_id, spec.hash, recipe.to_dict(), spec.count, spec.tokens_per_item, outcome
     )

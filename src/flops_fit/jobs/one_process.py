@@ -3,7 +3,7 @@
 ``accelerate launch`` imports torch to read its options, and then starts the program, which imports
 torch again. This module takes the same command line. It lets accelerate's own parser, checks and
 environment do their work, and then runs the job in this process:
-``python -m flops_fit.jobs.one_process OPTIONS -m flops_fit.jobs.job SPEC RESULT ROOT``.
+``python -m flops_fit.jobs.one_process OPTIONS -m flops_fit.jobs.job SPEC RESULT ROOT AFTER``.
 """
 
 import atexit
