@@ -1,5 +1,7 @@
 """The grid as arithmetic: D from C, rounding to whole batches, floors, windows, rules, schedules."""
 
+from functools import partial
+
 import pytest
 
 from flops_fit.batch import Batches, planned_batches
@@ -133,7 +135,6 @@ def test_schedules_pass_through_their_known_points(kind, points):
         assert multiplier(progress, schedule) == pytest.approx(expected, abs=1e-12)
 
 
-ONE = Batches(1)
 SHARED = {"kind": "trunk", "warmup_tokens": 100, "cooldown": 0.2, "shape": "sqrt", "final": 0.0}
 
 
@@ -211,7 +212,8 @@ def test_a_run_holds_the_stages_before_its_end_alone():
 
 def test_phases_count_every_step_once():
     for kind in ("linear", "cosine", "wsd", "constant"):
-        assert sum(phases(ONE, 157, LINEAR | {"kind": kind}, 157).values()) == 157
-    assert phases(ONE, 100, SHARED, 1000) == {"warmup": 10, "plateau": 70, "decay": 20}
+        assert sum(phases(157, LINEAR | {"kind": kind}).values()) == 157
+    assert phases(100, SHARED, 1000) == {"warmup": 10, "plateau": 70, "decay": 20}
     growing = Batches(1, [[100, 2], [300, 4]])  # 100 + 100 + 25 steps
-    assert phases(growing, 400, SHARED, 4000) == {"warmup": 10, "plateau": 195, "decay": 20}
+    share_of_steps = partial(growing.share_of_steps, items=400)
+    assert phases(225, SHARED, 4000, share_of_steps) == {"warmup": 10, "plateau": 195, "decay": 20}

@@ -8,6 +8,7 @@ from flops_fit.experiment.options import TRAINER_VERSION
 from flops_fit.plugins.code import tree_digest
 
 DECIDE_RESULTS = (
+    "batch",
     "data",
     "experiment/exact",
     "loss",
@@ -21,7 +22,7 @@ DECIDE_RESULTS = (
     "training/evaluation",
     "training/trunk",
 )
-RECORDED = {1: "2bf3c7098837ed10"}
+RECORDED = {1: "d332b9f9b5beda03"}
 
 
 def trainer_fingerprint() -> str:

@@ -44,6 +44,10 @@ class Batches:
             if start < items
         )
 
+    def share_of_steps(self, share: float, items: int) -> float:
+        """The share of the steps of ``items`` items in which the first ``share`` of these is trained."""
+        return self.steps(share * items) / self.steps(items) if self.growth else share
+
     def floor(self, items: float) -> int:
         """The items at the end of the last step that goes no further than ``items``."""
         start = max((start for start, _ in self.growth if start <= items), default=0)

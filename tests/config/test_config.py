@@ -127,6 +127,14 @@ def test_a_batch_that_grows_at_least_doubles_by_default_and_no_other_rule_has_th
     assert "seen" not in complete_config(MINIMAL)["batch"]
 
 
+def test_a_script_is_given_one_batch():
+    of_script = {"trainer": "train.py", "counts": "a:counts", "budgets": [1e9], "sizes": [8]}
+    growing = {"value": 64, "seen": {"reference": 1e6, "power": 1}}
+    complete_config({"name": "mine", **of_script, "batch": 64})
+    with pytest.raises(FlopsFitError, match=r"batch.seen: cannot be combined with trainer"):
+        complete_config({"name": "mine", **of_script, "batch": growing})
+
+
 def test_a_table_of_runs_needs_nothing_to_train():
     assert complete_config({"name": "mine", "runs": "runs.csv"})["fit"]["method"] == "auto"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from plans import plan_of
+from published_schemas import problems
 
 from flops_fit.cli.main import main
 from flops_fit.config.complete import complete_config
@@ -123,10 +124,13 @@ def test_runs_whose_batch_grows_share_a_trunk_and_count_their_steps_by_stage(pla
         here = experiment.steps - experiment.batches.steps(branch.start)
         work = work_of(experiment, branch.start)
         assert (work.steps, work.batch_items) == (here, experiment.batches.last)
-        spec = read_spec(tmp_path / f"results/.plan/specs/{experiment.experiment_id}.json")
+        file = tmp_path / f"results/.plan/specs/{experiment.experiment_id}.json"
+        spec = read_spec(file)
+        assert problems("spec", json.loads(file.read_text())) == []
         assert work_of_spec(spec, branch.start) == work
         assert spec.recipe.to_dict()["batch_growth"] == experiment.batch_growth
         assert spec.recipe == read_recipe(spec.recipe.to_dict())
+    assert problems("plan", json.loads(path.read_text())) == []
     row = plan_rows(plan, RATE, None, None)[0]
     last = plan.experiments[0]
     assert row.batch_text == f"1-{last.batches.last}"

@@ -88,7 +88,10 @@ class PluginPlanning:
         return shared
 
     def recipe(self, shared: SharedRecipe, experiment: Experiment) -> Recipe:
-        """The recipe of ``experiment``, which has ``shared`` in common with the others."""
+        """The recipe of ``experiment``, which has ``shared`` in common with the others.
+
+        Raises `FlopsFitError` where a batch that grows would be split under batch norm.
+        """
         part, given = None, self.resources
         if self.behaviour.norms:
             batch = experiment.batches.last

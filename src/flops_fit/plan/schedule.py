@@ -1,10 +1,9 @@
 """Learning-rate schedules: pure functions of the tokens seen, to be drawn and tested alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from flops_fit.batch import Batches
 from flops_fit.constants import TRUNK
 
 
@@ -63,22 +62,27 @@ def multiplier(progress: float, schedule: Mapping) -> float:
 
 
 def phases(
-    batches: Batches, items: float, schedule: Mapping[str, Any], tokens: int
+    steps: int,
+    schedule: Mapping[str, Any],
+    tokens: int = 0,
+    share_of_steps: Callable[[float], float] = lambda share: share,
 ) -> dict[str, int]:
-    """Steps spent in ``warmup``, ``plateau`` and ``decay`` of a run of D = ``tokens``.
+    """Steps spent in ``warmup``, ``plateau`` and ``decay`` of a run of ``steps`` optimiser steps.
 
-    The run takes ``items`` items in ``batches``. ``schedule`` as in `rate_factor`; none are known where
-    it is empty, as it is where a user's own script decides it.
+    ``schedule`` as in `rate_factor`; none are known where it is empty, as it is where a user's own
+    script decides it. ``tokens`` is D, in which the warm-up of a trunk is counted. ``share_of_steps``
+    gives the share of the steps in which the first share of D is trained, which is another one where
+    the batch grows.
     """
     if not schedule:
         return {}
-    steps, kind = math.ceil(batches.steps(items)), schedule["kind"]
-    warmup = schedule["warmup_tokens"] / tokens if kind == TRUNK else schedule["warmup"]
-    plateau = {
-        TRUNK: lambda: 1 - schedule["cooldown"],
-        "wsd": lambda: 1 - schedule["decay"],
-        "constant": lambda: 1.0,
-    }.get(kind, lambda: 0.0)()
-    rising = min(round(batches.steps(warmup * items)), steps)
-    falling = min(round(steps - batches.steps(plateau * items)), steps - rising)
-    return {"warmup": rising, "plateau": steps - rising - falling, "decay": falling}
+    kind = schedule["kind"]
+    rising = schedule["warmup_tokens"] / tokens if kind == TRUNK else schedule["warmup"]
+    falling = {
+        TRUNK: lambda: schedule["cooldown"],
+        "wsd": lambda: schedule["decay"],
+        "constant": lambda: 0.0,
+    }.get(kind, lambda: 1.0)()
+    warmup = min(round(share_of_steps(rising) * steps), steps)
+    decay = min(round((1 - share_of_steps(1 - falling)) * steps), steps - warmup)
+    return {"warmup": warmup, "plateau": steps - warmup - decay, "decay": decay}

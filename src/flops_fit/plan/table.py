@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,10 @@ def plan_rows(
             plan.convention,
             epochs=experiment.num_tokens / unique_tokens if unique_tokens else None,
             phases=phases(
-                experiment.batches, experiment.items, plan.schedule, experiment.num_tokens
+                experiment.steps,
+                plan.schedule,
+                experiment.num_tokens,
+                partial(experiment.batches.share_of_steps, items=experiment.items),
             ),
             price=price(
                 work_of(experiment, plan.start_of(experiment.experiment_id)),

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -97,7 +98,8 @@ def run_line(
     """
     tokens, batches = options.tokens, Batches(options.batch_items, options.batch_growth)
     steps = math.ceil(batches.steps(items))
-    counts = phases(batches, items, options.schedule, tokens)
+    share_of_steps = partial(batches.share_of_steps, items=items)
+    counts = phases(steps, options.schedule, tokens, share_of_steps)
     spent = ", ".join(f"{count} {phase}" for phase, count in counts.items())
     sizes = sorted({batches.first, batches.last})
     batch = " to ".join(map(str, sizes))
