@@ -132,13 +132,10 @@ def train_spec(
     A request in ``stop`` is noticed between two steps; ``after`` as in `main`. Raises
     `FlopsFitError` where something changed since the plan was made.
     """
-    from flops_fit.experiment.build import (
-        load_data,
-        load_loss,
-        load_metrics,
-        make_model,
-        make_optimizer,
-    )
+    from flops_fit.jobs.imports import import_all
+
+    import_all()
+    from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
     from flops_fit.model_factory import batch_norms
     from flops_fit.plugins.resolve import add_search_paths
     from flops_fit.trainer import train
