@@ -109,9 +109,9 @@ class Experiment:
         learning_rate: the peak of the learning rate (0: the caller decides).
         expected_items: how many items D is expected to take, where targets are ignored or items
             differ; None where items keep all their targets, since D is then whole items.
-        batch_growth: where the batch grows, as `Batches` has it; empty where it is one for all steps.
         count: what its size holds and costs (`NOT_COUNTED` where nothing was counted).
         hash: the hash of what decides its result (empty where it was not hashed).
+        batch_growth: where the batch grows, as `Batches` has it; empty where it is one for all steps.
     """
 
     experiment_id: str
@@ -125,9 +125,9 @@ class Experiment:
     steps: int = 0
     learning_rate: float = 0.0
     expected_items: int | None = None
-    batch_growth: list[list[int]] = field(default_factory=list)
     count: ModelCount = NOT_COUNTED
     hash: str = ""
+    batch_growth: list[list[int]] = field(default_factory=list)
 
     @property
     def batches(self) -> Batches:
