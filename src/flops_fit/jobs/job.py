@@ -135,7 +135,13 @@ def train_spec(
     from flops_fit.jobs.imports import import_all
 
     import_all()
-    from flops_fit.experiment.build import load_data, load_loss, make_model, make_optimizer
+    from flops_fit.experiment.build import (
+        load_data,
+        load_loss,
+        load_metrics,
+        make_model,
+        make_optimizer,
+    )
     from flops_fit.model_factory import batch_norms
     from flops_fit.plugins.resolve import add_search_paths
     from flops_fit.trainer import train
