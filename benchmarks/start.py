@@ -35,7 +35,6 @@ from flops_fit.experiment.places import run_folder, spec_file
 from flops_fit.jobs.launcher import launcher
 from flops_fit.jobs.one_process import FOR_OPENMP, JOB
 from flops_fit.jobs.served import OFF, SERVER, start_server
-from flops_fit.jobs.server import IMPORTS
 from flops_fit.plan.planner import make_plan
 from flops_fit.training.batches import GlobalBatches
 
@@ -232,7 +231,7 @@ def compare(bench: Bench, length: str, rounds: int) -> dict[str, float]:
 
 def causes(bench: Bench, rounds: int) -> dict[str, float]:
     """What a launched run costs beyond its steps, each measured alone."""
-    imports = f"import os, sys, importlib; [importlib.import_module(m) for m in {IMPORTS}]"
+    imports = "import os; from flops_fit.jobs.imports import import_all; import_all()"
     python = [sys.executable, "-c"]
     lines = {
         "front": bench.front("50 steps"),  # of a run that is finished

@@ -84,6 +84,11 @@ def short_form(key: str, part: dict) -> str:
     return f" Short form: `{key}: {value}` for `{key}: {full}`."
 
 
+def default_of(part: dict) -> str:
+    """The default of a key, as the end of its description; empty where it has none."""
+    return f" Default: {part['default']}." if "default" in part else ""
+
+
 def kind(part: dict) -> str:
     if "enum" in part:
         return " or ".join(f"`{value}`" for value in part["enum"])
@@ -97,19 +102,19 @@ def kind(part: dict) -> str:
 
 def readme() -> str:
     """The whole text of config/README.md."""
-    rule = schema()["$defs"]["rule"]
-    power = schema()["$defs"]["power"]
+    parts = schema()["$defs"]
+    rule = parts["rule"]
     lines = [
         HEAD + "\n".join(rows(schema())),
         RULE.format(description=rule["description"]).rstrip(),
     ]
     for key, child in rule["properties"].items():
         lines.append(f"| `{key}` | {kind(child)} | {child['description']} |")
-        if child.get("$ref", "").endswith("power"):
-            lines += [
-                f"| `{key}.{name}` | {kind(sub)} | {sub['description']} |"
-                for name, sub in power["properties"].items()
-            ]
+        part = parts.get(child.get("$ref", "").rpartition("/")[2], {})
+        lines += [
+            f"| `{key}.{name}` | {kind(sub)} | {sub['description']}{default_of(sub)} |"
+            for name, sub in part.get("properties", {}).items()
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,10 @@
 """The grid as arithmetic: D from C, rounding to whole batches, floors, windows, rules, schedules."""
 
+from functools import partial
+
 import pytest
 
+from flops_fit.batch import Batches, planned_batches
 from flops_fit.errors import FlopsFitError
 from flops_fit.plan.rules import make_rule
 from flops_fit.plan.schedule import multiplier, phases, rate_factor
@@ -162,7 +165,55 @@ def test_a_schedule_ends_at_its_final_factor():
     assert multiplier(1.0, LINEAR | {"final": 0.1}) == pytest.approx(0.1)
 
 
+SEEN = {"reference": 100, "power": 1, "factor": 2}
+
+
+def test_a_batch_that_grows_doubles_where_its_rule_passes_the_geometric_mean():
+    batches = planned_batches(8, 1, SEEN, 200, 1)  # 8 items after 100 items: 0.08 a position
+    # sqrt(2) / .08 = 17.7, sqrt(8) / .08 = 35.4, ...; each stage is a whole number of its batches
+    assert batches == Batches(1, [[18, 2], [36, 4], [72, 8], [144, 16]])
+    assert planned_batches(8, 3, SEEN, 200, 1) == Batches(3, [[54, 6], [108, 12]])
+    assert planned_batches(8, 1, SEEN | {"factor": 8}, 200, 1) == Batches(1, [[35, 8]])
+    assert planned_batches(8, 1, SEEN, 200, 25).growth[0] == [1, 8]  # 8 after 100 tokens, 4 items
+    assert planned_batches(1e-300, 1, SEEN | {"power": 0.01}, 200, 1).growth == []
+    assert planned_batches(1e300, 1, SEEN, 200, 1).first == 128
+    assert planned_batches(8.4, 4, None, 200, 1) == Batches(8)
+
+
+@pytest.mark.parametrize("end", [1, 17, 18, 19, 143, 144, 200, 12345])
+def test_the_steps_of_a_growing_batch_take_exactly_the_items_of_the_run(end):
+    planned = planned_batches(8, 1, SEEN, end, 1)
+    items = planned.nearest(end)
+    batches, position, steps = planned.until(items), 0, 0
+    while position < items:
+        assert batches.steps(position) == steps
+        assert batches.floor(position) == batches.nearest(position) == position
+        assert batches.floor(position + batches.at(position) / 2) == position
+        position, steps = position + batches.at(position), steps + 1
+    assert (position, steps) == (items, batches.steps(items))
+    assert abs(items - end) <= planned.last / 2
+    assert batches.growth == planned_batches(8, 1, SEEN, 10 * end, 1).until(items).growth
+
+
+def test_a_run_holds_the_stages_before_its_end_alone():
+    counts = {10: count_of(10_000)}
+    seen = {"reference": 64000, "power": 0.5, "factor": 2}
+    runs = plan({3e7: [10], 6e9: [10], 6e10: [10]}, counts, batch_seen=seen).experiments
+    short, middle, long = runs
+    assert (short.batch_growth, short.steps, short.num_tokens) == ([], 8, 512)
+    assert middle.batch_growth == long.batch_growth[: len(middle.batch_growth)]
+    for run in runs:
+        assert run.num_tokens == 64 * run.items
+        assert run.steps == run.batches.steps(run.items)
+        assert all(start < run.items for start, _ in run.batch_growth)
+        assert Experiment.from_dict(run.to_dict()) == run
+        assert ("batch_growth" in run.to_dict()) == bool(run.batch_growth)
+
+
 def test_phases_count_every_step_once():
     for kind in ("linear", "cosine", "wsd", "constant"):
         assert sum(phases(157, LINEAR | {"kind": kind}).values()) == 157
     assert phases(100, SHARED, 1000) == {"warmup": 10, "plateau": 70, "decay": 20}
+    growing = Batches(1, [[100, 2], [300, 4]])  # 100 + 100 + 25 steps
+    share_of_steps = partial(growing.share_of_steps, items=400)
+    assert phases(225, SHARED, 4000, share_of_steps) == {"warmup": 10, "plateau": 195, "decay": 20}

@@ -8,6 +8,7 @@ from flops_fit.experiment.options import TRAINER_VERSION
 from flops_fit.plugins.code import tree_digest
 
 DECIDE_RESULTS = (
+    "batch",
     "data",
     "experiment/exact",
     "loss",
@@ -21,7 +22,7 @@ DECIDE_RESULTS = (
     "training/evaluation",
     "training/trunk",
 )
-RECORDED = {1: "f9dce9afd3d3a6ab"}
+RECORDED = {1: "8052c3b45326a31a"}
 
 
 def trainer_fingerprint() -> str:

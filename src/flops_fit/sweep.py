@@ -7,26 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.batch import Batches, planned_batches
 from flops_fit.constants import flops_6nd
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COUNTED, SIX_ND = "counted", "6nd"  # what a budget means: FLOPs as counted, or 6 N D
-# The names that the origin of the project fixed, in `Experiment`, plans and records, and the names
-# that tables, fits and answers use for the same quantities.
-TABLE_NAMES = {
-    "compute_budget": "budget",
-    "size_param_value": "size",
-    "num_tokens": "tokens",
-    "final_loss": "loss",
-    "final_loss_se": "loss_se",
-}
-
-
-def table_names(row: Mapping[str, Any]) -> dict[str, Any]:
-    """``row``, the fields of an experiment or a record, under the names that tables use."""
-    return {TABLE_NAMES.get(name, name): value for name, value in row.items()}
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ class Experiment:
         num_params: the model's own N, the one of 6 N D.
         num_tokens: D in target elements, exactly what is trained.
         seed: of the weights and of the order of the data.
-        batch_items: the global batch in items (0: the caller decides).
+        batch_items: the global batch of the first step in items (0: the caller decides).
         tokens_per_item: target elements of an item, a mean where targets are ignored or items differ.
         steps: steps of the optimiser.
         learning_rate: the peak of the learning rate (0: the caller decides).
@@ -127,6 +114,7 @@ class Experiment:
         hash: the hash of what decides its result (empty where it was not hashed).
         weight_decay: of the optimiser, where the sweep decides it (None: the optimiser does).
         unique_fraction: the share of the training items that the run sees (None: all).
+        batch_growth: where the batch grows, as `Batches` has it; empty where it is one for all steps.
     """
 
     experiment_id: str
@@ -144,6 +132,17 @@ class Experiment:
     hash: str = ""
     weight_decay: float | None = None
     unique_fraction: float | None = None
+    batch_growth: list[list[int]] = field(default_factory=list)
+
+    @property
+    def batches(self) -> Batches:
+        """The global batch of each step."""
+        return Batches(self.batch_items, self.batch_growth)
+
+    @property
+    def items(self) -> int:
+        """The items that D is expected to take."""
+        return self.expected_items or round(self.num_tokens / self.tokens_per_item)
 
     @property
     def flops_6nd(self) -> float:
@@ -176,12 +175,14 @@ class Experiment:
             **count,
             "flops_per_position": per_position,
             "expected_items": self.expected_items,
+            "batch_growth": self.batch_growth or None,
             "hash": self.hash or None,
             "flops_6nd": self.flops_6nd,
             "flops_counted": self.flops_counted,
         }
         absent = (  # of an ordinary sweep
-            *("flops_per_position", "expected_items", "hash", "weight_decay", "unique_fraction"),
+            *("flops_per_position", "expected_items", "batch_growth", "hash"),
+            *("weight_decay", "unique_fraction"),
         )
         return {k: v for k, v in row.items() if v is not None or k not in absent}
 
@@ -321,6 +322,7 @@ def plan_sweep(
     learning_rate: Callable[..., float],
     weight_decay: Callable[..., float] | None = None,
     batch_multiple: int = 1,
+    batch_seen: Mapping[str, float] | None = None,
     variants: Callable[[int, float], Sequence[Variant]] = no_variants,
     min_steps: int = 8,
     name: Callable[[Experiment], str],
@@ -343,24 +345,26 @@ def plan_sweep(
         learning_rate: gives the peak learning rate, a function of the same.
         weight_decay: gives the weight decay, a function of the same (None: the optimiser decides).
         batch_multiple: the global batch is a whole multiple of this many items.
+        batch_seen: how the batch grows with the tokens seen, see `planned_batches` (None: it does not).
         variants: ``variants(cell, budget)`` gives the runs of the cell of that number, from 0, at
             that budget. All of them have one D, so that their losses compare: with another batch,
-            the last one may be smaller.
+            the last one may be smaller. A batch that grows has no variants of the batch.
         min_steps: the fewest optimiser steps of a run.
         name: gives the id of an experiment that has none yet.
         in_batch: ``in_batch(size, batch_items)`` is the `ModelCount` in such a batch, where costs
             depend on it.
-        ignored: whether items keep only a part of their targets, or differ in them;
-            ``tokens_per_item`` is then a mean.
+        ignored: whether items differ in the targets that they keep (``tokens_per_item``: the mean).
     """
     cell_of = partial(
         _cell,
         tokens_per_item=tokens_per_item,
         convention=convention,
         batch_rule=batch_tokens,
+        batches_of=partial(
+            planned_batches, multiple=batch_multiple, seen=batch_seen, per_item=tokens_per_item
+        ),
         rate_rule=learning_rate,
         decay_rule=weight_decay,
-        multiple=batch_multiple,
         in_batch=in_batch,
         ignored=ignored,
     )
@@ -391,22 +395,23 @@ def _cell(
     tokens_per_item: float,
     convention: str,
     batch_rule: Callable[..., float],
+    batches_of: Callable[..., Batches],
     rate_rule: Callable[..., float],
     decay_rule: Callable[..., float] | None,
-    multiple: int,
     in_batch: Callable[[Any, int], ModelCount] | None,
     ignored: bool,
 ) -> Experiment:
     """The experiment of a cell, without its id, its seed and the factor on its learning rate."""
     asked = budget / flops_per_token(count, convention)
     factors = {"params": count.params, "tokens": asked, "size": size}
-    items = batch_rule(**factors) / tokens_per_item / multiple
-    batch_items = max(1, round(items)) * multiple
+    batch = batch_rule(**factors) / tokens_per_item
+    batches = batches_of(batch, end=asked / tokens_per_item)
     if in_batch is not None:
-        count = in_batch(size, batch_items)
+        count = in_batch(size, batches.last)
         asked = budget / flops_per_token(count, convention)
-    steps = max(round(asked / (batch_items * tokens_per_item)), 0)
-    tokens = round(steps * batch_items * tokens_per_item)
+        batches = batches_of(batch, end=asked / tokens_per_item)
+    items = batches.nearest(asked / tokens_per_item)
+    batches, tokens = batches.until(items), round(items * tokens_per_item)
     factors["tokens"] = tokens or asked
     return Experiment(
         experiment_id="",
@@ -414,11 +419,12 @@ def _cell(
         size_param_value=size,
         num_params=count.num_params,
         num_tokens=tokens,
-        batch_items=batch_items,
+        batch_items=batches.first,
+        batch_growth=[[*stage] for stage in batches.growth],
         tokens_per_item=tokens_per_item,
-        steps=steps,
+        steps=round(batches.steps(items)),
         learning_rate=rate_rule(**factors),
-        expected_items=steps * batch_items if ignored else None,
+        expected_items=items if ignored else None,
         count=count,
         weight_decay=None if decay_rule is None else decay_rule(**factors),
     )
@@ -463,6 +469,6 @@ def _too_short(cell: Experiment, min_steps: int) -> str:
     if cell.steps >= min_steps:
         return ""
     return (
-        f"{cell.steps} steps of {cell.batch_items:.6g} items; the floor is {min_steps} "
+        f"{cell.steps} steps of {cell.batches.last:.6g} items; the floor is {min_steps} "
         "(limits.min_steps): a smaller batch or a larger budget would lift it"
     )

@@ -99,6 +99,7 @@ def train(
         options.seed,
         accelerator.num_processes,
         options.micro_batch_items,
+        growth=options.batch_growth,
     )
     check_amounts(options, batches)
     pinned = accelerator.device.type == "cuda"
@@ -140,7 +141,7 @@ def train(
                 name,
                 accelerator.unwrap_model(model),
                 params,
-                options.tokens / batches.total_items,
+                batches.total_items,
                 flops_per_token,
                 options,
                 accelerator,

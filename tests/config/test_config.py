@@ -119,6 +119,22 @@ def test_a_schedule_has_the_keys_of_its_kind_alone():
     assert set(complete_config(MINIMAL)["schedule"]) == {"kind", "warmup", "decay", "final"}
 
 
+def test_a_batch_that_grows_at_least_doubles_by_default_and_no_other_rule_has_the_key():
+    config = complete_config(
+        MINIMAL | {"batch": {"value": 64, "seen": {"reference": "1e6", "power": 1}}}
+    )
+    assert config["batch"]["seen"] == {"reference": 1e6, "power": 1.0, "factor": 2.0}
+    assert "seen" not in complete_config(MINIMAL)["batch"]
+
+
+def test_a_script_is_given_one_batch():
+    of_script = {"trainer": "train.py", "counts": "a:counts", "budgets": [1e9], "sizes": [8]}
+    growing = {"value": 64, "seen": {"reference": 1e6, "power": 1}}
+    complete_config({"name": "mine", **of_script, "batch": 64})
+    with pytest.raises(FlopsFitError, match=r"batch.seen: cannot be combined with trainer"):
+        complete_config({"name": "mine", **of_script, "batch": growing})
+
+
 def test_a_table_of_runs_needs_nothing_to_train():
     assert complete_config({"name": "mine", "runs": "runs.csv"})["fit"]["method"] == "auto"
 
@@ -165,6 +181,14 @@ def test_a_table_of_runs_needs_nothing_to_train():
                 "learning_rate": {"value": 8, "tokens": {"reference": 1, "power": 0.5}},
             },
             "learning_rate.tokens: a power of D cannot be combined with schedule.kind: trunk",
+        ),
+        (
+            {"learning_rate": {"value": 1, "seen": {"reference": 1, "power": 0.5}}},
+            "learning_rate.seen: only a batch can grow with the tokens seen",
+        ),
+        (
+            {"batch": {"value": 1, "seen": {"reference": 1, "power": 0.5, "factor": 1}}},
+            "batch.seen.factor: 1 is not allowed; allowed: 1.1 or more",
         ),
         (
             {"schedule": {**TRUNK, "cooldown": 1}},

@@ -343,7 +343,7 @@ def test_every_option_of_the_config_reaches_the_trainer():
     """A resource or setting that the job forgets to hand on would be dead."""
     recipe = recipes.identity(
         schedule={"kind": "linear"}, precision="bf16", deterministic=True, expected_items=7, seed=3
-    )
+    ) | {"batch_growth": [[8, 4]]}
     recipe["optimizer"]["clip_norm"] = 0.5
     value = recipes.spec(recipe) | {"max_epochs": 2}
     value["resources"] |= {

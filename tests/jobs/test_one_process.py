@@ -1,5 +1,6 @@
 """A job of one process on the CPU: the command of accelerate launch, done in the process itself."""
 
+import gc
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from flops_fit.jobs import imports
 from flops_fit.jobs.launcher import launcher
 from flops_fit.jobs.one_process import FOR_OPENMP, JOB, NO_OUTPUT
 from flops_fit.jobs.trainers import ONE_PROCESS
@@ -22,14 +24,29 @@ changed = [name for name, value in environment.items() if os.environ.get(name) !
 print(json.dumps([command[1:], sorted(changed)]))
 """
 LEAVING = """\
-import atexit, sys, threading, time
+import atexit, gc, sys, threading, time
 from flops_fit.jobs.one_process import leave
 open_file = open(sys.argv[1], "w")
 open_file.write("left open")
+gc.freeze()  # as after the imports of a job
 atexit.register(lambda: print("called at the end"))
 threading.Thread(target=lambda: (time.sleep(0.2), print("waited for"))).start()
 leave(int(sys.argv[2]))
 """
+
+
+def test_imports_are_done_without_the_collector_which_is_on_afterwards(monkeypatch):
+    collecting = []
+    monkeypatch.setattr(
+        imports.importlib, "import_module", lambda name: collecting.append(gc.isenabled())
+    )
+    try:
+        imports.import_all()
+        assert collecting == [False] * len(imports.IMPORTS)
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_accelerate_sets_nothing_that_was_needed_before_it_was_imported():

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from planned_job import config_of
 
+from flops_fit.config.complete import complete_config
 from flops_fit.jobs import served, surroundings
 from flops_fit.jobs.killed import KILLED
 from flops_fit.plan.planner import make_plan
@@ -72,12 +73,17 @@ class Sweep:
         (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
         self.id = experiment.experiment_id
         self.run = root / "results" / "runs" / self.id
-        spec = root / "results" / ".plan" / "specs" / f"{self.id}.json"
-        self.line = [sys.executable, "-m", "flops_fit", "train", "--spec", str(spec)]
-        self.line += ["--out", str(self.run / "result.json"), "--results", str(root / "results")]
+        self.line = self.line_of(self.id)
         (self.server,) = [
             p for p in psutil.Process().children() if "flops_fit.jobs.server" in p.cmdline()
         ]
+
+    def line_of(self, run: str) -> list[str]:
+        """The command that trains ``run``."""
+        results = self.root / "results"
+        line = [sys.executable, "-m", "flops_fit", "train", "--results", str(results)]
+        line += ["--spec", str(results / ".plan" / "specs" / f"{run}.json")]
+        return [*line, "--out", str(results / "runs" / run / "result.json")]
 
     def forget(self) -> None:
         """As if nothing had been trained yet."""
@@ -85,15 +91,15 @@ class Sweep:
         for name in ("about", "bug", "slow", "wait", "log"):
             (self.root / name).unlink(missing_ok=True)
 
-    def start(self, *orders: str, **variables: str) -> subprocess.Popen:
-        """Start the job in a process group of its own, as a shell does."""
+    def start(self, *orders: str, line=None, **variables: str) -> subprocess.Popen:
+        """Start the job, or that of ``line``, in a process group of its own, as a shell does."""
         for order in orders:
             (self.root / order).touch()
         environment = {**os.environ, **variables}
         environment.pop("PYTEST_CURRENT_TEST", None)  # every job has the same
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                self.line, stdout=log, stderr=log, process_group=0, env=environment
+                line or self.line, stdout=log, stderr=log, process_group=0, env=environment
             )
 
     def about(self, name: str) -> float:
@@ -193,6 +199,24 @@ def test_a_forked_run_has_the_bits_of_a_started_one_and_its_log(sweep, truth, en
     sweep.forget()
     ends_well(resumed=False)
     assert sweep.about("drawn") != first  # numbers without a seed are not shared
+
+
+def test_runs_on_a_trunk_are_forked_although_each_has_another_before_it(sweep):
+    schedule = {"kind": "trunk", "warmup_tokens": 16}
+    config = config_of("ladder", "servedplugin") | {"budgets": [1e5, 2e5], "schedule": schedule}
+    plan = make_plan(complete_config(config), sweep.root / "results", [str(sweep.root)])
+    before: list[str] = []
+    for experiment in sorted(plan.experiments, key=lambda e: e.num_tokens):
+        (sweep.root / "about").unlink(missing_ok=True)
+        line = sweep.line_of(experiment.experiment_id)
+        after = [f"results/runs/{run}/result.json" for run in before]
+        front = sweep.start(line=[*line, "--after", *after])
+        assert front.wait(PATIENCE) == 0, sweep.log.read_text()
+        assert sweep.about("parent") == sweep.server.pid
+        folder = sweep.root / "results" / "runs" / experiment.experiment_id
+        record = json.loads((folder / "record.json").read_text())
+        assert [record["after"], record["started_from"]] == 2 * (before or [None])
+        before = [experiment.experiment_id]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])

@@ -14,6 +14,7 @@ from plans import cell, grid, plan_of
 from simulated import LAWS, loss_of
 
 from flops_fit.cli.main import main
+from flops_fit.constants import TABLE_NAMES
 from flops_fit.experiment.options import Resources
 from flops_fit.experiment.plan import Plan
 from flops_fit.fit import fit_runs, predict, read_runs
@@ -25,7 +26,7 @@ from flops_fit.plan.warnings import plan_warnings
 from flops_fit.plots.plan import plan_figure
 from flops_fit.report.plan_page import plan_page
 from flops_fit.store.collect import planned_table
-from flops_fit.sweep import TABLE_NAMES, Skipped
+from flops_fit.sweep import Skipped
 
 RATE = Rate(1e10, 0.01, "measured by nobody")
 

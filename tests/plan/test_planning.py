@@ -48,7 +48,7 @@ def planned(tmp_path, monkeypatch):
     (tmp_path / "splitplugin.py").write_text(MODULE)
 
     def plan(
-        model: str, resources: dict, sizes=(8,)
+        model: str, resources: dict, sizes=(8,), batch=16
     ) -> tuple[list[str], list[int | None], list[str]]:
         """Ids, items of a part, and warnings."""
         config = complete_config(
@@ -58,7 +58,7 @@ def planned(tmp_path, monkeypatch):
                 "dataset": {"factory": "splitplugin:data"},
                 "budgets": [1e5],
                 "sizes": {"values": [*sizes]},
-                "batch": {"value": 16},
+                "batch": batch,
                 "learning_rate": {"value": 0.01},
                 "limits": {"min_steps": 2, "max_epochs": 100},
                 "resources": resources,
@@ -85,6 +85,13 @@ def test_a_split_of_what_batch_norm_sees_is_another_experiment(planned, split, p
     assert (none, silence, parts) == ([None], [], [part])
     assert set(whole).isdisjoint(ids)
     assert said.startswith("model: BatchNorm1d normalises over the items")
+
+
+def test_what_batch_norm_sees_of_a_growing_batch_is_not_split(planned):
+    batch = {"value": 16, "seen": {"reference": 100, "power": 0.5}}
+    assert planned("Batch", WHOLE, batch=batch)[1] == [None]
+    with pytest.raises(FlopsFitError, match=r"batch.seen: BatchNorm1d normalises over the items"):
+        planned("Batch", {"micro_batch_items": 4}, batch=batch)
 
 
 @pytest.mark.parametrize(

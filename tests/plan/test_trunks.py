@@ -8,16 +8,19 @@ from dataclasses import replace
 
 import pytest
 from plans import plan_of
+from published_schemas import problems
 
 from flops_fit.cli.main import main
 from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import run_folder, state_folder, trunk_folder
 from flops_fit.experiment.plan import Plan
+from flops_fit.experiment.recipe import read_recipe
+from flops_fit.experiment.spec import read_spec
 from flops_fit.files import write_json
 from flops_fit.notation import count_text, flops_text
 from flops_fit.plan.planner import make_plan
-from flops_fit.plan.price import START_UP, Rate, work_of
+from flops_fit.plan.price import START_UP, Rate, work_of, work_of_spec
 from flops_fit.plan.table import plan_rows
 from flops_fit.plan.trunks import before_on_trunk, branches_of, flops_to_train
 from flops_fit.report.health import _spent
@@ -101,6 +104,40 @@ def test_the_rate_of_a_trunk_is_probed_at_the_ends_of_the_largest_budget(plan_in
     reasons = {(s.compute_budget, s.size_param_value): s.reason for s in plan.skipped}
     assert set(reasons) == {(c, size) for c in (1e5, 2e5) for size in (8, 16)}
     assert "tuned at the ends of the largest budget" in reasons[1e5, 8]
+
+
+GROWING = {"value": 8, "seen": {"reference": 300, "power": 0.5}}
+
+
+def test_runs_whose_batch_grows_share_a_trunk_and_count_their_steps_by_stage(plan_in, tmp_path):
+    experiments = plan_in(batch=GROWING).experiments
+    (path,) = (tmp_path / "results/.plan/plans").iterdir()
+    plan = read_plan(path)
+    assert [e.batch_growth for e in plan.experiments] == [e.batch_growth for e in experiments]
+    assert len({branch.trunk for branch in plan.branches.values()}) == 2
+    for experiment in plan.experiments:
+        branch = plan.branches[experiment.experiment_id]
+        assert (
+            experiment.batches.floor(branch.tokens) == branch.tokens <= 0.8 * experiment.num_tokens
+        )
+        assert experiment.batches.floor(branch.start) == branch.start
+        here = experiment.steps - experiment.batches.steps(branch.start)
+        work = work_of(experiment, branch.start)
+        assert (work.steps, work.batch_items) == (here, experiment.batches.last)
+        file = tmp_path / f"results/.plan/specs/{experiment.experiment_id}.json"
+        spec = read_spec(file)
+        assert problems("spec", json.loads(file.read_text())) == []
+        assert work_of_spec(spec, branch.start) == work
+        assert spec.recipe.to_dict()["batch_growth"] == experiment.batch_growth
+        assert spec.recipe == read_recipe(spec.recipe.to_dict())
+    assert problems("plan", json.loads(path.read_text())) == []
+    row = plan_rows(plan, RATE, None, None)[0]
+    last = plan.experiments[0]
+    assert row.batch_text == f"1-{last.batches.last}"
+    assert row.to_dict()["batch_items"] == round(last.num_tokens / last.steps)
+    late = {"value": 1, "seen": {"reference": 1e9, "power": 0.5}}  # no run lasts until it grows
+    ids = [[e.experiment_id for e in plan_in(batch=b).experiments] for b in (late, {"value": 1})]
+    assert ids[0] == ids[1]
 
 
 RATE = Rate(1e9, 0.01, "measured by nobody")

@@ -104,6 +104,11 @@ def test_every_topic_is_filled_from_the_run(fit, tmp_path):
     assert set(said) == TOPICS
     assert len(rows) == len(TOPICS)
     assert said["Learning rate"] == "0.01 to 0.02"
+    assert said["Batch"] == "8 items"
+    grown = [record(batch_growth=[[64, 16], [999, 32]]), record(batch_growth=[[64, 16]])]
+    assert dict(checklist(fit, [*grown, record()], plan))["Batch"] == (
+        "8 at the start to 16 to 32 items at the end, growing in stages with the tokens seen"
+    )
     untuned = replace(plan, rate_from="as the config states it")
     assert dict(checklist(fit, records, untuned))["Learning rate"] == (
         "0.01 to 0.02 (as the config states it)"

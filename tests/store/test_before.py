@@ -8,12 +8,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from flops_fit.constants import TABLE_NAMES
 from flops_fit.experiment.spec import read_spec
 from flops_fit.store.collect import collect, run_table
 from flops_fit.store.plan_file import read_plan, read_plan_use
 from flops_fit.store.records import read_record
 from flops_fit.store.runs import check_foreign
-from flops_fit.sweep import TABLE_NAMES
 
 BEFORE = Path(__file__).with_name("before")
 ID = "gpt-d_model32-D3.58e3-s0-a79a5e8b"

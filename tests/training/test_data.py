@@ -83,6 +83,16 @@ def test_the_items_of_a_step_do_not_depend_on_the_processes(processes, micro):
     assert len(one[-1]) == 4  # 60 items are eight batches of 7 and one of 4
 
 
+def test_the_steps_of_a_growing_batch_do_not_depend_on_the_processes():
+    growth = [[14, 10], [34, 18]]
+    one = dealt(GlobalBatches(50, 7, 90, 1, growth=growth), 8)
+    assert [len(step) for step in one] == [7, 7, 10, 10, 18, 18, 18, 2]
+    several = dealt(GlobalBatches(50, 7, 90, 1, 3, 4, growth=growth), 8)
+    assert [sorted(step) for step in several] == [sorted(step) for step in one]
+    rest = GlobalBatches(50, 7, 90, 1, start=34, growth=growth)
+    assert dealt(rest, 4) == one[4:]
+
+
 def test_a_start_position_continues_where_an_earlier_run_stopped():
     whole = dealt(GlobalBatches(50, 7, 700, seed=1), 20)
     rest = dealt(GlobalBatches(50, 7, 700, seed=1, start=7 * 13), 7)

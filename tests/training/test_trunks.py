@@ -10,6 +10,7 @@ from stop_at import StopAt
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
+from flops_fit.batch import Batches
 from flops_fit.data import as_data
 from flops_fit.experiment.options import TrainOptions
 from flops_fit.optimizer import adamw
@@ -111,6 +112,14 @@ CASES = {
     "a stream": {"dataset": (Stream(points(50)), points(40))},
     "accumulation": {"micro_batch_items": 3},
 }
+GROWTH = [[4 * BATCH, 12], [4 * BATCH + 60, 20], [4 * BATCH + 160, 28]]
+
+
+def growing(items: int) -> dict:
+    """Options of a run of ``items`` items whose batch grows, as a planner would state them."""
+    batches = Batches(BATCH, GROWTH).until(items)
+    assert batches.floor(items) == items  # a whole number of steps
+    return {"tokens": items, "batch_growth": batches.growth}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -124,6 +133,39 @@ def test_each_end_of_a_trunk_has_the_bits_of_a_separate_run(tmp_path, case):
         assert [o["started_from"] for o in outcomes] == runs
         for steps, outcome in zip(ENDS, outcomes, strict=True):
             assert bits(outcome) == bits(run(None, steps, width, **CASES[case]))
+
+
+def test_ends_of_a_trunk_whose_batch_grows_have_the_bits_of_separate_runs(tmp_path):
+    ends = [32 + 36, 32 + 60 + 40, 32 + 60 + 100 + 56]
+    outcomes = [run(tmp_path, 0, **growing(items)) for items in ends]
+    branches = [32 + 12, 32 + 60]  # the last steps that end before the cooldown
+    assert [o["start_tokens"] for o in outcomes] == [0, *branches]
+    assert [o["steps_done"] for o in outcomes] == [4 + 3, 4 + 5 + 2, 4 + 5 + 5 + 2]
+    for items, outcome in zip(ends, outcomes, strict=True):
+        assert bits(outcome) == bits(run(None, 0, **growing(items)))
+
+
+def test_a_state_before_which_the_batch_grew_otherwise_is_not_used(tmp_path, caplog):
+    run(tmp_path, 0, **growing(32 + 60))
+    other = growing(32 + 60 + 100)
+    other["batch_growth"] = [[32, 10], *other["batch_growth"][1:]]
+    with caplog.at_level(logging.WARNING):
+        assert run(tmp_path, 0, **other)["start_tokens"] == 0
+    assert "it belongs to another experiment" in caplog.text
+    later = growing(32 + 60 + 100)
+    later["batch_growth"] = later["batch_growth"][:1]  # differs after the state alone
+    assert run(tmp_path, 0, **later)["start_tokens"] == 32 + 36
+
+
+def test_a_run_whose_batch_grows_is_stopped_at_any_step_and_goes_on(tmp_path):
+    truth = run(None, 0, **growing(32 + 60 + 100))
+    for at in (3, 4, 6, 10):
+        folder = tmp_path / str(at)
+        with pytest.raises(Stopped):
+            run(None, 0, checkpoints=folder, stop=StopAt(at), **growing(32 + 60 + 100))
+        resumed = run(None, 0, checkpoints=folder, **growing(32 + 60 + 100))
+        assert resumed["resumed_at_step"] == at
+        assert bits(resumed) == bits(truth)
 
 
 def test_ignored_targets_move_the_branch_and_change_no_bit(tmp_path):

@@ -15,7 +15,14 @@ from flops_fit.errors import FlopsFitError
 COMPARABLE = "bits per byte"  # the one unit in which tokenizers compare
 NOISIER = 2.0  # factor in the noise of a run
 SAME_COST = 0.03  # relative: FLOPs per token of one N that differ by more are counted otherwise
-VARIED = ("model.size", "tokens", "batch_items", "steps", "seed")  # within any sweep
+VARIED = (
+    "model.size",
+    "tokens",
+    "batch_items",
+    "batch_growth",
+    "steps",
+    "seed",
+)  # within any sweep
 SOURCES = ("source", "prepare_source", "files")  # fingerprints: no key that a user sets
 MOST_VALUES = 3  # of a key that are shown
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.config.asked import check_answer, check_measures, check_metrics
 from flops_fit.config.budgets import check_fractions, check_sizes, show
 from flops_fit.config.factors import FACTORS, check_factors
+from flops_fit.config.rules import check_rules
 from flops_fit.config.schedule import check_schedule
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
@@ -244,10 +245,7 @@ def check_across_keys(config: dict) -> None:
     if "sizes" in kind.needed:
         check_sizes(config)
         _check_confirm(config)
-        for key in ("batch", "learning_rate"):
-            _check_rule(key, config.get(key, {"value": 1}))
-        if config.get("weight_decay") is not None:
-            _check_rule("weight_decay", config["weight_decay"])
+        check_rules(config)
         check_factors(config)
         check_fractions(config)
         check_schedule(config)
@@ -279,6 +277,16 @@ def _check_script(config: dict) -> None:
         raise FlopsFitError(
             "trainer.accelerate: cannot be combined with command, which starts its own processes; "
             "allowed: with script"
+        )
+    for key in ("weight_decay", "batch_factors", "weight_decay_factors"):
+        if config.get(key) not in (None, [1]):
+            raise FlopsFitError(
+                f"{key}: cannot be combined with trainer, because the script decides it; allowed: "
+                "learning_rate_factors"
+            )
+    if "seen" in config.get("batch", {}):
+        raise FlopsFitError(
+            "batch.seen: cannot be combined with trainer, because a script is given one batch"
         )
     counted = {"counts": config.get("counts"), "model.factory": model.get("factory")}
     if len([name for name, value in counted.items() if value is not None]) != 1:
@@ -338,14 +346,4 @@ def _check_confirm(config: dict) -> None:
         raise FlopsFitError(
             "confirm: the config must describe a single run; allowed: one budget, one size under "
             "sizes.per_budget and one seed, as flops-fit confirm writes them"
-        )
-
-
-def _check_rule(key: str, rule: dict | None) -> None:
-    if rule is None:
-        raise FlopsFitError(f"{key}: None is not allowed; allowed: object")
-    sources = [name for name in ("value", "function", "file") if name in rule]
-    if len(sources) != 1:
-        raise FlopsFitError(
-            f"{key}: {show(sorted(rule))} given; allowed: exactly one of value, function, file"
         )

@@ -20,14 +20,8 @@ def check_factors(config: Mapping[str, Any]) -> None:
     The best learning rate depends on the batch and on the weight decay, so these are varied together
     with it. Raises `FlopsFitError` that names the key.
     """
-    decay, trains = config.get("weight_decay"), config.get("trainer") is None
+    decay = config.get("weight_decay")
     varied = [key for key in FACTORS if len(config.get(key, [1])) > 1]
-    for key in ("weight_decay", "batch_factors", "weight_decay_factors"):
-        if not trains and config.get(key) not in (None, [1]):
-            raise FlopsFitError(
-                f"{key}: cannot be combined with trainer, because the script decides it; allowed: "
-                "learning_rate_factors"
-            )
     if "weight_decay_factors" in varied and decay is None:
         raise FlopsFitError("weight_decay_factors: weight_decay, which they multiply, is missing")
     if decay is not None and "weight_decay" in (config.get("optimizer") or {}).get("kwargs", {}):

@@ -37,7 +37,8 @@ def check_schedule(config: dict) -> None:
         )
     for key in ("batch", "learning_rate"):
         if "tokens" in config.get(key, {}):
+            of_seen = " and seen, a power of the tokens seen so far" if key == "batch" else ""
             raise FlopsFitError(
                 f"{key}.tokens: a power of D cannot be combined with schedule.kind: trunk, because "
-                "runs of different D share their first steps; allowed: value, params, size"
+                f"runs of different D share their first steps; allowed: value, params, size{of_seen}"
             )

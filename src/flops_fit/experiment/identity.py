@@ -99,6 +99,7 @@ def recipe_of(
         part_items=part_items,
         weight_decay=experiment.weight_decay,
         unique_fraction=experiment.unique_fraction,
+        batch_growth=experiment.batch_growth,
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from flops_fit.batch import Batches
+
 # Raised by hand whenever the same spec would give another result; part of every experiment's hash.
 TRAINER_VERSION = 1
 
@@ -16,7 +18,7 @@ class DecidingOptions:
 
     Attributes:
         tokens: D in target elements, trained exactly.
-        batch_items: the global batch in items.
+        batch_items: the global batch of the first step in items.
         learning_rate: the peak of the learning rate.
         seed: of weights, order and dropout.
         schedule: of the learning rate, see `flops_fit.plan.schedule.rate_factor`.
@@ -27,6 +29,7 @@ class DecidingOptions:
         evaluation_batch_items: the batch of the evaluation in items.
         expected_items: how many items D is expected to take, where the loss ignores some targets or
             items differ in them (None: D is whole items); no batch of the plan is cut before.
+        batch_growth: where the batch grows, as `flops_fit.batch.Batches` has it (empty: nowhere).
     """
 
     tokens: int
@@ -40,13 +43,21 @@ class DecidingOptions:
     evaluation_tokens: int = 65536
     evaluation_batch_items: int = 32
     expected_items: int | None = None
+    batch_growth: list[list[int]] = field(default_factory=list)
+
+    @property
+    def largest_batch(self) -> int:
+        """The global batch of the last step in items."""
+        return Batches(self.batch_items, self.batch_growth).last
 
     def deciding(self) -> dict[str, Any]:
-        """The options of this class by name; ``expected_items`` only where it is known."""
+        """The options of this class by name.
+
+        ``expected_items`` is there only where it is known, and ``batch_growth`` where the batch grows.
+        """
         values = {f.name: getattr(self, f.name) for f in fields(DecidingOptions)}
-        if self.expected_items is None:
-            del values["expected_items"]
-        return values
+        absent: dict[str, Any] = {"expected_items": None, "batch_growth": []}
+        return {k: v for k, v in values.items() if k not in absent or v != absent[k]}
 
 
 @dataclass(frozen=True)

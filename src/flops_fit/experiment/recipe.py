@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from flops_fit.batch import Batches
 from flops_fit.constants import TRUNK
 from flops_fit.experiment.names import readable_id, tokens_text
 from flops_fit.experiment.options import TRAINER_VERSION, DecidingOptions
@@ -192,7 +193,7 @@ class PluginRecipe:
         shared: what it shares with the other experiments of its sweep.
         size: the value of the size parameter.
         tokens: D in target elements.
-        batch_items: the global batch in items.
+        batch_items: the global batch of the first step in items.
         steps: steps of the optimiser.
         learning_rate: the peak of the learning rate.
         seed: of weights, order and dropout.
@@ -201,6 +202,7 @@ class PluginRecipe:
             and the batch is split (None elsewhere: then the split changes no result).
         weight_decay: an argument of the optimiser, where the sweep decides it (None elsewhere).
         unique_fraction: the share of the training items that the run sees (None: all).
+        batch_growth: where the batch grows, as `flops_fit.batch.Batches` has it (empty: nowhere).
     """
 
     shared: SharedRecipe
@@ -214,6 +216,7 @@ class PluginRecipe:
     part_items: int | None = None
     weight_decay: float | None = None
     unique_fraction: float | None = None
+    batch_growth: list[list[int]] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "PluginRecipe":
@@ -222,7 +225,7 @@ class PluginRecipe:
         Raises a `LookupError`, `TypeError` or `AttributeError` where ``value`` is no such recipe.
         """
         numbers = ("tokens", "batch_items", "steps", "learning_rate", "seed")
-        names = (*numbers, *SOMETIMES)
+        names = (*numbers, "batch_growth", *SOMETIMES)
         model = dict(value["model"])
         size = model.pop("size")
         shared = {name: part for name, part in value.items() if name not in names}
@@ -234,6 +237,7 @@ class PluginRecipe:
             steps=value["steps"],
             learning_rate=value["learning_rate"],
             seed=value["seed"],
+            batch_growth=value.get("batch_growth", []),
             **{name: value.get(name) for name in SOMETIMES},
         )
 
@@ -243,6 +247,7 @@ class PluginRecipe:
         value = {
             **shared,
             **{name: getattr(self, name) for name in SOMETIMES},
+            "batch_growth": self.batch_growth or None,
             "model": {**shared["model"], "size": self.size},
             "tokens": self.tokens,
             "batch_items": self.batch_items,
@@ -250,7 +255,7 @@ class PluginRecipe:
             "learning_rate": self.learning_rate,
             "seed": self.seed,
         }
-        return _without_none(value, *SOMETIMES)
+        return _without_none(value, "batch_growth", *SOMETIMES)
 
     @cached_property
     def hash(self) -> str:
@@ -261,7 +266,8 @@ class PluginRecipe:
     def trunk(self) -> str:
         """The hash of what decides the steps before the cooldown; empty without a trunk.
 
-        Runs that have it in common and differ in D share these steps.
+        Runs that have it in common and differ in D share these steps. Where the batch grows is not in
+        it, since a longer run has more of that: a state is sealed with the growth before it.
         """
         schedule = self.shared.schedule
         if schedule["kind"] != TRUNK:
@@ -273,10 +279,16 @@ class PluginRecipe:
             "evaluation",
             "draws_when_evaluated",
             "metrics",
+            "batch_growth",
         )
         prefix = {name: part for name, part in self.to_dict().items() if name not in after}
         of_prefix = {name: schedule[name] for name in ("kind", "warmup_tokens")}
         return canonical_hash({**prefix, "schedule": of_prefix})
+
+    @property
+    def batches(self) -> Batches:
+        """The global batch of each step."""
+        return Batches(self.batch_items, self.batch_growth)
 
     @property
     def experiment_id(self) -> str:
@@ -307,6 +319,7 @@ class PluginRecipe:
             evaluation_tokens=shared.evaluation.tokens,
             evaluation_batch_items=shared.evaluation.batch_items,
             expected_items=self.expected_items,
+            batch_growth=self.batch_growth,
         )
 
     @staticmethod
@@ -348,8 +361,8 @@ class PluginRecipe:
 
 
 # The union of recipes by kind of trainer. Each has `to_dict`, `hash`, `experiment_id`, `references`,
-# `changed`, `wrong_tokens`, `trunk`, and `size`, `tokens`, `batch_items`, `steps`, `learning_rate`,
-# `seed`.
+# `changed`, `wrong_tokens`, `trunk`, `batches`, and `size`, `tokens`, `batch_items`, `steps`,
+# `learning_rate`, `seed`.
 Recipe = PluginRecipe | ScriptRecipe
 
 

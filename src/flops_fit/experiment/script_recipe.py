@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from flops_fit.batch import Batches
 from flops_fit.experiment.names import readable_id, tokens_text
 from flops_fit.files import canonical_hash
 from flops_fit.plugins.data_files import FileHashes
@@ -104,6 +105,11 @@ class ScriptRecipe:
         """The experiment's id, such as ``train-size64-D1.2e5-s0-3f2a9c1b``."""
         parts = [self.shared.program.name, f"size{self.size}", tokens_text(self.tokens)]
         return readable_id([*parts, f"s{self.seed}"], self.hash)
+
+    @property
+    def batches(self) -> Batches:
+        """The global batch of each step, which is the same for all."""
+        return Batches(self.batch_items)
 
     @property
     def trunk(self) -> str:

@@ -13,7 +13,6 @@ from importlib import resources
 
 from flops_fit.jobs.gpu_locks import USE_CPU
 
-AFTER = "FLOPS_FIT_AFTER"  # hands a job the id of the run before it on its trunk
 # Variables in which `accelerate launch`, torchrun (which also reads each of its options from PET_*),
 # the launchers of MPI and srun give a process its rank, or settings of the training; and those by
 # which NVIDIA's libraries and torch compute products in TF32, or never.

@@ -1,6 +1,6 @@
 """One process of the job of an experiment: read the spec, train, write the record.
 
-`flops_fit.jobs.launch` starts it by ``accelerate launch -m flops_fit.jobs.job SPEC RESULT ROOT``.
+`flops_fit.jobs.launch` starts it by ``accelerate launch -m flops_fit.jobs.job SPEC RESULT ROOT AFTER``.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from flops_fit.experiment.places import hashes_file, run_folder, trunk_folder
 from flops_fit.experiment.recipe import PluginRecipe
 from flops_fit.experiment.spec import Spec, options_of, read_spec
 from flops_fit.experiment.used import late_sentence, late_uses, note_late
-from flops_fit.jobs.environment import AFTER
 from flops_fit.jobs.killed import AT_WORK, LOST
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.watch import Watch, watching
@@ -50,24 +49,25 @@ OUT_OF_MEMORY = (
 def main(arguments: list[str]) -> int:
     """Train the experiment of a spec file and return the exit status.
 
-    ``arguments`` are the path of the spec, the path of the result, and the folder of all results.
+    ``arguments`` are the path of the spec, the path of the result, the folder of all results, and the
+    id of the run that was trained before it on its trunk (empty, or absent: none).
     The status is 0 for a finished run (diverged included), 2 for bad input, 75 for a run that was
     stopped on request and saved (the workflow's retry resumes it), and 1 for anything else.
     """
     logging.basicConfig(format="flops-fit: %(message)s")
     logging.getLogger("flops_fit").setLevel(logging.INFO)
-    spec_path, result, results = arguments
+    spec_path, result, results, *after = arguments
     stop = StopRequest()
     with stop.listening():
         spec = read_spec(spec_path)
-        return run(spec, results, result, stop)
+        return run(spec, results, result, stop, "".join(after))
 
 
-def run(spec: Spec, results: str, result: str, stop: StopRequest) -> int:
+def run(spec: Spec, results: str, result: str, stop: StopRequest, after: str = "") -> int:
     """Train ``spec`` in its folder below ``results``, which the main process locks.
 
-    A copy of the record goes to ``result``; ``stop`` holds a request to stop. Returns the exit
-    status of `main`.
+    A copy of the record goes to ``result``; ``stop`` holds a request to stop; ``after`` as in `main`.
+    Returns the exit status of `main`.
     """
     folder = run_folder(results, spec.experiment_id)
     main_process = int(os.environ.get("RANK", 0)) == 0
@@ -84,7 +84,7 @@ def run(spec: Spec, results: str, result: str, stop: StopRequest) -> int:
                 (folder / AT_WORK).touch()
                 held.callback((folder / AT_WORK).unlink, missing_ok=True)
                 stop.before_exit.append(lambda: (folder / AT_WORK).unlink(missing_ok=True))
-            record = train_spec(spec, results, stop)
+            record = train_spec(spec, results, stop, after)
             if main_process:
                 finish_run(folder, record, result)
             return 0
@@ -124,12 +124,17 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, Any]:
+def train_spec(
+    spec: Spec, results: str | Path, stop: StopRequest, after: str = ""
+) -> dict[str, Any]:
     """Build the parts of ``spec``, train it below ``results``, and return its record, not yet sealed.
 
-    A request in ``stop`` is noticed between two steps. Raises `FlopsFitError` where something
-    changed since the plan was made.
+    A request in ``stop`` is noticed between two steps; ``after`` as in `main`. Raises
+    `FlopsFitError` where something changed since the plan was made.
     """
+    from flops_fit.jobs.imports import import_all
+
+    import_all()
     from flops_fit.experiment.build import (
         load_loss,
         load_metrics,
@@ -179,7 +184,7 @@ def train_spec(spec: Spec, results: str | Path, stop: StopRequest) -> dict[str, 
             load_metrics(spec),
         )
     if recipe.trunk:
-        outcome["after"] = os.environ.get(AFTER) or None
+        outcome["after"] = after or None
     if recipe.unique_fraction is not None:
         outcome["unique_tokens"] = round(outcome["tokens_seen"] / outcome["epochs"])
     record = Record(
@@ -203,7 +208,7 @@ def check_part(recipe: PluginRecipe, options: TrainOptions, normalises: bool) ->
 
     ``options`` are those of the job. Raises `FlopsFitError` where they split a batch otherwise.
     """
-    part = part_of_batch(options.batch_items, options.processes or 1, options.micro_batch_items)
+    part = part_of_batch(options.largest_batch, options.processes or 1, options.micro_batch_items)
     if normalises and part != recipe.part_items:
         planned, here = (n or options.batch_items for n in (recipe.part_items, part))
         raise FlopsFitError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import spec_file
 from flops_fit.experiment.spec import read_spec
-from flops_fit.jobs.environment import AFTER, cleaned
+from flops_fit.jobs.environment import cleaned
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
 from flops_fit.jobs.killed import AT_WORK
 from flops_fit.jobs.script_files import FOLDER
@@ -57,7 +57,7 @@ def launch(
         )
     if cpu_by_choice(os.environ):
         gpus = 0  # accelerate obeys its variable only together with its option
-    start = Start(spec, spec_path, result, results, processes, threads, gpus)
+    start = Start(spec, spec_path, result, results, processes, threads, gpus, after)
     folder, trainer = start.folder, trainer_of(spec)
     with trainer.alone(start):
         with run_lock(folder):
@@ -73,7 +73,6 @@ def launch(
             "OMP_NUM_THREADS": str(threads),
             "PYTHONHASHSEED": "0",  # sets of strings in one order, in every process and attempt
             **take_devices(gpus, os.environ),
-            AFTER: after,
         }
         if gpus == 0:
             environment[USE_CPU] = "true"

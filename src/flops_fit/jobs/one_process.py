@@ -3,7 +3,7 @@
 ``accelerate launch`` imports torch to read its options, and then starts the program, which imports
 torch again. This module takes the same command line. It lets accelerate's own parser, checks and
 environment do their work, and then runs the job in this process:
-``python -m flops_fit.jobs.one_process OPTIONS -m flops_fit.jobs.job SPEC RESULT ROOT``.
+``python -m flops_fit.jobs.one_process OPTIONS -m flops_fit.jobs.job SPEC RESULT ROOT AFTER``.
 """
 
 import atexit
@@ -29,6 +29,7 @@ def main(line: list[str]) -> NoReturn:
     Where accelerate would start another program, or set a variable that a library of this process
     may have read already, this process is replaced by what accelerate would start.
     """
+    gc.disable()  # until the job has imported everything, see `flops_fit.jobs.imports`
     command, environment = launched(line)
     changed = {name for name, value in environment.items() if os.environ.get(name) != value}
     early = {name for name in changed if not name.startswith(ACCELERATES)}
@@ -60,6 +61,7 @@ def leave(status: int) -> NoReturn:
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
+    gc.unfreeze()  # what was imported may hold files, too
     kinds: dict[type, bool] = {}
     for thing in gc.get_objects():
         kind = type(thing)

@@ -15,8 +15,6 @@ front dies (a pipe whose other end only the front holds) or the server. The fron
 
 import contextlib
 import fcntl
-import gc
-import importlib
 import json
 import os
 import select
@@ -29,6 +27,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from flops_fit.jobs.imports import import_all
 from flops_fit.jobs.surroundings import PACKAGE, differing, surroundings
 from flops_fit.store.stopping import LAUNCHER, RETRY_STATUS, Stopped, stop_with_parent
 
@@ -37,19 +36,6 @@ SECONDS = 10.0  # that a front may take to ask
 PASSED = 4  # descriptors in a request: the three standard ones, and the pipe of the front's life
 ENDING = (signal.SIGTERM, signal.SIGINT)
 CREDENTIALS = struct.Struct("3i")  # C's struct ucred: pid, uid, gid
-# What a run imports sooner or later. Missing ones are imported by the job, which then takes longer.
-IMPORTS = (
-    "flops_fit.jobs.job",
-    "flops_fit.trainer",
-    "flops_fit.experiment.build",
-    "flops_fit.training.prepare",
-    "flops_fit.training.record",
-    "accelerate.commands.launch",
-    "torch._dynamo",
-    "torch._inductor.config",
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor",
-)
 
 
 def main(folder: str, listener: int, parent: int, first: int | None = None) -> None:
@@ -90,15 +76,6 @@ def become_server_of(
         kept.set_inheritable(True)
     line = [request["python"], "-m", "flops_fit.jobs.server", *arguments]
     os.execve(line[0], [*line, str(connection.fileno())], request["around"]["the environment"])
-
-
-def import_all() -> None:
-    """Import what every job imports."""
-    for name in IMPORTS:
-        with contextlib.suppress(ModuleNotFoundError):  # of another version of torch
-            importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # a fork would copy the memory that the collector touches
 
 
 def obstacle() -> str | None:

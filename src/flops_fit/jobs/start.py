@@ -13,6 +13,7 @@ class Start:
 
     ``spec`` is the experiment, in the file ``spec_path``; its record is copied to ``result``, below
     ``results``. ``processes`` processes with ``threads`` CPU threads each train on ``gpus`` GPUs.
+    ``after`` is the id of the run that was trained before it on its trunk (empty: none).
     """
 
     spec: Spec
@@ -22,6 +23,7 @@ class Start:
     processes: int
     threads: int
     gpus: int
+    after: str = ""
 
     @property
     def folder(self) -> Path:

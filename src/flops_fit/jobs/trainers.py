@@ -71,7 +71,7 @@ class PluginTrainer:
         """The command that trains ``start``."""
         module = ONE_PROCESS if start.one_on_cpu else ACCELERATE
         line = launcher(start.processes, start.threads, start.gpus, module=module)
-        return [*line, "-m", JOB, start.spec_path, start.result, start.results]
+        return [*line, "-m", JOB, start.spec_path, start.result, start.results, start.after]
 
     def check(self, spec: Spec) -> CheckedData:
         """Take two steps of ``spec`` on a real batch; returns what is known of the data then."""

@@ -77,11 +77,11 @@ def shortage(data: Amount, experiments: Sequence[Experiment], max_epochs: float 
     """
     if data.unique_items is None or data.unique_tokens is None:
         return ""
-    widest = max(experiments, key=lambda experiment: experiment.batch_items / _share(experiment))
+    widest = max(experiments, key=lambda experiment: experiment.batches.last / _share(experiment))
     items = round(_share(widest) * data.unique_items)
-    if widest.batch_items > items:
+    if widest.batches.last > items:
         return (
-            f"batch: a global batch of {widest.experiment_id} has {widest.batch_items} items, "
+            f"batch: a global batch of {widest.experiment_id} has {widest.batches.last} items, "
             f"the training data {items}; allowed: a batch that the data can fill"
         )
     longest = max(experiments, key=lambda experiment: experiment.num_tokens / _share(experiment))

@@ -94,12 +94,20 @@ def _spread(specs: list[Spec]) -> list[Spec]:
 
 
 def _flops_per_step(spec: Spec) -> float:
-    return spec.count.spent_flops(spec.recipe.batch_items * spec.tokens_per_item)
+    return spec.count.spent_flops(_batch_items(spec) * spec.tokens_per_item)
+
+
+def _batch_items(spec: Spec) -> int:
+    """The global batch in items, the mean over the steps where it grows."""
+    recipe = spec.recipe
+    if recipe.batches.last == recipe.batch_items:
+        return recipe.batch_items
+    return round(recipe.tokens / spec.tokens_per_item / recipe.steps)
 
 
 def _batch(spec: Spec, config: dict[str, Any]) -> tuple:
     """A batch of the data, or where they are not there yet of copies of the example."""
-    data, batch_items = plan_data(config["dataset"]), spec.recipe.batch_items
+    data, batch_items = plan_data(config["dataset"]), _batch_items(spec)
     if data is None:
         return default_collate([example_item(config, None)] * batch_items)
     inputs, targets, _ = next(batches(data, batch_items, 1))

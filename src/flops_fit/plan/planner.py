@@ -12,6 +12,7 @@ from typing import Any
 
 from flops_fit.config.factors import tunes_rate
 from flops_fit.config.load import load_config
+from flops_fit.config.rules import RULES
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import plan_fingerprint, plan_key
 from flops_fit.experiment.kinds import Shared, kind_of
@@ -39,7 +40,6 @@ UNTUNED = (
     "as the config states it, never tuned for this model, which at small scale bends a law more than "
     "anything else"
 )
-RULES = ("batch", "learning_rate", "weight_decay")
 
 
 def make_plan(
@@ -85,6 +85,7 @@ def make_plan(
         weight_decay=rules.get("weight_decay"),
         variants=variants_of(config),
         batch_multiple=config["batch"].get("multiple", 1),
+        batch_seen=config["batch"].get("seen"),
         min_steps=config["limits"]["min_steps"],
         name=lambda experiment: planning.recipe(shared, experiment).experiment_id,
         in_batch=costs.in_batch,
@@ -94,6 +95,11 @@ def make_plan(
         raise FlopsFitError(
             f"budgets: no cell of the grid can be trained; the first: {grid_plan.skipped[0].reason}; "
             f"{PLAN_HINT}"
+        )
+    if "seen" in config["batch"] and costs.coupled:
+        raise FlopsFitError(
+            "batch.seen: the loss compares the items of a batch, so its value would change as the batch "
+            "grows; allowed: a batch that does not grow"
         )
     grid_plan.skipped.extend(not_probed)
     _check_processes(grid_plan, config["resources"]["processes"])

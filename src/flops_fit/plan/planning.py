@@ -93,11 +93,20 @@ class PluginPlanning:
         return shared
 
     def recipe(self, shared: SharedRecipe, experiment: Experiment) -> Recipe:
-        """The recipe of ``experiment``, which has ``shared`` in common with the others."""
+        """The recipe of ``experiment``, which has ``shared`` in common with the others.
+
+        Raises `FlopsFitError` where a batch that grows would be split under batch norm.
+        """
         part, given = None, self.resources
         if self.behaviour.norms:
-            batch = experiment.batch_items
+            batch = experiment.batches.last
             part = part_of_batch(batch, given.processes, given.micro_batch_items)
+            if part is not None and experiment.batch_growth:
+                raise FlopsFitError(
+                    f"batch.seen: {', '.join(self.behaviour.norms)} normalises over the items that "
+                    "pass the model together, which a growing batch may not be split into; allowed: "
+                    "resources.processes: 1 without micro_batch_items, or a batch that does not grow"
+                )
         return recipe_of(shared, experiment, part)
 
     def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:

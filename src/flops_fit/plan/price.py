@@ -39,8 +39,8 @@ TIME_MARGIN, MEMORY_MARGIN = 2.0, 1.5
 class Work:
     """What decides the price of an experiment.
 
-    ``flops`` are those of the ``steps`` steps that the run trains itself; ``batch_items`` is the global
-    batch, of ``tokens_per_item`` target elements each; ``params_total`` counts all parameters;
+    ``flops`` are those of the ``steps`` steps that the run trains itself; ``batch_items`` is the largest
+    global batch, of ``tokens_per_item`` target elements each; ``params_total`` counts all parameters;
     ``activation_bytes`` are kept per target element for the backward pass.
     """
 
@@ -81,11 +81,10 @@ class Price:
 
 def work_of(experiment: Experiment, start: int = 0) -> Work:
     """The work of a planned ``experiment``; other runs train its first ``start`` tokens."""
-    share = 1 - start / experiment.num_tokens
     return Work(
-        experiment.flops_counted * share,
-        round(experiment.steps * share),
-        experiment.batch_items,
+        experiment.flops_counted * (1 - start / experiment.num_tokens),
+        round(experiment.steps - experiment.batches.steps(start / experiment.tokens_per_item)),
+        experiment.batches.last,
         experiment.tokens_per_item,
         experiment.count.params_total,
         experiment.count.activation_bytes,
@@ -94,11 +93,11 @@ def work_of(experiment: Experiment, start: int = 0) -> Work:
 
 def work_of_spec(spec: Spec, start: int = 0) -> Work:
     """The work of a ``spec``: the same as that of its experiment, with the same ``start``."""
-    share = 1 - start / spec.recipe.tokens
+    recipe = spec.recipe
     return Work(
-        spec.count.spent_flops(spec.recipe.tokens) * share,
-        round(spec.recipe.steps * share),
-        spec.recipe.batch_items,
+        spec.count.spent_flops(recipe.tokens) * (1 - start / recipe.tokens),
+        round(recipe.steps - recipe.batches.steps(start / spec.tokens_per_item)),
+        recipe.batches.last,
         spec.tokens_per_item,
         spec.count.params_total,
         spec.count.activation_bytes,

@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions of the tokens seen, to be drawn and tested alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flops_fit.constants import TRUNK
 
@@ -60,23 +61,28 @@ def multiplier(progress: float, schedule: Mapping) -> float:
     return final + (1.0 - final) * remaining
 
 
-def phases(steps: int, schedule: Mapping, tokens: int = 0) -> dict[str, int]:
+def phases(
+    steps: int,
+    schedule: Mapping[str, Any],
+    tokens: int = 0,
+    share_of_steps: Callable[[float], float] = lambda share: share,
+) -> dict[str, int]:
     """Steps spent in ``warmup``, ``plateau`` and ``decay`` of a run of ``steps`` optimiser steps.
 
     ``schedule`` as in `rate_factor`; none are known where it is empty, as it is where a user's own
-    script decides it. ``tokens`` is D, in which the warm-up of a trunk is counted.
+    script decides it. ``tokens`` is D, in which the warm-up of a trunk is counted. ``share_of_steps``
+    gives the share of the steps in which the first share of D is trained, which is another one where
+    the batch grows.
     """
     if not schedule:
         return {}
-    if schedule["kind"] == TRUNK:
-        warmup = min(round(schedule["warmup_tokens"] * steps / tokens), steps)
-        decay = min(round(schedule["cooldown"] * steps), steps - warmup)
-        return {"warmup": warmup, "plateau": steps - warmup - decay, "decay": decay}
-    warmup = round(schedule["warmup"] * steps)
-    if schedule["kind"] == "constant":
-        decay = 0
-    elif schedule["kind"] == "wsd":
-        decay = min(round(schedule["decay"] * steps), steps - warmup)
-    else:
-        decay = steps - warmup
+    kind = schedule["kind"]
+    rising = schedule["warmup_tokens"] / tokens if kind == TRUNK else schedule["warmup"]
+    falling = {
+        TRUNK: lambda: schedule["cooldown"],
+        "wsd": lambda: schedule["decay"],
+        "constant": lambda: 0.0,
+    }.get(kind, lambda: 1.0)()
+    warmup = min(round(share_of_steps(rising) * steps), steps)
+    decay = min(round((1 - share_of_steps(1 - falling)) * steps), steps - warmup)
     return {"warmup": warmup, "plateau": steps - warmup - decay, "decay": decay}

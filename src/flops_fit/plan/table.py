@@ -4,9 +4,11 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flops_fit.constants import table_names
 from flops_fit.experiment.plan import Branch, Plan
 from flops_fit.files import FORMAT
 from flops_fit.notation import count_text, flops_text, time_text
@@ -15,7 +17,7 @@ from flops_fit.plan.conditioning import POOR, condition_number
 from flops_fit.plan.price import DEVICES, Price, Rate, device_kind, price, work_of
 from flops_fit.plan.schedule import phases
 from flops_fit.plan.trunks import flops_to_train
-from flops_fit.sweep import Experiment, flops_per_token, n_key, table_names
+from flops_fit.sweep import Experiment, flops_per_token, n_key
 
 PHASE_STEPS = ("warmup_steps", "plateau_steps", "decay_steps")  # empty where a script decides them
 COLUMNS = (
@@ -75,8 +77,21 @@ class PlanRow:
 
     @property
     def batch_tokens(self) -> int:
-        """The global batch in target elements."""
-        return round(self.experiment.batch_items * self.experiment.tokens_per_item)
+        """The global batch in target elements, the mean over the steps where it grows."""
+        return round(self.batch_items * self.experiment.tokens_per_item)
+
+    @property
+    def batch_items(self) -> int:
+        """The global batch in items, the mean over the steps where it grows."""
+        experiment = self.experiment
+        growing = bool(experiment.batch_growth)
+        return round(experiment.items / experiment.steps) if growing else experiment.batch_items
+
+    @property
+    def batch_text(self) -> str:
+        """The global batch in target elements, or where it grows that of the first and the last step."""
+        batches, per_item = self.experiment.batches, self.experiment.tokens_per_item
+        return "-".join(f"{b * per_item:.0f}" for b in sorted({batches.first, batches.last}))
 
     @property
     def counted_over_6nd(self) -> float:
@@ -94,6 +109,7 @@ class PlanRow:
             **dict.fromkeys(PHASE_STEPS),
             **{f"{phase}_steps": steps for phase, steps in self.phases.items()},
             **vars(self.price),
+            "batch_items": self.batch_items,
         }
         row = table_names(self.experiment.to_dict()) | derived
         values = {name: row[name] if name in row else getattr(self, name) for name in COLUMNS}
@@ -134,7 +150,12 @@ def plan_rows(
             experiment,
             plan.convention,
             epochs=_epochs(experiment, unique_tokens),
-            phases=phases(experiment.steps, plan.schedule, experiment.num_tokens),
+            phases=phases(
+                experiment.steps,
+                plan.schedule,
+                experiment.num_tokens,
+                partial(experiment.batches.share_of_steps, items=experiment.items),
+            ),
             price=price(
                 work_of(experiment, plan.start_of(experiment.experiment_id)),
                 rate,
@@ -334,7 +355,7 @@ def _line(row: PlanRow) -> str:
         f"{e.compute_budget:8.3g} {e.size_param_value:>6} {e.seed:4d} "
         f"{count_text(e.count.params):>8} {count_text(e.num_tokens):>8} "
         f"{row.tokens_per_param:6.3g} {epochs:>6} {f'{e.steps} ({steps})':>22} "
-        f"{row.batch_tokens:8d} {e.learning_rate:8.3g} {e.flops_counted:8.3g} "
+        f"{row.batch_text:>8} {e.learning_rate:8.3g} {e.flops_counted:8.3g} "
         f"{row.counted_over_6nd:5.2f} {row.price.memory_bytes / 1e9:5.2f}GB "
         f"{time_text(row.price.seconds):>8}"
         + (f"  weight decay {e.weight_decay:.3g}" if e.weight_decay is not None else "")

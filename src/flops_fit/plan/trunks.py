@@ -1,7 +1,6 @@
 """Runs of one size and seed that share their first steps: who starts where, and what is left to do."""
 
 import contextlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,8 @@ def branches_of(
 
 def _last_step_before(experiment: Experiment, tokens: float) -> int:
     """The tokens at the end of the last step of ``experiment`` that goes no further than ``tokens``."""
-    batch = experiment.batch_items * experiment.tokens_per_item
-    return round(math.floor(tokens / batch) * batch)
+    per_item = experiment.tokens_per_item
+    return round(experiment.batches.floor(tokens / per_item) * per_item)
 
 
 def before_on_trunk(branches: Mapping[str, Branch], without: Iterable[str]) -> dict[str, str]:

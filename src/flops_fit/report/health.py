@@ -6,6 +6,7 @@ from flops_fit.experiment.plan import Plan
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import count_text, flops_text, loss_text, share_text, time_text
+from flops_fit.store.collect import batch_items
 from flops_fit.sweep import SIX_ND
 
 MOST_ROWS = 1000  # per table of the page; the CSV has all rows
@@ -108,7 +109,7 @@ def _runs(table: RunTable, records: list[dict]) -> list[dict]:
                 "tokens": count_text(run["tokens"]),
                 "loss": loss_text(run["loss"]),
                 "rate": "" if rate is None else f"{rate:.3g}",
-                "batch": record.get("identity", {}).get("batch_items", ""),
+                "batch": batch_items(record) or "",
                 "steps": record.get("steps_done", ""),
                 "speed": count_text(record["tokens_per_second"])
                 if record.get("tokens_per_second")

@@ -218,10 +218,23 @@ def _plugin_rows(trained: list[dict]) -> list[tuple[str, str]]:
         ),
         (topics[4], _varied(trained, "learning_rate")),
         (topics[5], _schedule_text(schedule)),
-        (topics[6], f"{_varied(trained, 'batch_items')} items"),
+        (topics[6], _batch_text(trained)),
         (topics[7], {"no": "fp32"}.get(identity["precision"], identity["precision"])),
         (topics[8], f"{heldout:,} held-out tokens at the end of each run, the same for all runs"),
     ]
+
+
+def _batch_text(trained: list[dict]) -> str:
+    """The global batches of the ``trained`` runs, and how far they grow during a run."""
+    first = _varied(trained, "batch_items")
+    largest = [record["identity"].get("batch_growth", [])[-1:] for record in trained]
+    grown = [batch for stages in largest for _, batch in stages]
+    if not grown:
+        return f"{first} items"
+    last = _span(grown, "{:g}".format)
+    return (
+        f"{first} at the start to {last} items at the end, growing in stages with the tokens seen"
+    )
 
 
 def _schedule_text(schedule: Mapping[str, Any]) -> str:

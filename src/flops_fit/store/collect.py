@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flops_fit.constants import Status, flops_6nd
+from flops_fit.constants import Status, flops_6nd, table_names
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import hashes_file, run_folder, tables_file
 from flops_fit.experiment.plan import Plan
@@ -23,7 +23,7 @@ from flops_fit.files import (
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.store.records import RESULT, read_failure, read_record
 from flops_fit.store.verified import Verified, state_of
-from flops_fit.sweep import COUNTED, SIX_ND, Experiment, ModelCount, n_key, table_names
+from flops_fit.sweep import COUNTED, SIX_ND, Experiment, ModelCount, n_key
 
 
 def collect(plan: Plan, results: str | Path, failed: Iterable[str] = ()) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ def _row(record: Mapping[str, Any], convention: str) -> dict[str, Any]:
         "loss": named.get("loss"),
         "loss_se": named.get("loss_se"),
         "steps": record.get("steps_done"),
-        "batch_items": identity.get("batch_items"),
+        "batch_items": batch_items(record),
         "learning_rate": identity.get("learning_rate"),
         "epochs": record.get("epochs"),
         "wall_seconds": record.get("wall_seconds"),
@@ -168,6 +168,18 @@ def _varied(record: Mapping[str, Any]) -> dict[str, Any]:
         columns["unique_fraction"] = identity["unique_fraction"]
         columns["unique_tokens"] = record.get("unique_tokens")
     return columns
+
+
+def batch_items(record: Mapping[str, Any]) -> int | None:
+    """The global batch of the run of ``record`` in items; where it grew, the mean over its steps.
+
+    None where the record does not say it.
+    """
+    identity = record.get("identity", {})
+    if not identity.get("batch_growth"):
+        return identity.get("batch_items")
+    items = record["tokens_seen"] / record["tokens_per_item"]
+    return max(1, round(items / record["steps_done"]))
 
 
 def write_results(

@@ -22,6 +22,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from flops_fit.batch import Batches
 from flops_fit.data import BlockIndices, Data, length_of, one_item_batch
 from flops_fit.errors import FlopsFitError
 from flops_fit.loss import count_per_item
@@ -180,11 +181,12 @@ class GlobalBatches:
     """Lists of indices for accelerate: for each micro-batch, one list for every process.
 
     ``items`` is the number of training items, or None for a stream (its positions are then the
-    indices). A global batch has ``batch_items`` items, and the run ``total_items``; the last batch
-    is smaller where these do not divide. Batches continue beyond ``total_items`` where the loss
-    ignores more targets than expected. Each pass is shuffled by ``(seed, epoch)``. The batches are
-    dealt to ``processes`` processes, which compute ``micro_batch_items`` items at once (None: all).
-    ``start`` is the position of the first item, after a checkpoint.
+    indices). A global batch has ``batch_items`` items, and more where ``growth`` says so, as in
+    `Batches`; the run has ``total_items``. The last batch is smaller where these do not divide.
+    Batches continue beyond ``total_items`` where the loss ignores more targets than expected. Each pass
+    is shuffled by ``(seed, epoch)``. The batches are dealt to ``processes`` processes, which compute
+    ``micro_batch_items`` items at once (None: all). ``start`` is the position of the first item,
+    after a checkpoint.
     """
 
     drop_last = True  # accelerate pads nothing then; every process always has its list
@@ -198,10 +200,12 @@ class GlobalBatches:
         processes: int = 1,
         micro_batch_items: int | None = None,
         start: int = 0,
+        growth: Sequence[Sequence[int]] = (),
     ):
-        self.items, self.batch_items, self.total_items = items, batch_items, total_items
+        self.items, self.total_items = items, total_items
+        self.batches = Batches(batch_items, growth)
         self.seed, self.processes, self.start = seed, processes, start
-        self.micro_batch_items = micro_batch_items or batch_items
+        self.micro_batch_items = micro_batch_items or self.batches.last
         self._epoch, self._order = -1, np.empty(0, int)
 
     def micro_batches(self, position: int) -> int:
@@ -211,8 +215,8 @@ class GlobalBatches:
 
     def step_items(self, position: int) -> int:
         """Return the number of items in the global batch that starts at ``position``."""
-        left = self.total_items - position
-        return self.batch_items if left <= 0 else min(self.batch_items, left)
+        left, batch = self.total_items - position, self.batches.at(position)
+        return batch if left <= 0 else min(batch, left)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         position = self.start

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ class Checkpoints:
                 shutil.rmtree(unfinished)
         folders = sorted(self.folder.glob("step-*"), reverse=True)
         for i, folder in enumerate(folders):
-            problem, manifest = verify_state(self.accelerator, folder, self.experiment_hash)
+            problem, manifest = verify_state(
+                self.accelerator, folder, lambda _: self.experiment_hash
+            )
             if not problem:
                 load_state(self.accelerator, folder)
                 self.step, self.kept = manifest["counters"]["step"], folders[i:]
@@ -153,11 +156,13 @@ def load_state(accelerator: Accelerator, folder: Path) -> None:
         )
 
 
-def verify_state(accelerator: Accelerator, folder: Path, state_hash: str) -> tuple[str, dict]:
+def verify_state(
+    accelerator: Accelerator, folder: Path, hash_of: Callable[[dict], str]
+) -> tuple[str, dict]:
     """What keeps a run of ``accelerator`` from using the state in ``folder``, and its manifest.
 
-    The first is empty where nothing does: the state is whole, belongs to ``state_hash``, and was
-    written by as many processes.
+    The first is empty where nothing does: the state is whole, has the hash that ``hash_of`` gives for
+    its counters, and was written by as many processes.
     """
     try:
         manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_text())
@@ -165,7 +170,7 @@ def verify_state(accelerator: Accelerator, folder: Path, state_hash: str) -> tup
         if canonical_hash(manifest) != checksum:
             return f"{CHECKPOINT_MANIFEST} does not match its checksum", {}
         check_format(manifest, CHECKPOINT_MANIFEST)
-        if manifest["hash"] != state_hash:
+        if manifest["hash"] != hash_of(manifest["counters"]):
             return "it belongs to another experiment", {}
         if manifest["processes"] != accelerator.num_processes:
             return f"it was written by {manifest['processes']} processes", {}

@@ -148,7 +148,7 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
     loss_fn = load_loss(recipe.shared.loss.function)
     reference = recipe.shared.dataset.factory
     planned = planned_items(spec)
-    items = check_items(reread(data, spec), loss_fn, planned, recipe.batch_items)
+    items = check_items(reread(data, spec), loss_fn, planned, recipe.batches.last)
     if planned.ordinary and items.ordinary and items.tokens != planned.tokens:
         raise FlopsFitError(
             f"{reference}: an item has {items.tokens} target elements, but the plan was made with "
@@ -165,7 +165,7 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
     except TypeError as error:
         raise FlopsFitError(f"{recipe.shared.optimizer.factory}: {error}") from None
     given = spec.resources
-    part = part_of_batch(recipe.batch_items, given.processes, given.micro_batch_items)
+    part = part_of_batch(recipe.batches.last, given.processes, given.micro_batch_items)
     notes = [*data.notes, *check_mean(model, reread(data, spec), loss_fn, part)]
     notes += doubts_about_optimizer(optimizer_of, model, recipe.learning_rate)
     notes += doubts_about_model(model, reread(data, spec), loss_fn)
@@ -221,6 +221,7 @@ def take_two_steps(
         batch_items=items,
         max_epochs=None,
         expected_items=None if options.expected_items is None else 2 * items,
+        batch_growth=[],
         progress=False,
         evaluation_batch_items=items,
         evaluation_tokens=math.ceil(items * per_item),

@@ -68,7 +68,7 @@ class Call:
         loss that is not a mean over items.
         """
         world = int(os.environ.get("WORLD_SIZE", 1))
-        part = part_of_batch(options.batch_items, world, options.micro_batch_items)
+        part = part_of_batch(options.largest_batch, world, options.micro_batch_items)
         if part is None:
             return
         with looking():
@@ -104,6 +104,7 @@ def options_for(
         learning_rate=learning_rate or experiment.learning_rate or 1e-3,
         seed=experiment.seed,
         expected_items=experiment.expected_items,
+        batch_growth=[] if batch_size else experiment.batch_growth,
         **train_options,
     )
 

@@ -1,7 +1,9 @@
 """The start of a run: seeds, the accelerator, a progress bar, and one line that describes the run."""
 
+import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from accelerate.utils import (
 from torch import nn
 from tqdm import tqdm
 
+from flops_fit.batch import Batches
 from flops_fit.constants import flops_6nd
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import TrainOptions
@@ -82,29 +85,32 @@ def run_line(
     name: str,
     model: nn.Module,
     params: int,
-    per_item: float,
+    items: int,
     flops_per_token: float,
     options: TrainOptions,
     accelerator: Accelerator,
 ) -> str:
     """Describe a run in one line, so that it can be checked before it trains for hours.
 
-    ``name`` is the experiment's id, ``params`` the N of ``model``, ``per_item`` the tokens of an
-    item, and ``flops_per_token`` the counted FLOPs per token (0: unknown). ``options`` and
+    ``name`` is the experiment's id, ``params`` the N of ``model``, ``items`` the items
+    that it takes, and ``flops_per_token`` the counted FLOPs per token (0: unknown). ``options`` and
     ``accelerator`` give the rest.
     """
-    tokens, batch_tokens = options.tokens, round(options.batch_items * per_item)
-    steps = -(-tokens // batch_tokens)
-    spent = ", ".join(
-        f"{count} {phase}" for phase, count in phases(steps, options.schedule, tokens).items()
-    )
+    tokens, batches = options.tokens, Batches(options.batch_items, options.batch_growth)
+    steps = math.ceil(batches.steps(items))
+    share_of_steps = partial(batches.share_of_steps, items=items)
+    counts = phases(steps, options.schedule, tokens, share_of_steps)
+    spent = ", ".join(f"{count} {phase}" for phase, count in counts.items())
+    sizes = sorted({batches.first, batches.last})
+    batch = " to ".join(map(str, sizes))
+    batch_tokens = " to ".join(f"{round(size * tokens / items):,}" for size in sizes)
     counted = f" (counted: {flops_per_token * tokens:.3g})" if flops_per_token else ""
     world = accelerator.num_processes
     processes = "1 process" if world == 1 else f"{world} processes"
     return (
         f"{name}: {type(getattr(model, '_orig_mod', model)).__name__} with N = {count_text(params)}, "
         f"D = {count_text(tokens)} (D/N = {count_text(tokens / params)}); "
-        f"{steps} steps ({spent}) of {options.batch_items} items = {batch_tokens:,} tokens, "
+        f"{steps} steps ({spent}) of {batch} items = {batch_tokens} tokens, "
         f"peak learning rate {options.learning_rate:.3g}; "
         f"6 N D = {flops_6nd(params, tokens):.3g} FLOPs{counted}; "
         f"{processes} on {device_name(accelerator.device)}, "

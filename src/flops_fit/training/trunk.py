@@ -6,12 +6,15 @@ state that is lost, damaged or removed costs FLOPs and changes no result.
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from flops_fit.batch import Batches
 from flops_fit.experiment.options import TrainOptions
 from flops_fit.experiment.places import state_folder, state_tokens
 from flops_fit.files import canonical_hash
@@ -34,9 +37,10 @@ class Trunk:
     hash: str
     run: str
 
-    def hash_at(self, tokens: int) -> str:
-        """The hash that seals the state after ``tokens``."""
-        return canonical_hash({"trunk": self.hash, "tokens": tokens})
+    def hash_at(self, tokens: int, growth: Sequence[Sequence[int]] = ()) -> str:
+        """The hash that seals the state after ``tokens``, before which the batch grew by ``growth``."""
+        grown = {"batch_growth": growth} if growth else {}
+        return canonical_hash({"trunk": self.hash, "tokens": tokens} | grown)
 
 
 class TrunkStates:
@@ -47,6 +51,7 @@ class TrunkStates:
 
     def __init__(self, trunk: Trunk | None, options: TrainOptions, accelerator: Accelerator):
         self.trunk, self.accelerator = trunk, accelerator
+        self.batches = Batches(options.batch_items, options.batch_growth)
         self.end = cooldown_start(options.tokens, options.schedule) if trunk else 0.0
         # What was trained by others: until which counters, and by which run
         self.start: dict[str, Any] = {"run": None, "tokens": 0, "input_positions": 0}
@@ -68,8 +73,9 @@ class TrunkStates:
             tokens = state_tokens(folder)
             if tokens > self.end:
                 continue
-            digest = self.trunk.hash_at(tokens)
-            problem, manifest = verify_state(self.accelerator, folder, digest)
+            problem, manifest = verify_state(
+                self.accelerator, folder, partial(self._hash_at, tokens)
+            )
             if not problem:
                 load_state(self.accelerator, folder)
                 counters = manifest["counters"]
@@ -85,6 +91,11 @@ class TrunkStates:
                 log.warning("the trunk's state %s is not used: %s", folder, problem)
         return None
 
+    def _hash_at(self, tokens: int, counters: dict) -> str:
+        """The hash that seals the state after ``tokens``, which has these ``counters``."""
+        assert self.trunk is not None
+        return self.trunk.hash_at(tokens, self.batches.until(counters["position"]).growth)
+
     def due(self, seen: int, total: int) -> bool:
         """Whether the step of ``total`` tokens after ``seen`` ones is the first that may cool down."""
         return self.trunk is not None and 0 < seen <= self.end < seen + total
@@ -99,7 +110,7 @@ class TrunkStates:
             return
         final = state_folder(self.trunk.folder, counters["seen"])
         temporary = final.with_name(f".{final.name}-{self.trunk.run}")
-        digest = self.trunk.hash_at(counters["seen"])
+        digest = self._hash_at(counters["seen"], counters)
         counters = {**counters, "run": self.trunk.run}
         write_state(self.accelerator, temporary, final, digest, counters)
 
