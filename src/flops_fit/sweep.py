@@ -132,7 +132,7 @@ class Experiment:
     hash: str = ""
     weight_decay: float | None = None
     unique_fraction: float | None = None
-    batch_growth: list[list[int]] = field(default_factory=list)
+    batch_growth: list[list[int]] = field(default_factory=list, hash=False)
 
     @property
     def batches(self) -> Batches:

@@ -262,6 +262,27 @@ def test_the_schema_is_closed_and_every_key_is_described():
         )
 
 
+@pytest.mark.parametrize(
+    ("page", "first"),
+    [
+        ("learning_rate.md", "learning_rate: 0.01"),
+        ("questions.md", "dataset:"),
+        ("trunks.md", "batch:"),
+    ],
+)
+def test_the_blocks_of_rules_and_shares_are_accepted(page, first):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    (block,) = [yaml.safe_load(block) for block in blocks if block.startswith(first)]
+    budgets = [float(b) for b in (block.get("dataset") or {}).get("unique_fraction", {})]
+    grid = {"budgets": budgets} if budgets else {}
+    dataset = {**MINIMAL["dataset"], **block.pop("dataset", {})}
+    config = complete_config({**MINIMAL, **grid, **block, "dataset": dataset})
+    for key, value in block.items():
+        assert key in config, key
+        if isinstance(value, list):
+            assert config[key] == value
+
+
 def test_the_measures_of_the_page_are_accepted():
     page = (ROOT / "docs/questions.md").read_text()
     (block,) = re.findall(r"```yaml\n(metrics:.*?)```", page, re.DOTALL)

@@ -158,6 +158,9 @@ BLOCKS = {
     "mydata.py": "tests/docs/test_data_page.py::test_the_adapter_makes_a_data_set_of_dictionaries_trainable",
     "from torchvision.datasets import CIFAR10": "torchvision is no dependency, as the page says",
     "from flops_fit.fit import fit_runs, predict, read_runs": "tests/docs/test_doc_commands.py::test_the_fitting_lines_run_on_a_table",
+    "learning_rate: 0.01": "tests/config/test_config.py::test_the_blocks_of_rules_and_shares_are_accepted",
+    "dataset:": "tests/config/test_config.py::test_the_blocks_of_rules_and_shares_are_accepted",
+    "batch:": "tests/config/test_config.py::test_the_blocks_of_rules_and_shares_are_accepted",
     "learning_rate: {file: results/lr/learning_rate.json}": "tests/docs/test_doc_commands.py::test_a_rule_file_can_be_named_in_a_sweep",
 }
 

@@ -136,7 +136,11 @@ def test_the_arithmetic_on_published_constants():
 def test_the_guide_follows_the_pages_section_by_section():
     headings = re.findall(r"^#+ (.*)$", REPORT, re.MULTILINE)
     for template in ("report/page.html.j2", "report/plan.html.j2"):
-        sections = re.findall(r"<h2>(.*?)</h2>", (SOURCE / template).read_text())
+        text = (SOURCE / template).read_text()
+        sections = re.findall(
+            r"^ *<h2>(.*?)</h2>", text, re.MULTILINE
+        )  # those of cards share a line
+        assert len(sections) > 2
         assert sections == [h for h in headings if h in sections]
 
 
