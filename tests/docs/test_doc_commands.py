@@ -130,6 +130,7 @@ CANNOT = {  # a command, or how it begins where it ends in "...": why it is not 
     "echo ...": "checks what curl brought",
     "apt-get download ...": "needs the network",
     f"{SWEEP} config/vit.yaml": "needs the package that apt-get brings; its model and data are in tests/examples/test_images.py",
+    f"{SWEEP} examples/compare/...": "trains for minutes; its configs are planned by tests/examples/test_compare_examples.py",
     "squeue --me ...": "cancels jobs, and needs a SLURM that has some",
     "docker ...": "needs Docker",
     "apptainer ...": "needs Apptainer",
