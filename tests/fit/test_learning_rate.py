@@ -8,7 +8,9 @@ import pytest
 
 from flops_fit.cli.main import main
 from flops_fit.errors import FlopsFitError
+from flops_fit.files import write_json
 from flops_fit.fit.learning_rate import fit_learning_rate
+from flops_fit.plan.planner import rate_origin
 from flops_fit.plan.rules import make_rule
 
 RATES = 0.02 * np.array([0.25, 0.5, 1, 2, 4])
@@ -96,6 +98,20 @@ def test_a_best_rate_at_the_edge_is_flagged_and_not_used():
         for note in fit["notes"]
     )
     assert fit["params"]["power"] == pytest.approx(-0.3, abs=1e-9)
+
+
+def test_a_rule_that_contradicts_a_cell_at_an_edge_says_so_and_so_do_plans_that_name_it(tmp_path):
+    steep = [(8, 5e3, 2e5), (16, 1.7e4, 6e5), (24, 6.1e4, 2e5), (32, 2e5, 7e4)]
+    fit = fit_learning_rate(sweep(steep, optimum=lambda n, d: 0.03 * (n / 5e3) ** -0.7))
+    at_edge = [c for c in fit["cells"] if c["status"] == "at_edge"]
+    missed = [note for note in fit["notes"] if "although the best rate is 0.005 or lower" in note]
+    assert fit["misses"] == len(missed) == len(at_edge) == 2
+    file = tmp_path / "learning_rate.json"
+    write_json(file, {"format": 1, **fit})
+    origin = rate_origin({"learning_rate": {"file": str(file)}})
+    assert "contradicts 2 of the 4 cells of its own sweep" in origin
+    agrees = fit_learning_rate(sweep([*CELLS, (8, 2e3, 5e5)], optimum=planted))
+    assert agrees["misses"] == 0
 
 
 def test_a_diverged_rate_bounds_the_range_without_entering_the_fit():

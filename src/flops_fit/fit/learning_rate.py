@@ -15,6 +15,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.fit.formats import read_table
 from flops_fit.fit.tables import floats, positive
 
+FAR_OFF = 2.0  # factor in the rate between a rule and a cell that contradicts it
 BRACKETED, AT_EDGE, TOO_FEW = "bracketed", "at_edge", "too_few_points"
 COLUMNS = ("params", "tokens", "learning_rate", "loss")
 NEIGHBOURS = 2  # rates on each side of the lowest that the parabola sees
@@ -78,7 +79,8 @@ def fit_learning_rate(frame: pd.DataFrame) -> dict:
     Returns a rule as configs take it (``value`` and, where identifiable, ``params`` and ``tokens``
     with ``reference`` and ``power``), with ``cells``, ``notes`` and the ``scatter`` of ln lr*
     around the rule. Cells whose best rate lies at an edge of those tried, diverged runs beyond it
-    aside, are flagged and not used. Raises `FlopsFitError` where no cell is bracketed.
+    aside, are flagged and not used; ``misses`` counts those of them where the rule lies on the other
+    side of that edge by more than a factor of 2. Raises `FlopsFitError` where no cell is bracketed.
     """
     cells = [_cell(group) for _, group in frame.groupby(["size", "params", "tokens"], sort=True)]
     used = [cell for cell in cells if cell.status == BRACKETED]
@@ -90,8 +92,40 @@ def fit_learning_rate(frame: pd.DataFrame) -> dict:
     logs = np.log([[cell.params, cell.tokens, cell.best_rate] for cell in used])
     rule, notes, scatter = _regress(logs)
     flagged = [cell for cell in cells if cell.status != BRACKETED]
-    notes += [f"size {c.size:g}, D {c.tokens:.3g}: {_words(c)}" for c in flagged]
-    return {**rule, "scatter": scatter, "notes": notes, "cells": [asdict(cell) for cell in cells]}
+    notes += [f"{_name(c)}: {_words(c)}" for c in flagged]
+    misses = [miss for cell in flagged if (miss := _miss(cell, frame, rule))]
+    return {
+        **rule,
+        "scatter": scatter,
+        "notes": notes + misses,
+        "misses": len(misses),
+        "cells": [asdict(cell) for cell in cells],
+    }
+
+
+def _miss(cell: Cell, frame: pd.DataFrame, rule: dict) -> str:
+    """In what the ``rule`` contradicts a ``cell`` of ``frame`` at an edge; empty where it agrees."""
+    if cell.status != AT_EDGE:
+        return ""
+    runs = frame[(frame["size"] == cell.size) & (frame["tokens"] == cell.tokens)]
+    tried = runs["learning_rate"][(runs["status"] == "completed") & runs["loss"].notna()]
+    given = rule["value"]
+    for name, value in (("params", cell.params), ("tokens", cell.tokens)):
+        if name in rule:
+            given *= (value / rule[name]["reference"]) ** rule[name]["power"]
+    high = cell.best_rate <= tried.min() and given > FAR_OFF * cell.best_rate
+    low = cell.best_rate >= tried.max() and given < cell.best_rate / FAR_OFF
+    if not (high or low):
+        return ""
+    return (
+        f"{_name(cell)}: the rule gives {given:.3g} there, although the best rate is "
+        f"{cell.best_rate:.3g} or {'lower' if high else 'higher'}, so it does not hold there. Add "
+        f"{'smaller' if high else 'larger'} learning_rate_factors"
+    )
+
+
+def _name(cell: Cell) -> str:
+    return f"size {cell.size:g}, D {cell.tokens:.3g}"
 
 
 def _cell(group: pd.DataFrame) -> Cell:

@@ -21,7 +21,7 @@ from flops_fit.experiment.places import check_file, hashes_file, plan_file, spec
 from flops_fit.experiment.plan import Plan, PlannedData
 from flops_fit.experiment.spec import Spec
 from flops_fit.experiment.used import write_seen
-from flops_fit.files import write_json
+from flops_fit.files import read_object, write_json
 from flops_fit.plan.beyond import count_beyond
 from flops_fit.plan.items import Items, known_amount
 from flops_fit.plan.planning import Planning, planning_of, sizes_by_budget
@@ -30,7 +30,7 @@ from flops_fit.plan.rules import make_rule, same_for_any_tokens
 from flops_fit.plan.schedule import cooldown_start
 from flops_fit.plan.trunks import branches_of, has_trunks
 from flops_fit.plan.variants import not_tried, variants_of
-from flops_fit.plugins.data_files import FileHashes
+from flops_fit.plugins.data_files import FileHashes, find_path
 from flops_fit.plugins.resolve import add_search_paths
 from flops_fit.plugins.uses import Uses, uses_identity
 from flops_fit.plugins.watch import Watch, not_followed, watching
@@ -234,22 +234,31 @@ def _write(
         check=specs[0].check,
         data=data,
         beyond=grid_plan.beyond,
-        rate_from=rate_origin(config),
+        rate_from=rate_origin(config, specs[0].search_paths),
         branches=branches,
     )
     write_json(plan_file(results, fingerprint), plan.to_dict())
 
 
-def rate_origin(config: dict[str, Any]) -> str:
+def rate_origin(config: dict[str, Any], search_paths: Iterable[str] = ()) -> str:
     """Where the learning rates of ``config`` are from, as text.
 
-    Untuned ones bend a law, and no interval shows it.
+    Untuned ones bend a law, and no interval shows it. A rule file is looked for below
+    ``search_paths``.
     """
     if tunes_rate(config):
         return "tuned by this sweep"
-    if "file" in config["learning_rate"]:
-        return f"by the rule in {config['learning_rate']['file']}"
-    return UNTUNED
+    if "file" not in config["learning_rate"]:
+        return UNTUNED
+    file = config["learning_rate"]["file"]
+    path = find_path(file, tuple(search_paths))
+    rule = read_object(path) if path is not None else {}
+    if not rule.get("misses"):
+        return f"by the rule in {file}"
+    return (
+        f"by the rule in {file}, which contradicts {rule['misses']} of the {len(rule['cells'])} cells "
+        "of its own sweep by more than a factor of 2; its notes name them"
+    )
 
 
 def main(arguments: list[str]) -> str | None:
