@@ -10,14 +10,16 @@ from simulated import GRIDS, LAWS, log_optimum, loss_of, small_models, sweep
 from flops_fit.fit import Fit, fit_runs, losses_at, predict
 from flops_fit.fit.calibrate import from_tests, moments
 from flops_fit.fit.chain import Chain, weigh
+from flops_fit.fit.cost import Cost
 from flops_fit.fit.form_error import FormError, growth
 from flops_fit.fit.forms import FREE, BentDesign, bent_form, fit_bent, settle, starts_for
-from flops_fit.fit.laws import BentLaw, law_from_dict, law_to_dict
+from flops_fit.fit.laws import BentLaw, StackLaw, law_from_dict, law_to_dict
 from flops_fit.fit.measure import groups_of, measure
 from flops_fit.fit.members import RESAMPLE_CLOSE, RESAMPLE_STEPS, tilt
 from flops_fit.fit.newton import minimise
 from flops_fit.fit.record import record, record_words
 from flops_fit.fit.sections import ChainTest
+from flops_fit.fit.stack import Stack
 from flops_fit.fit.surface import EFFICIENCY, Data
 
 # E, A, B, alpha, beta, gamma, kappa
@@ -207,8 +209,45 @@ def test_a_member_loses_weight_by_errors_that_noise_does_not_explain():
         return first / second
 
     assert ratio([0.05, 0.09], 0.1) == 1
-    assert 1 < ratio([0.05, 0.12], 0.1) < ratio([0.05, 0.12], 0.01)
+    assert 1 < ratio([0.0, 0.12], 0.1) < ratio([0.0, 0.12], 0.01)
     assert ratio([0.05, 0.5], 0.1) > 10
+
+
+@pytest.mark.parametrize("error", [[0.05, 0.5], [0.05, 0.05]])
+def test_noise_that_all_members_share_decides_no_weights(error):
+    """Noise of 1 in ln N* would drown errors of the form, and make the members alike."""
+
+    def weights(shared):
+        chain = chain_with(error, 0.01)
+        noise = np.sqrt(shared**2 + np.array([[0.01], [0.04]]) ** 2)
+        return weigh(replace(chain, reference={"params": np.tile(noise, 3)}), 2, "params", 0.01)
+
+    alone = weights(0.0)
+    assert weights(1.0) == pytest.approx(alone, rel=1e-9)
+    assert alone[0] > 1.3 * alone[1]
+
+
+def test_one_quiet_member_does_not_determine_what_the_others_cannot():
+    """The best weights lie on a standard error of 0.3, but the members' is above 0.35 in the mean."""
+    nothing, noise = np.full((4, 1, 1), np.nan), np.array([[0.3], [0.45], [0.7], [0.9]])
+    chain = Chain(
+        log_c=np.zeros(1),
+        end=0.0,
+        at=np.zeros(1, dtype=int),
+        error={"params": nothing},
+        sd={"params": nothing},
+        se={"params": np.zeros(1)},
+        runs=nothing,
+        reference={"params": noise},
+    )
+    weight = weigh(chain, 0, "params", 0.01)
+    assert weight[0] > 0.9
+    stack = Stack(list("abcd"), StackLaw((), {"params": weight}), None, chain, 0.01, {}, [])
+    assert "standard error of ln N* at 3 times the largest budget is 0.4" in stack.vague(
+        one_budget=False, cost=Cost()
+    )
+    quiet = replace(chain, reference={"params": np.full((4, 1), 0.3)})
+    assert replace(stack, chain=quiet).vague(one_budget=False, cost=Cost()) == ""
 
 
 def test_a_measured_minimum_is_near_the_truth_by_its_own_error():
@@ -248,8 +287,6 @@ def test_a_stack_survives_json_and_its_weights_are_shares():
 
 
 def test_a_bent_law_wastes_what_it_says():
-    from flops_fit.fit.cost import Cost
-
     e, a, b, alpha, beta, gamma, kappa = BENT["gamma + B(N)"]
     law = BentLaw(np.array([[e, np.log(a), np.log(b), alpha, beta, gamma, kappa]]))
     log_c, cost = np.log(1e21), Cost()

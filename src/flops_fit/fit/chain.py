@@ -172,13 +172,13 @@ def shrunk(error: float, noise: float) -> float:
     return error * min(1.0, noise / QUIET)
 
 
-def weigh(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
-    """Weights of shape (K,) of the members of ``chain``, from the tests known at a ``prefix``.
+def expected_squares(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
+    """Expected squared errors of shape (K,) of the members of ``chain``, known at a ``prefix``.
 
-    ``name``: params for N*, loss for L*; ``noise``: of the runs, in ln L. A weight is one over the
-    expected squared error at `REFERENCE` beyond the runs: that of the member's noise there, and that
-    of its form, from its tests with the noise of both sides taken off, and shrunk as `calibrate`
-    shrinks that of the stack, so that a few tests do not decide.
+    ``name``: params for ln N*, loss for ln L*; ``noise``: of the runs, in ln L. They are those at
+    `REFERENCE` beyond the runs: of the member's noise there, and of its form, from its tests with the
+    noise of both sides taken off, and shrunk as `calibrate` shrinks that of the stack, so that a few
+    tests do not decide. NaN where too few tests are known.
     """
     error, variance = chain.error[name], chain.sd[name] ** 2 + chain.se[name] ** 2
     known, test = np.isfinite(error), _tests(chain, prefix)
@@ -189,7 +189,20 @@ def weigh(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
     mass = (test * known).sum(axis=(1, 2))
     form = np.asarray(mean_square(squares, mass, shrunk(TYPICAL[name], noise)))
     form[mass < UNTESTED * test.sum()] = np.nan
-    return _shares(form * growth(REFERENCE) ** 2 + chain.reference[name][:, prefix] ** 2)
+    return form * growth(REFERENCE) ** 2 + chain.reference[name][:, prefix] ** 2
+
+
+def weigh(chain: Chain, prefix: int, name: str, noise: float) -> np.ndarray:
+    """Weights of shape (K,) of the members of ``chain``, from the tests known at a ``prefix``.
+
+    ``name``: params for N*, loss for L*; ``noise``: of the runs, in ln L. A weight is one over the
+    expected squared error as far as the members differ in it: less the noise of the quietest one.
+    """
+    expected = expected_squares(chain, prefix, name, noise)
+    # All members follow the same runs, so they share their noise, which no weights can average out.
+    # It drops out of the best weights of a mean, and left in it would make members alike.
+    ahead = np.where(np.isfinite(expected), chain.reference[name][:, prefix] ** 2, np.nan)
+    return shares(expected - np.fmin.reduce(ahead))
 
 
 def weigh_runs(chain: Chain, prefix: int, noise: float) -> np.ndarray:
@@ -205,11 +218,14 @@ def weigh_runs(chain: Chain, prefix: int, noise: float) -> np.ndarray:
         mean = chain.reference["loss"][:, prefix] ** 2
     allowed = np.zeros(len(mean))
     allowed[: len(MEMBERS)] = [member.kappa in RUN_KAPPAS for member in MEMBERS]
-    return _shares(mean + shrunk(FLOOR_RUNS, noise) ** 2, allowed)
+    return shares(mean + shrunk(FLOOR_RUNS, noise) ** 2, allowed)
 
 
-def _shares(expected: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
-    """1 / expected squared error, summing to 1; members without a number get nothing."""
+def shares(expected: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+    """Weights (K,): 1 / ``expected`` squared errors, summing to 1; those without a number get nothing.
+
+    ``allowed`` (K,): 0 for members that get nothing either.
+    """
     share = np.where(np.isfinite(expected), 1 / np.maximum(expected, 1e-40), 0.0)
     share = share if allowed is None else share * allowed
     return share / share.sum() if share.sum() > 0 else np.full(len(share), 1 / len(share))

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from flops_fit.fit.bootstrap import Draws
-from flops_fit.fit.chain import REFERENCE, Chain, chain_of, weigh, weigh_runs
+from flops_fit.fit.chain import (
+    REFERENCE,
+    Chain,
+    chain_of,
+    expected_squares,
+    shares,
+    weigh,
+    weigh_runs,
+)
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.estimators import Runs
 from flops_fit.fit.forms import POLISHED, BentDesign
@@ -47,7 +55,9 @@ class Stack:
         more of them the members' N* a factor of 3 beyond the largest, by their standard errors and by
         the resamples, on ``cost``.
         """
-        weight, log_c = self.law.weights["params"], self.chain.end
+        # Noise counts whole here: one member may be quiet by luck where runs determine nothing.
+        expected = expected_squares(self.chain, len(self.chain.at) - 1, "params", self.noise)
+        weight, log_c = _exact(shares(expected), self.scales), self.chain.end
         if one_budget:
             minimum = self.minima[-1] if self.minima else None
             sd, where = minimum.se_n if minimum else np.inf, "the one budget"
