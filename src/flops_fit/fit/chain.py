@@ -222,9 +222,9 @@ def weigh_runs(chain: Chain, prefix: int, noise: float) -> np.ndarray:
 
 
 def shares(expected: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
-    """Weights (K,): 1 / ``expected`` squared errors, summing to 1; those without a number get nothing.
+    """Weights of shape (K,): 1 over ``expected`` (K,), squared errors; they sum to 1, NaN gets nothing.
 
-    ``allowed`` (K,): 0 for members that get nothing either.
+    ``allowed`` of shape (K,): 0 for members that get nothing either.
     """
     share = np.where(np.isfinite(expected), 1 / np.maximum(expected, 1e-40), 0.0)
     share = share if allowed is None else share * allowed
