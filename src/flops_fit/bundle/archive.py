@@ -8,7 +8,9 @@ import hashlib
 import io
 import json
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,11 @@ TERMS = {
     "sha256": "https://w3id.org/ro/terms/workflow-run#sha256",
     "bundleFormat": "urn:flops-fit:bundle-format",
 }
+# What the standard library raises for a ZIP file with other bytes than were written
+UNSOUND = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError),
+    *(ValueError, EOFError, OverflowError),
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def read_bundle(path: str | Path) -> Bundle:
             files = {member.filename: archive.read(member) for member in members}
     except OSError as error:
         raise FlopsFitError(f"{path}: cannot be read ({error.strerror})") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
+    except UNSOUND as error:
         raise FlopsFitError(f"{path}: not a sound ZIP file ({error})") from None
     if METADATA not in files:
         raise FlopsFitError(f"{path}: {METADATA}: missing; allowed: what flops-fit export writes")
