@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from plans import plan_of
 from published_schemas import problems
+from small_module import small_module
 
 from flops_fit.cli.main import main
 from flops_fit.config.complete import complete_config
@@ -30,29 +31,14 @@ from flops_fit.store.runs import read_sweeps, unused
 from flops_fit.store.trunks import spent_states
 from flops_fit.sweep import Experiment, ModelCount
 
-MODULE = """\
-import torch
-from torch import nn
-from torch.utils.data import TensorDataset
-
-
-class Net(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 4))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-def data():
-    inputs = torch.randn(240, 4, generator=torch.Generator().manual_seed(0))
-    return TensorDataset(inputs, inputs.argmax(1))
-
+MODULE = (
+    small_module(240)
+    + """
 
 def of_tokens(params, tokens, size):
     return 1e-5 * tokens
 """
+)
 
 
 @pytest.fixture

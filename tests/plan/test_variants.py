@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_module import small_module
 from torch.utils.data import IterableDataset, TensorDataset
 
 from flops_fit.cli.main import main
@@ -28,29 +29,14 @@ from flops_fit.store.collect import collect, write_results
 from flops_fit.store.records import finish_run
 from flops_fit.store.stopping import StopRequest
 
-MODULE = """\
-import torch
-from torch import nn
-from torch.utils.data import TensorDataset
-
-
-class Net(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 4))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-def data():
-    inputs = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
-    return TensorDataset(inputs, inputs.argmax(1))
-
+MODULE = (
+    small_module(400)
+    + """
 
 def plain(model, lr):
     return torch.optim.SGD(model.parameters(), lr=lr)
 """
+)
 FACTORS = {"learning_rate_factors": [0.25, 0.5, 1, 2, 4], "batch_factors": [2, 0.5, 1]}
 
 
