@@ -36,7 +36,7 @@ def test_the_tutorial_ends_in_a_report_as_it_says(tmp_path):
     config = yaml.safe_load(FILES["nextbyte.yaml"])
     planned = run("snakemake plan --cores 1 --configfile nextbyte.yaml", tmp_path)
     assert "17 experiments, 3 budgets" in planned
-    assert "not tuned for this model" in planned
+    assert "never tuned for this model" in planned
     assert "warning" not in planned
     assert "17 experiments, 3 budgets" in PAGE
     config["budgets"] = [
