@@ -217,3 +217,8 @@ def test_phases_count_every_step_once():
     growing = Batches(1, [[100, 2], [300, 4]])  # 100 + 100 + 25 steps
     share_of_steps = partial(growing.share_of_steps, items=400)
     assert phases(225, SHARED, 4000, share_of_steps) == {"warmup": 10, "plateau": 195, "decay": 20}
+
+
+def test_the_mean_batch_counts_steps_and_a_constant_one_is_itself():
+    grown = Batches(4, [[8, 8]])  # two steps of 4 items, then four of 8
+    assert [grown.mean(40, 6), Batches(4).mean(38, 10)] == [7, 4]

@@ -25,6 +25,10 @@ class Batches:
         """The batch of the last stage, which is the largest."""
         return self.growth[-1][1] if self.growth else self.first
 
+    def mean(self, items: float, steps: int) -> int:
+        """The batch of ``items`` items in ``steps`` steps: the mean over these where it grows."""
+        return max(1, round(items / steps)) if self.growth else self.first
+
     def at(self, position: float) -> int:
         """The batch of the step that begins at the item ``position``."""
         batch = self.first

@@ -140,6 +140,11 @@ class Experiment:
         return Batches(self.batch_items, self.batch_growth)
 
     @property
+    def share(self) -> float:
+        """The share of the training items that it sees."""
+        return 1.0 if self.unique_fraction is None else self.unique_fraction
+
+    @property
     def items(self) -> int:
         """The items that D is expected to take."""
         return self.expected_items or round(self.num_tokens / self.tokens_per_item)

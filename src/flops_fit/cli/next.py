@@ -10,12 +10,10 @@ from flops_fit.cli.arguments import add_json, add_places, counting, print_json, 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flops_fit.fit.result import Fit
     from flops_fit.rounds.grid import Action, Grid
     from flops_fit.rounds.next import Outlook
     from flops_fit.rounds.truth import Truth
-
-if TYPE_CHECKING:
-    from flops_fit.fit.result import Fit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

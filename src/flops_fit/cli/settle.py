@@ -111,13 +111,14 @@ def _question(args: argparse.Namespace, sides: list[_Side]) -> "tuple[Row, Quest
     from flops_fit.comparison.pairs import Arm, joint_draws
     from flops_fit.comparison.sentences import row_text
     from flops_fit.errors import FlopsFitError
+    from flops_fit.fit.verdict import ROUNDED
     from flops_fit.rounds.settle import question_of
 
     first, second = sides
     asked = [args.flops] if args.flops else None
     names = first.name, second.name
     comparison = compare_fits(first.fit, second.fit, asked, names)
-    inside = [row for row in comparison.rows if row.beyond_data <= 1.01]
+    inside = [row for row in comparison.rows if row.beyond_data <= ROUNDED]
     row = (inside or comparison.rows)[-1]
     print(row_text(row, names, comparison.level))
     if row.verdict == CANNOT_TELL or row.ci is None:

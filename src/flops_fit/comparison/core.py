@@ -30,6 +30,7 @@ from flops_fit.comparison.sentences import crossing_text, summary_of
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.numbers import check_flops
 from flops_fit.fit.result import Fit
+from flops_fit.fit.verdict import ROUNDED
 
 # Times the largest budget that both measured: the last row, and the end of the search
 BEYOND = 10.0
@@ -164,7 +165,7 @@ class _Sides:
         """What a reader of an answer at C = ``flops`` should know of it."""
         beyond = flops / self.largest
         remarks = [d.text for d in self.doubts if d.topic in ("minima", "counting", "seeds")]
-        if beyond > 1.01:
+        if beyond > ROUNDED:
             remarks.append(f"C is {beyond:.3g} times the largest budget that both measured")
         return remarks
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flops_fit.comparison.judge import BETTER, CANNOT_TELL, NO_DIFFERENCE, WORSE
 from flops_fit.comparison.result import Crossing, Row
+from flops_fit.fit.verdict import ROUNDED
 from flops_fit.notation import flops_text
 
 
@@ -78,8 +79,8 @@ def summary_of(
     sentences = []
     if len(changed) == 1:
         sentences.append(f"The two arms differ in one key of their config, {changed[0]}.")
-    inside = [row for row in rows if row.beyond_data <= 1.01]
-    beyond = [row for row in rows if row.beyond_data > 1.01]
+    inside = [row for row in rows if row.beyond_data <= ROUNDED]
+    beyond = [row for row in rows if row.beyond_data > ROUNDED]
     chosen = [*inside[-1:], *beyond[-1:]]
     sentences += [row_text(row, names, level) for row in chosen]
     if any(row.verdict in (BETTER, WORSE, NO_DIFFERENCE) for row in rows):

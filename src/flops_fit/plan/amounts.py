@@ -77,15 +77,15 @@ def shortage(data: Amount, experiments: Sequence[Experiment], max_epochs: float 
     """
     if data.unique_items is None or data.unique_tokens is None:
         return ""
-    widest = max(experiments, key=lambda experiment: experiment.batches.last / _share(experiment))
-    items = round(_share(widest) * data.unique_items)
+    widest = max(experiments, key=lambda experiment: experiment.batches.last / experiment.share)
+    items = round(widest.share * data.unique_items)
     if widest.batches.last > items:
         return (
             f"batch: a global batch of {widest.experiment_id} has {widest.batches.last} items, "
             f"the training data {items}; allowed: a batch that the data can fill"
         )
-    longest = max(experiments, key=lambda experiment: experiment.num_tokens / _share(experiment))
-    unique = _share(longest) * data.unique_tokens
+    longest = max(experiments, key=lambda experiment: experiment.num_tokens / experiment.share)
+    unique = longest.share * data.unique_tokens
     if max_epochs is not None and longest.num_tokens > max_epochs * unique:
         return (
             f"limits.max_epochs: {longest.experiment_id} needs "
@@ -94,8 +94,3 @@ def shortage(data: Amount, experiments: Sequence[Experiment], max_epochs: float 
             "larger sizes or more data"
         )
     return ""
-
-
-def _share(experiment: Experiment) -> float:
-    """The share of the training items that ``experiment`` sees."""
-    return 1 if experiment.unique_fraction is None else experiment.unique_fraction

@@ -100,9 +100,7 @@ def _flops_per_step(spec: Spec) -> float:
 def _batch_items(spec: Spec) -> int:
     """The global batch in items, the mean over the steps where it grows."""
     recipe = spec.recipe
-    if recipe.batches.last == recipe.batch_items:
-        return recipe.batch_items
-    return round(recipe.tokens / spec.tokens_per_item / recipe.steps)
+    return recipe.batches.mean(recipe.tokens / spec.tokens_per_item, recipe.steps)
 
 
 def _batch(spec: Spec, config: dict[str, Any]) -> tuple:

@@ -78,11 +78,12 @@ def phases(
         return {}
     kind = schedule["kind"]
     rising = schedule["warmup_tokens"] / tokens if kind == TRUNK else schedule["warmup"]
-    falling = {
-        TRUNK: lambda: schedule["cooldown"],
-        "wsd": lambda: schedule["decay"],
-        "constant": lambda: 0.0,
-    }.get(kind, lambda: 1.0)()
+    if kind == TRUNK:
+        falling = schedule["cooldown"]
+    elif kind == "wsd":
+        falling = schedule["decay"]
+    else:
+        falling = 0.0 if kind == "constant" else 1.0
     warmup = min(round(share_of_steps(rising) * steps), steps)
     decay = min(round((1 - share_of_steps(1 - falling)) * steps), steps - warmup)
     return {"warmup": warmup, "plateau": steps - warmup - decay, "decay": decay}

@@ -84,8 +84,7 @@ class PlanRow:
     def batch_items(self) -> int:
         """The global batch in items, the mean over the steps where it grows."""
         experiment = self.experiment
-        growing = bool(experiment.batch_growth)
-        return round(experiment.items / experiment.steps) if growing else experiment.batch_items
+        return experiment.batches.mean(experiment.items, experiment.steps)
 
     @property
     def batch_text(self) -> str:
@@ -173,7 +172,7 @@ def _epochs(experiment: Experiment, unique_tokens: int | None) -> float | None:
     """Passes of ``experiment`` over the ``unique_tokens`` that it sees, or a share of them."""
     if not unique_tokens:
         return None
-    return experiment.num_tokens / (unique_tokens * (experiment.unique_fraction or 1))
+    return experiment.num_tokens / (unique_tokens * experiment.share)
 
 
 def unique_tokens(plan: Plan) -> int | None:

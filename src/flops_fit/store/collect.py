@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flops_fit.batch import Batches
 from flops_fit.constants import Status, flops_6nd, table_names
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import hashes_file, run_folder, tables_file
@@ -178,8 +179,8 @@ def batch_items(record: Mapping[str, Any]) -> int | None:
     identity = record.get("identity", {})
     if not identity.get("batch_growth"):
         return identity.get("batch_items")
-    items = record["tokens_seen"] / record["tokens_per_item"]
-    return max(1, round(items / record["steps_done"]))
+    batches = Batches(identity["batch_items"], identity["batch_growth"])
+    return batches.mean(record["tokens_seen"] / record["tokens_per_item"], record["steps_done"])
 
 
 def write_results(
