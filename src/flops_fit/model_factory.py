@@ -59,6 +59,20 @@ def _check_shapes(model: nn.Module, name: str) -> None:
         )
 
 
+def enable_activation_checkpointing(model: nn.Module) -> None:
+    """Tell ``model`` to recompute activations; the model decides which ones.
+
+    Raises `FlopsFitError` where it has no method ``set_activation_checkpointing``.
+    """
+    enable: Any = getattr(model, "set_activation_checkpointing", None)
+    if enable is None:
+        raise FlopsFitError(
+            f"resources.activation_checkpointing: {type(model).__name__} has no method "
+            "set_activation_checkpointing(enabled); allowed: false, or a model with this method"
+        )
+    enable(True)
+
+
 def create_on_meta(
     model_cls: Callable[..., nn.Module],
     size_param: str,

@@ -23,7 +23,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import Metric
 from flops_fit.experiment.exact import agree, last_micro_batch_syncs, target_elements, trim
 from flops_fit.experiment.options import TrainOptions
-from flops_fit.model_factory import call_model, num_params
+from flops_fit.model_factory import call_model, enable_activation_checkpointing, num_params
 from flops_fit.optimizer import adamw, as_one_optimizer, check_optimizer, switch_mode
 from flops_fit.plan.devices import device_name, peak_flops
 from flops_fit.plan.schedule import rate_factor
@@ -37,19 +37,21 @@ from flops_fit.training.batches import (
     training_loader,
 )
 from flops_fit.training.checkpoint import START, Checkpoints
-from flops_fit.training.checks import (
-    check_accelerator,
-    check_amounts,
-    check_partial_item,
-    enable_activation_checkpointing,
-)
+from flops_fit.training.checks import check_accelerator, check_amounts, check_partial_item
 from flops_fit.training.curve import Curve
 from flops_fit.training.evaluation import Evaluation
 from flops_fit.training.local import Call, ResultsFile, is_main_process, options_for
 from flops_fit.training.local_identity import TRUST, LocalIdentity, check_resume, train_missing
 from flops_fit.training.outcome import status_of
 from flops_fit.training.record import Record
-from flops_fit.training.setup import new_accelerator, progress_bar, run_line, seed_everything
+from flops_fit.training.setup import (
+    device_memory,
+    forget_earlier_run,
+    new_accelerator,
+    progress_bar,
+    run_line,
+    seed_everything,
+)
 from flops_fit.training.trackers import Trackers
 from flops_fit.training.trunk import Trunk, TrunkStates
 
@@ -89,6 +91,7 @@ def train(
     seed_everything(options)
     accelerator = new_accelerator(Accelerator, options, checkpoint_folder)
     check_accelerator(accelerator, options)
+    forget_earlier_run(accelerator.device, options)
 
     # Data
     per_item = target_elements(first_item(data)[1], loss_fn)
@@ -247,6 +250,7 @@ def train(
         "processes": accelerator.num_processes,
         "device": str(accelerator.device.type),
         "device_name": device_name(accelerator.device),
+        **device_memory(accelerator.device),
         "peak_flops_per_second": accelerator.num_processes
         * peak_flops(accelerator.device, options.precision),
         "resumed_at_step": saved["step"],

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import recipes
 import torch
+from accelerate import Accelerator
 from torch import nn
+from torch._dynamo.utils import counters
 
+from flops_fit import trainer
 from flops_fit.data import as_data, bytes_per_token, split_by_hash
 from flops_fit.errors import FlopsFitError
 from flops_fit.examples.gpt import GPT, optimizer
@@ -189,6 +192,22 @@ def test_a_compiled_model_trains_like_the_eager_one(plain):
     assert compiled["num_params"] == plain["num_params"]
     np.testing.assert_allclose(curve(compiled)[:4], curve(plain)[:4], rtol=1e-4)
     assert compiled["final_loss"] == pytest.approx(plain["final_loss"], rel=0.02)
+
+
+@pytest.mark.seconds
+def test_every_run_of_a_process_is_compiled_however_many_shapes_there_were(monkeypatch):
+    # torch compiles a class for a few shapes, and leaves further models as they are in silence
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    monkeypatch.setattr(
+        trainer, "Accelerator", lambda **s: Accelerator(**s | {"dynamo_backend": "eager"})
+    )
+    graphs = []
+    for width in (16, 32, 48):
+        counters["stats"].clear()
+        run(model=lambda: GPT(width, vocab_size=32, seq_len=SEQ_LEN), compile=True)  # noqa: B023
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [graphs[0]] * 3
+    assert graphs[0] >= 2  # to train, and to evaluate
 
 
 class TestDeterminism:

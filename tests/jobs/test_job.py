@@ -13,6 +13,7 @@ from planned_job import Job
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.spec import read_spec
 from flops_fit.experiment.used import changed_late, other_late
+from flops_fit.jobs.job import is_out_of_memory
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.uses import Uses
 from flops_fit.store.locks import run_lock
@@ -72,6 +73,21 @@ def test_running_out_of_memory_leaves_the_advice(planned):
     assert failure["experiment_id"] == planned.id
     assert "micro_batch_items" in failure["reason"]
     assert "activation_checkpointing" in failure["reason"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "HIP error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_memory_that_a_library_lacks_is_known_by_its_message(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError(text.replace("memory", "luck").replace("ALLOC", "X")))
 
 
 def test_a_file_that_only_the_job_opens_is_recorded_said_and_watched_from_then_on(planned, capsys):

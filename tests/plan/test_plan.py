@@ -19,6 +19,8 @@ from flops_fit.experiment.options import Resources
 from flops_fit.experiment.plan import Plan
 from flops_fit.fit import fit_runs, predict, read_runs
 from flops_fit.notation import time_text
+from flops_fit.plan.gpu_memory import gpu_bytes
+from flops_fit.plan.peaks import PEAK_TFLOPS
 from flops_fit.plan.planner import UNTUNED, rate_origin
 from flops_fit.plan.price import Rate, usable_cores
 from flops_fit.plan.table import COLUMNS, closing, format_plan, opening, plan_csv, plan_rows, totals
@@ -47,6 +49,53 @@ def test_a_row_carries_what_can_be_derived():
     assert row.counted_over_6nd == pytest.approx(1.1)
     assert row.price.seconds == pytest.approx(6 + 10 + 6.6)
     assert row.price.money == pytest.approx(2.0 * 22.6 / 3600)
+
+
+@pytest.mark.parametrize(("sharing", "first"), [(1, 3), (4, 2)])
+def test_runs_that_do_not_fit_into_a_gpu_or_their_share_of_it_are_named(sharing, first):
+    cells = [cell(1e12, params) for params in (10**6, 10**7, 10**8, 10**9)]
+    resources = Resources(gpus=1, runs_per_gpu=sharing)
+    plan = replace(plan_of(cells), resources=resources)
+    rows = plan_rows(plan, RATE, None, None)
+    memory = [row.price.memory_bytes for row in rows]
+    device = sharing * (memory[first - 1] + memory[first]) / 2
+    (sentence,) = [s for s in plan_warnings(plan, rows, (), device) if "GB of a GPU" in s]
+    names = sentence.partition(":")[0].split(", ")
+    assert names == [c.experiment_id for c in cells[first:]]
+    assert ("4 times" in sentence) == ("runs_per_gpu" in sentence) == (sharing > 1)
+    assert not [s for s in plan_warnings(plan, rows, (), None) if "GB of a GPU" in s]
+    on_cpu = replace(plan, resources=Resources())
+    assert not [s for s in plan_warnings(on_cpu, rows, (), 1.0) if "GB of a GPU" in s]
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [
+        ("H100", 80),
+        ("NVIDIA H200", 141),
+        ("NVIDIA A100-SXM4-40GB", 40),
+        ("NVIDIA A100-SXM4-80GB", 80),
+        ("A100", 40),
+        ("NVIDIA L40S", 48),
+        ("NVIDIA L4", 24),
+        ("Voodoo", None),
+    ],
+)
+def test_the_memory_of_a_named_gpu(name, gigabytes):
+    assert gpu_bytes(name) == (gigabytes and 1e9 * gigabytes)
+
+
+def test_every_gpu_of_the_table_of_peaks_has_a_memory():
+    for pattern in PEAK_TFLOPS:
+        assert gpu_bytes(pattern.strip("$").replace("G?", "").replace("[23]", "2")), pattern
+
+
+def test_the_memory_of_this_machine_is_that_of_its_smallest_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_bytes(None) is None
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 81559\necho 40960\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert gpu_bytes(None) == 40960 * 2**20
 
 
 def test_totals_add_up():
@@ -297,12 +346,15 @@ def test_the_command_prices_by_its_options(tmp_path, capsys):
 @pytest.mark.seconds
 def test_a_rate_measured_here_is_used_from_then_on(tmp_path, capsys, monkeypatch):
     (tmp_path / "tiny_module.py").write_text(
-        "import torch\nfrom torch import nn\n"
+        "import os\nimport torch\nfrom torch import nn\n"
         "class Net(nn.Module):\n"
         "    def __init__(self, width):\n"
         "        super().__init__()\n"
         "        self.net = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))\n"
-        "    def forward(self, x): return self.net(x)\n"
+        "    def forward(self, x):\n"
+        "        if self.training and x.device.type == 'cpu' and 'PASSES' in os.environ:\n"
+        "            open(os.environ['PASSES'], 'a').write(str(len(x)))\n"
+        "        return self.net(x)\n"
         "def data():\n"
         "    x = torch.arange(4000.0).view(1000, 4)\n"
         "    return torch.utils.data.TensorDataset(x, torch.zeros(1000, dtype=torch.long))\n"
@@ -311,10 +363,14 @@ def test_a_rate_measured_here_is_used_from_then_on(tmp_path, capsys, monkeypatch
     (tmp_path / "c.yaml").write_text(
         "name: m\nmodel: {factory: 'tiny_module:Net', size_param: width}\n"
         "dataset: {factory: 'tiny_module:data'}\nbudgets: [1e6, 1e7]\nbatch: {value: 16}\n"
-        "sizes: {values: [8, 64]}\n"
+        "sizes: {values: [8, 64]}\nresources: {micro_batch_items: 5}\n"
     )
+    monkeypatch.setenv("PASSES", str(tmp_path / "passes"))
     assert main(["plan", "--config", "c.yaml", "--measure"]) == 0
     assert "measured here on" in capsys.readouterr().out
+    passes = (tmp_path / "passes").read_text().lstrip("2")  # of the planner
+    assert len(passes) % 4 == 0  # of 16 items in each step
+    assert set(passes) == {"4"}
     rate = json.loads((tmp_path / "results/.plan/rate-cpu.json").read_text())
     assert 0 < rate["step_seconds"] < 1
     assert rate["flops_per_second"] > 0

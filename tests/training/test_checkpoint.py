@@ -282,6 +282,14 @@ def test_a_random_state_that_cannot_be_restored_stops_the_run(tmp_path, monkeypa
     assert run()["resumed_at_step"] == 6
 
 
+def test_random_states_of_gpus_on_which_it_does_not_train_are_none_of_a_run(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    run.stopped(6)
+    states = [torch.get_rng_state()] * 2  # of a machine with two GPUs, one more than where it began
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
+    assert run()["resumed_at_step"] == 6
+
+
 def test_temporary_folders_left_by_a_kill_are_removed_at_the_next_start(tmp_path):
     run = Run(tmp_path)
     saved = run.stopped(6)

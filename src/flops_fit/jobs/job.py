@@ -42,7 +42,13 @@ BACKEND_ERROR = re.compile(
 )
 OUT_OF_MEMORY = (
     "out of memory; set resources.micro_batch_items (gradients are then accumulated, and the result "
-    "stays the same) or resources.activation_checkpointing, or request more memory"
+    "stays the same) or resources.activation_checkpointing, request more memory, or lower "
+    "resources.runs_per_gpu where runs share a GPU"
+)
+# How torch reports memory that CUDA, ROCm and their libraries could not allocate themselves
+OF_LIBRARIES = re.compile(
+    r"can't allocate memory|(CUDA|HIP) error: out of memory|BLAS_STATUS_ALLOC_FAILED"
+    r"|CUDNN_STATUS_ALLOC_FAILED|CUDA out of memory"
 )
 
 
@@ -119,9 +125,8 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether ``error`` means that the CPU or the GPU has no memory left."""
     import torch
 
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        "can't allocate memory" in str(error)
-    )
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or bool(OF_LIBRARIES.search(str(error)))
 
 
 def train_spec(

@@ -12,6 +12,7 @@ from flops_fit.plan.peaks import known_peak
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LONG_ENOUGH = 0.01  # seconds of one product after which a larger one would tell nothing new
+LARGEST = 8192  # rows; of fp32 0.8 GB with the product, on a GPU that the model may have filled
 
 
 def device_name(device: torch.device) -> str:
@@ -59,7 +60,7 @@ def measured_peak(device: torch.device, number_format: str, threads: int) -> flo
     """
     generator = torch.Generator(device).manual_seed(0)  # leaves the run's own random state alone
     best, size, seconds = 0.0, 128, 0.0
-    while seconds < LONG_ENOUGH:
+    while seconds < LONG_ENOUGH and size < LARGEST:
         size *= 2
         a = torch.randn(size, size, device=device, generator=generator)
         a = a.to(DTYPES.get(number_format, torch.float32))

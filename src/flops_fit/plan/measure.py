@@ -1,10 +1,12 @@
 """How fast this machine trains the model of a sweep: a few real steps at several sizes."""
 
+import math
 import time
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import convert_to_fp32
 from scipy.optimize import nnls
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import default_collate
@@ -14,7 +16,7 @@ from flops_fit.experiment.build import load_loss, make_model, make_optimizer
 from flops_fit.experiment.recipe import PluginRecipe, recipe_kind
 from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.experiment.spec import Spec
-from flops_fit.model_factory import call_model
+from flops_fit.model_factory import call_model, enable_activation_checkpointing
 from flops_fit.plan.devices import device_name
 from flops_fit.plan.items import batches
 from flops_fit.plan.one_pass import mover
@@ -45,8 +47,9 @@ def _plugin_rate(config: dict[str, Any], specs: list[Spec]) -> Rate:
     """Train some steps of ``specs`` on the device that ``resources.gpus`` of ``config`` asks for.
 
     Returns the rate, whose two numbers, seconds a step and FLOP/s beyond, fit the steps best in
-    relative terms. The batch is one of the data's, or repeats the example item. Raises
-    `FlopsFitError` where a GPU is asked for and there is none.
+    relative terms. A step is split, compiled and recomputed as that of a run. The batch is one of the
+    data's, or repeats the example item. Raises `FlopsFitError` where a GPU is asked for and there is
+    none.
     """
     add_search_paths(specs[0].search_paths)
     gpus, threads = config["resources"]["gpus"], config["resources"]["threads"]
@@ -55,7 +58,7 @@ def _plugin_rate(config: dict[str, Any], specs: list[Spec]) -> Rate:
     torch.set_num_threads(threads)
     try:
         tried = _spread(specs)
-        flops = np.array([_flops_per_step(spec) for spec in tried])
+        flops = np.array([_flops(spec, math.prod(_passes(spec))) for spec in tried])
         seconds = np.array([_seconds_per_step(spec, config, device) for spec in tried])
     finally:
         torch.set_num_threads(before)
@@ -88,13 +91,20 @@ def _device(gpus: int) -> torch.device:
 
 
 def _spread(specs: list[Spec]) -> list[Spec]:
-    ordered = sorted(specs, key=_flops_per_step)
+    ordered = sorted(specs, key=lambda spec: _flops(spec, _batch_items(spec)))
     places = np.linspace(0, len(ordered) - 1, SIZES).round().astype(int)
     return [ordered[i] for i in dict.fromkeys(places)]
 
 
-def _flops_per_step(spec: Spec) -> float:
-    return spec.count.spent_flops(_batch_items(spec) * spec.tokens_per_item)
+def _passes(spec: Spec) -> tuple[int, int]:
+    """How often a process passes through the model in a step, and the items of each pass."""
+    share = -(-_batch_items(spec) // spec.resources.processes)
+    passes = -(-share // (spec.resources.micro_batch_items or share))
+    return passes, -(-share // passes)
+
+
+def _flops(spec: Spec, items: int) -> float:
+    return spec.count.spent_flops(items * spec.tokens_per_item)
 
 
 def _batch_items(spec: Spec) -> int:
@@ -103,27 +113,35 @@ def _batch_items(spec: Spec) -> int:
     return recipe.batches.mean(recipe.tokens / spec.tokens_per_item, recipe.steps)
 
 
-def _batch(spec: Spec, config: dict[str, Any]) -> tuple:
-    """A batch of the data, or where they are not there yet of copies of the example."""
-    data, batch_items = plan_data(config["dataset"]), _batch_items(spec)
+def _batch(config: dict[str, Any], items: int) -> tuple:
+    """A batch of ``items`` of the data, or where they are not there yet of copies of the example."""
+    data = plan_data(config["dataset"])
     if data is None:
-        return default_collate([example_item(config, None)] * batch_items)
-    inputs, targets, _ = next(batches(data, batch_items, 1))
+        return default_collate([example_item(config, None)] * items)
+    inputs, targets, _ = next(batches(data, items, 1))
     return inputs, targets
 
 
 def _seconds_per_step(spec: Spec, config: dict[str, Any], device: torch.device) -> float:
-    inputs, targets = tree_map_only(torch.Tensor, mover(device), _batch(spec, config))
+    passes, items = _passes(spec)
+    inputs, targets = tree_map_only(torch.Tensor, mover(device), _batch(config, items))
     model = make_model(spec.plugins).to(device).train()
+    if spec.resources.activation_checkpointing:
+        enable_activation_checkpointing(model)
     loss_fn = load_loss(config["loss"]["function"])
     optimizers = make_optimizer(spec.plugins, model, spec.recipe.learning_rate)
     optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config["precision"])
+    if spec.resources.compile:
+        torch.compiler.reset()  # each size is a model of its own
+        model.compile()
 
     def step() -> None:
-        with torch.autocast(device.type, precision, enabled=precision is not None):
-            loss = loss_fn(call_model(model, inputs), targets)
-        loss.backward()
+        for _ in range(passes):
+            with torch.autocast(device.type, precision, enabled=precision is not None):
+                outputs = call_model(model, inputs)
+            # the loss is outside, and in fp32, as accelerate has it
+            loss_fn(convert_to_fp32(outputs), targets).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()

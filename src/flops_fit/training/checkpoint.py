@@ -146,9 +146,10 @@ def load_state(accelerator: Accelerator, folder: Path) -> None:
     Raises `FlopsFitError` where the state of the random generators cannot be restored.
     """
     torch.seed()  # a random state that no run has, to see whether it is replaced
-    before = _random_states()
+    before = _random_states(accelerator.device)
     accelerator.load_state(str(folder))
-    if any(map(torch.equal, before, _random_states())):  # accelerate only logs this failure
+    after = _random_states(accelerator.device)
+    if any(map(torch.equal, before, after)):  # accelerate only logs this failure
         raise FlopsFitError(
             f"{folder}: the state of the random generators was not restored, so the run would not "
             "continue as it began; use the versions and devices with which it was saved, or delete "
@@ -187,8 +188,10 @@ def verify_state(
     return "", manifest
 
 
-def _random_states() -> list[torch.Tensor]:
-    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+def _random_states(device: torch.device) -> list[torch.Tensor]:
+    """The states of the CPU and of ``device``; other GPUs of the machine are none of the run's."""
+    on_gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_gpu]
 
 
 def _flush_folder(folder: Path) -> None:

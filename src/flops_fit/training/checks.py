@@ -102,20 +102,6 @@ def check_amounts(options: TrainOptions, batches: GlobalBatches) -> None:
         )
 
 
-def enable_activation_checkpointing(model: nn.Module) -> None:
-    """Tell ``model`` to recompute activations; the model decides which ones.
-
-    Raises `FlopsFitError` where it has no method ``set_activation_checkpointing``.
-    """
-    enable: Any = getattr(model, "set_activation_checkpointing", None)
-    if enable is None:
-        raise FlopsFitError(
-            f"resources.activation_checkpointing: {type(model).__name__} has no method "
-            "set_activation_checkpointing(enabled); allowed: false, or a model with this method"
-        )
-    enable(True)
-
-
 def check_partial_item(
     model: nn.Module, data: Data, loss_fn: Callable, tokens: int, per_item: int
 ) -> None:

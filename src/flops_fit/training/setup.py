@@ -65,6 +65,25 @@ def new_accelerator(
         ) from error
 
 
+def forget_earlier_run(device: torch.device, options: TrainOptions) -> None:
+    """Forget what an earlier run of this process left on ``device`` and in torch's compiler.
+
+    The compiler counts the shapes of one class over all its models, and from the ninth on it would
+    leave a model uncompiled in silence; ``options`` say whether the run compiles.
+    """
+    if options.compile:
+        torch.compiler.reset()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def device_memory(device: torch.device) -> dict[str, int]:
+    """The most bytes that tensors of this run took on a GPU ``device``, for its record."""
+    if device.type != "cuda":
+        return {}
+    return {"device_memory_bytes": torch.cuda.max_memory_allocated(device)}
+
+
 def progress_bar(name: str, options: TrainOptions, seen: int, accelerator: Accelerator) -> tqdm:
     """Return a progress bar over the tokens of ``options``, ``seen`` of which are done.
 
