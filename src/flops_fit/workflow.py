@@ -173,7 +173,7 @@ class Sweep:
         """Minutes and megabytes of a first attempt at ``experiment`` (an id) on ``gpus`` GPUs."""
         resources = self._resources(gpus)
         if not cpu_by_choice(os.environ):
-            check_process_count(resources.processes, gpus)
+            check_process_count(resources.processes, gpus, resources.sharing)
         cost = self.price(experiment, gpus)
         work = self._work(experiment)
         return job_minutes(cost), job_megabytes(work, cost, resources)

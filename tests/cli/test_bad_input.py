@@ -1155,6 +1155,20 @@ DEVICES = [
         {"{record}": None},
         {"CUDA_VISIBLE_DEVICES": ""},
     ),
+    (
+        "runs that share a GPU, without one",
+        "plan --config bad.yaml",
+        "resources.runs_per_gpu: 4, but resources.gpus: 0; allowed: 1, or runs of one process on one GPU",
+        {"bad.yaml": text_of({"resources": {"runs_per_gpu": 4}})},
+        {},
+    ),
+    (
+        "runs of several processes that share a GPU",
+        "plan --config bad.yaml",
+        "resources.runs_per_gpu: 4, but resources.processes: 2; allowed: 1, or runs of one process on one",
+        {"bad.yaml": text_of({"resources": {"runs_per_gpu": 4, "gpus": 1, "processes": 2}})},
+        {},
+    ),
     ("a negative number of GPUs", TRAIN + " --gpus -1", "--gpus: -1; allowed: 0 or more", {}, {}),
     (
         "more processes than items",

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,8 +31,8 @@ from flops_fit.jobs.launcher import launcher
 JOB = """\
 import os, sys
 from flops_fit.jobs.gpu_locks import take_devices
-shown = take_devices(int(sys.argv[1]), os.environ)
-os.execve(sys.executable, [sys.executable, *sys.argv[2:]],
+shown = take_devices(int(sys.argv[1]), os.environ, int(sys.argv[2]))
+os.execve(sys.executable, [sys.executable, *sys.argv[3:]],
           {**os.environ, **shown, "ACCELERATE_USE_CPU": "true", "LAUNCHER": str(os.getpid())})
 """
 LAUNCHER = """\
@@ -97,7 +98,9 @@ class Box:
             (folder / f"{name}.py").write_text(text)
         (folder / "bin").mkdir(exist_ok=True)
 
-    def start(self, name: str, count=1, seconds=0.2, saving=0.0, devices=None, launcher=None):
+    def start(
+        self, name: str, count=1, seconds=0.2, saving=0.0, devices=None, launcher=None, sharing=1
+    ):
         """Start a job; ``launcher`` is the line of another launcher than the stand-in."""
         line = [*(launcher or [str(self.folder / "launcher.py")]), str(self.folder / "trainer.py")]
         job = subprocess.Popen(
@@ -105,6 +108,7 @@ class Box:
                 sys.executable,
                 str(self.folder / "job.py"),
                 str(count),
+                str(sharing),
                 *line,
                 name,
                 str(seconds),
@@ -121,7 +125,8 @@ class Box:
     def waiting(self, name: str, **options) -> subprocess.Popen:
         """Start a job that finds no device, once it has said so."""
         job = self.start(name, **options)
-        assert re.fullmatch(r"flops-fit: waiting for \d of \d GPUs\n", job.stderr.readline())
+        waits = r"flops-fit: waiting for (\d of \d GPUs|one of \d places on \d GPUs)\n"
+        assert re.fullmatch(waits, job.stderr.readline())
         return job
 
     def environment(self, devices: str | None = None) -> dict[str, str]:
@@ -153,12 +158,23 @@ class Box:
             assert time.monotonic() < deadline, (running, names)
             time.sleep(0.02)
 
-    def finish(self) -> None:
-        """Wait for every job that was not killed; no two ever shared a device."""
+    def finish(self, shared: bool = False) -> None:
+        """Wait for every job that was not killed; no two had a device together, unless ``shared``."""
         for job in self.jobs:
             _, said = job.communicate(timeout=PATIENCE)
             assert job.returncode in (0, -signal.SIGKILL, 1), said
-        assert self.events("collision") == []
+        assert shared or self.events("collision") == []
+
+    def most_at_once(self) -> dict[str, int]:
+        """By device, the most jobs that were ever on it together."""
+        changes = [(time, 1, device) for time, *_, device in self.events("start")]
+        changes += [(time, -1, device) for time, *_, device in self.events("end")]
+        now: dict[str, int] = {}
+        most: dict[str, int] = {}
+        for _, change, device in sorted(changes):
+            now[device] = now.get(device, 0) + change
+            most[device] = max(most.get(device, 0), now[device])
+        return most
 
 
 @pytest.fixture
@@ -207,6 +223,58 @@ def test_a_job_that_wants_two_devices_gets_its_turn_among_jobs_that_want_one(box
     trainers[1].terminate()
     box.finish()
     assert [name for _, name, *_ in box.events("start")][2] == "pair"
+
+
+def test_runs_that_share_take_the_emptiest_device_and_no_more_places_than_there_are(box):
+    names = [f"job{number}" for number in range(6)]
+    for name in names[:4]:
+        box.start(name, seconds=PATIENCE, sharing=2)
+        box.started(name)
+    assert [device for *_, device in box.events("start")] == ["0", "1", "0", "1"]
+    box.waiting("job4", sharing=2)
+    (third,) = box.started("job2")
+    third.terminate()
+    box.started("job4")
+    assert [device for *_, device in box.events("start")][-1] == "0"
+    box.start("job5", sharing=2)
+    for trainer in box.started("job0", "job1", "job3", "job4"):
+        trainer.terminate()
+    box.finish(shared=True)
+    assert box.most_at_once() == {"0": 2, "1": 2}
+
+
+def test_a_kill_frees_a_place_and_a_run_alone_gets_its_turn_among_those_that_share(tmp_path):
+    box = Box(tmp_path, "0")
+    box.start("first", seconds=PATIENCE, sharing=2)
+    box.start("second", seconds=PATIENCE, sharing=2)
+    first, second = box.started("first", "second")
+    box.waiting("third", seconds=PATIENCE, sharing=2)
+    first.kill()
+    (third,) = box.started("third")
+    box.waiting("alone")
+    box.waiting("fourth", sharing=2)
+    second.terminate()
+    time.sleep(3 * POLL_SECONDS)
+    assert len(box.events("start")) == 3  # the free place is kept for the one that needs both
+    third.terminate()
+    box.finish(shared=True)
+    (began,) = [time for time, name, *_ in box.events("start") if name == "alone"]
+    (ended,) = [time for time, name, *_ in box.events("end") if name == "alone"]
+    assert [name for _, name, *_ in box.events("start")][3:] == ["alone", "fourth"]
+    assert not [t for kind in ("start", "end") for t, *_ in box.events(kind) if began < t < ended]
+
+
+def test_runs_of_different_shares_never_take_more_than_a_whole_device(tmp_path):
+    box = Box(tmp_path, "0")
+    box.start("half", seconds=PATIENCE, sharing=2)
+    box.started("half")
+    for name in ("a", "b"):
+        box.start(name, seconds=PATIENCE, sharing=4)
+    box.waiting("c", sharing=4)
+    for trainer in box.started("half", "a", "b"):
+        trainer.terminate()
+    box.finish(shared=True)
+    assert box.most_at_once() == {"0": 3}
 
 
 def test_who_waits_for_a_device_keeps_nobody_from_another(tmp_path):
@@ -393,14 +461,37 @@ def test_a_job_that_asks_for_more_than_there_is_stops_at_once(
 
 @pytest.mark.parametrize(
     ("count", "environment"),
-    [(0, {}), (9, {"SLURM_JOB_ID": "7"}), (9, {"ACCELERATE_USE_CPU": "true"})],
+    [
+        (0, {}),
+        (1, {"SLURM_JOB_ID": "7"}),
+        (9, {"SLURM_JOB_ID": "7"}),
+        (9, {"ACCELERATE_USE_CPU": "true"}),
+    ],
 )
 def test_where_there_is_nothing_to_share_nothing_is_taken(
     tmp_path, monkeypatch, count, environment
 ):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert take_devices(count, {VISIBLE: "0", **environment}) == {}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_inside_one_slurm_job_share_its_devices_and_those_of_other_jobs_are_others(box):
+    def job(name, slurm_job):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(box, "environment", lambda _=None: environments[slurm_job])
+            return box.start(name, seconds=PATIENCE)
+
+    environments = {number: box.environment() | {"SLURM_JOB_ID": number} for number in ("7", "8")}
+    for name, number in (("a", "7"), ("b", "7"), ("c", "8")):
+        job(name, number)
+        box.started(name)
+    assert [device for *_, device in box.events("start")] == ["0", "1", "0"]
+    assert job("d", "7").stderr.readline() == "flops-fit: waiting for 1 of 2 GPUs\n"
+    for trainer in box.started("a", "b", "c"):
+        trainer.terminate()
+    box.started("d")[0].terminate()
+    box.finish(shared=True)
 
 
 def test_the_locks_are_for_all_users_of_the_machine_and_follow_no_link(tmp_path):

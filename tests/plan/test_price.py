@@ -47,6 +47,17 @@ def test_time_is_start_up_and_steps_and_flops_over_the_devices():
     assert alone.money is None
 
 
+def test_runs_that_share_a_gpu_share_its_speed_and_price_but_not_the_least_time_of_a_step():
+    alone, four = replace(ONE, gpus=1), replace(ONE, gpus=1, runs_per_gpu=4)
+    shared = price(WORK, RATE, four, per_hour=3.0)
+    assert shared.seconds == pytest.approx(START_UP + 10 + 4 * 7200)
+    assert shared.device_hours == pytest.approx(shared.seconds / 4 / 3600)
+    assert shared.money == pytest.approx(3.0 * shared.device_hours)
+    assert shared.memory_bytes == price(WORK, RATE, alone).memory_bytes
+    on_cpu = replace(ONE, runs_per_gpu=4)  # as where the user chose the CPU
+    assert price(WORK, RATE, on_cpu) == price(WORK, RATE, ONE)
+
+
 def test_memory_is_state_and_the_activations_of_a_micro_batch():
     state, activations = 16 * 10**6, 8 * 64 * 1e4
     base = process_bytes(WORK, ONE) - state - activations

@@ -201,6 +201,15 @@ def test_without_any_sweep_or_beside_a_workflow_prune_refuses(results, own, caps
     assert contents(results) == before
 
 
+def test_compiled_graphs_go_since_they_are_made_again(results, own):
+    graph = results / ".compiled" / "x86_64-12345678" / "fxgraph" / "a"
+    graph.parent.mkdir(parents=True)
+    graph.touch()
+    assert runs("prune", "--results", results, "--yes") == 0
+    assert not list((results / ".compiled").iterdir())
+    assert (own / "record.json").exists()
+
+
 def test_a_run_that_is_taken_while_prune_asks_stays(results, own):
     other = put(own.parent, variant(own, 1))
     assert store.unused(results)["runs"] == [other]

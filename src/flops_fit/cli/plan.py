@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.errors import FlopsFitError
     from flops_fit.experiment.places import sweep_config_file
     from flops_fit.files import write_atomic, write_object
+    from flops_fit.plan.gpu_memory import gpu_bytes
     from flops_fit.plan.price import priced_resources, rate_for
     from flops_fit.plan.table import (
         format_plan,
@@ -97,7 +98,8 @@ def run(args: argparse.Namespace) -> None:
     plan = replace(plan, resources=priced_resources(pricing, plan.resources))
     rate = rate_for(pricing, plan.resources.gpus, plan.precision, args.results)
     rows = plan_rows(plan, rate, pricing["per_hour"], unique_tokens(plan))
-    warnings = plan_warnings(plan, rows, budgets)
+    device_bytes = gpu_bytes(pricing["device"]) if plan.resources.gpus else None
+    warnings = plan_warnings(plan, rows, budgets, device_bytes)
     currency = pricing["currency"]
     if args.out:
         write_atomic(args.out, plan_csv(rows))

@@ -250,8 +250,20 @@ def check_across_keys(config: dict) -> None:
         check_fractions(config)
         check_schedule(config)
     CHECKS[kind.key](config)
+    _check_sharing(config.get("resources") or {})
     check_measures(config.get("fit") or {})
     check_answer(config.get("answer") or {}, config.get("pricing") or {})
+
+
+def _check_sharing(resources: Mapping[str, Any]) -> None:
+    runs = resources.get("runs_per_gpu", 1)
+    for key in ("gpus", "processes"):
+        given = resources.get(key, 0 if key == "gpus" else 1)
+        if runs > 1 and given != 1:
+            raise FlopsFitError(
+                f"resources.runs_per_gpu: {runs}, but resources.{key}: {given}; allowed: 1, or runs of "
+                "one process on one GPU (gpus: 1, processes: 1)"
+            )
 
 
 def _check_plugins(config: dict) -> None:

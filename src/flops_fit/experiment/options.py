@@ -115,6 +115,7 @@ class Resources:
             log_with: as in `TrainOptions`.
         server: whether the workflow may fork runs from a process that has imported torch.
         max_minutes: the longest time limit that a job asks a cluster for (None: any).
+        runs_per_gpu: runs that train on one GPU at the same time.
     """
 
     processes: int = 1
@@ -128,6 +129,12 @@ class Resources:
     log_with: str | None = None
     server: bool = True
     max_minutes: int | None = None
+    runs_per_gpu: int = 1
+
+    @property
+    def sharing(self) -> int:
+        """How many runs share the device of one: none share it on the CPU."""
+        return self.runs_per_gpu if self.gpus else 1
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Resources":
@@ -135,15 +142,14 @@ class Resources:
         return cls(**value)
 
     def to_dict(self) -> dict[str, Any]:
-        """The section as plans and specs hold it; of ``server`` only that it is off.
+        """The section as plans and specs hold it, without the defaults of later versions.
 
-        So plans and specs of older versions, which do not have it, would be written the same. Only
-        the workflow needs ``max_minutes``, and it reads the config.
+        So plans and specs of versions that do not have ``server`` and ``runs_per_gpu`` would be
+        written the same. Only the workflow needs ``max_minutes``, and it reads the config.
         """
         section = {name: value for name, value in vars(self).items() if name != "max_minutes"}
-        if self.server:
-            del section["server"]
-        return section
+        later = {"server": True, "runs_per_gpu": 1}
+        return {k: v for k, v in section.items() if k not in later or v != later[k]}
 
     def for_trainer(self) -> dict[str, Any]:
         """What the trainer reads of them, as fields of `TrainOptions`."""

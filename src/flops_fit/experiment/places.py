@@ -23,6 +23,11 @@ def trunk_folder(results: str | Path, trunk: str) -> Path:
     return trunks_folder(results) / trunk[:16]
 
 
+def compiled_folder(results: str | Path) -> Path:
+    """The folder below ``results`` of compiled graphs that runs share; all can be made again."""
+    return Path(results, ".compiled")
+
+
 def state_folder(folder: Path, tokens: int) -> Path:
     """The state after ``tokens`` in the ``folder`` of a trunk; `state_tokens` reads the name."""
     return folder / f"tokens-{tokens:015d}"

@@ -1,7 +1,9 @@
-"""Locks on the GPUs of one machine, so that each GPU has at most one job.
+"""Locks on the GPUs of one machine, so that each GPU has one job, or as many as may share it.
 
-A job locks one byte of a file for each GPU that it takes. The locks belong to the open file
-description (OFD locks of Linux). The job makes this file its standard input, because the launchers
+A range of bytes of a file stands for each GPU. A job locks the range of each GPU that it takes; a job
+that shares its GPU with others locks an equal part of the range, so that jobs of different shares
+never take more than one GPU together. The locks belong to the open file description (OFD locks of
+Linux). The job makes this file its standard input, because the launchers
 pass only the three standard descriptors on to their processes. So every trainer holds the locks
 too, and the kernel frees them when the last trainer has ended. The file stays empty, so nothing can
 be read from this standard input.
@@ -28,33 +30,40 @@ USE_CPU = "ACCELERATE_USE_CPU"  # the user sets this to keep runs off the GPUs
 POLL_SECONDS = 0.5  # between two attempts to lock GPUs
 LISTING_SECONDS = 60.0  # the longest time to wait for nvidia-smi
 _TURN = 0  # byte that is locked by the one job that may hold some GPUs while it waits for more
+_RANGE = 1 << 20  # bytes that stand for one GPU
+_FLOCK = struct.Struct("hhqqi")  # C's struct flock
 
 
-def take_devices(count: int, environment: Mapping[str, str]) -> dict[str, str]:
+def take_devices(
+    count: int, environment: Mapping[str, str], runs_per_gpu: int = 1
+) -> dict[str, str]:
     """Wait until ``count`` GPUs are free, lock them, and return the variable that selects them.
 
-    Only GPUs that are visible in ``environment`` are taken. The result is empty where there is
-    nothing to lock: where ``count`` is 0, where the user chose the CPU (``ACCELERATE_USE_CPU``), in
-    a SLURM job, to which SLURM has given its GPUs, and on systems other than Linux. Raises
-    `FlopsFitError` where there are fewer GPUs than ``count``.
+    Where ``runs_per_gpu`` runs share a GPU, a place on one GPU is enough. Only GPUs that are visible in
+    ``environment`` are taken. The result is empty where there is nothing to lock: where ``count`` is
+    0, where the user chose the CPU (``ACCELERATE_USE_CPU``), in a SLURM job that has no more than
+    ``count`` GPUs, and on systems other than Linux. Raises `FlopsFitError` where there are fewer GPUs
+    than ``count``.
     """
-    if (
-        not count
-        or cpu_by_choice(environment)
-        or "SLURM_JOB_ID" in environment
-        or sys.platform != "linux"
-    ):
+    if not count or cpu_by_choice(environment) or sys.platform != "linux":
         return {}
-    devices = visible_devices(environment.get(VISIBLE))
+    listed, slurm_job = environment.get(VISIBLE), environment.get("SLURM_JOB_ID")
+    if slurm_job is not None and listed is None:
+        return {}
+    devices = visible_devices(listed)
+    if slurm_job is not None:
+        if len(devices) < count or (len(devices) == count and runs_per_gpu == 1):
+            return {}
+        # Two SLURM jobs can have the same name for different GPUs, and never the same GPU
+        devices = {token: f"{name} of job {slurm_job}" for token, name in devices.items()}
     if count > len(devices):
-        listed = environment.get(VISIBLE)
         shown = "there are" if listed is None else f"{VISIBLE}={listed!r} shows"
         raise FlopsFitError(
             f"resources.gpus: an experiment asks for {count}, but {shown} {len(devices)}; allowed: at "
             f"most {len(devices)}, or ACCELERATE_USE_CPU=true to train on the CPU on purpose"
         )
     descriptor = open_locks(Path(tempfile.gettempdir(), "flops-fit-devices.lock"))
-    taken = _wait(descriptor, devices, count)
+    taken = _wait(descriptor, devices, count, runs_per_gpu)
     _make_standard_input(descriptor)
     return {VISIBLE: ",".join(taken)}
 
@@ -71,8 +80,10 @@ def _make_standard_input(descriptor: int) -> None:
     os.set_inheritable(0, True)
 
 
-def _wait(descriptor: int, devices: Mapping[str, str], count: int) -> list[str]:
+def _wait(descriptor: int, devices: Mapping[str, str], count: int, runs_per_gpu: int) -> list[str]:
     """Lock ``count`` of ``devices`` and return their names in `VISIBLE`.
+
+    Of a GPU that ``runs_per_gpu`` runs share, a part is locked, on the GPU with the fewest runs.
 
     A job locks all of them or none, so that no two jobs hold what the other one waits for. There is
     one exception: the job whose turn it is keeps the devices that it has and is next on every
@@ -83,12 +94,13 @@ def _wait(descriptor: int, devices: Mapping[str, str], count: int) -> list[str]:
     my_turn = announced = False
     while True:
         my_turn = my_turn or _lock(descriptor, _TURN)
-        for token, name in devices.items():
+        free = {name: _free_parts(descriptor, name, runs_per_gpu) for name in devices.values()}
+        for token, name in sorted(devices.items(), key=lambda item: -len(free[item[1]])):
             if (
                 _lock(descriptor, _place(f"next {name}"))
                 and len(taken) < count
                 and token not in taken
-                and _lock(descriptor, _place(name))
+                and any(_lock(descriptor, *part) for part in free[name])
             ):
                 taken.append(token)
         done = len(taken) == count
@@ -98,10 +110,13 @@ def _wait(descriptor: int, devices: Mapping[str, str], count: int) -> list[str]:
         if done:
             break
         if not announced:
-            print(f"flops-fit: waiting for {count} of {len(devices)} GPUs", file=sys.stderr)
+            what = f"{count} of {len(devices)} GPUs"
+            if runs_per_gpu > 1:
+                what = f"one of {runs_per_gpu * len(devices)} places on {len(devices)} GPUs"
+            print(f"flops-fit: waiting for {what}", file=sys.stderr)
             announced = True
         while taken and not my_turn:
-            _unlock(descriptor, _place(devices[taken.pop()]))
+            _unlock(descriptor, _place(devices[taken.pop()]), _RANGE)
         time.sleep(POLL_SECONDS)  # a blocking call would wait for one certain device
     if my_turn:
         _unlock(descriptor, _TURN)
@@ -207,23 +222,35 @@ def _make_for_everyone(path: Path) -> None:
 
 
 def _place(name: str) -> int:
-    """Return the position of the byte that stands for a device."""
-    return 1 + int(hashlib.sha256(name.encode()).hexdigest()[:14], 16)
+    """Return the first byte of the range that stands for a device."""
+    return _RANGE * (1 + int(hashlib.sha256(name.encode()).hexdigest()[:10], 16))
 
 
-def _lock(descriptor: int, place: int) -> bool:
-    """Lock a byte; return False if another job has locked it."""
+def _free_parts(descriptor: int, name: str, parts: int) -> list[tuple[int, int]]:
+    """Return first byte and length of the equal ``parts`` of a device that nobody has locked."""
+    edges = [_place(name) + i * _RANGE // parts for i in range(parts + 1)]
+    ranges = [(start, end - start) for start, end in itertools.pairwise(edges)]
+    return [part for part in ranges if _is_free(descriptor, *part)]
+
+
+def _is_free(descriptor: int, place: int, length: int) -> bool:
+    answer = _request(descriptor, fcntl.F_OFD_GETLK, place, length, fcntl.F_WRLCK)
+    return answer[0] == fcntl.F_UNLCK
+
+
+def _lock(descriptor: int, place: int, length: int = 1) -> bool:
+    """Lock bytes; return False if another job has locked some of them."""
     try:
-        _request(descriptor, place, fcntl.F_WRLCK)
+        _request(descriptor, fcntl.F_OFD_SETLK, place, length, fcntl.F_WRLCK)
     except (BlockingIOError, PermissionError):
         return False
     return True
 
 
-def _unlock(descriptor: int, place: int) -> None:
-    _request(descriptor, place, fcntl.F_UNLCK)
+def _unlock(descriptor: int, place: int, length: int = 1) -> None:
+    _request(descriptor, fcntl.F_OFD_SETLK, place, length, fcntl.F_UNLCK)
 
 
-def _request(descriptor: int, place: int, kind: int) -> None:
-    lock = struct.pack("hhqqi", kind, os.SEEK_SET, place, 1, 0)  # C's struct flock
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+def _request(descriptor: int, command: int, place: int, length: int, kind: int) -> tuple:
+    lock = _FLOCK.pack(kind, os.SEEK_SET, place, length, 0)
+    return _FLOCK.unpack(fcntl.fcntl(descriptor, command, lock))

@@ -7,6 +7,7 @@ the process stays until the last trainer has ended, which may be after its launc
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
@@ -15,6 +16,7 @@ from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.environment import cleaned
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
 from flops_fit.jobs.killed import AT_WORK
+from flops_fit.jobs.mps import sharing_sentence
 from flops_fit.jobs.script_files import FOLDER
 from flops_fit.jobs.start import Start
 from flops_fit.jobs.time_limit import requeue_at_limit
@@ -57,6 +59,7 @@ def launch(
         )
     if cpu_by_choice(os.environ):
         gpus = 0  # accelerate obeys its variable only together with its option
+    sharing = replace(spec.resources, gpus=gpus).sharing
     start = Start(spec, spec_path, result, results, processes, threads, gpus, after)
     folder, trainer = start.folder, trainer_of(spec)
     with trainer.alone(start):
@@ -67,15 +70,17 @@ def launch(
                 restore_run(folder, result)
                 print(f"{spec.experiment_id}: finished before; restored from its record")
                 return
-        check_process_count(processes, gpus)
+        check_process_count(processes, gpus, sharing)
         environment = {
             **cleaned(os.environ),
             "OMP_NUM_THREADS": str(threads),
             "PYTHONHASHSEED": "0",  # sets of strings in one order, in every process and attempt
-            **take_devices(gpus, os.environ),
+            **take_devices(gpus, os.environ, sharing),
         }
         if gpus == 0:
             environment[USE_CPU] = "true"
+        if sharing > 1:
+            print(f"flops-fit: {sharing_sentence(sharing)}", file=sys.stderr)
         sys.stdout.flush()
         began = time.time()
         status = trainer.run(start, environment)
@@ -84,11 +89,17 @@ def launch(
         sys.exit(status)
 
 
-def check_process_count(processes: int, gpus: int) -> None:
+def check_process_count(processes: int, gpus: int, runs_per_gpu: int = 1) -> None:
     """Check that a run with ``gpus`` GPUs has as many ``processes``; without GPUs, any number will do.
 
-    Raises `FlopsFitError` where the numbers differ.
+    Where ``runs_per_gpu`` runs share a GPU, a run has one. Raises `FlopsFitError` where the numbers do
+    not fit.
     """
+    if gpus > 1 and runs_per_gpu > 1:
+        raise FlopsFitError(
+            f"resources.runs_per_gpu: {runs_per_gpu}, but a run has {gpus} GPUs; allowed: 1, or one GPU "
+            "per run"
+        )
     if gpus and processes != gpus:
         raise FlopsFitError(
             f"resources.processes: {processes}, but a run has {gpus} GPUs (from resources.gpus, or from "

@@ -10,7 +10,8 @@ from typing import Protocol
 from flops_fit.experiment.recipe import PluginRecipe, Recipe
 from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.experiment.spec import Spec
-from flops_fit.jobs.gpu_locks import USE_CPU
+from flops_fit.jobs.compiled import cache_variables
+from flops_fit.jobs.gpu_locks import USE_CPU, VISIBLE
 from flops_fit.jobs.killed import AT_WORK, KILLED, LOST
 from flops_fit.jobs.launcher import ACCELERATE, launcher
 from flops_fit.jobs.one_process import FOR_OPENMP, JOB
@@ -58,6 +59,12 @@ class PluginTrainer:
         variables = {"FLOPS_FIT_PROCESSES": processes, "FLOPS_FIT_GPUS": gpus}
         if start.one_on_cpu:
             variables |= FOR_OPENMP
+        if (
+            start.gpus == 0
+        ):  # torch would save and restore the random states of all GPUs that it sees
+            variables[VISIBLE] = ""
+        if start.spec.resources.compile:
+            variables |= cache_variables(start.results, environment)
         environment = {**environment, **variables}
         status = run_served(self.line(start), environment) if start.may_be_forked else None
         if status is None:

@@ -187,9 +187,10 @@ def _peak(device: str, number_format: str) -> float:
 def price(work: Work, rate: Rate, resources: Resources, per_hour: float | None = None) -> Price:
     """The price of the ``work`` of one experiment at ``rate`` and with ``resources``.
 
-    ``per_hour`` is the money that one device (a GPU; without GPUs a CPU thread) costs an hour.
+    ``per_hour`` is the money that one device (a GPU; without GPUs a CPU thread) costs an hour. Runs
+    that share a GPU share its FLOP/s and its price, while the least times of their steps overlap.
     """
-    devices = resources.gpus or resources.processes * resources.threads
+    devices = (resources.gpus or resources.processes * resources.threads) / resources.sharing
     computing = work.flops / (rate.flops_per_second * devices)
     seconds = START_UP + work.steps * rate.step_seconds + computing
     hours = seconds * devices / 3600

@@ -24,13 +24,19 @@ ONE_AXIS = (
 SHORTEST_END = 1000  # steps of a run with a trunk, below which its loss was measured to be higher
 LONGEST_WARMUP = 0.1  # of the shortest run with a trunk
 FARTHEST_ANSWER = 10  # times the largest budget
+SHOWN = 3  # runs that a sentence names
 
 
-def plan_warnings(plan: Plan, rows: list[PlanRow], answers: Sequence[float] = ()) -> list[str]:
+def plan_warnings(
+    plan: Plan,
+    rows: list[PlanRow],
+    answers: Sequence[float] = (),
+    device_bytes: float | None = None,
+) -> list[str]:
     """Sentences on what may go wrong with ``plan``, the gravest first.
 
     ``rows``: those of `flops_fit.plan.table.plan_rows`; ``answers``: the budgets, in FLOPs, that will
-    be answered for.
+    be answered for; ``device_bytes``: the memory of a GPU (None: not known).
     """
     checks: list[Callable[[Plan, list[PlanRow]], list[str]]] = [
         _too_little,
@@ -45,7 +51,7 @@ def plan_warnings(plan: Plan, rows: list[PlanRow], answers: Sequence[float] = ()
         _repeated,
     ]
     sentences = [sentence for check in checks for sentence in check(plan, rows)]
-    return [*sentences, *_far(rows, answers), *plan.warnings]
+    return [*_too_large(plan, rows, device_bytes), *sentences, *_far(rows, answers), *plan.warnings]
 
 
 def _too_little(plan: Plan, rows: list[PlanRow]) -> list[str]:
@@ -53,6 +59,25 @@ def _too_little(plan: Plan, rows: list[PlanRow]) -> list[str]:
     known = plan.data
     missing = shortage(known, plan.experiments, known.max_epochs) if known else ""
     return [f"{missing}: `flops-fit check` refuses it"] if missing else []
+
+
+def _too_large(plan: Plan, rows: list[PlanRow], device_bytes: float | None) -> list[str]:
+    """Which runs may not fit into the memory of a GPU, or into their share of it."""
+    sharing = plan.resources.sharing
+    if device_bytes is None or not plan.resources.gpus:
+        return []
+    large = [row for row in rows if sharing * row.price.memory_bytes > device_bytes]
+    if not large:
+        return []
+    names = ", ".join(row.experiment.experiment_id for row in large[:SHOWN])
+    more = f" and {len(large) - SHOWN} more" if len(large) > SHOWN else ""
+    most = max(row.price.memory_bytes for row in large) / 1e9
+    times = f" {sharing} times" if sharing > 1 else ""
+    advice = "resources.micro_batch_items" + (" or resources.runs_per_gpu" if sharing > 1 else "")
+    return [
+        f"{names}{more}: by the estimate, {most:.2g} GB at most{times} do not fit into the "
+        f"{device_bytes / 1e9:.3g} GB of a GPU; lower {advice}"
+    ]
 
 
 def _one_axis(plan: Plan, rows: list[PlanRow]) -> list[str]:

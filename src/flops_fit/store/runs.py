@@ -17,7 +17,13 @@ from pathlib import Path
 
 from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.places import DATA_MANIFEST, plan_folder, run_folder, sweep_plans_folder
+from flops_fit.experiment.places import (
+    DATA_MANIFEST,
+    compiled_folder,
+    plan_folder,
+    run_folder,
+    sweep_plans_folder,
+)
 from flops_fit.experiment.recipe import read_recipe
 from flops_fit.experiment.used import other_late
 from flops_fit.files import write_atomic
@@ -127,9 +133,10 @@ def run_status(folder: Path) -> str:
 
 
 def unused(results: str | Path) -> dict[str, list[Path]]:
-    """What no sweep of ``results`` uses, by kind: runs, states, data, and files of plans.
+    """What no sweep of ``results`` uses, by kind: runs, states, data, compiled graphs, files of plans.
 
-    States are those of trunks that no planned run starts from; files of plans are made again at need.
+    States are those of trunks that no planned run starts from; compiled graphs, none of which is in use
+    without a workflow, and files of plans are made again at need.
 
     Runs at work are left out. Raises `FlopsFitError` where there is no sweep (everything would go) and
     while a workflow is at work, whose waiting jobs may belong to a plan that has been replaced since.
@@ -157,7 +164,7 @@ def unused(results: str | Path) -> dict[str, list[Path]]:
     return {
         "rests": [
             path
-            for kind in ("runs", "data", ".trunks", ".trunks/*")
+            for kind in ("runs", "data", ".trunks", ".trunks/*", ".compiled")
             for path in Path(results).glob(f"{kind}/{PRUNED}*")
         ],
         "runs": runs,
@@ -167,6 +174,7 @@ def unused(results: str | Path) -> dict[str, list[Path]]:
             for path in _folders(Path(results, "data"))
             if path.name not in data and (path / DATA_MANIFEST).exists()
         ],
+        "folders of compiled graphs": _folders(compiled_folder(results)),
         "files of plans": [
             path
             for folder, names in kept.items()
