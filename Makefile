@@ -62,10 +62,12 @@ $(DOCS)/.ready: envs/docs.lock
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r envs/docs.lock
 	touch $@
 
-# The environment: exactly the lock, then this package. Made anew when either changes.
+# The environment: exactly the lock, then this package. Made anew when either changes. TORCH names another
+# build of the lock's torch, which pip then finds installed: make demo TORCH=cu126 (docs/environments.md).
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flops-fit needs Python 3.11 or newer, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' requirements.lock) --index-url https://download.pytorch.org/whl/$(TORCH))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@

@@ -40,6 +40,26 @@ def test_the_locks_pin_every_dependency_within_its_range():
             assert requirement.specifier.contains(versions[normal(requirement.name)]), requirement
 
 
+@pytest.mark.parametrize("build", ["cpu", "cu126", "cu128", "cu130", "rocm7.0"])
+def test_the_lock_takes_every_build_of_its_torch(build):
+    pin = locked()["torch"]
+    assert "+" not in pin
+    assert Requirement(f"torch=={pin}").specifier.contains(f"{pin}+{build}")
+
+
+def test_make_installs_a_named_build_of_torch_before_the_lock(tmp_path):
+    line = ["make", "-n", f"VENV={tmp_path}", "TORCH=cu126", f"{tmp_path}/.ready"]
+    printed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    installs = [
+        line.partition("-check ")[2] for line in printed.splitlines() if " pip install " in line
+    ]
+    assert installs == [
+        f"torch=={locked()['torch']} --index-url https://download.pytorch.org/whl/cu126",
+        "-r requirements.lock",
+        "--no-deps -e .",
+    ]
+
+
 def test_accelerate_is_required_from_1_0_on():
     assert "accelerate>=1.0.0" in PROJECT["dependencies"]
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from flops_fit.cli import doctor
 from flops_fit.cli.main import main
@@ -36,13 +37,30 @@ def test_this_machine_passes(tmp_path, capsys, monkeypatch):
         assert words in out
 
 
-def test_gpus_that_torch_does_not_see_are_wrong(tmp_path, monkeypatch):
-    script(tmp_path, "nvidia-smi", "echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'")
+SMI = """\
+case "$1" in
+-L) echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)';;
+*) echo '570.86.15, 9.0';;
+esac"""
+
+
+def test_a_machine_with_a_gpu_that_this_torch_cannot_use_is_wrong(tmp_path, monkeypatch, capsys):
+    script(tmp_path, "nvidia-smi", SMI)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    if doctor.sys.modules["torch"].cuda.is_available():
+    if torch.cuda.is_available():
         pytest.skip("torch sees a GPU here")
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(doctor, "_launcher", lambda: iter(()))
     (finding,) = [f for f in doctor._devices() if f.state == "wrong"]
-    assert finding.text == "1 GPUs, but torch finds none"
+    assert finding.text == (
+        "NVIDIA driver 570.86.15, but torch 2.13.0+cpu, built for CPUs, cannot use its GPUs"
+    )
+    assert "torch==2.13.0 --index-url https://download.pytorch.org/whl/cu128" in finding.advice
+    assert main(["doctor", "--results", str(tmp_path), "--json"]) == 2
+    gpu = json.loads(capsys.readouterr().out)["gpu"]
+    assert (gpu["driver"], gpu["cuda"], gpu["gpus_seen"]) == ("570.86.15", None, 0)
+    assert gpu["verdict"] == {"works": False, "text": finding.text, "advice": finding.advice}
 
 
 def test_slurm_without_accounts_is_noted_with_what_to_do(tmp_path, monkeypatch):

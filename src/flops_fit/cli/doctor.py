@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flops_fit.cli.arguments import add_json, add_results, print_json
 from flops_fit.errors import FlopsFitError
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
             print(finding, flush=True)
     wrong = sum(finding.state == "wrong" for finding in findings)
     if args.json:
-        print_json({"wrong": wrong, "findings": [vars(finding) for finding in findings]})
+        listed = [vars(finding) for finding in findings]
+        print_json({"wrong": wrong, "findings": listed, "gpu": _gpu_facts()})
     if wrong:
         raise FlopsFitError(f"doctor: {wrong} {'thing is' if wrong == 1 else 'things are'} wrong")
 
@@ -60,6 +62,26 @@ def examine(results: Path) -> Iterator[Finding]:
     for check in checks:
         yield from check()
     yield from _folder(results)
+
+
+def _gpu_facts() -> dict[str, Any]:
+    """The driver, what torch was built for, and the verdict on both, for ``--json``."""
+    from flops_fit.jobs.driver import this_build, this_machine, verdict
+
+    machine = this_machine()
+    if _version("torch") is None:
+        return {"driver": machine.driver, "torch": None, "verdict": None}
+    build = this_build()
+    judged = verdict(machine, build)
+    return {
+        "driver": machine.driver,
+        "compute_capabilities": list(machine.capabilities),
+        "torch": build.torch,
+        "cuda": build.cuda,
+        "rocm": build.hip,
+        "gpus_seen": build.seen,
+        "verdict": None if judged is None else vars(judged),
+    }
 
 
 def _python() -> Iterator[Finding]:
@@ -120,28 +142,34 @@ def _devices() -> Iterator[Finding]:
     )
     if _version("torch") is None:
         return
-    from flops_fit.jobs.gpu_locks import installed_gpus
+    from flops_fit.jobs.driver import this_build, this_machine, verdict
 
-    installed = installed_gpus()
+    build = this_build()
+    judged = verdict(this_machine(), build)
+    if judged is not None:
+        yield Finding("good" if judged.works else "wrong", judged.text, judged.advice)
+    if build.seen:
+        yield from _seen(build.seen)
+    elif judged is None:
+        yield Finding("good", "no GPU: runs train on the CPU, one thread each")
+
+
+def _seen(count: int) -> Iterator[Finding]:
+    """Name the ``count`` GPUs that torch finds, and say how runs use and share them."""
     import torch
 
-    seen = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-    if seen:
-        from flops_fit.plan.devices import device_name, known_peak
+    from flops_fit.jobs.mps import mps_runs
+    from flops_fit.plan.devices import device_name, known_peak
 
-        device = torch.accelerator.current_accelerator()
-        assert device is not None  # one was seen
-        name = device_name(device)
-        known = (
-            "" if known_peak(name, "bf16") else "; its peak FLOP/s is unknown and will be measured"
-        )
-        yield Finding("good", f"{seen} x {name}{known}")
-        yield Finding("note", "a run uses a GPU only on request", "set resources: {gpus: 1}")
-    elif installed:
-        advice = "install a build of torch for this driver and check CUDA_VISIBLE_DEVICES"
-        yield Finding("wrong", f"{len(installed)} GPUs, but torch finds none", advice)
-    else:
-        yield Finding("good", "no GPU: runs train on the CPU, one thread each")
+    device = torch.accelerator.current_accelerator()
+    assert device is not None
+    name = device_name(device)
+    known = "" if known_peak(name, "bf16") else "; its peak FLOP/s is unknown and will be measured"
+    yield Finding("good", f"{count} x {name}{known}")
+    yield Finding("note", "a run uses a GPU only on request", "set resources: {gpus: 1}")
+    if device.type == "cuda" and torch.version.hip is None:
+        shared = "through MPS" if mps_runs() else "in turns, because MPS does not run"
+        yield Finding("good", f"runs that share a GPU (resources.runs_per_gpu) use it {shared}")
 
 
 def _launcher() -> Iterator[Finding]:
