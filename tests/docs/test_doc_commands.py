@@ -121,6 +121,7 @@ ELSEWHERE = {
     "snakedeploy deploy-workflow https://github.com/OWNER/flops-fit my_sweep --tag v0.1.0": DEPLOYED,
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
+    "python benchmarks/gpu": "tests/test_gpu_benchmark.py::test_every_part_that_a_cpu_can_do_is_done_at_a_tiny_size",
 }
 CANNOT = {  # a command, or how it begins where it ends in "...": why it is not run
     "make ...": "installs the lock from the network, then takes minutes",

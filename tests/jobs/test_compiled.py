@@ -45,6 +45,7 @@ def test_another_kind_of_cpu_has_a_folder_of_its_own(tmp_path, monkeypatch):
 def test_the_second_run_of_a_shape_compiles_nothing_and_gives_the_same_loss(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "jobplugin", raising=False)
     job = Job(tmp_path, monkeypatch, COUNTERS, resources={"compile": True})
+    monkeypatch.delenv(CACHE, raising=False)  # torch sets it in this process, too
 
     def train() -> tuple[str, float]:
         done = subprocess.run(job.command(1), capture_output=True, text=True, check=True)
@@ -54,7 +55,7 @@ def test_the_second_run_of_a_shape_compiles_nothing_and_gives_the_same_loss(tmp_
         return done.stdout, loss
 
     (printed, first), (again, second) = train(), train()
-    assert "graphs read: 0" in printed
+    assert "graphs compiled: 0" not in printed
     assert "graphs compiled: 0" in again
     assert "graphs read: 0" not in again
     assert first == second
