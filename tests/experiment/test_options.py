@@ -19,7 +19,7 @@ from flops_fit.examples.loss import cross_entropy
 from flops_fit.experiment.options import Resources, TrainOptions
 from flops_fit.experiment.spec import Spec, options_of
 from flops_fit.optimizer import OptimizerList, adamw
-from flops_fit.plan.devices import device_name, measured_peak, peak_flops
+from flops_fit.plan.devices import device_name, matmul_format, measured_peak, peak_flops
 from flops_fit.plan.peaks import PEAK_TFLOPS, known_peak
 from flops_fit.plan.schedule import multiplier
 from flops_fit.trainer import train
@@ -122,6 +122,22 @@ class TestPrecision:
         assert unmoved == [overflows, overflows]
         if not overflows:  # AdamW's first step is lr, so the scale is gone from it
             torch.testing.assert_close(weights[1].data, torch.full((2,), 0.899), atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("set_by", ["the backend", "torch"])
+    def test_products_that_a_plug_in_allows_in_tf32_are_called_so(self, set_by):
+        matmul = torch.backends.cuda.matmul
+        assert matmul_format("no") == "fp32"
+        assert matmul_format("bf16") == "bf16"
+        if set_by == "torch":
+            torch.set_float32_matmul_precision("high")
+        else:
+            matmul.fp32_precision = "tf32"
+        try:
+            assert matmul_format("no") == "tf32"
+            assert run()["status"] == "completed"
+        finally:
+            matmul.fp32_precision = "none"
+            torch.set_float32_matmul_precision("highest")
 
 
 class TestClipping:

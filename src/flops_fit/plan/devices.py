@@ -48,7 +48,8 @@ def matmul_format(precision: str) -> str:
     """
     if precision != "no":
         return precision
-    return "fp32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    # torch.get_float32_matmul_precision fails where a plug-in has set the backend's own precision
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
 
 
 @functools.cache
