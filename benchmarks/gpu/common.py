@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -134,6 +135,14 @@ class Sweep:
         """Train an experiment and return its record."""
         call(self.line(experiment, gpus, processes), self.folder)
         return self.record(experiment)
+
+    def train_again(self, experiment: str) -> dict[str, Any]:
+        """Forget what the experiment has left, train it from nothing, and return its record."""
+        self.forget(experiment)
+        return self.train(experiment)
+
+    def forget(self, experiment: str) -> None:
+        shutil.rmtree(self.folder / "results" / "runs" / experiment)
 
     def record(self, experiment: str) -> dict[str, Any]:
         path = self.folder / "results" / "runs" / experiment / "record.json"

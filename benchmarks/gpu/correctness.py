@@ -23,10 +23,10 @@ def law(bench: Bench) -> None:
     bench.note("doctor", "; ".join(wrong) or "nothing wrong", "flops-fit doctor", not wrong)
 
     sweep = Sweep(bench, "curve", small(bench))
-    on_cpu = Sweep(bench, "curve-cpu", small(bench, resources={"gpus": 0}))
     (name,) = sweep.ids
-    assert on_cpu.ids == [name]
-    gap = largest_gap(curve(sweep.train(name)), curve(on_cpu.train(name, gpus=0)))
+    here = curve(sweep.train(name))
+    sweep.forget(name)
+    gap = largest_gap(here, curve(sweep.train(name, gpus=0)))
     what = f"losses of {bench.scale.steps} steps in fp32, against the CPU's"
     bench.note(what, f"differ by at most {gap:.1e}", "flops-fit train", gap <= SAME)
 
@@ -111,7 +111,7 @@ def _muon(bench: Bench) -> None:
         "learning_rate": {"value": 0.02},
     }
     here = _loss(bench, "muon", **changes)
-    there = _loss(bench, "muon-cpu", **changes | {"resources": {"gpus": 0}})
+    there = _loss(bench, "muon-cpu", **changes | {"resources": {"gpus": 0}}) if bench.gpu else here
     text = f"held-out loss {here:.4f}, on the CPU {there:.4f}"
     bench.note("Muon with AdamW", text, "flops-fit train", abs(here / there - 1) <= WITHIN)
 
@@ -136,10 +136,9 @@ def _overflow(bench: Bench) -> None:
 
 
 def _deterministic(bench: Bench) -> None:
-    curves = []
-    for name in ("deterministic-1", "deterministic-2"):
-        sweep = Sweep(bench, name, small(bench, deterministic=True, precision="bf16"))
-        curves.append(curve(sweep.train(sweep.ids[0])))
+    sweep = Sweep(bench, "deterministic", small(bench, deterministic=True, precision="bf16"))
+    (name,) = sweep.ids
+    curves = [curve(train(name)) for train in (sweep.train, sweep.train_again)]
     same = curves[0] == curves[1]
     text = "the same bits" if same else f"differ by {largest_gap(*curves):.1e}"
     bench.note("deterministic: true, twice in bf16", text, "flops-fit train", same)
@@ -149,15 +148,16 @@ def _resume(bench: Bench, precision: str, bound: float) -> None:
     """A run that was stopped with SIGTERM and started again, against one that never stopped."""
     config = small(bench, precision=precision, deterministic=True)
     config["resources"] = {"gpus": bench.gpus, "checkpoint_minutes": 0}
-    whole = Sweep(bench, f"whole-{precision}", config)
-    stopped = Sweep(bench, f"stopped-{precision}", config)
-    (name,) = stopped.ids
-    job = stopped.start(name)
-    _wait_for(job, stopped, name, lambda folder: len(list(folder.glob("checkpoints/step-*"))) > 0)
+    sweep = Sweep(bench, f"stopped-{precision}", config)
+    (name,) = sweep.ids
+    whole = sweep.train(name)
+    sweep.forget(name)
+    job = sweep.start(name)
+    _wait_for(job, sweep, name, lambda folder: len(list(folder.glob("checkpoints/step-*"))) > 0)
     job.send_signal(signal.SIGTERM)
     status = job.wait(PATIENCE)
-    record = stopped.train(name)
-    gap = largest_gap(curve(whole.train(name)), curve(record))
+    record = sweep.train(name)
+    gap = largest_gap(curve(whole), curve(record))
     text = f"stopped with status {status}, resumed at step {record['resumed_at_step']}: "
     text += "the same bits" if gap == 0 else f"differs by {gap:.1e}"
     what = f"resumed in {'fp32' if precision == 'no' else precision}"
