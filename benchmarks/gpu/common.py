@@ -79,7 +79,7 @@ class Failed(Exception):
 
 def call(line: list[str], folder: Path, accepted: tuple[int, ...] = (0,), **variables: str) -> str:
     """What a command prints, run in ``folder``; raises `Failed` with its last lines."""
-    environment = {**os.environ, "FLOPS_FIT_SERVER": "0", **variables}
+    environment = {**os.environ, **variables}
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode not in accepted:
@@ -125,7 +125,7 @@ class Sweep:
 
     def start(self, experiment: str, **variables: str) -> subprocess.Popen:
         """Start the training of an experiment in the background."""
-        environment = {**os.environ, "FLOPS_FIT_SERVER": "0", **variables}
+        environment = {**os.environ, **variables}
         with (self.folder / f"{experiment}.log").open("w") as log:
             return subprocess.Popen(
                 self.line(experiment), cwd=self.folder, env=environment, stdout=log, stderr=log

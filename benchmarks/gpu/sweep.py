@@ -13,7 +13,7 @@ from flops_fit.fit.result import read_fit
 KEPT = ROOT / "docs" / "gpu"
 # Budgets and depths of the sweep: N = 49152 d^3 + 64 V d, on both sides of 20 tokens per parameter.
 FULL = {1e15: [2, 3, 4, 5], 3e15: [2, 3, 4, 5], 1e16: [3, 4, 5, 6], 3e16: [4, 5, 6, 8]}
-TINY = {2e7: [1, 2, 3], 6e7: [1, 2, 3]}
+TINY = {3e8: [1, 2], 1e9: [1, 2]}
 
 
 def sweep(bench: Bench) -> None:
@@ -46,7 +46,7 @@ def _config(bench: Bench) -> dict:
         "sizes": {"per_budget": FULL if bench.gpu else TINY},
         "batch": {"value": 32768 if bench.gpu else 256},
         "evaluation": {"tokens": 2**20 if bench.gpu else 2048, "batch_items": 8},
-        "limits": {"min_steps": 50, "max_epochs": 40},
+        "limits": {"min_steps": 50 if bench.gpu else 2, "max_epochs": 40},
         "resources": {
             "gpus": bench.gpus,
             "runs_per_gpu": 2 if bench.gpu else 1,  # one compiles while the other trains

@@ -62,7 +62,7 @@ def test_runs_that_do_not_fit_into_a_gpu_or_their_share_of_it_are_named(sharing,
     (sentence,) = [s for s in plan_warnings(plan, rows, (), device) if "GB of a GPU" in s]
     names = sentence.partition(":")[0].split(", ")
     assert names == [c.experiment_id for c in cells[first:]]
-    assert ("4 times" in sentence) == ("runs_per_gpu" in sentence) == (sharing > 1)
+    assert ("for each of 4 runs" in sentence) == ("runs_per_gpu" in sentence) == (sharing > 1)
     assert not [s for s in plan_warnings(plan, rows, (), None) if "GB of a GPU" in s]
     on_cpu = replace(plan, resources=Resources())
     assert not [s for s in plan_warnings(on_cpu, rows, (), 1.0) if "GB of a GPU" in s]

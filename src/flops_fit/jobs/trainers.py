@@ -59,9 +59,7 @@ class PluginTrainer:
         variables = {"FLOPS_FIT_PROCESSES": processes, "FLOPS_FIT_GPUS": gpus}
         if start.one_on_cpu:
             variables |= FOR_OPENMP
-        if (
-            start.gpus == 0
-        ):  # torch would save and restore the random states of all GPUs that it sees
+        if start.gpus == 0:  # else its checkpoints would hold the random state of every GPU
             variables[VISIBLE] = ""
         if start.spec.resources.compile:
             variables |= cache_variables(start.results, environment)

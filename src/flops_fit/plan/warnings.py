@@ -72,10 +72,10 @@ def _too_large(plan: Plan, rows: list[PlanRow], device_bytes: float | None) -> l
     names = ", ".join(row.experiment.experiment_id for row in large[:SHOWN])
     more = f" and {len(large) - SHOWN} more" if len(large) > SHOWN else ""
     most = max(row.price.memory_bytes for row in large) / 1e9
-    times = f" {sharing} times" if sharing > 1 else ""
+    each = f" for each of {sharing} runs" if sharing > 1 else ""
     advice = "resources.micro_batch_items" + (" or resources.runs_per_gpu" if sharing > 1 else "")
     return [
-        f"{names}{more}: by the estimate, {most:.2g} GB at most{times} do not fit into the "
+        f"{names}{more}: the estimated memory, up to {most:.2g} GB{each}, does not fit into the "
         f"{device_bytes / 1e9:.3g} GB of a GPU; lower {advice}"
     ]
 
