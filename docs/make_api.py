@@ -75,7 +75,7 @@ SECTIONS = {
             "fit.prediction:optimum_at",
             "fit.prediction:losses_at",
             "fit.prediction:loss_at",
-            "fit.words:describe",
+            "report.answer_lines:describe",
             "fit.sensitivity:sensitivity_at",
             "fit.sensitivity:spread_of",
         ],

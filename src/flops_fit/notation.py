@@ -42,6 +42,13 @@ def share_text(value: float) -> str:
     return f"{100 * value:.2f}%"
 
 
+def waste_text(waste: float | None) -> str:
+    """Extra compute ``waste``, a share of C, as text such as +14%; None: no compute is enough."""
+    if waste is None:
+        return "no compute is enough"
+    return f"+{100 * waste:.3g}%" if waste < 10 else f"x {1 + waste:.3g}"
+
+
 def time_text(seconds: float) -> str:
     """A duration of ``seconds`` in a readable unit: 48 s, 5.2 min, 3.1 h."""
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (math.inf, 3600, "h")):

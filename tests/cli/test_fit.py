@@ -14,6 +14,7 @@ from simulated import LAWS, log_optimum, loss_of, small_models, sweep
 
 from flops_fit.cli import fit, predict
 from flops_fit.errors import FlopsFitError
+from flops_fit.notation import count_text
 from flops_fit.sweep import CountedSize, ModelCount
 
 PARAMETRIC = {"E", "A", "B", "alpha", "beta", "a", "b", "objective", "n_runs", "status", "reason"}
@@ -95,7 +96,7 @@ def test_predict_prints_the_answer_readable_and_as_json(fitted, capsys):
     text = capsys.readouterr().out
     run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--json")
     answer = json.loads(capsys.readouterr().out)
-    assert f"{answer['params']:.4g}" in text
+    assert f"parameters N*         {count_text(answer['params'])}   90% interval" in text
     assert answer["verdict"] in ("trust", "provisional")
 
 
@@ -128,7 +129,7 @@ def test_predict_at_points_adds_the_loss_of_any_run_and_keeps_the_other_columns(
     assert (predicted["loss_low"] < predicted["loss"]).all()
     assert (predicted["loss"] < predicted["loss_high"]).all()
     assert predicted["beyond_data"].tolist() == pytest.approx([1.2, 4.8, 240])
-    assert "1 of them are not like any run; the first: 1e+05 tokens per" in capsys.readouterr().out
+    assert "1 of them are not like any run; the first: 100k tokens per" in capsys.readouterr().out
     truth = loss_of(LAWS["besiroglu"], points["params"], points["tokens"])
     assert predicted["loss"].to_numpy()[:2] == pytest.approx(truth.to_numpy()[:2], rel=0.01)
     assert set(predicted["verdict"]) <= {"trust", "provisional"}
@@ -224,7 +225,7 @@ def test_predict_tells_of_a_size_or_an_amount_of_data_of_ones_own(fitted, capsys
     text = capsys.readouterr().out
     run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--params", 1e10, "--json")
     own = json.loads(capsys.readouterr().out)["own"]
-    assert "with N = 1e+10, same C:" in text
+    assert "with N = 10.0B, same C:" in text
     assert f"{own['loss']:.4f}" in text
     run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--tokens", 1e9)
     assert "passes repeated data lose their value" in capsys.readouterr().out
@@ -234,7 +235,7 @@ def test_predict_tells_of_serving_and_its_verdict_counts(fitted, capsys):
     ask = ("predict", "--fit", fitted / "fit.json", "--flops", 1e20, "--serve", 1e17)
     run(*ask)
     text = capsys.readouterr().out
-    assert "the same loss at the least cost, with 1e+17 tokens served: provisional" in text
+    assert "the same loss at the least cost, with 10¹⁷ tokens served: provisional" in text
     run(*ask, "--json")
     answer = json.loads(capsys.readouterr().out)
     assert f"{100 * answer['served']['saved']:.3g}% less than the optimum" in text

@@ -43,7 +43,7 @@ def test_hours_of_devices_give_their_flops_and_another_day(file, capsys):
     assert more["loss"] == optimum_at(fit, more["flops"]).loss
     assert answer["purchase"]["money"] is None
     text = ask(file, capsys, *options)
-    assert "10 hours of 4 devices at 1e+14 FLOP/s each (as stated)" in text
+    assert "10 hours of 4 devices at 10¹⁴ FLOP/s each (as stated)" in text
     assert f"loss {more['loss']:.4f} ({more['loss'] - answer['loss']:+.4f} nats)" in text
 
 
@@ -62,7 +62,7 @@ def test_a_measured_speed_is_used(file, capsys, tmp_path, kind):
     measured_file(tmp_path, kind).parent.mkdir(parents=True)
     write_object(measured_file(tmp_path, kind), rate)
     text = ask(file, capsys, "--hours", 1, "--results", tmp_path)
-    assert "1 hours of 1 devices at 2e+13 FLOP/s each (measured here): C = 7.2e+16" in text
+    assert "1 hours of 1 devices at 2×10¹³ FLOP/s each (measured here): C = 7.2×10¹⁶" in text
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from simulated import LAWS, log_optimum, loss_of, sweep
 from flops_fit.cli.main import main
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import Fit, Reading, ask, fit_runs, prepare_runs
-from flops_fit.fit.questions import describe_all, weakest_verdict
+from flops_fit.fit.questions import weakest_verdict
 from flops_fit.fit.sigmoid import sigmoid, undetermined
+from flops_fit.report.answer_lines import describe
 from flops_fit.rounds.confirm import check_measure
 
 LAW = LAWS["besiroglu"]
@@ -88,7 +89,7 @@ def test_what_shows_no_sigmoid_is_refused(values, chance, words):
     assert answer.params is not None
     assert (answer.accuracy.value, answer.accuracy.ci) == (None, None)
     assert answer.accuracy.verdict == weakest_verdict(answer) == "not identifiable"
-    assert fit.accuracy.reason in describe_all(answer, fit)
+    assert fit.accuracy.reason in describe(answer, fit)
     assert problems("fit", fit.to_dict()) == problems("answer", answer.to_dict()) == []
 
 

@@ -10,11 +10,13 @@ from scipy.optimize import minimize_scalar
 from simulated import GRIDS, LAWS, log_optimum, loss_of, small_models, sweep
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit import Fit, describe, fit_runs, predict
+from flops_fit.fit import Fit, fit_runs, predict
 from flops_fit.fit.cost import Cost, cost_of
 from flops_fit.fit.laws import PathLaw, SurfaceLaw
 from flops_fit.fit.sizes import Size
 from flops_fit.fit.verdict import promise_text
+from flops_fit.notation import count_text, loss_text
+from flops_fit.report.answer_lines import describe
 
 KEYS = {
     "flops",
@@ -255,7 +257,7 @@ def test_a_budget_that_is_not_positive_is_refused(noisy, flops):
 def test_the_description_says_what_the_answer_says(noisy):
     answer = predict(noisy, 1e21)
     text = describe(answer, noisy)
-    for part in (f"{answer.params:.4g}", f"{answer.loss:.4f}", answer.verdict, "90%"):
+    for part in (count_text(answer.params), loss_text(answer.loss), answer.verdict, "90%"):
         assert part in text
     assert all(reason in text for reason in answer.reasons)
 

@@ -14,10 +14,10 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.fit import Fit, ask, fit_runs, prepare_runs, read_runs
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.estimators import Runs
-from flops_fit.fit.questions import describe_all
 from flops_fit.fit.repeats import effective, repeats_of
 from flops_fit.fit.rows import Reading
 from flops_fit.fit.sections import RepeatsEntry
+from flops_fit.report.answer_lines import describe
 
 LAW = LAWS["besiroglu"]
 
@@ -161,7 +161,7 @@ def test_where_no_run_repeats_the_published_worth_is_borrowed_and_said():
     assert few.limited.params == pytest.approx(params, rel=1e-4)
     assert few.limited.loss == pytest.approx(loss, rel=1e-9)
     assert few.limited.verdict == "provisional"
-    assert "borrowed (R = 15.4" in describe_all(few, fit)
+    assert "borrowed (R = 15.4" in describe(few, fit)
     assert enough.limited.params == pytest.approx(enough.params)
     assert enough.limited.verdict == enough.verdict
     assert enough.limited.wasted == 0

@@ -10,8 +10,9 @@ from simulated import GRIDS, LAWS, log_optimum, loss_of, small_models, sweep
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import Fit, ask, fit_runs, losses_at, predict
-from flops_fit.fit.questions import describe_all, weakest_verdict
+from flops_fit.fit.questions import weakest_verdict
 from flops_fit.fit.verdict import ratios_of
+from flops_fit.report.answer_lines import describe
 
 # Hoffmann et al. 2022 with the exponents that Sardana et al. 2024 refitted.
 REFITTED = (1.69, 406.4, 410.7, 0.3392, 0.2849)
@@ -80,7 +81,7 @@ def test_a_total_that_serving_eats_up_pays_for_no_model(exact):
     answer = ask(exact, 1e20, serve=1e16)
     assert answer.served.for_total is None
     assert answer.served.flops_total > answer.flops
-    assert "1e+20 FLOPs do not pay for serving so many tokens" in describe_all(answer, exact)
+    assert "10²⁰ FLOPs do not pay for serving so many tokens" in describe(answer, exact)
     assert problems("answer", answer.to_dict()) == []
 
 
@@ -118,7 +119,7 @@ def test_beyond_the_tokens_per_parameter_of_the_runs_the_verdict_falls(noisy):
     assert beyond.verdict == "trust"
     assert beyond.served.verdict == weakest_verdict(beyond) == "provisional"
     assert "beyond those of the runs" in beyond.served.reasons[-1]
-    assert "flops-fit next --serve" in describe_all(beyond, noisy)
+    assert "flops-fit next --serve" in describe(beyond, noisy)
     assert beyond.served.saved > inside.served.saved >= 0
     wide, narrow = (np.ptp(np.log(a.served.ci["params"])) for a in (beyond, inside))
     assert wide > narrow

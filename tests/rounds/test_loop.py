@@ -193,7 +193,7 @@ def test_the_goal_of_the_config_is_used_and_one_below_the_error_of_the_form_is_r
     (here / "own.yaml").write_text(yaml.safe_dump({**RAW, "until": "N within 1.1x at 8.1e11"}))
     status, _, error = command(capsys, "--dry-run")
     assert status == 2
-    assert "N within 1.1x at 8.1e+11: the error of the form of law alone allows" in error
+    assert "N within 1.1x at 8.1e11: the error of the form of law alone allows" in error
     assert "a config with a budget above" in error
 
 

@@ -1,6 +1,7 @@
 """The second round of a comparison: which runs are proposed, and that they settle it."""
 
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
@@ -104,7 +105,7 @@ def test_a_seed_or_a_budget_of_one_arm_is_offered_to_the_other():
     lacking = both[abs(both["budget"] / 2.7e19 - 1) > 0.1].reset_index(drop=True)
     question, _ = asked(2, candidate=lacking)
     steps = [step.last for step in proposals(question, 1e22)]
-    assert any(step.startswith("muon: sizes") and "at 2.7e+19 FLOPs" in step for step in steps)
+    assert any(step.startswith("muon: sizes") and "at 2.7×10¹⁹ FLOPs" in step for step in steps)
 
 
 def test_the_proposed_round_is_expected_to_narrow_m_more_than_random_runs(two_seeds):
@@ -190,8 +191,13 @@ def study(tmp_path, monkeypatch):
 
 @pytest.mark.seconds
 def test_the_command_writes_configs_of_both_arms_and_of_their_comparison(study, capsys):
-    assert main(["next", "--compare", "both.yaml", "--out", "next/both-round2.yaml"]) == 0
-    text = capsys.readouterr().out
+    out = "next/both-round2.yaml"
+    assert main(["next", "--compare", "both.yaml", "--out", out, "--json"]) == 0
+    printed, text = capsys.readouterr()
+    proposed = json.loads(printed)
+    assert proposed["config"] == out
+    assert proposed["after"]["multiplier_ratio"] < proposed["before"]["multiplier_ratio"]
+    assert 0 < proposed["after"]["shown"] <= 1
     assert "No difference is shown at" in text
     assert "snakemake --cores all --configfile next/both-round2.yaml" in text
     new = load_comparison("next/both-round2.yaml")
@@ -199,7 +205,7 @@ def test_the_command_writes_configs_of_both_arms_and_of_their_comparison(study, 
     assert new["answer"]["budgets"] == [1e9]
     arms = arm_configs(new, search_paths())
     assert list(arms) == ["plain-round2", "muon-round2"]
-    for old, config in zip(("plain", "muon"), arms.values(), strict=True):
+    for old, config, arm in zip(("plain", "muon"), arms.values(), proposed["arms"], strict=True):
         known, larger = (
             {e.experiment_id for e in make_plan(c, "results", search_paths()).experiments}
             for c in (load_config(f"{old}.yaml"), config)
@@ -207,6 +213,8 @@ def test_the_command_writes_configs_of_both_arms_and_of_their_comparison(study, 
         assert known < larger
         added = len(larger) - len(known)
         assert f"{old}: adds {added} runs" in text
+        assert (arm["name"], arm["added_runs"]) == (old, added)
+        assert load_config(arm["config"])["name"] == config["name"]
 
 
 def test_what_cannot_be_proposed_is_refused(study, capsys):
@@ -214,7 +222,7 @@ def test_what_cannot_be_proposed_is_refused(study, capsys):
         ("", "--fit, --config: missing; allowed: both of them, or --compare"),
         ("--compare plain.yaml", "compare: missing; allowed: the config of a comparison"),
         ("--compare both.yaml --take 99", "--take: 99; allowed: 1 to"),
-        ("--compare both.yaml --max-flops 1e3", "--max-flops: no runs of 1e+03 FLOPs"),
+        ("--compare both.yaml --max-flops 1e3", "--max-flops: no runs of 10³ FLOPs"),
     ):
         assert main(["next", *options.split()]) == 2
         assert message in capsys.readouterr().err

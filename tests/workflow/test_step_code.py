@@ -39,13 +39,13 @@ ELSEWHERE = {  # modules of a room that belong to another step
         "fit.lowest",
         "fit.purchase",
         "fit.questions",
+        "fit.remarks",
         "fit.serving",
         "fit.valley",
         "fit.verdict",
-        "fit.words",
     },
     "plot": {"plots.learning_rate", "plots.plan", "plots.compare", "plots.transfer"},
-    "report": {"report", "report.plan_page", "report.compare_page"},
+    "report": {"report", "report.answer_lines", "report.plan_page", "report.compare_page"},
     "compare": {"comparison"},
     "plan": {"plan", "plan.amounts", "plan.local", "plan.transfer"} | PLANNER,
 }
@@ -115,7 +115,7 @@ def test_templates_style_sheets_and_the_schema_count_where_they_are_used():
 
 
 def test_how_an_answer_is_judged_and_worded_refits_nothing():
-    for module in ("fit.prediction", "fit.verdict", "fit.words"):
+    for module in ("fit.prediction", "fit.remarks", "fit.verdict"):
         assert module not in code("fit")
     assert {"fit.prediction", "fit.verdict"} <= code("report") & code("plot")
 

@@ -1,9 +1,13 @@
 """``flops-fit confirm``: write down a prediction and the config of the run that tests it."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_json, add_places, print_json, texts_aside
+from flops_fit.cli.arguments import add_json, add_places, at_work, load, print_json, texts_aside
+
+if TYPE_CHECKING:
+    from flops_fit.experiment.plan import Plan
+    from flops_fit.sweep import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Predict the loss, write the config of the run, print both."""
+    load(args, "flops_fit.rounds.confirm", "flops_fit.rounds.next")
     with texts_aside(args):
         prediction = _confirm(args)
     if args.json:
@@ -41,13 +46,12 @@ def _confirm(args: argparse.Namespace) -> dict[str, Any]:
 
     from flops_fit.cli.fitted import insist
     from flops_fit.config.complete import complete_config
-    from flops_fit.errors import FlopsFitError
     from flops_fit.experiment.places import run_folder
     from flops_fit.files import canonical_hash, write_atomic
     from flops_fit.fit.numbers import check_flops
     from flops_fit.fit.prediction import optimum_at, predict
     from flops_fit.fit.result import read_fit
-    from flops_fit.notation import count_text, loss_text
+    from flops_fit.notation import count_text, flops_text, loss_text
     from flops_fit.plan.cache import plan_config, search_paths
     from flops_fit.rounds.confirm import check_measure, predicted_loss
     from flops_fit.rounds.grid import grid_config, planned_grid
@@ -61,7 +65,8 @@ def _confirm(args: argparse.Namespace) -> dict[str, Any]:
     verdict = predict(fit, args.flops).verdict
     answer = optimum_at(fit, check_flops(args.flops))
     paths = search_paths(args.search_path)
-    plan, grid = planned_grid(config, fit, args.results, paths)
+    with at_work(args, "planning the sweep"):
+        plan, grid = planned_grid(config, fit, args.results, paths)
     size = grid.nearest(answer.params)
     flops = number(args.flops)
     name = args.name or f"{config['name']}-confirm-{flops}"
@@ -73,12 +78,9 @@ def _confirm(args: argparse.Namespace) -> dict[str, Any]:
         "seeds": config["seeds"][:1],
         "sizes": {"per_budget": {flops: [number(size)]}},
     }
-    (experiment,) = plan_config(complete_config(new), args.results, paths).experiments
-    if experiment.experiment_id in {known.experiment_id for known in plan.experiments}:
-        raise FlopsFitError(
-            f"--flops: {args.flops:g}; the fit already contains its run {experiment.experiment_id}; "
-            "allowed: a budget that is not in the sweep"
-        )
+    with at_work(args, "planning the run"):
+        (experiment,) = plan_config(complete_config(new), args.results, paths).experiments
+    _check_new(args, experiment, plan)
     params = getattr(experiment.count, n_key(config["convention"], config["fit"]["params"]))
     predicted = predicted_loss(fit, params, experiment.num_tokens)
     trained = (run_folder(args.results, experiment.experiment_id) / RECORD).exists()
@@ -94,7 +96,7 @@ def _confirm(args: argparse.Namespace) -> dict[str, Any]:
     out = Path(args.out or f"config/{name}.yaml")
     head = [
         f"Made by `flops-fit confirm` from {args.config} and {args.fit}. Do not edit the prediction.",
-        f"N* at {args.flops:g} FLOPs: {count_text(answer.params)} ({verdict}).",
+        f"N* at {flops_text(args.flops)} FLOPs: {count_text(answer.params)} ({verdict}).",
     ]
     write_atomic(out, config_text(new, head))
     if trained:
@@ -113,6 +115,17 @@ def _confirm(args: argparse.Namespace) -> dict[str, Any]:
         "verdict": verdict,
         **new["confirm"],
     }
+
+
+def _check_new(args: argparse.Namespace, experiment: "Experiment", plan: "Plan") -> None:
+    """Refuse an ``experiment`` of the ``plan`` that was fitted."""
+    from flops_fit.errors import FlopsFitError
+
+    if experiment.experiment_id in {known.experiment_id for known in plan.experiments}:
+        raise FlopsFitError(
+            f"--flops: {args.flops:g}; the fit already contains its run {experiment.experiment_id}; "
+            "allowed: a budget that is not in the sweep"
+        )
 
 
 def _range_of(predicted: dict[str, Any]) -> str:

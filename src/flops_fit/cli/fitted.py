@@ -43,6 +43,7 @@ def _fitted_runs(path: str, fit_path: str, fit: "Fit") -> "RunTable":
     """The runs of ``fit``, with N counted as in the fit."""
     from flops_fit.errors import FlopsFitError
     from flops_fit.fit.runs import read_runs
+    from flops_fit.notation import count_text
 
     data = fit.data
     table = read_runs(path, data.params_column, data.reading)
@@ -51,7 +52,7 @@ def _fitted_runs(path: str, fit_path: str, fit: "Fit") -> "RunTable":
         return table
     raise FlopsFitError(
         f"{path}: not the runs of {fit_path}, which has {fit.data.n_runs} runs of "
-        f"{fit.data.params[0]:.4g} to {fit.data.params[1]:.4g} parameters; fit again"
+        f"{count_text(fit.data.params[0])} to {count_text(fit.data.params[1])} parameters; fit again"
     )
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_json, add_places, counting, print_json, texts_aside
+from flops_fit.cli.arguments import add_json, add_places, at_work, load, print_json, texts_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,30 +69,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Propose runs, simulate them, write a config, print what it adds and why."""
-    if args.compare:
-        import os
+    import os
 
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        from flops_fit.cli.settle import settle
-        from flops_fit.errors import FlopsFitError
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from flops_fit.cli.settle import settle
 
-        if args.json:
-            raise FlopsFitError("--json: allowed: without --compare")
-        settle(args)
-        return
+    load(args, "flops_fit.rounds.settle" if args.compare else "flops_fit.rounds.next")
     with texts_aside(args):
-        proposed = _propose(args)
+        proposed = settle(args) if args.compare else _propose(args)
     if args.json:
         print_json(proposed)
 
 
 def _propose(args: argparse.Namespace) -> dict[str, Any]:
-    import os
     from pathlib import Path
 
     import yaml
 
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from flops_fit.cli.fitted import insist
     from flops_fit.errors import FlopsFitError
     from flops_fit.files import write_atomic
@@ -107,13 +100,14 @@ def _propose(args: argparse.Namespace) -> dict[str, Any]:
     config, fit = grid_config(args.config), read_fit(args.fit)
     insist(fit, args)
     paths = search_paths(args.search_path)
-    plan, grid = planned_grid(config, fit, args.results, paths)
+    with at_work(args, "planning the sweep"):
+        plan, grid = planned_grid(config, fit, args.results, paths)
     target = args.flops or 10 * grid.budgets[-1]
     method = fit.headline.method
     truth = _truth_near(fit, grid.design)
 
     def look(action: "Action | None") -> "Outlook":
-        with counting(args, TIMES, "simulations") as each:
+        with at_work(args, "simulations", TIMES) as each:
             return outlook(grid, action, truth, method, target, config["fit"], each)
 
     before = look(None)
@@ -138,7 +132,8 @@ def _propose(args: argparse.Namespace) -> dict[str, Any]:
     out = Path(args.out or f"config/{name}.yaml")
     raw = yaml.safe_load(Path(args.config).read_text())
     new = grown(raw, config, grid, chosen.action, name)
-    count, flops = added_runs(plan, new, args.results, paths, args.config)
+    with at_work(args, "planning the new runs"):
+        count, flops = added_runs(plan, new, args.results, paths, args.config)
     summary = [
         f"adds {count} runs, {flops_text(flops)} FLOPs, to the {len(plan.experiments)} of "
         f"{config['name']}",

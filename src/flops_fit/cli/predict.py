@@ -86,7 +86,8 @@ def _answer(fit: "Fit", args: argparse.Namespace, asked: dict[str, float | None]
     from dataclasses import replace
 
     from flops_fit.fit.purchase import purchase_at
-    from flops_fit.fit.questions import ask, describe_all, weakest_verdict
+    from flops_fit.fit.questions import ask, weakest_verdict
+    from flops_fit.report.answer_lines import describe
 
     bought = machine_of(args)
     if bought is None:
@@ -98,7 +99,7 @@ def _answer(fit: "Fit", args: argparse.Namespace, asked: dict[str, float | None]
     print(
         json.dumps(answer.to_dict(), indent=1, allow_nan=False)
         if args.json
-        else describe_all(answer, fit)
+        else describe(answer, fit)
     )
     return weakest_verdict(answer)
 
@@ -109,16 +110,14 @@ def _points(fit: "Fit", args: argparse.Namespace) -> list[str]:
     from flops_fit.fit.prediction import losses_at
     from flops_fit.fit.tables import without_formulas
     from flops_fit.fit.verdict import untested_run
+    from flops_fit.notation import loss_text
 
     points = read_points(args.at)
     for name, values in losses_at(fit, points["params"], points["tokens"]).items():
         points[name] = values
     write_atomic(args.out, without_formulas(points).to_csv(index=False))
-    span = (
-        ""
-        if points["loss"].isna().all()
-        else (f", loss {points['loss'].min():.4f} to {points['loss'].max():.4f}")
-    )
+    losses = points["loss"].dropna()
+    span = f", loss {loss_text(losses.min())} to {loss_text(losses.max())}" if len(losses) else ""
     print(f"wrote {args.out}: {len(points)} points{span}")
     flops = points["beyond_data"] * fit.data.largest_budget
     ratios = points["tokens"] / points["params"]

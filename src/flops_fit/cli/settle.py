@@ -4,7 +4,9 @@ import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.cli.arguments import at_work
 
 if TYPE_CHECKING:
     from flops_fit.comparison.result import Row
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
     from flops_fit.fit.result import Fit
     from flops_fit.rounds.grid import Grid
     from flops_fit.rounds.settle import Actions, Proposal, Question
+
+
+# What is not expected of runs that bracket minima
+NOT_EXPECTED = dict.fromkeys(("target_flops", "multiplier", "before", "after"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +32,22 @@ class _Side:
     fit: "Fit"
 
 
-def settle(args: argparse.Namespace) -> None:
+def settle(args: argparse.Namespace) -> dict[str, Any]:
     """Propose runs for the arms of the comparison that ``args`` name, and write their configs.
 
-    Raises `FlopsFitError` where no runs would settle it.
+    Returns what ``flops-fit next --compare --json`` prints, as plain data. Raises `FlopsFitError` where
+    no runs would settle it.
     """
+    from flops_fit.comparison.sentences import factor
     from flops_fit.errors import FlopsFitError
+    from flops_fit.notation import flops_text
     from flops_fit.plan.cache import search_paths
     from flops_fit.rounds.next import merged, repairs
     from flops_fit.rounds.settle import enough, proposals
 
     paths = search_paths(args.search_path)
-    raw, sides = _sides(args, paths)
+    with at_work(args, "planning both sweeps"):
+        raw, sides = _sides(args, paths)
     fixes = [repairs(side.fit, side.grid) for side in sides]
     if any(fixes):
         if args.take is not None:
@@ -46,13 +56,13 @@ def settle(args: argparse.Namespace) -> None:
             for action in actions:
                 print(f"{side.name}: {action.why}:\n  add {action.text}")
         reference, candidate = (merged(actions) if actions else None for actions in fixes)
-        _write(args, paths, raw, sides, (reference, candidate), [])
-        return
+        return {**_write(args, paths, raw, sides, (reference, candidate), []), **NOT_EXPECTED}
     row, question = _question(args, sides)
     most = args.max_flops or sum(float(side.grid.design["flops"].sum()) for side in sides)
-    steps = proposals(question, most)
     assert row.multiplier is not None
-    chosen = enough(steps, question, math.log(row.multiplier))
+    with at_work(args, "looking for runs"):
+        steps = proposals(question, most)
+        chosen = enough(steps, question, math.log(row.multiplier))
     _print_steps(steps, row, question, chosen)
     if args.take is not None:
         if not 1 <= args.take <= len(steps):
@@ -60,15 +70,23 @@ def settle(args: argparse.Namespace) -> None:
         chosen = steps[args.take - 1]
     if chosen is None:
         raise FlopsFitError(
-            f"--max-flops: no runs of {most:.3g} FLOPs in all narrow the interval of M by 5%; allow "
-            "more, or choose from the list with --take"
+            f"--max-flops: no runs of {flops_text(most)} FLOPs in all narrow the interval of M by 5%; "
+            "allow more, or choose from the list with --take"
         )
+    shown = chosen.shows(math.log(row.multiplier))
+    before, after = (_reach(question, sd) for sd in (question.sd, chosen.sd))
     head = [
-        f"expected at {row.flops:.3g} FLOPs: M within a factor of {_factor(question, question.sd)} now, "
-        f"{_factor(question, chosen.sd)} after; M = {row.multiplier:.3g} would then be shown with a "
-        f"probability of {chosen.shows(math.log(row.multiplier)):.0%}"
+        f"expected at {flops_text(row.flops)} FLOPs: M within a factor of {before:.3f} now, {after:.3f} "
+        f"after; M = {factor(row.multiplier)} would then be shown with a probability of {shown:.0%}"
     ]
-    _write(args, paths, raw, sides, chosen.actions, head)
+    written = _write(args, paths, raw, sides, chosen.actions, head)
+    return {
+        **written,
+        "target_flops": row.flops,
+        "multiplier": row.multiplier,
+        "before": {"multiplier_ratio": before**2},
+        "after": {"multiplier_ratio": after**2, "shown": shown},
+    }
 
 
 def _sides(args: argparse.Namespace, paths: list[str]) -> tuple[dict, list[_Side]]:
@@ -112,12 +130,14 @@ def _question(args: argparse.Namespace, sides: list[_Side]) -> "tuple[Row, Quest
     from flops_fit.comparison.sentences import row_text
     from flops_fit.errors import FlopsFitError
     from flops_fit.fit.verdict import ROUNDED
+    from flops_fit.notation import flops_text
     from flops_fit.rounds.settle import question_of
 
     first, second = sides
     asked = [args.flops] if args.flops else None
     names = first.name, second.name
-    comparison = compare_fits(first.fit, second.fit, asked, names)
+    with at_work(args, "comparing the fits"):
+        comparison = compare_fits(first.fit, second.fit, asked, names)
     inside = [row for row in comparison.rows if row.beyond_data <= ROUNDED]
     row = (inside or comparison.rows)[-1]
     print(row_text(row, names, comparison.level))
@@ -128,8 +148,8 @@ def _question(args: argparse.Namespace, sides: list[_Side]) -> "tuple[Row, Quest
         )
     if row.verdict != NO_DIFFERENCE and args.take is None:
         raise FlopsFitError(
-            f"{args.compare}: {second.name} is {row.verdict} at {row.flops:.3g} FLOPs already; allowed: "
-            "another --flops, or --take K to narrow M all the same"
+            f"{args.compare}: {second.name} is {row.verdict} at {flops_text(row.flops)} FLOPs already; "
+            "allowed: another --flops, or --take K to narrow M all the same"
         )
     arms = Arm.of(first.name, first.fit), Arm.of(second.name, second.fit)
     resamples = min(side.fit.bootstrap.resamples for side in sides)
@@ -143,26 +163,30 @@ def _print_steps(
     steps: "list[Proposal]", row: "Row", question: "Question", chosen: "Proposal | None"
 ) -> None:
     """The list of rounds, each with all runs of those above it."""
+    from flops_fit.comparison.sentences import factor
+    from flops_fit.notation import flops_text
+
     assert row.multiplier is not None
     print(f"     {'FLOPs':>9} {'runs':>5} {'M within':>9} {'shown':>6}   adds")
     for k, step in enumerate(steps, 1):
         mark = "*" if step is chosen else " "
         print(
-            f"{mark} {k:>2} {step.flops:9.3g} {step.runs:5d} {_factor(question, step.sd):>9} "
+            f"{mark} {k:>2} {flops_text(step.flops):>9} {step.runs:5d} "
+            f"{f'x{_reach(question, step.sd):.3f}':>9} "
             f"{step.shows(math.log(row.multiplier)):6.0%}   {step.last}"
         )
     print(
-        f"(every row holds those above it; M within {_factor(question, question.sd)} now; shown: how "
-        f"probably M = {row.multiplier:.3g} would be called better or worse; *: proposed)"
+        f"(every row holds those above it; M within x{_reach(question, question.sd):.3f} now; shown: "
+        f"how probably M = {factor(row.multiplier)} would be called better or worse; *: proposed)"
     )
 
 
-def _factor(question: "Question", sd: float) -> str:
+def _reach(question: "Question", sd: float) -> float:
     """Half of the interval of M, as a factor."""
     from scipy.special import ndtri
 
     level = question.arms[0].fit.bootstrap.level
-    return f"x{math.exp(float(ndtri((1 + level) / 2)) * sd):.3f}"
+    return math.exp(float(ndtri((1 + level) / 2)) * sd)
 
 
 def _write(
@@ -172,11 +196,12 @@ def _write(
     sides: list[_Side],
     actions: "Actions",
     head: list[str],
-) -> None:
-    """Write the config of every arm that gets runs, and that of the comparison."""
+) -> dict[str, Any]:
+    """Write the config of every arm that gets runs, and that of the comparison; returns which."""
     import yaml
 
     from flops_fit.files import write_atomic
+    from flops_fit.notation import flops_text
     from flops_fit.plugins.data_files import find_path
     from flops_fit.rounds.grid import added_runs
     from flops_fit.rounds.next import config_text, grown, next_name
@@ -184,23 +209,29 @@ def _write(
     name = args.name or next_name(raw["name"])
     out = Path(args.out or f"config/{name}.yaml")
     made = f"Made by `flops-fit next` from {args.compare}."
-    files, texts = dict(raw["compare"]), {}
+    files, texts, arms = dict(raw["compare"]), {}, []
     for key, side, action in zip(("reference", "candidate"), sides, actions, strict=True):
         if action is None:
             continue
         arm = next_name(side.config["name"])
         written = yaml.safe_load(Path(str(find_path(side.file, paths))).read_text())
         new = grown(written, side.config, side.grid, action, arm)
-        count, flops = added_runs(side.plan, new, args.results, paths, side.file)
+        with at_work(args, f"planning {arm}"):
+            count, flops = added_runs(side.plan, new, args.results, paths, side.file)
         adds = (
-            f"{side.name}: adds {count} runs, {flops:.3g} FLOPs, to the "
+            f"{side.name}: adds {count} runs, {flops_text(flops)} FLOPs, to the "
             f"{len(side.plan.experiments)} of {side.config['name']}"
         )
         print(adds)
         files[key] = str(out.with_name(f"{arm}.yaml"))
         texts[files[key]] = config_text(new, [made, adds, action.text])
+        arms.append(
+            {"name": side.name, "config": files[key], "added_runs": count, "added_flops": flops}
+            | {"why": action.why, "adds": action.text}
+        )
     texts[str(out)] = config_text({**raw, "name": name, "compare": files}, [made, *head])
     for file, text in texts.items():
         write_atomic(Path(file), text)
-    print("\n".join(head))
-    print(f"wrote {', '.join(texts)}; run with: snakemake --cores all --configfile {out}")
+    wrote = f"wrote {', '.join(texts)}; run with: snakemake --cores all --configfile {out}"
+    print("\n".join([*head, wrote]))
+    return {"config": str(out), "arms": arms}

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_json, add_places, add_sweep, counting, print_json
+from flops_fit.cli.arguments import add_json, add_places, add_sweep, at_work, load, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
     import os
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    load(args, "flops_fit.rounds.power" if args.compare else "flops_fit.rounds.simulate")
     from flops_fit.fit.result import read_fit
     from flops_fit.rounds.truth import truth_for
 
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
         read_fit(args.fit) if args.fit else None,
         _noise(args.noise) if args.noise else None,
     )
-    with counting(args, _steps(args), "simulations") as each:
+    with at_work(args, "simulations", _steps(args)) as each:
         outcome, text = _simulated(args, design, truth, options, each)
     if args.json:
         print_json(outcome)
@@ -156,5 +157,6 @@ def _design(
     if not is_config:
         return design_of(read_plan(path)), {}
     config = grid_config(path)
-    plan = plan_config(config, args.results, search_paths(args.search_path))
+    with at_work(args, "planning the sweep"):
+        plan = plan_config(config, args.results, search_paths(args.search_path))
     return design_of(plan, config["fit"]["params"]), config["fit"]

@@ -11,6 +11,7 @@ from flops_fit.comparison.result import Doubt
 from flops_fit.comparison.seeds import BORROWED, SeedLuck
 from flops_fit.constants import MOST_EPOCHS
 from flops_fit.errors import FlopsFitError
+from flops_fit.notation import flops_text
 
 COMPARABLE = "bits per byte"  # the one unit in which tokenizers compare
 NOISIER = 2.0  # factor in the noise of a run
@@ -66,7 +67,7 @@ def _of_fits(reference: Arm, candidate: Arm, luck: SeedLuck) -> Iterator[Doubt]:
     for arm in arms:
         edge = [b for b in arm.fit.isoflop.budgets if b.status != "bracketed"]
         if edge:
-            each = ", ".join(f"{b.flops:.3g} ({b.status.replace('_', ' ')})" for b in edge)
+            each = ", ".join(f"{flops_text(b.flops)} ({b.status.replace('_', ' ')})" for b in edge)
             yield Doubt(
                 "minima", f"{arm.name} has budgets without a bracketed minimum: {each}", False
             )
@@ -154,7 +155,7 @@ def _budgets(arms: tuple[Arm, Arm]) -> Iterator[Doubt]:
             if not any(abs(np.log(c / d)) < SAME_BUDGET for d in theirs)
         ]
         if alone:
-            each = ", ".join(f"{c:.3g}" for c in alone)
+            each = ", ".join(flops_text(c) for c in alone)
             yield Doubt("budgets", f"only {arm.name} has runs at {each} FLOPs", serious=False)
 
 

@@ -90,7 +90,6 @@ _HOME = {
     "RunTable": "runs",
     "Size": "sizes",
     "ask": "questions",
-    "describe": "words",
     "fit_runs": "core",
     "loss_at": "prediction",
     "losses_at": "prediction",

@@ -75,22 +75,3 @@ def _doubts(fit: Fit, entry: AccuracyEntry, loss: float) -> list[str]:
             "state it (--chance) if you know it"
         )
     return reasons
-
-
-def describe_accuracy(accuracy: AccuracyAnswer, answer: Answer, fit: Fit) -> list[str]:
-    """Readable lines for a terminal on what ``accuracy`` says beside the ``answer`` of ``fit``."""
-    if accuracy.value is None:
-        return [
-            f"{accuracy.name} of the optimum: {accuracy.verdict}",
-            *(f"  - {reason}" for reason in accuracy.reasons),
-        ]
-    text = f"  {accuracy.name[:20]:<22}{accuracy.value:.4f}"
-    if accuracy.ci and accuracy.ci_noise:
-        level = f"{100 * fit.bootstrap.level:.0f}%"
-        (low, high), (inner, outer) = accuracy.ci, accuracy.ci_noise
-        text += (
-            f"   {level} interval {low:.4f} to {high:.4f}   (noise only {inner:.4f} to {outer:.4f})"
-        )
-    new = [reason for reason in accuracy.reasons if reason not in answer.reasons]
-    head = f"{accuracy.name} of the optimum, by its loss: {accuracy.verdict}"
-    return [head, text, *(f"  - {reason}" for reason in new)]

@@ -147,33 +147,3 @@ def _judged(fit: Fit, answer: Answer, epochs: float) -> tuple[str, list[str]]:
             f"{epochs:.3g} passes are beyond those of the runs, at most {repeats.most_epochs:.3g}"
         )
     return (PROVISIONAL if answer.verdict == TRUST else answer.verdict), reasons
-
-
-def describe_limited(limited: Limited, answer: Answer, fit: Fit) -> list[str]:
-    """Readable lines for a terminal on what ``limited`` says beside the ``answer`` of ``fit``."""
-    level = f"{100 * fit.bootstrap.level:.0f}%"
-
-    def line(label: str, name: str, form: str = ".4g") -> str:
-        text = f"  {label:<22}{getattr(limited, name):{form}}"
-        if name in limited.ci:
-            low, high = limited.ci[name]
-            text += f"   {level} interval {low:{form}} to {high:{form}} (noise only)"
-        return text
-
-    worth = (
-        f"repeats are counted as fresh data ({limited.source})"
-        if limited.form == NONE
-        else f"repeats are worth at most R = {limited.R:.3g} passes ({limited.source}"
-        f"{', borrowed' if limited.borrowed else f', {limited.form}'})"
-    )
-    return [
-        f"with {limited.unique_tokens:.4g} unique tokens, same C: {limited.verdict}",
-        f"  {worth}",
-        line("parameters N", "params"),
-        line("tokens D", "tokens"),
-        line("passes", "epochs", ".3g"),
-        line(f"loss ({fit.data.loss_unit})", "loss", ".4f"),
-        f"  lack of data costs    {limited.loss - limited.unlimited[2]:+.4f} in loss; with fresh data "
-        f"{100 * (1 - limited.wasted):.3g}% of C would do",
-        *(f"  - {reason}" for reason in limited.reasons if reason not in answer.reasons),
-    ]

@@ -21,9 +21,9 @@ from flops_fit.fit.axis import axis_at
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.laws import Law, PathLaw, StackLaw, spread
 from flops_fit.fit.numbers import check_flops, interval, positive_number
+from flops_fit.fit.remarks import remarks_on
 from flops_fit.fit.result import Fit
 from flops_fit.fit.verdict import distance_of_run, reasons_at, unanswerable, untested_run
-from flops_fit.fit.words import remarks_on
 
 FACTORS = (0.5, 2.0, 4.0)  # of N*, for which the waste is given
 QUANTITIES = ("params", "tokens", "loss", "tokens_per_param")

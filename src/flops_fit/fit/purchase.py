@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.answer import Answer, Optimum, Purchase
+from flops_fit.fit.answer import Purchase
 from flops_fit.fit.numbers import positive_number
 from flops_fit.fit.prediction import optimum_at
 from flops_fit.fit.result import Fit
@@ -65,23 +65,3 @@ def purchase_at(fit: Fit, machine: Machine, hours: float) -> Purchase:
         money=machine.money(hours),
         one_more_day=None if unanswerable(fit, more) else optimum_at(fit, more),
     )
-
-
-def describe_purchase(purchase: Purchase, answer: Answer, fit: Fit) -> list[str]:
-    """Readable lines for a terminal on what ``purchase`` is beside the ``answer`` of ``fit``."""
-    each = f"{purchase.flops_per_second:.3g} FLOP/s each ({purchase.source})"
-    money = "" if purchase.money is None else f", for {purchase.money:.4g}"
-    lines = [
-        f"{purchase.hours:.4g} hours of {purchase.devices} devices at {each}{money}: "
-        f"C = {purchase.flops:.4g} FLOPs"
-    ]
-    return [*lines, *_day(purchase.one_more_day, answer, fit)]
-
-
-def _day(more: Optimum | None, answer: Answer, fit: Fit) -> list[str]:
-    if more is None or answer.loss is None:
-        return []
-    return [
-        f"  one more day          loss {more.loss:.4f} ({more.loss - answer.loss:+.4f} "
-        f"{fit.data.loss_unit}) with N* {more.params:.4g}, D* {more.tokens:.4g}"
-    ]

@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 
-from flops_fit.fit.accuracy import accuracy_at, describe_accuracy
+from flops_fit.fit.accuracy import accuracy_at
 from flops_fit.fit.answer import VERDICTS, Answer
-from flops_fit.fit.limited_data import describe_limited, limited_at
+from flops_fit.fit.limited_data import limited_at
 from flops_fit.fit.prediction import predict
-from flops_fit.fit.purchase import describe_purchase
 from flops_fit.fit.result import Fit
-from flops_fit.fit.serving import describe_served, served_at
-from flops_fit.fit.words import describe
+from flops_fit.fit.serving import served_at
 
 
 def ask(
@@ -35,21 +33,6 @@ def ask(
     if unique is not None:
         answer = replace(answer, limited=limited_at(fit, answer, unique))
     return answer
-
-
-def describe_all(answer: Answer, fit: Fit) -> str:
-    """The ``answer`` that `ask` gave for ``fit``, as readable lines for a terminal."""
-    lines = []
-    if answer.purchase:
-        lines += describe_purchase(answer.purchase, answer, fit)
-    lines.append(describe(answer, fit))
-    if answer.accuracy:
-        lines += describe_accuracy(answer.accuracy, answer, fit)
-    if answer.served:
-        lines += describe_served(answer.served, answer, fit)
-    if answer.limited:
-        lines += describe_limited(answer.limited, answer, fit)
-    return "\n".join(lines)
 
 
 def weakest_verdict(answer: Answer) -> str:

@@ -14,6 +14,7 @@ from flops_fit.fit.answer import NOT_IDENTIFIABLE, PROVISIONAL, TRUST
 from flops_fit.fit.cost import Numbers
 from flops_fit.fit.estimators import ONE_BUDGET_SPAN
 from flops_fit.fit.result import Fit
+from flops_fit.notation import count_text, flops_text
 
 PROMISED = 0.90  # probability that the advised size costs at most 5% more compute than the best
 FAR = 10.0  # beyond the data by more than this: provisional at best
@@ -61,8 +62,8 @@ def unanswerable(fit: Fit, flops: float) -> str:
     low, high = fit.data.flops
     if high / low < ONE_BUDGET_SPAN and not low / ELSEWHERE <= flops <= high * ELSEWHERE:
         return (
-            f"all runs cost {low:.3g} to {high:.3g} FLOPs: runs of one budget show its optimum, and "
-            "say nothing about other budgets"
+            f"all runs cost {flops_text(low)} to {flops_text(high)} FLOPs: runs of one budget show its "
+            "optimum, and say nothing about other budgets"
         )
     return ""
 
@@ -95,11 +96,12 @@ def untested_run(fit: Fit, flops: float, ratio: float) -> str:
     low, high = ratios_of(fit)
     if not low / OUTSIDE <= ratio <= high * OUTSIDE:
         return (
-            f"{ratio:.3g} tokens per parameter are beyond those of the runs, {low:.3g} to {high:.3g}, "
-            "so no run tests this"
+            f"{count_text(ratio)} tokens per parameter are beyond those of the runs, "
+            f"{count_text(low)} to {count_text(high)}, so no run tests this"
         )
     if flops < fit.data.flops[0] / OUTSIDE:
-        return f"{flops:.3g} FLOPs are less than those of any run, {fit.data.flops[0]:.3g}"
+        least = flops_text(fit.data.flops[0])
+        return f"{flops_text(flops)} FLOPs are less than those of any run, {least}"
     return ""
 
 
@@ -136,7 +138,7 @@ def _runs(fit: Fit) -> list[str]:
         near = [b for b in budgets if b.flops * DECADE >= budgets[-1].flops]
         edge = [b for b in near if b.status != "bracketed"]
         if edge and (edge[-1] is budgets[-1] or len(edge) > len(near) / 2):
-            each = ", ".join(f"{b.flops:.3g} ({b.status})" for b in edge)
+            each = ", ".join(f"{flops_text(b.flops)} ({b.status})" for b in edge)
             reasons.append(f"budgets without a bracketed minimum: {each}")
     return reasons
 

@@ -252,12 +252,12 @@ def format_plan(
     """
     lines = [
         f"{'budget':>8} {'size':>6} {'seed':>4} {'N':>8} {'D':>8} {'D/N':>6} {'epochs':>6} "
-        f"{'steps (up+flat+down)':>22} {'batch':>8} {'rate':>8} {'FLOPs':>8} {'/6ND':>5} "
+        f"{'steps (up+flat+down)':>22} {'batch':>8} {'rate':>8} {'FLOPs':>9} {'/6ND':>5} "
         f"{'memory':>7} {'time':>8}"
     ]
     lines += [_line(row) for row in rows]
     lines += [
-        f"skipped: budget {cell.compute_budget:g}, size {cell.size_param_value}: {cell.reason}"
+        f"skipped: budget {flops_text(cell.compute_budget)}, size {cell.size_param_value}: {cell.reason}"
         for cell in plan.skipped
     ]
     lines += [f"warning: {warning}" for warning in warnings]
@@ -306,15 +306,15 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
     shared = sharing(plan, rows, rate)
     return [
         f"{total.experiments} experiments, {total.budgets} budgets, "
-        f"{total.flops_counted:.3g} FLOPs ({total.flops_6nd:.3g} by 6 N D)",
+        f"{flops_text(total.flops_counted)} FLOPs ({flops_text(total.flops_6nd)} by 6 N D)",
         f"about {total.device_hours:.3g} {device} hours{money}: {time_text(total.seconds)} one "
         f"after another, the longest run {time_text(total.longest_seconds)}",
         *([f"learning rate: {plan.rate_from}"] if plan.rate_from else []),
         *([shared] if shared else []),
         f"condition number of the design: {design_condition(rows):.3g} (N and D vary apart up to about "
         f"{POOR:.0f})",
-        f"at {rate.flops_per_second:.3g} FLOP/s a {device} and {1000 * rate.step_seconds:.3g} ms a "
-        f"step: {rate.source}",
+        f"at {flops_text(rate.flops_per_second)} FLOP/s a {device} and {1000 * rate.step_seconds:.3g} "
+        f"ms a step: {rate.source}",
     ]
 
 
@@ -339,8 +339,8 @@ def sharing(plan: Plan, rows: list[PlanRow], rate: Rate) -> str:
     share = together.flops_counted / separate.flops_counted
     longest = max(chains.values())
     return (
-        f"{len(chains)} trunks: {share:.2f} of the {separate.flops_counted:.3g} FLOPs that separate "
-        f"runs take, and {time_text(together.seconds)} one after another instead of "
+        f"{len(chains)} trunks: {share:.2f} of the {flops_text(separate.flops_counted)} FLOPs that "
+        f"separate runs take, and {time_text(together.seconds)} one after another instead of "
         f"{time_text(separate.seconds)}; with a device for each trunk {time_text(longest)}, "
         f"where separate runs with a device for each take {time_text(separate.longest_seconds)}"
     )
@@ -351,10 +351,10 @@ def _line(row: PlanRow) -> str:
     steps = "+".join(map(str, row.phases.values())) or "?"
     epochs = "?" if row.epochs is None else f"{row.epochs:.2g}"
     return (
-        f"{e.compute_budget:8.3g} {e.size_param_value:>6} {e.seed:4d} "
+        f"{flops_text(e.compute_budget):>8} {e.size_param_value:>6} {e.seed:4d} "
         f"{count_text(e.count.params):>8} {count_text(e.num_tokens):>8} "
         f"{row.tokens_per_param:6.3g} {epochs:>6} {f'{e.steps} ({steps})':>22} "
-        f"{row.batch_text:>8} {e.learning_rate:8.3g} {e.flops_counted:8.3g} "
+        f"{row.batch_text:>8} {e.learning_rate:8.3g} {flops_text(e.flops_counted):>9} "
         f"{row.counted_over_6nd:5.2f} {row.price.memory_bytes / 1e9:5.2f}GB "
         f"{time_text(row.price.seconds):>8}"
         + (f"  weight decay {e.weight_decay:.3g}" if e.weight_decay is not None else "")

@@ -11,8 +11,7 @@ from flops_fit.fit.prediction import predict
 from flops_fit.fit.record import record_words
 from flops_fit.fit.result import Fit
 from flops_fit.fit.sensitivity import sensitivity_at, spread_of
-from flops_fit.fit.words import waste_text
-from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text
+from flops_fit.notation import count_text, factor_text, flops_text, loss_text, time_text, waste_text
 
 GAP = 1.08  # factor in N by which refits must leave the interval to be mentioned
 SAME = 0.005  # relative distance within which a budget counts as the largest

@@ -45,9 +45,9 @@ def _bought(fit: Fit, machine: Machine, hours: float) -> dict:
     answer, purchase = predict(fit, machine.flops(hours)), purchase_at(fit, machine, hours)
     optima = {"in this time": answer.optimum, "with one more day": purchase.one_more_day}
     return {
-        "text": f"{purchase.hours:.4g} hours of {purchase.devices} devices at "
+        "text": f"{purchase.hours:.6g} hours of {purchase.devices} devices at "
         f"{flops_text(purchase.flops_per_second)} FLOP/s each ({purchase.source})",
-        "money": None if purchase.money is None else f"{purchase.money:.4g}",
+        "money": None if purchase.money is None else f"{purchase.money:.2f}",
         "rows": [
             {
                 "label": label,

@@ -11,6 +11,7 @@ from flops_fit.fit.answer import Answer, Optimum
 from flops_fit.fit.form_error import FormError
 from flops_fit.fit.numbers import check_flops
 from flops_fit.notation import count_text, flops_text, loss_text
+from flops_fit.rounds.next import number
 
 GRAMMAR = re.compile(r"\s*(\S+)\s+within\s+([0-9.eE+-]+?)\s*(x|%|nats)\s+at\s+(\S+)\s*")
 QUANTITIES = {"N": "params", "D": "tokens", "loss": "loss"}
@@ -38,7 +39,7 @@ class Goal:
     def text(self) -> str:
         """The goal as it is written."""
         unit = " nats" if self.unit == "nats" else self.unit
-        return f"{self.name} within {self.within:g}{unit} at {self.flops:g}"
+        return f"{self.name} within {self.within:g}{unit} at {number(self.flops)}"
 
     @property
     def quantity(self) -> str:

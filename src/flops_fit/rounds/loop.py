@@ -28,6 +28,7 @@ from flops_fit.fit.options import FitOptions
 from flops_fit.fit.prediction import optimum_at, predict, spread_of_draws
 from flops_fit.fit.result import Fit, read_fit
 from flops_fit.fit.sizes import Size
+from flops_fit.notation import flops_text
 from flops_fit.plan.cache import plan_config
 from flops_fit.plan.price import priced_resources, rate_for
 from flops_fit.plan.table import plan_rows
@@ -180,7 +181,7 @@ class Rounds:
         if flops > self.most:
             raise FlopsFitError(
                 f"--max-flops: {self.most:g}; the first round of {int(runs.sum())} runs costs "
-                f"{flops:.3g}; allowed: more, or a config with smaller budgets"
+                f"{flops_text(flops)}; allowed: more, or a config with smaller budgets"
             )
         return runs
 
@@ -190,19 +191,21 @@ class Rounds:
 
     def line(self, last: Round, fit: Fit) -> str:
         """One line on the round ``last`` and its ``fit``."""
+        count, flops = int(last.runs.sum()), flops_text(self.cells.total(last.runs))
         return (
-            f"round {last.number}: {int(last.runs.sum())} runs, {self.cells.total(last.runs):.3g} "
-            f"FLOPs, {interval_text(self.goal, predict(fit, self.goal.flops))}; goal {self.goal.text}"
+            f"round {last.number}: {count} runs, {flops} FLOPs, "
+            f"{interval_text(self.goal, predict(fit, self.goal.flops))}; goal {self.goal.text}"
         )
 
     def cost_text(self, runs: np.ndarray) -> str:
         """How many ``runs`` (n,) there are, and what they take, as text."""
-        budgets = ", ".join(f"{c:g}" for c in np.unique(self.cells.budget[runs]))
+        budgets = ", ".join(flops_text(c) for c in np.unique(self.cells.budget[runs]))
         per_hour, currency = (self.config["pricing"][key] for key in ("per_hour", "currency"))
         money = "" if per_hour is None else f" ({currency}{self.cells.price(runs):.2f})"
+        flops, every = (flops_text(self.cells.total(r)) for r in (runs, np.ones_like(runs)))
         return (
-            f"{int(runs.sum())} of {len(runs)} runs of the grid, {self.cells.total(runs):.3g} of "
-            f"{self.cells.total(np.ones_like(runs)):.3g} FLOPs{money}, at budgets {budgets}"
+            f"{int(runs.sum())} of {len(runs)} runs of the grid, {flops} of {every} FLOPs{money}, at "
+            f"budgets {budgets}"
         )
 
     def to_dict(self, last: Round, fit: Fit) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.fit.answer import Served
 from flops_fit.fit.result import Fit
 from flops_fit.fit.sections import BudgetEntry
+from flops_fit.notation import count_text, flops_text
 from flops_fit.rounds.grid import Action, Grid
 from flops_fit.rounds.simulate import simulate
 from flops_fit.rounds.truth import Truth
@@ -58,8 +59,8 @@ def repairs(fit: Fit, grid: Grid) -> list[Action]:
                 taken.add(size)
         if sizes:
             sizes.sort(key=grid.log_n)
-            names = ", ".join(map(str, sizes))
-            actions.append(Action(f"sizes {names} at {budget:g} FLOPs", why, {budget: sizes}))
+            text = f"sizes {listed(sizes)} at {flops_text(budget)} FLOPs"
+            actions.append(Action(text, why, {budget: sizes}))
     return actions
 
 
@@ -79,11 +80,14 @@ def _missing(
         count = min(max(count, 1), MOST_PER_SIDE)
         name = "smallest" if side < 0 else "largest"
         return [edge + side * step * (k + 1) for k in range(count)], (
-            f"the lowest loss at {budget:g} FLOPs is that of the {name} size tried, so the minimum is "
-            "not bracketed"
+            f"the lowest loss at {flops_text(budget)} FLOPs is that of the {name} size tried, so the "
+            "minimum is not bracketed"
         )
     if entry.status == "no_minimum":
-        return [low - step, high + step], f"the curve at {budget:g} FLOPs shows no minimum"
+        return [
+            low - step,
+            high + step,
+        ], f"the curve at {flops_text(budget)} FLOPs shows no minimum"
     if entry.status == "too_few_points":
         side = -1 if (best if best is not None else measured) < (low + high) / 2 else 1
         ends, targets = {-1: low, 1: high}, []
@@ -91,7 +95,10 @@ def _missing(
             ends[side] += side * step
             targets.append(ends[side])
             side = -side
-        return targets, f"{len(tried)} sizes at {budget:g} FLOPs are too few for a minimum"
+        return (
+            targets,
+            f"{len(tried)} sizes at {flops_text(budget)} FLOPs are too few for a minimum",
+        )
     for side, beyond in (
         (-1, sum(v < measured for v in tried)),
         (1, sum(v > measured for v in tried)),
@@ -100,8 +107,8 @@ def _missing(
             edge = low if side < 0 else high
             where = "smaller" if side < 0 else "larger"
             return [edge + side * step], (
-                f"the minimum at {budget:g} FLOPs has only {beyond} {where} size, so the sizes are "
-                "off-centre"
+                f"the minimum at {flops_text(budget)} FLOPs has only {beyond} {where} size, so the "
+                "sizes are off-centre"
             )
     return [], ""
 
@@ -123,7 +130,7 @@ def tightenings(fit: Fit, grid: Grid) -> list[Action]:
     between = {b: sizes_beside(fit, grid, b) for b in grid.budgets}
     between = {b: sizes for b, sizes in between.items() if sizes}
     actions = [
-        Action(f"sizes {', '.join(map(str, sizes))} at {b:g} FLOPs", "beside N*", {b: sizes})
+        Action(f"sizes {listed(sizes)} at {flops_text(b)} FLOPs", "beside N*", {b: sizes})
         for b, sizes in between.items()
     ]
     if len(between) > 1:
@@ -138,8 +145,7 @@ def tightenings(fit: Fit, grid: Grid) -> list[Action]:
         further = float(f"{budgets[-1] * ratio:.3g}")
         sizes = sizes_around(fit, grid, further)
         if sizes:
-            names = ", ".join(map(str, sizes))
-            text = f"budget {further:g} FLOPs with sizes {names}"
+            text = f"budget {flops_text(further)} FLOPs with sizes {listed(sizes)}"
             actions.append(Action(text, "closer to the budget asked for", {further: sizes}))
     return actions
 
@@ -185,15 +191,18 @@ def over_trained(fit: Fit, grid: Grid, served: Served) -> Action:
         size = grid.size_at(target, budget, set(grid.sizes(budget)), grid.spacing(budget))
         if size is not None:
             sizes[budget] = [size]
+    ratio = f"{count_text(served.tokens_per_param)} tokens per parameter"
     if not sizes:
         raise FlopsFitError(
-            f"--serve: {served.tokens_served:g}; no size of {served.tokens_per_param:.3g} tokens per "
-            f"parameter can be added at {', '.join(f'{b:g}' for b in grid.budgets[-2:])} FLOPs"
+            f"--serve: {served.tokens_served:g}; no size of {ratio} can be added at "
+            f"{', '.join(map(flops_text, grid.budgets[-2:]))} FLOPs"
         )
-    text = ", ".join(f"size {each[0]} at {budget:g} FLOPs" for budget, each in sizes.items())
+    text = ", ".join(
+        f"size {each[0]} at {flops_text(budget)} FLOPs" for budget, each in sizes.items()
+    )
     why = (
-        f"about {served.tokens_per_param:.3g} tokens per parameter, as the model has that serves "
-        f"{served.tokens_served:.3g} tokens at the least cost"
+        f"about {ratio}, as the model has that serves {count_text(served.tokens_served)} tokens at the "
+        "least cost"
     )
     return Action(text, why, sizes)
 
@@ -280,6 +289,11 @@ def merged(actions: list[Action]) -> Action:
     text = "; ".join(a.text for a in actions)
     why = "; ".join(a.why for a in actions if a.why)
     return Action(text, why, sizes, seeds)
+
+
+def listed(sizes: Sequence) -> str:
+    """The values of ``sizes`` as text."""
+    return ", ".join(map(str, sizes))
 
 
 def next_name(name: str) -> str:

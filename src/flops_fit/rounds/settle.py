@@ -24,8 +24,9 @@ from flops_fit.comparison.pairs import Arm
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.form_error import growth
 from flops_fit.fit.laws import SurfaceLaw
+from flops_fit.notation import flops_text
 from flops_fit.rounds.grid import Action, Grid
-from flops_fit.rounds.next import WORTH, log_optimum, merged, sizes_around, sizes_beside
+from flops_fit.rounds.next import WORTH, listed, log_optimum, merged, sizes_around, sizes_beside
 from flops_fit.rounds.truth import law_of_fit
 
 Actions = tuple[Action | None, Action | None]  # of the reference and of the candidate
@@ -303,7 +304,7 @@ def _window(arm: Arm, grid: Grid, budget: float) -> Action | None:
 def _sized(budget: float, sizes: list) -> Action | None:
     if not sizes:
         return None
-    text = f"sizes {', '.join(map(str, sizes))} at {budget:g} FLOPs"
+    text = f"sizes {listed(sizes)} at {flops_text(budget)} FLOPs"
     return Action(text, "", {budget: sizes})
 
 

@@ -9,6 +9,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.fit.cost import cost_of
 from flops_fit.fit.laws import SurfaceLaw
 from flops_fit.fit.result import Fit
+from flops_fit.notation import flops_text
 
 BESIROGLU = (1.8172, 482.0, 2085.4, 0.3478, 0.3658)  # Besiroglu et al. 2024, 2404.10102, table 1
 PUBLISHED_FROM = 1e18  # FLOPs: the runs behind that law start about here
@@ -74,8 +75,8 @@ def default_law(design: pd.DataFrame) -> tuple[SurfaceLaw, str, float]:
     )
     source = (
         f"the exponents of Besiroglu et al. 2024, whose runs are far larger; assumed: at "
-        f"{middle:.3g} FLOPs {TOKENS_PER_PARAM:g} tokens per parameter are best, and {ABOVE_E:.0%} "
-        "of the loss lies above E = 1"
+        f"{flops_text(middle)} FLOPs {TOKENS_PER_PARAM:g} tokens per parameter are best, and "
+        f"{ABOVE_E:.0%} of the loss lies above E = 1"
     )
     return law, source, NOISE["small"]
 
