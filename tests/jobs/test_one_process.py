@@ -10,8 +10,9 @@ import pytest
 
 from flops_fit.jobs import imports
 from flops_fit.jobs.launcher import launcher
-from flops_fit.jobs.one_process import FOR_OPENMP, JOB, NO_OUTPUT
+from flops_fit.jobs.one_process import FOR_OPENMP, JOB
 from flops_fit.jobs.trainers import ONE_PROCESS
+from flops_fit.process import NO_OUTPUT
 
 pytestmark = pytest.mark.seconds
 LINE = launcher(1, 1, 0, module=ONE_PROCESS)
@@ -25,7 +26,7 @@ print(json.dumps([command[1:], sorted(changed)]))
 """
 LEAVING = """\
 import atexit, gc, sys, threading, time
-from flops_fit.jobs.one_process import leave
+from flops_fit.process import leave
 open_file = open(sys.argv[1], "w")
 open_file.write("left open")
 gc.freeze()  # as after the imports of a job

@@ -219,6 +219,18 @@ def test_runs_on_a_trunk_are_forked_although_each_has_another_before_it(sweep):
         before = [experiment.experiment_id]
 
 
+def test_the_check_of_a_sweep_is_forked_from_the_server_of_its_runs(sweep):
+    results = sweep.root / "results"
+    plans = (results / ".plan" / "plans").iterdir()
+    plan = next(plan for plan in plans if sweep.id in plan.read_text())
+    line = [sys.executable, "-m", "flops_fit", "check", "--plan", plan, "--results", results]
+    assert sweep.start(line=line).wait(PATIENCE) == 0
+    assert sweep.about("parent") == sweep.server.pid
+    assert "the sweep can be trained" in sweep.log.read_text()
+    assert sweep.start("bug", line=line).wait(PATIENCE) == 2
+    assert "flops-fit: error: servedplugin" in sweep.log.read_text()
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_to_the_front_reaches_the_run_which_saves(sweep, ends_well, name):
     front = sweep.begun()

@@ -18,5 +18,6 @@ rule check_inputs:
         "results/.plan/checked/{check}.log",
     conda:
         "../../envs/flops-fit.yaml"
+    # exec, as for runs: the server forks for processes with the same environment alone.
     shell:
-        "python -m flops_fit check --plan results/.plan/checks/{wildcards.check}.json > {log} 2>&1"
+        "exec python -m flops_fit check --plan results/.plan/checks/{wildcards.check}.json > {log} 2>&1"

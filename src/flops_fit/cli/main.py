@@ -11,11 +11,12 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from flops_fit import __version__
 from flops_fit.cli.arguments import add_verb
 from flops_fit.errors import FlopsFitError
+from flops_fit.process import collect_rarely, leave
 
 VERBS = (
     "plan",
@@ -79,6 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"flops-fit: error: {name}: cannot be read or written ({reason})", file=sys.stderr)
         return 2
     return 0
+
+
+def command() -> NoReturn:
+    """Be the process of `main`: start and end without needless work."""
+    collect_rarely()
+    leave(main())
 
 
 def _check_verb(arguments: list[str]) -> None:

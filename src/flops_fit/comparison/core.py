@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from flops_fit.comparison.fairness import check_units, differences, doubts_of
 from flops_fit.comparison.judge import (
@@ -126,7 +126,7 @@ class _Sides:
         verdict, ci, noise, above, smallest = CANNOT_TELL, None, None, None, None
         if not reasons and belief is not None:
             ci = np.exp(belief.interval(self.level)).tolist()
-            half = belief.noise * norm.ppf((1 + self.level) / 2)
+            half = belief.noise * float(ndtri((1 + self.level) / 2))
             noise = np.exp([log_m - half, log_m + half]).tolist()
             above, smallest = belief.above, belief.smallest(self.alarms)
             reasons = [doubt.text for doubt in self.doubts if doubt.serious]

@@ -8,7 +8,7 @@ differ. A likelihood ratio and the errors on budgets left out decide, and both a
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import f as fisher
+from scipy.special import fdtrc
 
 from flops_fit.comparison.multiplier import SAME_BUDGET, Frontier, Pair
 from flops_fit.comparison.pairs import Arm
@@ -369,7 +369,7 @@ def _scores(
     rho = np.exp(shared.log_factors)
     return Scores(
         likelihood_ratio=max(float(ratio), 0.0),
-        p_value=float(fisher.sf(max(ratio, 0.0) / COMMON, COMMON, free)),
+        p_value=float(fdtrc(COMMON, free, max(ratio, 0.0) / COMMON)),
         heldout=rms if count else None,
         tests=count,
         rho_N=float(rho[0]),

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
-from scipy.stats import rankdata
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.bootstrap import Draws, draw
@@ -162,7 +161,7 @@ def undetermined(loss: np.ndarray, accuracy: np.ndarray, name: str, chance: floa
 
 def _trend(loss: np.ndarray, accuracy: np.ndarray) -> float:
     """t of the rank correlation of loss and accuracy; 0 where one of them is constant."""
-    ranks = [rankdata(v) for v in (loss, accuracy)]
+    ranks = [pd.Series(v).rank().to_numpy() for v in (loss, accuracy)]
     if min(np.ptp(r) for r in ranks) == 0:
         return 0.0
     r = float(np.corrcoef(*ranks)[0, 1])

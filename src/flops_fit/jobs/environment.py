@@ -25,6 +25,15 @@ LEFT_BY_OTHERS = re.compile(
 )
 
 
+def job_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:
+    """``environment`` as a job with this many ``threads`` of each process gets it."""
+    return {
+        **cleaned(environment),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONHASHSEED": "0",  # sets of strings in one order, in every process and attempt
+    }
+
+
 def accelerate_config() -> str:
     """Return the path of the file that `accelerate launch` reads instead of the user's file."""
     return str(resources.files("flops_fit.jobs") / "accelerate.yaml")

@@ -13,7 +13,7 @@ from pathlib import Path
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import spec_file
 from flops_fit.experiment.spec import read_spec
-from flops_fit.jobs.environment import cleaned
+from flops_fit.jobs.environment import job_environment
 from flops_fit.jobs.gpu_locks import USE_CPU, cpu_by_choice, take_devices
 from flops_fit.jobs.killed import AT_WORK
 from flops_fit.jobs.mps import sharing_sentence
@@ -71,12 +71,8 @@ def launch(
                 print(f"{spec.experiment_id}: finished before; restored from its record")
                 return
         check_process_count(processes, gpus, sharing)
-        environment = {
-            **cleaned(os.environ),
-            "OMP_NUM_THREADS": str(threads),
-            "PYTHONHASHSEED": "0",  # sets of strings in one order, in every process and attempt
-            **take_devices(gpus, os.environ, sharing),
-        }
+        devices = take_devices(gpus, os.environ, sharing)
+        environment = job_environment(os.environ, threads) | devices
         if gpus == 0:
             environment[USE_CPU] = "true"
         if sharing > 1:

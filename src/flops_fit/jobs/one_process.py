@@ -6,21 +6,21 @@ environment do their work, and then runs the job in this process:
 ``python -m flops_fit.jobs.one_process OPTIONS -m flops_fit.jobs.job SPEC RESULT ROOT AFTER``.
 """
 
-import atexit
-import ctypes
 import gc
 import os
 import sys
-import threading
-from _io import _IOBase
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import NoReturn
+
+from flops_fit.process import leave
 
 JOB = "flops_fit.jobs.job"
+CHECK = "flops_fit.jobs.check"
+PROGRAMS = (JOB, CHECK)  # what may run here: modules with a main that returns a status
 # What accelerate sets for a run on the CPU and OpenMP reads when it is loaded: it must be there
 # before torch is imported.
 FOR_OPENMP = {"KMP_AFFINITY": "granularity=fine,compact,1,0", "KMP_BLOCKTIME": "1"}
 ACCELERATES = "ACCELERATE_"  # variables that only accelerate reads, and not before it is used
-NO_OUTPUT = 120  # Python's status where standard output could not be written at the end
 
 
 def main(line: list[str]) -> NoReturn:
@@ -34,13 +34,11 @@ def main(line: list[str]) -> NoReturn:
     changed = {name for name, value in environment.items() if os.environ.get(name) != value}
     early = {name for name in changed if not name.startswith(ACCELERATES)}
     program, arguments = command[1:3], command[3:]
-    if early or program != ["-m", JOB]:
+    if early or program[0] != "-m" or program[1] not in PROGRAMS:
         os.execve(command[0], command, environment)
     os.environ.update(environment)
     sys.argv[1:] = arguments
-    from flops_fit.jobs import job
-
-    leave(job.main(arguments))
+    leave(import_module(program[1]).main(arguments))
 
 
 def launched(line: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -50,40 +48,6 @@ def launched(line: list[str]) -> tuple[list[str], dict[str, str]]:
 
     arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(line))
     return prepare_simple_launcher_cmd_env(arguments)
-
-
-def leave(status: int) -> NoReturn:
-    """End this process with ``status``, as Python does at its end, but leave its memory to the kernel.
-
-    Freeing all objects and libraries one by one takes about a second with torch. Everything else is
-    done: threads are waited for, functions of `atexit` are called, and all files are flushed, also
-    those that a plug-in left open.
-    """
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    gc.unfreeze()  # what was imported may hold files, too
-    kinds: dict[type, bool] = {}
-    for thing in gc.get_objects():
-        kind = type(thing)
-        if kind not in kinds:
-            kinds[kind] = _IOBase in kind.__mro__
-        if kinds[kind]:
-            _flush(thing)
-    if not all([_flush(sys.stdout), _flush(sys.stderr)]):
-        status = status or NO_OUTPUT
-    ctypes.CDLL(None).fflush(None)  # what libraries in C have not written yet
-    os._exit(status)
-
-
-def _flush(file: Any) -> bool:
-    """Whether ``file`` could be flushed."""
-    try:
-        file.flush()
-    except OSError:
-        return False
-    except Exception:  # closed, or a plug-in's own kind of file
-        return True
-    return True
 
 
 if __name__ == "__main__":

@@ -222,6 +222,7 @@ def be_job(line: list[str], descriptors: list[int], server: int, mask: set[int])
     signals that a job blocks.
     """
     from flops_fit.jobs import one_process
+    from flops_fit.process import leave
 
     *standard, life = descriptors
     for number, descriptor in enumerate(standard):
@@ -245,7 +246,7 @@ def be_job(line: list[str], descriptors: list[int], server: int, mask: set[int])
     except BaseException:
         traceback.print_exc()
         status = 1
-    one_process.leave(status)
+    leave(status)
 
 
 def stop_with_front(life: int) -> None:

@@ -1,6 +1,7 @@
 """The jobs of each kind of trainer: how one is checked before a sweep, and started for a run."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -11,10 +12,11 @@ from flops_fit.experiment.recipe import PluginRecipe, Recipe
 from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.experiment.spec import Spec
 from flops_fit.jobs.compiled import cache_variables
+from flops_fit.jobs.environment import job_environment
 from flops_fit.jobs.gpu_locks import USE_CPU, VISIBLE
 from flops_fit.jobs.killed import AT_WORK, KILLED, LOST
 from flops_fit.jobs.launcher import ACCELERATE, launcher
-from flops_fit.jobs.one_process import FOR_OPENMP, JOB
+from flops_fit.jobs.one_process import CHECK, FOR_OPENMP, JOB
 from flops_fit.jobs.script import LAUNCH_LOCK, ScriptRun
 from flops_fit.jobs.served import run_served
 from flops_fit.jobs.start import Start
@@ -41,6 +43,12 @@ class Trainer(Protocol):
     def check(self, spec: Spec) -> CheckedData:
         """Try the experiment of ``spec``, the smallest, before any job; returns what is learned."""
 
+    def check_forked(self, spec: Spec, arguments: list[str]) -> int | None:
+        """Check the sweep of ``spec`` in a fork of the workflow's server; returns its exit status.
+
+        ``arguments`` are those of `flops_fit.jobs.check`. None: the check is to be done here.
+        """
+
 
 class PluginTrainer:
     """Our trainer, which locks the run and writes its record itself."""
@@ -55,15 +63,9 @@ class PluginTrainer:
 
     def run(self, start: Start, environment: Mapping[str, str]) -> int:
         """Train ``start`` in ``environment`` as ``accelerate launch`` does; returns the exit status."""
-        processes, gpus = str(start.processes), str(start.gpus)
-        variables = {"FLOPS_FIT_PROCESSES": processes, "FLOPS_FIT_GPUS": gpus}
-        if start.one_on_cpu:
-            variables |= FOR_OPENMP
-        if start.gpus == 0:  # else its checkpoints would hold the random state of every GPU
-            variables[VISIBLE] = ""
+        environment = {**environment, **self.variables(start)}
         if start.spec.resources.compile:
-            variables |= cache_variables(start.results, environment)
-        environment = {**environment, **variables}
+            environment |= cache_variables(start.results, environment)
         status = run_served(self.line(start), environment) if start.may_be_forked else None
         if status is None:
             status = outlive(self.line(start), environment)
@@ -72,11 +74,27 @@ class PluginTrainer:
         return status
 
     @staticmethod
+    def variables(start: Start) -> dict[str, str]:
+        """What the trainer of ``start`` reads from its environment."""
+        processes, gpus = str(start.processes), str(start.gpus)
+        variables = {"FLOPS_FIT_PROCESSES": processes, "FLOPS_FIT_GPUS": gpus}
+        if start.one_on_cpu:
+            variables |= FOR_OPENMP
+        if start.gpus == 0:  # else its checkpoints would hold the random state of every GPU
+            variables[VISIBLE] = ""
+        return variables
+
+    @staticmethod
     def line(start: Start) -> list[str]:
         """The command that trains ``start``."""
+        job = [JOB, start.spec_path, start.result, start.results, start.after]
+        return [*PluginTrainer._launcher(start), "-m", *job]
+
+    @staticmethod
+    def _launcher(start: Start) -> list[str]:
+        """The command that starts a program as the trainer of ``start`` is started."""
         module = ONE_PROCESS if start.one_on_cpu else ACCELERATE
-        line = launcher(start.processes, start.threads, start.gpus, module=module)
-        return [*line, "-m", JOB, start.spec_path, start.result, start.results, start.after]
+        return launcher(start.processes, start.threads, start.gpus, module=module)
 
     def check(self, spec: Spec) -> CheckedData:
         """Take two steps of ``spec`` on a real batch; returns what is known of the data then."""
@@ -86,6 +104,20 @@ class PluginTrainer:
 
         with clean_environment(**{USE_CPU: "true"}):
             return check_inputs(spec, train)
+
+    def check_forked(self, spec: Spec, arguments: list[str]) -> int | None:
+        """Check the sweep of ``spec`` in a fork, in the environment that its runs will have.
+
+        ``arguments`` are those of `flops_fit.jobs.check`. Returns the exit status, or None where its
+        runs cannot be forked.
+        """
+        asked = spec.resources
+        start = Start(spec, "", "", arguments[-1], asked.processes, asked.threads, asked.gpus)
+        if not start.may_be_forked:
+            return None
+        environment = job_environment(os.environ, start.threads) | self.variables(start)
+        line = [*self._launcher(start), "-m", CHECK, *arguments]
+        return run_served(line, {**environment, USE_CPU: "true"})
 
 
 class ScriptTrainer:
@@ -115,6 +147,10 @@ class ScriptTrainer:
             heldout_items=None,
             bytes_per_token=None,
         )
+
+    def check_forked(self, spec: Spec, arguments: list[str]) -> int | None:
+        """None: the script of ``spec`` is a process of its own, whatever the ``arguments``."""
+        return None
 
 
 TRAINERS: Mapping[type[Recipe], Trainer] = {

@@ -34,6 +34,7 @@ from flops_fit.plugins.data_files import FileHashes, find_path
 from flops_fit.plugins.resolve import add_search_paths
 from flops_fit.plugins.uses import Uses, uses_identity
 from flops_fit.plugins.watch import Watch, not_followed, watching
+from flops_fit.process import collect_rarely, leave
 from flops_fit.sweep import COUNTED, Skipped, SweepPlan, plan_sweep
 
 UNTUNED = (
@@ -275,4 +276,8 @@ def main(arguments: list[str]) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    collect_rarely()
+    problem = main(sys.argv[1:])
+    if problem is not None:
+        print(problem, file=sys.stderr)
+    leave(int(problem is not None))

@@ -6,15 +6,17 @@ readers read, without a script, and its budget, by which the script of the page 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from flops_fit.notation import count_text, flops_text, loss_text
+
+if TYPE_CHECKING:  # slow to import, and the figure of a plan has no table
+    import pandas as pd
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 NAMED = "_flops_fit_named"  # attribute of what is drawn
@@ -42,11 +44,13 @@ class Named:
     budgets: Sequence[float] = ()
 
 
-def name_marks(marks: PathCollection, rows: pd.DataFrame) -> None:
+def name_marks(marks: PathCollection, rows: "pd.DataFrame") -> None:
     """Let each of ``marks`` say the run and the numbers of its row in ``rows``, in the same order."""
+    from pandas import notna
+
     columns = [(key, text) for key, text in NUMBERS if key in rows]
     titles = [
-        ", ".join(text(row[key]) for key, text in columns if pd.notna(row[key]))
+        ", ".join(text(row[key]) for key, text in columns if notna(row[key]))
         for row in rows.to_dict("records")
     ]
     cost = next((key for key in ("budget", "flops") if key in rows), None)
