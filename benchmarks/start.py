@@ -1,6 +1,7 @@
 """Time the start and the end of a job: whole processes, against a loop that one writes by hand.
 
-    python benchmarks/start.py [--rounds 5] [--runs 40]
+    python benchmarks/start.py [--rounds 5] [--runs 20] [--before SOURCES]
+    python benchmarks/start.py --rounds 0 --runs 200 --before ../older/src
 
 The same run of the demo's model is done in four ways that take turns: by a bare loop in a process of
 its own (``loop``), by ``accelerate launch`` (``launched``), by `flops_fit.jobs.one_process`
@@ -9,8 +10,11 @@ all processes that a way takes, imports and evaluation included; medians over ``
 job of a server pays for its imports, which are given apart. All ways must end in the same held-out
 loss, bit for bit.
 
-Then ``--runs`` short runs one after another, forked (server included) against as many launched ones
-(from the median). ``causes`` splits what a launched run costs. The last line is one JSON object.
+Then ``--runs`` short runs, forked, in turns with as many jobs of the ordinary way: those of an older
+version where ``--before`` names its sources (such as ``src`` of a worktree of it), else those of this
+version by ``accelerate launch``. Here the front of either counts, and so does the start of the server;
+figures are CPU seconds and wall seconds of a run. ``causes`` splits what a launched run costs.
+``--rounds 0`` leaves out all but these runs. The last line is one JSON object.
 """
 
 import os
@@ -24,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +45,7 @@ from flops_fit.training.batches import GlobalBatches
 
 WIDTH, SEQ_LEN, ITEMS, SEED, RATE = 32, 64, 4, 0, 0.02
 HELDOUT = 64  # items, in batches of 32
+WAYS = ("launched", "one process", "forked")  # beside the bare loop
 STEPS = {"50 steps": 50, "1 s": 170, "8 s": 1300}
 MODULE = f"""\
 import numpy, torch
@@ -91,6 +97,15 @@ with torch.no_grad():
     losses = [loss_of(model, heldout[i:i + 32]).item() for i in range(0, {HELDOUT}, 32)]
 print(sum(losses) / len(losses))
 """
+PLAN = """\
+import json, sys
+from flops_fit.config.complete import complete_config
+from flops_fit.plan.planner import make_plan
+
+config = complete_config(json.load(open(sys.argv[1])))
+for experiment in make_plan(config, sys.argv[2], [sys.argv[3]]).experiments:
+    print(experiment.experiment_id)
+"""
 
 
 def cpu_of(line: list[str], **variables: str) -> tuple[float, str]:
@@ -118,14 +133,15 @@ class Bench:
         windows = np.random.default_rng(SEED).integers(0, 128, (20_000, SEQ_LEN + 1), np.uint8)
         np.save(root / "windows.npy", windows)
         per_token = self.plan([1e9])[0].flops_counted / self.plan([1e9])[0].num_tokens
-        budgets = [per_token * steps * ITEMS * SEQ_LEN * 1.0001 for steps in STEPS.values()]
-        self.ids = dict(zip(STEPS, (e.experiment_id for e in self.plan(budgets)), strict=True))
+        self.budgets = [per_token * steps * ITEMS * SEQ_LEN * 1.0001 for steps in STEPS.values()]
+        planned = (e.experiment_id for e in self.plan(self.budgets))
+        self.ids = dict(zip(STEPS, planned, strict=True))
         for steps in STEPS.values():
             batches = GlobalBatches(len(windows) - HELDOUT, ITEMS, steps * ITEMS, SEED)
             np.save(root / f"order{steps}.npy", batches.indices(0, steps * ITEMS))
 
-    def plan(self, budgets: list[float]) -> list:
-        config = {
+    def config(self, budgets: list[float]) -> dict:
+        return {
             "name": "start",
             "model": {
                 "factory": "flops_fit.examples.gpt:GPT",
@@ -145,8 +161,10 @@ class Bench:
             "schedule": {"kind": "linear", "warmup": 0.02},
             "evaluation": {"tokens": HELDOUT * SEQ_LEN},
         }
-        plan = make_plan(complete_config(config), self.results, [str(self.root)])
-        return list(plan.experiments)
+
+    def plan(self, budgets: list[float]) -> list:
+        config = complete_config(self.config(budgets))
+        return list(make_plan(config, self.results, [str(self.root)]).experiments)
 
     def loop(self, length: str) -> tuple[float, float]:
         steps = STEPS[length]
@@ -199,32 +217,55 @@ class Bench:
         sys.exit("there is no server")
 
 
+class Older:
+    """The same runs by an older version, whose sources are in the folder ``sources``."""
+
+    def __init__(self, bench: Bench, sources: Path):
+        self.variables = {"PYTHONPATH": str(sources.resolve()), SERVER: OFF}
+        self.bench, self.results = bench, bench.root / "older"
+        file = bench.root / "older.json"
+        file.write_text(json.dumps(bench.config(bench.budgets)))
+        line = [sys.executable, "-c", PLAN, str(file), str(self.results), str(bench.root)]
+        _, printed = cpu_of(line, **self.variables)
+        self.ids = dict(zip(STEPS, printed.split()[-len(STEPS) :], strict=True))
+
+    def job(self, length: str) -> tuple[float, float]:
+        """Train the run of this ``length``; CPU seconds with the front, and its loss."""
+        folder, spec = (find(self.results, self.ids[length]) for find in (run_folder, spec_file))
+        shutil.rmtree(folder, ignore_errors=True)
+        line = [sys.executable, "-m", "flops_fit", "train", "--spec", str(spec)]
+        line += ["--out", str(folder / "result.json"), "--results", str(self.results)]
+        return cpu_of(line, **self.variables)[0], self.bench.loss(folder)
+
+
 def show(title: str, figures: dict[str, float]) -> None:
     print(f"{title:>9}  " + "  ".join(f"{k} {v:.2f}" for k, v in figures.items()), flush=True)
 
 
-def compare(bench: Bench, length: str, rounds: int) -> dict[str, float]:
-    """Medians of the ways, which take turns to go first; their losses must be the same."""
-    ways: dict[str, Callable] = {
+def compare(bench: Bench, length: str, rounds: int, names: list[str]) -> dict[str, float]:
+    """Medians of the loop and of the ways ``names``, in turns; their losses must be the same."""
+    every: dict[str, Callable] = {
         "loop": bench.loop,
         "launched": bench.launched,
         "one process": bench.one_process,
         "forked": bench.forked,
     }
+    ways = {name: way for name, way in every.items() if name in ("loop", *names)}
     costs: dict[str, list[float]] = {name: [] for name in ways}
     losses = set()
     for number in range(rounds):
-        names = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]
-        for name in names:
+        first = number % len(ways)
+        for name in [*ways][first:] + [*ways][:first]:
             cpu, loss = ways[name](length)
             costs[name].append(cpu)
             losses.add(loss)
     if len(losses) > 1:
         sys.exit(f"{length}: the ways did not train the same run: {losses}")
     medians = {name: statistics.median(values) for name, values in costs.items()}
-    for name in ("launched", "one process", "forked"):
+    for name in [*ways][1:]:
         ratios = [a / b for a, b in zip(costs[name], costs["loop"], strict=True)]
         medians[f"{name} / loop"] = statistics.median(ratios)
+        print(f"{name} / loop, each round: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     show(length, medians)
     return medians
 
@@ -244,28 +285,53 @@ def causes(bench: Bench, rounds: int) -> dict[str, float]:
     return found
 
 
+def many(bench: Bench, runs: int, before: Path | None) -> dict[str, float]:
+    """Runs of a second of steps, forked and in the ordinary way in turns: their cost, each."""
+    front = cpu_of(bench.front("1 s"))[0] if before is None else 0.0  # of a run that is finished
+    ways: dict[str, Callable] = {
+        "forked": bench.forked,
+        "before": bench.launched if before is None else Older(bench, before).job,
+    }
+    cpu, wall = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
+    losses = set()
+    for number in range(runs):
+        for name in list(ways)[:: 1 if number % 2 else -1]:
+            began = time.perf_counter()
+            seconds, loss = ways[name]("1 s")
+            wall[name] += time.perf_counter() - began
+            cpu[name] += seconds + (front if name == "before" else 0.0)
+            losses.add(loss)
+    if len(losses) > 1:
+        sys.exit(f"the ways did not train the same run: {losses}")
+    figures = {f"{name}, CPU s": seconds / runs for name, seconds in cpu.items()}
+    figures |= {f"{name}, wall s": seconds / runs for name, seconds in wall.items()}
+    figures["CPU ratio"] = cpu["forked"] / cpu["before"]
+    figures["wall ratio"] = wall["forked"] / wall["before"]
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--runs", type=int, default=40, help="short runs from one server")
+    parser.add_argument("--runs", type=int, default=20, help="short runs of a server, each way")
+    parser.add_argument("--before", type=Path, help="sources of an older version to compare with")
     parser.add_argument("--lengths", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
+    found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         start_server()
-        started = [bench.forked("50 steps")[0] for _ in range(3)]
-        found = {length: compare(bench, length, arguments.rounds) for length in arguments.lengths}
-        found["causes"] = causes(bench, arguments.rounds)
-        start = started[0] - min(started[1:])
-        found["causes"]["imports of the server, once"] = start
-        if arguments.runs and "1 s" in found:
-            many = (
-                sum(bench.forked("1 s")[0] for _ in range(arguments.runs)) + start
-            ) / arguments.runs
-            launched = found["1 s"]["launched"] + found["causes"]["front"]
-            found["many"] = {"forked, each": many, "forked / launched": many / launched}
-        for title in ("causes", "many"):
-            show(title, found.get(title, {}))
+        if arguments.runs:  # the first of them pays for the imports of the server
+            found["many"] = many(bench, arguments.runs, arguments.before)
+            show("many", found["many"])
+        if arguments.rounds:
+            if "forked" in arguments.ways and not arguments.runs:
+                bench.forked("50 steps")
+            for length in arguments.lengths:
+                found[length] = compare(bench, length, arguments.rounds, arguments.ways)
+            found["causes"] = causes(bench, arguments.rounds)
+            show("causes", found["causes"])
     print(json.dumps({a: {k: round(v, 3) for k, v in b.items()} for a, b in found.items()}))
 
 

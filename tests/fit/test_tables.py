@@ -356,7 +356,7 @@ def test_losses_in_bits_are_called_so():
 def test_what_was_read_is_said(tmp_path):
     table = read(tmp_path, "params,tokens,loss\n7.0M,1B,3.5\n1.3B,2B,3.25\n")
     assert table.frame["params"].tolist() == [7e6, 1.3e9]
-    assert "column 'params': '7.0M' read as 7e+06" in table.notes
+    assert "column 'params': '7.0M' read as 7,000,000" in table.notes
 
 
 # ------------------------------------------------------------------------------------- units

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_json, add_places, at_work, load, print_json, texts_aside
+from flops_fit.cli.arguments import add_json, add_places, at_work, print_json, texts_aside
 
 if TYPE_CHECKING:
     from flops_fit.experiment.plan import Plan
@@ -32,14 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Predict the loss, write the config of the run, print both."""
-    load(args, "flops_fit.rounds.confirm", "flops_fit.rounds.next")
+    with at_work(args, "planning and predicting the run"):
+        prediction, lines = _confirm(args)
     with texts_aside(args):
-        prediction = _confirm(args)
+        print("\n".join(lines))
     if args.json:
         print_json(prediction)
 
 
-def _confirm(args: argparse.Namespace) -> dict[str, Any]:
+def _confirm(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Write the config; returns the prediction as plain data, and what to say of it."""
     from pathlib import Path
 
     import yaml
@@ -65,8 +67,7 @@ def _confirm(args: argparse.Namespace) -> dict[str, Any]:
     verdict = predict(fit, args.flops).verdict
     answer = optimum_at(fit, check_flops(args.flops))
     paths = search_paths(args.search_path)
-    with at_work(args, "planning the sweep"):
-        plan, grid = planned_grid(config, fit, args.results, paths)
+    plan, grid = planned_grid(config, fit, args.results, paths)
     size = grid.nearest(answer.params)
     flops = number(args.flops)
     name = args.name or f"{config['name']}-confirm-{flops}"
@@ -78,8 +79,7 @@ def _confirm(args: argparse.Namespace) -> dict[str, Any]:
         "seeds": config["seeds"][:1],
         "sizes": {"per_budget": {flops: [number(size)]}},
     }
-    with at_work(args, "planning the run"):
-        (experiment,) = plan_config(complete_config(new), args.results, paths).experiments
+    (experiment,) = plan_config(complete_config(new), args.results, paths).experiments
     _check_new(args, experiment, plan)
     params = getattr(experiment.count, n_key(config["convention"], config["fit"]["params"]))
     predicted = predicted_loss(fit, params, experiment.num_tokens)
@@ -99,15 +99,18 @@ def _confirm(args: argparse.Namespace) -> dict[str, Any]:
         f"N* at {flops_text(args.flops)} FLOPs: {count_text(answer.params)} ({verdict}).",
     ]
     write_atomic(out, config_text(new, head))
-    if trained:
-        print("note: this run was already trained, so the prediction is not blind")
-    print(
-        f"size {size}: N {count_text(experiment.count.params)} (N* {count_text(answer.params)}), "
-        f"D {count_text(experiment.num_tokens)}; predicted loss "
-        f"{loss_text(predicted['loss'])}{_range_of(predicted)}"
-    )
-    print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")
-    return {
+    size_text = f"size {size}: N {count_text(experiment.count.params)}"
+    lines = [
+        *(
+            ["note: this run was already trained, so the prediction is not blind"]
+            if trained
+            else []
+        ),
+        f"{size_text} (N* {count_text(answer.params)}), D {count_text(experiment.num_tokens)}; "
+        f"predicted loss {loss_text(predicted['loss'])}{_range_of(predicted)}",
+        f"wrote {out}; run it with: snakemake --cores all --configfile {out}",
+    ]
+    prediction = {
         "config": str(out),
         "experiment_id": experiment.experiment_id,
         "flops": args.flops,
@@ -115,6 +118,7 @@ def _confirm(args: argparse.Namespace) -> dict[str, Any]:
         "verdict": verdict,
         **new["confirm"],
     }
+    return prediction, lines
 
 
 def _check_new(args: argparse.Namespace, experiment: "Experiment", plan: "Plan") -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.tables import has_decimal_commas, scaled, spoken_floats
+from flops_fit.fit.tables import digits, has_decimal_commas, scaled, spoken_floats
 
 
 def listed(text: str) -> list[str]:
@@ -214,7 +214,7 @@ def _take(frame: pd.DataFrame, name: str, possible: list[tuple[str, float]], out
     out.frame[name] = cells
     if fold(column) in (name, "run_id") or name in ("epochs", "unique_tokens"):
         return
-    times = f", times {unit:g}" if unit != 1.0 else ""
+    times = f", times {digits(unit)}" if unit != 1.0 else ""
     there = "" if name == "experiment_id" else _there_too([c for c, _ in others])
     out.notes.append(f"column {legible(column)} read as {name}{times}{there}")
 

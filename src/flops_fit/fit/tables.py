@@ -70,7 +70,13 @@ def spoken_floats(column: pd.Series, decimal_commas: bool = False) -> tuple[pd.S
         return values, ""
     values[spoken.index[known]] = spoken[known]
     at = spoken.index[known][0]
-    return values, f"{shown(texts[at])} read as {values[at]:.6g}"
+    return values, f"{shown(texts[at])} read as {digits(values[at])}"
+
+
+def digits(value: float) -> str:
+    """``value`` with all its digits where it is a whole number, 7,000,000; else with six."""
+    whole = float(value).is_integer() and abs(value) < 1e15
+    return f"{value:,.0f}" if whole else f"{value:.6g}"
 
 
 def _texts(column: pd.Series) -> pd.Series:
