@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from flops_fit.cli.at_work import at_work, load
+
 if TYPE_CHECKING:
     from flops_fit.comparison.result import Comparison
     from flops_fit.fit.result import Fit
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the comparison, and write its files where a folder is given."""
     import json
 
+    load(args, "flops_fit.comparison.core")
     from flops_fit.comparison.core import compare_fits
     from flops_fit.comparison.result import plain_comparisons
     from flops_fit.fit.result import read_fit
@@ -76,17 +79,18 @@ def run(args: argparse.Namespace) -> None:
     sides = None
     if args.reference_records:
         sides = [read_results(p) for p in (args.reference_records, *args.candidate_records)]
-    comparisons = [
-        compare_fits(
-            fits[0],
-            fits[i],
-            args.flops,
-            (names[0], names[i]),
-            None if sides is None else (sides[0], sides[i]),
-            candidates=len(args.candidate),
-        )
-        for i in range(1, len(fits))
-    ]
+    with at_work(args, "comparing the fits"):
+        comparisons = [
+            compare_fits(
+                fits[0],
+                fits[i],
+                args.flops,
+                (names[0], names[i]),
+                None if sides is None else (sides[0], sides[i]),
+                candidates=len(args.candidate),
+            )
+            for i in range(1, len(fits))
+        ]
     if args.json:
         print(json.dumps(plain_comparisons(comparisons), indent=1, allow_nan=False))
     else:

@@ -3,7 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_json, add_places, at_work, print_json, texts_aside
+from flops_fit.cli.arguments import add_json, add_places, print_json, texts_aside
+from flops_fit.cli.at_work import at_work
 
 if TYPE_CHECKING:
     from flops_fit.experiment.plan import Plan

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flops_fit.cli.at_work import at_work, load
+
 if TYPE_CHECKING:
     from flops_fit.fit.sections import Excluded
     from flops_fit.fit.sizes import Size
@@ -227,6 +229,7 @@ def _write_report(args: argparse.Namespace, fit: Path) -> None:
         verb = import_module(f"flops_fit.cli.{name}")  # by name: a fit is not stale by their code
         parser = argparse.ArgumentParser()
         verb.add_arguments(parser)
+        parser.set_defaults(quiet=getattr(args, "quiet", False))
         verb.run(parser.parse_args([*shared, *options]))
 
 
@@ -250,6 +253,7 @@ def _left_out(excluded: "Excluded") -> str:
 def run(args: argparse.Namespace) -> None:
     """Read the runs, fit, write the fit, print one line, and with ``--report`` write the page."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    load(args, "flops_fit.fit.core")
     from dataclasses import fields
 
     from flops_fit.files import write_json
@@ -265,23 +269,24 @@ def run(args: argparse.Namespace) -> None:
     # Loss curves in the table are used only on request: before a run's end they lie too high.
     curves = args.runs if args.method == "envelope" and str(args.runs).endswith(".json") else None
     source = args.curves or curves
-    fit = fit_runs(
-        table,
-        read_curves(source) if source else None,
-        sizes=_sizes(args.sizes, args.params) if args.sizes else None,
-        delta=args.delta,
-        bootstrap=args.bootstrap,
-        seed=args.seed,
-        method=args.method,
-        exclude=args.exclude,
-        resample=args.resample,
-        level=args.level,
-        fixed_e=args.fixed_e,
-        curve=args.curve,
-        window=args.window,
-        loss_unit=args.loss_unit,
-        chance=args.chance,
-    )
+    with at_work(args, "fitting"):
+        fit = fit_runs(
+            table,
+            read_curves(source) if source else None,
+            sizes=_sizes(args.sizes, args.params) if args.sizes else None,
+            delta=args.delta,
+            bootstrap=args.bootstrap,
+            seed=args.seed,
+            method=args.method,
+            exclude=args.exclude,
+            resample=args.resample,
+            level=args.level,
+            fixed_e=args.fixed_e,
+            curve=args.curve,
+            window=args.window,
+            loss_unit=args.loss_unit,
+            chance=args.chance,
+        )
     write_json(out, fit.to_dict())
     for note in fit.data.notes:
         print(f"note: {note}")

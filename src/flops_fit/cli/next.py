@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_json, add_places, at_work, load, print_json, texts_aside
+from flops_fit.cli.arguments import add_json, add_places, print_json, texts_aside
+from flops_fit.cli.at_work import at_work, load
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from flops_fit.cli.arguments import add_places, add_sweep
+from flops_fit.cli.at_work import at_work
 
 if TYPE_CHECKING:
     from flops_fit.experiment.plan import Plan
@@ -85,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
             raise FlopsFitError(
                 f"{args.config}: runs: there is nothing to plan, because the runs are given"
             )
-        plan = plan_config(config, args.results, search_paths(args.search_path))
+        with at_work(args, "planning the sweep"):
+            plan = plan_config(config, args.results, search_paths(args.search_path))
         budgets = args.budgets or config["answer"]["budgets"]
     check_section("answer", {"budgets": budgets})
     kept = None

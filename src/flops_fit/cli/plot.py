@@ -2,6 +2,7 @@
 
 import argparse
 
+from flops_fit.cli.at_work import at_work, load
 from flops_fit.cli.fitted import add_fitted, read_fitted
 from flops_fit.plots import FIGURES, ON_REQUEST
 
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read a fit and its runs, draw the figures, print one line."""
+    load(args, "flops_fit.plots.draw")
     from flops_fit.errors import FlopsFitError
     from flops_fit.plots.draw import draw_all
 
@@ -51,16 +53,17 @@ def run(args: argparse.Namespace) -> None:
         if not value > 0:
             raise FlopsFitError(f"{name}: {value}; allowed: a positive number")
     table, records, fit, budgets = read_fitted(args)
-    draw_all(
-        table,
-        records,
-        fit,
-        budgets,
-        args.out_dir,
-        args.dpi,
-        args.width,
-        names=args.figure,
-        formats=args.format,
-    )
+    with at_work(args, "drawing"):
+        draw_all(
+            table,
+            records,
+            fit,
+            budgets,
+            args.out_dir,
+            args.dpi,
+            args.width,
+            names=args.figure,
+            formats=args.format,
+        )
     kinds = ",".join([*args.format, "csv"])
     print(f"wrote {args.out_dir}/{{{','.join(args.figure)}}}.{{{kinds}}}")

@@ -2,6 +2,7 @@
 
 import argparse
 
+from flops_fit.cli.at_work import at_work, load
 from flops_fit.cli.fitted import add_fitted, read_fitted
 from flops_fit.cli.machine import add_amount, add_machine, machine_of
 from flops_fit.cli.questions import add_questions, questions
@@ -44,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the page and the tables, print the answer at the first budget."""
+    load(args, "flops_fit.report.page")
+    with at_work(args, "writing the page"):
+        sentence = _write(args)
+    print(sentence)
+
+
+def _write(args: argparse.Namespace) -> str:
+    """Write all files of ``args``; returns the answer at the first budget as a sentence."""
     from datetime import UTC, datetime
     from pathlib import Path
 
@@ -89,9 +98,8 @@ def run(args: argparse.Namespace) -> None:
     answer = predict(fit, budgets[0])
     best = answer.optimum
     if best is None:
-        print(f"wrote {args.out}: {answer.verdict}")
-        return
-    print(
+        return f"wrote {args.out}: {answer.verdict}"
+    return (
         f"wrote {args.out}: at {flops_text(best.flops)} FLOPs N = "
         f"{count_text(best.params)}, D = {count_text(best.tokens)}, loss "
         f"{loss_text(best.loss)} ({answer.verdict})"

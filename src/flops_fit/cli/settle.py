@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import at_work
+from flops_fit.cli.at_work import at_work
 
 if TYPE_CHECKING:
     from flops_fit.comparison.result import Row

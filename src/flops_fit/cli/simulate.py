@@ -3,7 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_json, add_places, add_sweep, at_work, load, print_json
+from flops_fit.cli.arguments import add_json, add_places, add_sweep, print_json
+from flops_fit.cli.at_work import at_work, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
