@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := .venv-docs
+STORAGE := .venv-storage
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
 
-.PHONY: demo test test-fast test-slow test-docs test-slurm test-faults test-scripts fuzz coverage lint docs clean
+.PHONY: demo test test-fast test-slow test-docs test-slurm test-storage test-faults test-scripts fuzz coverage lint docs clean
 demo: $(READY)
 	$(BIN)/snakemake --cores all --logger-flops-fit-brief
 
@@ -15,7 +17,7 @@ test: $(READY)
 
 # For the edit loop: without what starts Snakemake, launchers or a kernel, or takes seconds.
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not (seconds or slow or docs or slurm or faults or scripts)'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not (seconds or slow or docs or slurm or storage or faults or scripts)'
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --durations=0
@@ -31,6 +33,10 @@ fuzz: $(READY)
 # Installs and starts a SLURM of its own on this machine, as root; refuses where one is configured.
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm tests/slurm --durations=0
+
+# Sweeps whose jobs share no file system with Snakemake. Needs root and rsync, and says so where not.
+test-storage: $(STORAGE)/.ready
+	$(STORAGE)/bin/python -m pytest -m storage tests/storage --durations=0
 
 # Kills, full disks and torn files; two scenarios at a time.
 test-faults: $(READY)
@@ -62,6 +68,13 @@ $(DOCS)/.ready: envs/docs.lock
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r envs/docs.lock
 	touch $@
 
+# What only these tests need, on top of the environment below, which stays as the lock has it.
+$(STORAGE)/.ready: envs/storage.lock $(READY)
+	$(BIN)/python -m venv $(STORAGE)
+	$(STORAGE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/storage.lock
+	(echo $(CURDIR)/src; $(BIN)/python -c '$(PURELIB)') > "$$($(STORAGE)/bin/python -c '$(PURELIB)')/below.pth"
+	touch $@
+
 # The environment: exactly the lock, then this package. Made anew when either changes. TORCH names another
 # build of the lock's torch, which pip then finds installed: make demo TORCH=cu126 (docs/environments.md).
 $(READY): requirements.lock pyproject.toml
@@ -73,4 +86,4 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DOCS) build .snakemake .coverage .import_linter_cache .mypy_cache
+	rm -rf $(VENV) $(DOCS) $(STORAGE) build .snakemake .coverage .import_linter_cache .mypy_cache

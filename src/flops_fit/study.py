@@ -12,6 +12,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import sweep_folder
 from flops_fit.jobs.served import start_server
 from flops_fit.plan.cache import search_paths
+from flops_fit.store.elsewhere import link_copies, settle_specs
 from flops_fit.workflow import RESULTS, Sweep
 
 
@@ -57,6 +58,21 @@ class Study:
         training = [sweep for sweep in self.sweeps.values() if sweep.trains]
         if training and all(sweep.forks for sweep in training):
             start_server()
+
+    def use_store(self, copies: str, moved: bool) -> None:
+        """Find and leave all files of jobs in ``copies``, the local copies of a store's results.
+
+        ``moved``: whether this is a job on a machine to which the plans were sent. Raises
+        `FlopsFitError` where the config or the folder of results does not allow it.
+        """
+        if any(sweep.config["accept_failures"] for sweep in self.sweeps.values()):
+            raise FlopsFitError(
+                "accept_failures: true; allowed without a shared file system: false, because the "
+                "reason of a failure stays on the machine of its job"
+            )
+        link_copies(RESULTS, copies, {self.name, *self.sweeps})
+        if moved:
+            settle_specs(RESULTS)
 
     def sweep_of(self, experiment: str) -> Sweep:
         """The first sweep that has ``experiment``, an id: its resources are those of the run."""

@@ -27,6 +27,7 @@ from flops_fit.model_factory import call_model, enable_activation_checkpointing,
 from flops_fit.optimizer import adamw, as_one_optimizer, check_optimizer, switch_mode
 from flops_fit.plan.devices import device_name, peak_flops
 from flops_fit.plan.schedule import rate_factor
+from flops_fit.store.remote import remote_of
 from flops_fit.store.stopping import Stopped, StopRequest
 from flops_fit.sweep import Experiment, SweepPlan
 from flops_fit.training.batches import (
@@ -129,7 +130,11 @@ def train(
 
     # The state of an earlier attempt
     checkpoints = Checkpoints(
-        checkpoint_folder, experiment_hash, accelerator, options.checkpoint_minutes
+        checkpoint_folder,
+        experiment_hash,
+        accelerator,
+        options.checkpoint_minutes,
+        remote_of(options.checkpoint_store, name, experiment_hash),
     )
     shared = TrunkStates(trunk, options, accelerator)
     saved = shared.restore(checkpoints.restore()) or START

@@ -144,20 +144,20 @@ class Sweep:
         return has_trunks(self.config)
 
     @functools.cached_property
-    def _known(self) -> "PlannedSweep":
-        """The plan: that of this process, or in a job the one that the main process kept."""
+    def known(self) -> "PlannedSweep":
+        """The sweep with its plan: that of this process, or in a job the one that was kept."""
         kept = sweep_plan_file(RESULTS, self.name)
         return self._planned or PlannedSweep(self.config, read_plan(kept))
 
     def before(self, experiment: str) -> str:
         """The id of the run that leaves a state for ``experiment``, an id; empty where none does."""
-        return run_before(self._known.plan, self._known.failed, RESULTS, experiment)
+        return run_before(self.known.plan, self.known.failed, RESULTS, experiment)
 
     def seconds_with_later(self, experiment: str, gpus: int) -> float:
         """Seconds of ``experiment``, an id, and the runs that wait for it, on ``gpus`` GPUs each."""
         runs = [experiment]
         if self.has_trunks:
-            runs = with_later(self._known.plan, self._known.failed, RESULTS, experiment)
+            runs = with_later(self.known.plan, self.known.failed, RESULTS, experiment)
         return sum(self.price(run, gpus).seconds for run in runs)
 
     def tidy(self) -> None:
@@ -166,7 +166,7 @@ class Sweep:
             remove_spent_states(RESULTS)
 
     def _work(self, experiment: str) -> Work:
-        start = self._known.plan.start_of(experiment) if self.has_trunks else 0
+        start = self.known.plan.start_of(experiment) if self.has_trunks else 0
         return work_of_spec(spec_of(experiment), start)
 
     def request(self, experiment: str, gpus: int) -> tuple[int, int]:
@@ -339,6 +339,11 @@ class PlannedSweep:
         """Ids of the experiments to train."""
         failed = set(self.failed)
         return [experiment for experiment in self.ids if experiment not in failed]
+
+    @property
+    def results(self) -> list[str]:
+        """The results of the experiments to train."""
+        return [str(run_folder(RESULTS, experiment) / RESULT) for experiment in self.experiments]
 
     @functools.cached_property
     def content(self) -> str:

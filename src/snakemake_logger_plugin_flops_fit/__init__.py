@@ -9,8 +9,9 @@ warnings and errors, and nothing else.
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # results), and the mark of a line about it.
 SWEEP = "flops_fit_sweep"
 LINE = "flops_fit_line"
+RUN = "train_run"  # the rule of a run, behind the prefix of a module
 ENDS = (LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR)
 ERRORS = (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.ERROR)
 
@@ -52,6 +54,8 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         self.reporters: dict[tuple[str, str], Reporter] = {}
+        self.runs: dict[int, str] = {}  # experiments by the numbers of their jobs
+        self.ended: set[str] = set()  # of which jobs on other machines leave no file here
         # A dry run is asked for what Snakemake prints of its jobs
         asked = isinstance(self.settings, LogHandlerSettings) and self.settings.brief
         self.brief = asked and not self.common_settings.dryrun
@@ -75,12 +79,21 @@ class LogHandler(LogHandlerBase):
 
                 self.reporters[sweep] = Reporter(*sweep)
                 self.reporters[sweep].news()  # that message already reported the progress
-            elif getattr(record, "event", None) in ENDS:
+                return
+            self._follow(vars(record))
+            if getattr(record, "event", None) in ENDS:
                 for reporter in self.reporters.values():
-                    if line := reporter.news():
+                    if line := reporter.news(self.ended):
                         logging.getLogger(record.name).info(line, extra={LINE: True})
         except Exception:
             self.handleError(record)
+
+    def _follow(self, message: Mapping[str, Any]) -> None:
+        """Note from the attributes of a ``message`` which runs start and which end."""
+        if message.get("event") == LogEvent.JOB_INFO and message["rule_name"].endswith(RUN):
+            self.runs[message["jobid"]] = message["wildcards"]["id"]
+        elif message.get("event") == LogEvent.JOB_FINISHED and message["job_id"] in self.runs:
+            self.ended.add(self.runs[message["job_id"]])
 
 
 def _matters(record: logging.LogRecord) -> bool:

@@ -92,6 +92,7 @@ OWN_SCRIPT = (
     "tests/scripts/test_page.py::test_the_script_of_the_page_is_planned_trained_and_reported"
 )
 DEPLOYED = "tests/workflow/test_deployed.py::test_another_config_in_its_place_trains_reports_and_prints_the_answer"
+STORAGE = "tests/storage/test_fs.py::test_the_answer_is_printed_and_the_page_lies_where_it_says"
 BUNDLE = "tests/bundle/test_bundle.py::test_a_bundle_is_added_on_another_machine_and_equals_what_was_packed"
 TUTORIAL = "tests/docs/test_tutorial.py::test_the_tutorial_ends_in_a_report_as_it_says"
 CLUSTER = "snakemake --profile profiles/slurm --configfile config/smoke.yaml"
@@ -122,6 +123,7 @@ ELSEWHERE = {
     "pip install .": "tests/test_environment.py::test_the_library_alone_is_installed_and_imported_without_the_workflow",
     "pytest -m faults tests/faults": "tests/faults/test_faults.py",
     "python benchmarks/gpu": "tests/test_gpu_benchmark.py::test_every_part_that_a_cpu_can_do_is_done_at_a_tiny_size",
+    "snakemake --jobs 20 --executor EXECUTOR --shared-fs-usage none --job-deploy-sources --default-storage-provider s3 --default-storage-prefix s3://BUCKET/sweeps --configfile my_sweep.yaml": STORAGE,
 }
 CANNOT = {  # a command, or how it begins where it ends in "...": why it is not run
     "make ...": "installs the lock from the network, then takes minutes",
@@ -159,6 +161,7 @@ BLOCKS = {
     "trainer:": "tests/scripts/test_page.py::test_the_other_configs_of_the_page_are_accepted",
     "# litgpt, in a wrapper script that calls litgpt.pretrain and then run.finish": "the frameworks are no dependencies, as the page says",
     "metrics:": "tests/config/test_config.py::test_the_measures_of_the_page_are_accepted",
+    "resources:": "tests/jobs/test_checkpoint_store.py::test_the_lines_of_the_page_are_a_config",
     "dataset": "tests/docs/test_data_page.py::test_the_text_blocks_fit_the_schema_and_the_functions_that_they_name",
     "mydata.py": "tests/docs/test_data_page.py::test_the_adapter_makes_a_data_set_of_dictionaries_trainable",
     "from torchvision.datasets import CIFAR10": "torchvision is no dependency, as the page says",

@@ -386,6 +386,7 @@ def test_every_option_of_the_config_reaches_the_trainer():
         "compile": True,
         "activation_checkpointing": True,
         "checkpoint_minutes": 1,
+        "checkpoint_store": "memory://there",
         "loader_workers": 5,
         "log_with": "tensorboard",
     }

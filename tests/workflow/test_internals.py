@@ -31,6 +31,9 @@ def seen(wildcards):
         "outside": OUTSIDE,
         "gpu": set_resource(OUTSIDE, "gpu"),
         "gres": set_resource(OUTSIDE, "gres"),
+        "store": store(),
+        "copy": copy_here("results"),
+        "sent": was_sent_here(),
     }}
     print("SEEN", json.dumps(told))
     return "seen"
@@ -44,6 +47,7 @@ rule a:
     shell:
         "touch {{output}}"
 """
+SHARED = {"store": "", "copy": "results", "sent": False}  # with a store: tests/storage
 MODULE = """\
 module inner:
     snakefile:
@@ -90,6 +94,7 @@ def test_a_run_by_hand_is_seen_as_it_was_asked_for(tmp_path):
         "outside": "a",
         "gpu": "2",
         "gres": "gpu:x:3",
+        **SHARED,
     }
 
 
@@ -111,6 +116,7 @@ def test_a_real_run_as_a_module_by_our_triggers_is_seen_too(tmp_path):
         "outside": "inner_a",
         "gpu": "1",
         "gres": None,
+        **SHARED,
     }
 
 

@@ -50,6 +50,7 @@ def readable(function):
 readable(check_keys_once)(config_files())
 study = readable(read_study)(config, CHECKOUT, config_files())
 sweeps = study.sweeps
+use_store()
 flops_fit.lead_jobs_here()
 
 
@@ -64,13 +65,17 @@ wildcard_constraints:
 def planned(name):
     """The sweep ``name`` with its plan, made once, when the first rule asks for it.
 
-    It is never made at parse time, because `--lint` and `--unlock` must work without a plan.
+    It is never made at parse time, because `--lint` and `--unlock` must work without a plan. Jobs
+    read the plan that the main process kept.
     """
-    if is_main_process() and rewording_reruns():
+    if not is_main_process():
+        return sweeps[name].known
+    if rewording_reruns():
         logger.warning(flops_fit.NO_PROFILE)
     planned = sweeps[name].make_plan()
-    if is_main_process() and not is_dry_run():
+    if not is_dry_run():
         planned.keep()
+        send_plan(planned)
         planned.set_broken_aside()
         logger.info(planned.progress(), extra={"flops_fit_sweep": planned.kept})
     else:
@@ -89,6 +94,7 @@ def targets(wildcards):
     files = [file for sweep in sweeps.values() for file in targets_of(sweep)]
     if study.arms:
         files += [f"results/{study.name}/{name}" for name in COMPARED]
+    bring(files, all_planned())
     return files
 
 
@@ -110,10 +116,7 @@ def targets_of(sweep):
 
 
 def results_of(name):
-    return [
-        f"results/runs/{experiment}/result.json"
-        for experiment in planned(name).experiments
-    ]
+    return planned(name).results
 
 
 def run_results(wildcards):
@@ -123,7 +126,10 @@ def run_results(wildcards):
 @readable
 def run_table(wildcards):
     sweep = sweeps[wildcards.sweep]
-    return f"results/{sweep.name}/results.csv" if sweep.trains else sweep.runs_file
+    if sweep.trains:
+        return f"results/{sweep.name}/results.csv"
+    # A table that is not in the store is fitted where Snakemake runs.
+    return local(sweep.runs_file) if store() else sweep.runs_file
 
 
 def records(wildcards):
@@ -145,8 +151,11 @@ def optional_tables(wildcards, input):
 
 @readable
 def confirmations(wildcards):
-    """Outcomes of runs trained at the optimum of this sweep, for its page."""
-    if not any(Path("results").glob("*/confirmation.json")):
+    """Outcomes of runs trained at the optimum of this sweep, for its page.
+
+    They are those of other sweeps, which no job could look for in a store.
+    """
+    if store() or not any(Path("results").glob("*/confirmation.json")):
         return []
     from flops_fit.rounds.confirm import confirmation_files
 
@@ -157,6 +166,8 @@ def prepared_data(wildcards):
     """The prepared data of the first sweep with this check; all that have it read the same data."""
     plans = [planned.plan for planned in all_planned()]
     plan = next(plan for plan in plans if Path(plan.check).stem == wildcards.check)
+    if store():
+        return packed_data(plan)
     return f"{plan.data_dir}/manifest.json" if plan.data_dir else []
 
 
@@ -200,7 +211,8 @@ def code_of(step):
 @readable
 def checked(wildcards):
     # From the spec, not the config: editing the config must not change jobs that are waiting.
-    return flops_fit.spec_of(wildcards.id).check
+    spec = flops_fit.spec_of(wildcards.id)
+    return [spec.check, *packed_data(spec)] if store() else spec.check
 
 
 def sweep_of(experiment):

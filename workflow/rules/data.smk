@@ -1,12 +1,14 @@
 rule prepare_data:
     output:
         "results/data/{data}/manifest.json",
+        packed=only_in_store("results/data/{data}.zip"),
     log:
         "results/data/logs/{data}.log",
     conda:
         "../../envs/flops-fit.yaml"
     shell:
-        "python -m flops_fit prepare --plan results/.plan/data/{wildcards.data}.json > {log} 2>&1"
+        "python -m flops_fit prepare --plan results/.plan/data/{wildcards.data}.json --pack {output.packed:q}"
+        " > {log} 2>&1"
 
 
 rule check_inputs:

@@ -1,9 +1,11 @@
 # All uses of undocumented parts of Snakemake are in this file. tests/workflow/test_internals.py fails
 # if Snakemake changes any of them.
 import os
+from pathlib import Path
 
 from snakemake.logging import logger
 from snakemake.settings.enums import RerunTrigger
+from snakemake.settings.types import SharedFSUsage
 
 
 def checkout_folder():
@@ -54,3 +56,43 @@ def set_resource(rule, resource):
     given = workflow.resource_settings.overwrite_resources.get(rule, {})
     value = dict(given).get(resource)
     return None if value is None else str(getattr(value, "raw", value)).strip("'")
+
+
+def store():
+    """Where files of jobs are kept if no file system is shared, such as s3://bucket; else empty."""
+    settings = workflow.storage_settings
+    provider = settings.default_storage_provider
+    return (settings.default_storage_prefix or provider) if provider else ""
+
+
+def copy_here(path):
+    """Where the local copy of a file of the store lies; without a store, the file itself."""
+    return str(workflow.inputfile(path))
+
+
+def was_sent_here():
+    """Whether this process is a job to whose machine the sources were sent."""
+    shared = workflow.storage_settings.shared_fs_usage
+    return workflow.remote_exec and SharedFSUsage.SOURCES not in shared
+
+
+def send_with_sources(files):
+    """Send files to the machines of jobs together with the sources, if these are sent."""
+    if SharedFSUsage.SOURCES not in workflow.storage_settings.shared_fs_usage:
+        workflow.configfiles.extend(files)
+
+
+def fetch(paths):
+    """Copy those files here that the store has, and that are newer there or not here yet."""
+    for file in map(workflow.inputfile, paths):
+        stored, here = file.storage_object, Path(file)
+        if stored.exists() and (
+            not here.exists() or here.stat().st_mtime < stored.mtime()
+        ):
+            here.parent.mkdir(parents=True, exist_ok=True)
+            stored.retrieve_object()
+
+
+def had_nothing_to_do():
+    """Whether Snakemake ends without having started a job, and so without calling `onsuccess`."""
+    return workflow.executor_plugin is not None and not len(workflow.dag)

@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> None:
 
     from flops_fit.experiment.places import sweep_plan_file, sweep_plans_folder
     from flops_fit.jobs.progress import Progress, Reporter, watch
+    from flops_fit.store.elsewhere import noted_store
     from flops_fit.store.plan_file import read_plan
 
     known = sorted(path.stem for path in sweep_plans_folder(args.results).glob("*.json"))
@@ -50,3 +51,8 @@ def run(args: argparse.Namespace) -> None:
         return
     for name, count in counts.items():
         print(f"{name}: {count.line()}")
+    if store := noted_store(args.results):
+        print(
+            f"These are the results that Snakemake copied from {store} when it last started or ended; "
+            "runs that have ended since are only there."
+        )

@@ -296,6 +296,11 @@ def _check_script(config: dict) -> None:
                 f"{key}: cannot be combined with trainer, because the script decides it; allowed: "
                 "learning_rate_factors"
             )
+    if config.get("resources", {}).get("checkpoint_store") is not None:
+        raise FlopsFitError(
+            "resources.checkpoint_store: cannot be combined with trainer, because the script saves its "
+            "own checkpoints"
+        )
     if "seen" in config.get("batch", {}):
         raise FlopsFitError(
             "batch.seen: cannot be combined with trainer, because a script is given one batch"

@@ -72,6 +72,7 @@ class TrainOptions(DecidingOptions):
         compile: whether torch's inductor compiles the model.
         activation_checkpointing: whether activations are recomputed: less memory, more time.
         checkpoint_minutes: minutes between checkpoints.
+        checkpoint_store: the URL to which they are copied, for other machines (None: they are not).
         loader_workers: processes that read data.
         log_with: a tracker of accelerate's, such as tensorboard.
         progress: whether to draw a progress bar.
@@ -84,6 +85,7 @@ class TrainOptions(DecidingOptions):
     compile: bool = False
     activation_checkpointing: bool = False
     checkpoint_minutes: float = 10
+    checkpoint_store: str | None = None
     loader_workers: int = 0
     log_with: str | None = None
     progress: bool = True
@@ -111,8 +113,8 @@ class Resources:
         processes: processes that train one experiment together.
         threads: CPU threads of each process.
         gpus: GPUs of a run (0: it trains on the CPU).
-        micro_batch_items, compile, activation_checkpointing, checkpoint_minutes, loader_workers,
-            log_with: as in `TrainOptions`.
+        micro_batch_items, compile, activation_checkpointing, checkpoint_minutes, checkpoint_store,
+            loader_workers, log_with: as in `TrainOptions`.
         server: whether the workflow may fork runs from a process that has imported torch.
         max_minutes: the longest time limit that a job asks a cluster for (None: any).
         runs_per_gpu: runs that train on one GPU at the same time.
@@ -125,6 +127,7 @@ class Resources:
     compile: bool = False
     activation_checkpointing: bool = False
     checkpoint_minutes: float = 10
+    checkpoint_store: str | None = None
     loader_workers: int = 0
     log_with: str | None = None
     server: bool = True
@@ -144,11 +147,12 @@ class Resources:
     def to_dict(self) -> dict[str, Any]:
         """The section as plans and specs hold it, without the defaults of later versions.
 
-        So plans and specs of versions that do not have ``server`` and ``runs_per_gpu`` would be
-        written the same. Only the workflow needs ``max_minutes``, and it reads the config.
+        So plans and specs of versions that do not have ``server``, ``runs_per_gpu`` and
+        ``checkpoint_store`` would be written the same. Only the workflow needs ``max_minutes``, and it
+        reads the config.
         """
         section = {name: value for name, value in vars(self).items() if name != "max_minutes"}
-        later = {"server": True, "runs_per_gpu": 1}
+        later = {"server": True, "runs_per_gpu": 1, "checkpoint_store": None}
         return {k: v for k, v in section.items() if k not in later or v != later[k]}
 
     def for_trainer(self) -> dict[str, Any]:

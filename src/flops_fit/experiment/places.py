@@ -121,6 +121,11 @@ def verified_file(results: str | Path) -> Path:
     return plan_folder(results) / "verified.json"
 
 
+def store_file(results: str | Path) -> Path:
+    """The file that names the store of which the files below ``results`` are copies."""
+    return plan_folder(results) / "store.json"
+
+
 def measured_file(results: str | Path, kind: str) -> Path:
     """The file of the measured speed of a ``kind`` of device ("cpu" or "gpu") below ``results``."""
     return plan_folder(results) / f"rate-{kind}.json"

@@ -9,6 +9,7 @@ from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.spec import Spec, read_spec
 from flops_fit.jobs.trainers import trainer_of
 from flops_fit.plan.amounts import check_amount
+from flops_fit.store.packed import unpack_data
 from flops_fit.store.plan_file import read_plan
 
 
@@ -21,6 +22,7 @@ def check_sweep(plan_path: str, results: str) -> int:
     """
     plan = read_plan(plan_path)
     spec = _smallest(plan, results)
+    unpack_data(spec.data_dir)
     status = trainer_of(spec).check_forked(spec, [plan_path, results])
     if status is None:
         _check(plan, spec, results)

@@ -30,6 +30,7 @@ from flops_fit.store.records import (
     note_failure,
     restore_run,
 )
+from flops_fit.store.remote import remote_of
 from flops_fit.store.stopping import LAUNCHER, RETRY_STATUS, Stopped, StopRequest, stop_with_parent
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ def run(spec: Spec, results: str, result: str, stop: StopRequest, after: str = "
             record = train_spec(spec, results, stop, after)
             if main_process:
                 finish_run(folder, record, result)
+                remote = remote_of(spec.resources.checkpoint_store, *id_and_hash)
+                if remote:
+                    remote.finish(folder)
             return 0
         except Stopped as stopped:
             print(f"flops-fit: {stopped}; a retry will resume it", file=sys.stderr)

@@ -22,7 +22,9 @@ from flops_fit.jobs.start import Start
 from flops_fit.jobs.time_limit import requeue_at_limit
 from flops_fit.jobs.trainers import trainer_of
 from flops_fit.store.locks import run_lock
+from flops_fit.store.packed import unpack_data
 from flops_fit.store.records import CHECKPOINTS, finished_before, restore_run
+from flops_fit.store.remote import remote_of
 
 
 def launch(
@@ -62,15 +64,19 @@ def launch(
     sharing = replace(spec.resources, gpus=gpus).sharing
     start = Start(spec, spec_path, result, results, processes, threads, gpus, after)
     folder, trainer = start.folder, trainer_of(spec)
+    remote = remote_of(spec.resources.checkpoint_store, spec.experiment_id, spec.hash)
     with trainer.alone(start):
         with run_lock(folder):
             (folder / AT_WORK).unlink(missing_ok=True)
+            if remote:
+                remote.fetch_record(folder)
             before = finished_before(folder, spec.experiment_id, spec.hash)
             if before or trainer.settle(start):
                 restore_run(folder, result)
                 print(f"{spec.experiment_id}: finished before; restored from its record")
                 return
         check_process_count(processes, gpus, sharing)
+        unpack_data(spec.data_dir)
         devices = take_devices(gpus, os.environ, sharing)
         environment = job_environment(os.environ, threads) | devices
         if gpus == 0:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +39,15 @@ class Progress:
     failed: list[Experiment]
 
     @classmethod
-    def of(cls, plan: Plan, results: str | Path) -> "Progress":
-        """Look at the folder of every run of ``plan`` below ``results``."""
+    def of(cls, plan: Plan, results: str | Path, elsewhere: Collection[str] = ()) -> "Progress":
+        """Look at the folder of every run of ``plan`` below ``results``.
+
+        The ids in ``elsewhere`` are those of runs that have ended on other machines.
+        """
         done, left, failed = [], [], []
         for experiment in plan.experiments:
             folder = run_folder(results, experiment.experiment_id)
-            if (folder / RESULT).exists():
+            if (folder / RESULT).exists() or experiment.experiment_id in elsewhere:
                 done.append(experiment)
                 continue
             left.append(experiment)
@@ -131,12 +134,15 @@ class Reporter:
         self.pause = 0.0  # seconds until the next look
         self._next = 0.0
 
-    def news(self) -> str | None:
-        """Return the name and the line of the sweep if more runs have ended, else None."""
+    def news(self, elsewhere: Collection[str] = ()) -> str | None:
+        """Return the name and the line of the sweep if more runs have ended, else None.
+
+        ``elsewhere`` as in `Progress.of`.
+        """
         if time.monotonic() < self._next:
             return None
         started = time.thread_time()
-        progress = Progress.of(read_plan(self.plan_file), self.results)
+        progress = Progress.of(read_plan(self.plan_file), self.results, elsewhere)
         news = None
         if progress.ended != self.ended:
             news = f"{self.plan_file.stem}: {progress.line()}"
@@ -183,14 +189,17 @@ def _begun(experiment: Experiment, results: str | Path) -> Begun:
     return Begun()
 
 
-def _seconds_left(progress: Progress, begun: Mapping[str, Begun], running: list[Path]) -> float:
+def _seconds_left(
+    progress: Progress, begun: Mapping[str, Begun], running: list[Path]
+) -> float | None:
     """Estimate the wall time in seconds of the runs of ``progress`` that are left.
 
-    The speed is that of the latest finished runs, or else of the ``begun`` ones; ``running`` are the
-    folders of the runs at work.
+    The speed is that of the latest finished runs, or else of the ``begun`` ones; None where there are
+    none here. ``running`` are the folders of the runs at work.
     """
     now = time.time()
-    latest = sorted(progress.done, key=lambda e: _ended(e, progress))[-LATEST:]
+    here = [experiment for experiment in progress.done if _result(experiment, progress).exists()]
+    latest = sorted(here, key=lambda e: _ended(e, progress))[-LATEST:]
     finished = [_timed(experiment, progress) for experiment in latest]
     if not finished:
         for experiment in progress.left:
@@ -198,6 +207,8 @@ def _seconds_left(progress: Progress, begun: Mapping[str, Begun], running: list[
             if part.share:
                 share = part.share
                 finished.append(Timed(work.flops * share, work.steps * share, part.seconds, now))
+    if not finished:
+        return None
     left = []
     for experiment in progress.left:
         work, rest = progress.work(experiment), 1 - begun[experiment.experiment_id].share

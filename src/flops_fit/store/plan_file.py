@@ -106,14 +106,20 @@ def keep_plan(plan: Plan, name: str, results: str | Path) -> Path:
     Returns the copy of the sweep, under its ``name``. The others are named by the check and by the
     data: sweeps share these, and their jobs therefore know no sweep.
     """
-    copies = [sweep_plan_file(results, name), check_plan_file(results, Path(plan.check).stem)]
-    if plan.data_dir:
-        copies.append(data_plan_file(results, Path(plan.data_dir).name))
+    copies = plan_copies(plan, name, results)
     content = plan_file(results, plan.fingerprint).read_bytes()
     for copy in copies:
         if not copy.exists() or copy.read_bytes() != content:
             write_atomic(copy, content)
     return copies[0]
+
+
+def plan_copies(plan: Plan, name: str, results: str | Path) -> list[Path]:
+    """Where jobs look for ``plan``, of the sweep ``name``, below ``results``; the sweep's is first."""
+    copies = [sweep_plan_file(results, name), check_plan_file(results, Path(plan.check).stem)]
+    if plan.data_dir:
+        copies.append(data_plan_file(results, Path(plan.data_dir).name))
+    return copies
 
 
 def _no_plan(path: str | Path, wrong: str) -> FlopsFitError:

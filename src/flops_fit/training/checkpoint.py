@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import FORMAT, canonical_hash, check_format, write_json
 from flops_fit.store.records import seal
+from flops_fit.store.remote import MANIFEST, Remote
 
-CHECKPOINT_MANIFEST = "manifest.json"
 START: dict[str, Any] = {"step": 0, "position": 0, "seen": 0, "seconds": 0.0, "input_positions": 0}
 KEEP = 2  # checkpoints: the newest one, and another in case it is damaged
 
@@ -32,13 +32,20 @@ class Checkpoints:
     lists its files with their hashes and names the experiment by ``experiment_hash``; only then is
     the folder renamed. The counters of the training loop are plain JSON in the manifest. A
     checkpoint that the run cannot use (truncated, of another experiment or of another number of
-    processes) stays until the run is finished. ``minutes`` is the time between two checkpoints.
+    processes) stays until the run is finished. ``minutes`` is the time between two checkpoints. With
+    a ``remote``, every checkpoint is copied to it, and one that is newer there is used.
     """
 
     def __init__(
-        self, folder: Path | None, experiment_hash: str, accelerator: Accelerator, minutes: float
+        self,
+        folder: Path | None,
+        experiment_hash: str,
+        accelerator: Accelerator,
+        minutes: float,
+        remote: Remote | None = None,
     ):
         self.folder, self.experiment_hash = folder, experiment_hash
+        self.remote = remote
         self.accelerator, self.seconds = accelerator, 60 * minutes
         self.latest = time.monotonic()
         self.step = 0  # the last saved step
@@ -63,6 +70,8 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             for old in self.kept[KEEP:]:
                 shutil.rmtree(old, ignore_errors=True)
+            if self.remote:
+                self.remote.save(final, KEEP)
         del self.kept[KEEP:]
         self.step, self.latest = counters["step"], time.monotonic()
 
@@ -78,6 +87,10 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             for unfinished in self.folder.glob(".step-*"):  # left by a kill
                 shutil.rmtree(unfinished)
+            if self.remote:
+                self._fetch(self.remote)
+        if self.remote:
+            self.accelerator.wait_for_everyone()
         folders = sorted(self.folder.glob("step-*"), reverse=True)
         for i, folder in enumerate(folders):
             problem, manifest = verify_state(
@@ -90,6 +103,22 @@ class Checkpoints:
             if self.accelerator.is_main_process:
                 log.warning("checkpoint %s is not used: %s", folder, problem)
         return None
+
+    def _fetch(self, remote: Remote) -> None:
+        """Copy the newest valid checkpoint of ``remote`` here, if it is newer than all that are here."""
+        assert self.folder is not None
+        here = max((folder.name for folder in self.folder.glob("step-*")), default="")
+        for name in remote.newer(here):
+            temporary = self.folder / f".{name}"
+            if not remote.fetch(name, temporary):
+                continue
+            problem, _ = verify_state(self.accelerator, temporary, lambda _: self.experiment_hash)
+            if not problem:
+                temporary.rename(self.folder / name)
+                log.info("continues from %s/%s", remote.name, name)
+                return
+            shutil.rmtree(temporary)
+            log.warning("checkpoint %s/%s is not used: %s", remote.name, name, problem)
 
 
 def write_state(
@@ -136,7 +165,7 @@ def _seal(folder: Path, processes: int, state_hash: str, counters: dict) -> None
         "files": hashes,
         "processes": processes,
     }
-    write_json(folder / CHECKPOINT_MANIFEST, seal(manifest))
+    write_json(folder / MANIFEST, seal(manifest))
     _flush_folder(folder)
 
 
@@ -166,11 +195,11 @@ def verify_state(
     its counters, and was written by as many processes.
     """
     try:
-        manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
         checksum = manifest.pop("checksum")
         if canonical_hash(manifest) != checksum:
-            return f"{CHECKPOINT_MANIFEST} does not match its checksum", {}
-        check_format(manifest, CHECKPOINT_MANIFEST)
+            return f"{MANIFEST} does not match its checksum", {}
+        check_format(manifest, MANIFEST)
         if manifest["hash"] != hash_of(manifest["counters"]):
             return "it belongs to another experiment", {}
         if manifest["processes"] != accelerator.num_processes:
@@ -184,7 +213,7 @@ def verify_state(
     except OSError as error:
         return f"{error.filename} cannot be read ({error.strerror})", {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{CHECKPOINT_MANIFEST} is broken ({error})", {}
+        return f"{MANIFEST} is broken ({error})", {}
     return "", manifest
 
 
