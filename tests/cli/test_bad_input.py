@@ -220,6 +220,11 @@ VALUES = [
         {"budgets": ["1e6", "lots"]},
         "budgets.1: 'lots' is not allowed; allowed: number",
     ),
+    (
+        "a store for checkpoints without a protocol",
+        {"resources": {"checkpoint_store": "bucket"}},
+        "resources.checkpoint_store: 'bucket' is not allowed; allowed: a text such as s3://",
+    ),
     ("true for a number", {"budgets": [True]}, "budgets.0: True is not allowed; allowed: number"),
     ("no budgets", {"budgets": []}, "budgets: [] is not allowed; allowed: at least 1 entries"),
     (

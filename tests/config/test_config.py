@@ -133,6 +133,9 @@ def test_a_script_is_given_one_batch():
     complete_config({"name": "mine", **of_script, "batch": 64})
     with pytest.raises(FlopsFitError, match=r"batch.seen: cannot be combined with trainer"):
         complete_config({"name": "mine", **of_script, "batch": growing})
+    stored = {"checkpoint_store": "s3://bucket"}
+    with pytest.raises(FlopsFitError, match=r"resources.checkpoint_store: cannot be combined with"):
+        complete_config({"name": "mine", **of_script, "batch": 64, "resources": stored})
 
 
 def test_a_table_of_runs_needs_nothing_to_train():

@@ -210,6 +210,8 @@ def _allowed(error: "ValidationError") -> str:
             return "allowed: each entry once"
         case "maxLength":
             return f"allowed: at most {value} characters"
+        case "pattern" if "examples" in error.schema:
+            return f"allowed: a text such as {error.schema['examples'][0]}"
         case "pattern":
             return (
                 "allowed: letters, digits, dots, dashes and underscores, starting with a letter or "
