@@ -79,7 +79,7 @@ class Place:
 
     def run(self, *arguments: str, shared: bool = False, succeeds: bool = True) -> str:
         """What Snakemake prints: with the store, or with a ``shared`` file system in place of it."""
-        line = [sys.executable, "-m", "snakemake", "--configfile", "sweep.yaml", *arguments]
+        line = [sys.executable, "-m", "snakemake", *arguments, "--configfile", "sweep.yaml"]
         if not shared:
             line += [*self.store, "--shared-fs-usage", "none"]
         done = subprocess.run(
@@ -95,13 +95,14 @@ class Place:
         assert (done.returncode == 0) == succeeds, done.stdout + self.logs()
         return done.stdout
 
-    def run_elsewhere(self, *arguments: str) -> str:
+    def run_elsewhere(self, *arguments: str, succeeds: bool = True) -> str:
         """The same, with every job where the project is not."""
         submit = f"{HERE / 'submit.sh'} {self.folder} {self.jobs}"
         line = ["--executor", "cluster-generic", "--jobs", "2", "--job-deploy-sources"]
         line += ["--cluster-generic-submit-cmd", submit]
         line += ["--cluster-generic-status-cmd", str(HERE / "status.sh")]
-        return self.run(*line, "--seconds-between-status-checks", "1", *arguments)
+        line += ["--seconds-between-status-checks", "1"]
+        return self.run(*line, *arguments, succeeds=succeeds)
 
     def environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -66,7 +66,9 @@ def test_a_preempted_run_continued_on_another_machine_with_the_same_bits(root, s
     stopped_in = Path((root / "preempted").read_text())
     assert swept[0].jobs in stopped_in.parents
     alone = place(root, "alone", "others")
-    alone.run(f"results/runs/{preempted['experiment_id']}/result.json", "--cores", "1", shared=True)
+    alone.run("plan", "--cores", "1", shared=True)
+    result = f"results/runs/{preempted['experiment_id']}/result.json"
+    alone.run(result, "--cores", "1", shared=True)
     (path,) = alone.results.glob("runs/*/record.json")
     whole = json.loads(path.read_text())
     assert whole["resumed_at_step"] == 0
@@ -107,6 +109,14 @@ def test_a_folder_that_ran_without_a_store_is_left_alone(root):
     assert "flops-fit: error: results/runs: holds files of a sweep that ran without" in output
     assert "Traceback" not in output
     assert kept.exists()
+
+
+def test_a_module_that_git_does_not_list_is_named_before_a_job_lacks_it(root):
+    local = place(root, "local")
+    subprocess.run(["git", "rm", "-q", "--cached", "myloss.py"], cwd=local.folder, check=True)
+    output = local.run_elsewhere(succeeds=False)
+    assert "flops-fit: error: myloss.py: git does not list it" in output
+    assert "Traceback" not in output
 
 
 def test_failures_cannot_be_accepted_where_their_reasons_are_not_seen(root):

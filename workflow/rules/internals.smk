@@ -76,10 +76,16 @@ def was_sent_here():
     return workflow.remote_exec and SharedFSUsage.SOURCES not in shared
 
 
+def sends_sources():
+    """Whether the sources are sent to the machines of jobs."""
+    shared = workflow.storage_settings.shared_fs_usage
+    sends = workflow.remote_execution_settings.job_deploy_sources
+    return sends and SharedFSUsage.SOURCES not in shared
+
+
 def send_with_sources(files):
-    """Send files to the machines of jobs together with the sources, if these are sent."""
-    if SharedFSUsage.SOURCES not in workflow.storage_settings.shared_fs_usage:
-        workflow.configfiles.extend(files)
+    """Send files to the machines of jobs together with the sources."""
+    workflow.configfiles.extend(files)
 
 
 def fetch(paths):

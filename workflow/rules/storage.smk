@@ -18,7 +18,9 @@ def send_plan(planned):
     elsewhere.note_store("results", store())
     if store():
         name = planned.config["name"]
-        send_with_sources(elsewhere.plan_files(planned.plan, name, "results"))
+        if sends_sources():
+            elsewhere.check_sent(planned.plan, "results")
+            send_with_sources(elsewhere.plan_files(planned.plan, name, "results"))
         bring(planned.results, [planned])
         if planned.config["resources"]["checkpoint_store"] is None:
             logger.warning(f"flops-fit: {name}: {elsewhere.RESTARTS}")

@@ -7,6 +7,7 @@ their files where they always do.
 
 import contextlib
 import os
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import plan_folder, run_folder, spec_file, store_file
 from flops_fit.experiment.plan import Plan
+from flops_fit.experiment.spec import read_spec
 from flops_fit.files import read_object, write_atomic, write_object
+from flops_fit.plugins.uses import static_uses
 from flops_fit.store.plan_file import plan_copies
 from flops_fit.store.records import RECORD, RESULT, read_record
 
@@ -57,6 +60,26 @@ def plan_files(plan: Plan, name: str, results: str | Path) -> list[str]:
     """The files of ``plan``, of the sweep ``name``, below ``results`` that jobs read."""
     specs = (spec_file(results, experiment.experiment_id) for experiment in plan.experiments)
     return [str(path) for path in dict.fromkeys([*plan_copies(plan, name, results), *specs])]
+
+
+def check_sent(plan: Plan, results: str | Path) -> None:
+    """Check that git lists the files below the working directory that the runs of ``plan`` use.
+
+    Only such files does Snakemake send to the machines of jobs. ``results`` holds the specs. Raises
+    `FlopsFitError` that names the others.
+    """
+    spec = read_spec(spec_file(results, plan.experiments[0].experiment_id))
+    uses = static_uses(spec.recipe.references, spec.search_paths) | spec.uses
+    here = Path.cwd()
+    paths = map(Path, [*uses.code.values(), *uses.files.values()])
+    used = {str(p.relative_to(here)) for p in paths if p.is_file() and p.is_relative_to(here)}
+    line = ["git", "ls-files", "-z", "--recurse-submodules"]
+    listed = subprocess.run(line, capture_output=True, text=True, check=False).stdout.split("\0")
+    if missing := sorted(used - {*listed}):
+        raise FlopsFitError(
+            f"{', '.join(missing)}: git does not list it, so Snakemake does not send it to the jobs; "
+            "allowed: files that were added (git add)"
+        )
 
 
 def settle_specs(results: str | Path) -> None:
