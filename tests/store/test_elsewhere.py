@@ -133,7 +133,7 @@ def test_the_progress_says_from_where_it_knows(tmp_path, capsys):
     write_json(sweep_plan_file(tmp_path, "mine"), plan.to_dict())
     note_store(tmp_path, "s3://bucket/mine")
     assert main(["progress", "--results", str(tmp_path)]) == 0
-    assert "copied from s3://bucket/mine when it last started or ended" in capsys.readouterr().out
+    assert "copied from s3://bucket/mine when it last started or ended" in capsys.readouterr().err
     note_store(tmp_path, "")
     main(["progress", "--results", str(tmp_path)])
-    assert "copied" not in capsys.readouterr().out
+    assert "copied" not in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """``flops-fit progress``: the progress of every sweep."""
 
 import argparse
+import sys
 
 from flops_fit.cli.arguments import add_json, add_results, print_json
 from flops_fit.errors import FlopsFitError
@@ -38,6 +39,12 @@ def run(args: argparse.Namespace) -> None:
         if name not in known:
             raise FlopsFitError(f"{name}: no such sweep; allowed: {', '.join(known) or 'none yet'}")
     files = [sweep_plan_file(args.results, name) for name in names]
+    if store := noted_store(args.results):
+        print(
+            f"note: only what Snakemake copied from {store} when it last started or ended is counted "
+            "here; runs that have ended since are only there",
+            file=sys.stderr,
+        )
     if args.watch:
         with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop watching
             watch([Reporter(file, args.results) for file in files])
@@ -51,8 +58,3 @@ def run(args: argparse.Namespace) -> None:
         return
     for name, count in counts.items():
         print(f"{name}: {count.line()}")
-    if store := noted_store(args.results):
-        print(
-            f"These are the results that Snakemake copied from {store} when it last started or ended; "
-            "runs that have ended since are only there."
-        )
