@@ -12,7 +12,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import run_folder, spec_file, sweep_plan_file
 from flops_fit.experiment.spec import Spec, read_spec
 from flops_fit.files import write_json
-from flops_fit.jobs.progress import Progress
+from flops_fit.jobs.progress import Progress, Reporter
 from flops_fit.store.elsewhere import link_copies, note_store, restore_records, settle_specs
 from flops_fit.store.packed import pack_data, unpack_data
 
@@ -126,6 +126,20 @@ def test_runs_that_ended_elsewhere_count_and_tell_no_time(tmp_path):
     line = Progress.of(plan, tmp_path, ended).line()
     assert line.startswith("1 of 4 runs")
     assert "left" not in line
+
+
+def test_a_copy_that_snakemake_removes_leaves_the_run_ended(tmp_path):
+    plan = plan_of(grid(budgets=[1e12], ratios=[5, 20, 80, 320]))
+    write_json(sweep_plan_file(tmp_path, "mine"), plan.to_dict())
+    note_store(tmp_path, "s3://bucket")
+    first, second, *_ = plan.experiments
+    result = run_folder(tmp_path, first.experiment_id) / "result.json"
+    write_json(result, {"wall_seconds": 1.0})
+    reporter = Reporter(sweep_plan_file(tmp_path, "mine"), tmp_path)
+    assert reporter.news().startswith("mine: 1 of 4 runs")
+    result.unlink()
+    reporter._next = 0.0
+    assert reporter.news({second.experiment_id}).startswith("mine: 2 of 4 runs")
 
 
 def test_the_progress_says_from_where_it_knows(tmp_path, capsys):

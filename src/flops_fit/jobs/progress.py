@@ -15,6 +15,7 @@ from flops_fit.jobs.time_left import Timed, seconds_left
 from flops_fit.notation import flops_text, time_text
 from flops_fit.plan.price import Work, cautious_rate, work_of
 from flops_fit.run import PROGRESS
+from flops_fit.store.elsewhere import noted_store
 from flops_fit.store.locks import LOCK, lock_if_free
 from flops_fit.store.plan_file import read_plan
 from flops_fit.store.records import RESULT, read_failure
@@ -133,6 +134,7 @@ class Reporter:
         self.finished = False
         self.pause = 0.0  # seconds until the next look
         self._next = 0.0
+        self._copied: set[str] = set()  # runs whose results a store has
 
     def news(self, elsewhere: Collection[str] = ()) -> str | None:
         """Return the name and the line of the sweep if more runs have ended, else None.
@@ -142,7 +144,10 @@ class Reporter:
         if time.monotonic() < self._next:
             return None
         started = time.thread_time()
-        progress = Progress.of(read_plan(self.plan_file), self.results, elsewhere)
+        ended = {*elsewhere, *self._copied}
+        progress = Progress.of(read_plan(self.plan_file), self.results, ended)
+        if noted_store(self.results):  # Snakemake removes local copies of results when it ends
+            self._copied.update(experiment.experiment_id for experiment in progress.done)
         news = None
         if progress.ended != self.ended:
             news = f"{self.plan_file.stem}: {progress.line()}"
