@@ -7,7 +7,7 @@ DOCS := .venv-docs
 STORAGE := .venv-storage
 PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
 
-.PHONY: demo test test-fast test-slow test-docs test-slurm test-storage test-faults test-scripts fuzz coverage lint docs clean
+.PHONY: demo test test-fast test-slow test-docs test-slurm test-storage test-faults test-scripts test-container fuzz coverage lint docs clean
 demo: $(READY)
 	$(BIN)/snakemake --cores all --logger-flops-fit-brief
 
@@ -17,7 +17,7 @@ test: $(READY)
 
 # For the edit loop: without what starts Snakemake, launchers or a kernel, or takes seconds.
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not (seconds or slow or docs or slurm or storage or faults or scripts)'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not (seconds or slow or docs or slurm or storage or faults or scripts or container)'
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --durations=0
@@ -45,6 +45,10 @@ test-faults: $(READY)
 # The scripts of examples/scripts as trainers of real sweeps, killed in every way.
 test-scripts: $(READY)
 	$(BIN)/python -m pytest -m scripts tests/scripts
+
+# Builds the image of envs/Dockerfile with buildah, as root on Debian, and runs the smoke sweep in it.
+test-container: $(READY)
+	$(BIN)/python -m pytest -m container tests/container --durations=0
 
 # Lines and branches that the tests reach in their own process, without those of the workflow's jobs.
 coverage: $(READY)

@@ -85,7 +85,7 @@ def test_the_conda_file_pins_what_the_lock_pins():
     conda = yaml.safe_load((ROOT / "envs" / "flops-fit.yaml").read_text())
     assert set(conda) <= {"name", "channels", "dependencies"}
     python, *found = [text.split("=") for text in conda["dependencies"]]
-    assert python == ["python", "3.11"]
+    assert python == ["python", locked_python()]
     assert {normal(CONDA_NAMES.get(name, name)): version for name, version in found} == {
         name: locked()[name] for name in map(own_name, PROJECT["dependencies"])
     }
@@ -98,6 +98,7 @@ def own_name(requirement: str) -> str:
 def test_the_complete_conda_file_installs_the_lock():
     conda = yaml.safe_load((ROOT / "envs" / "complete.yaml").read_text())
     assert set(conda) <= {"name", "channels", "dependencies"}
+    assert f"python={locked_python()}" in conda["dependencies"]
     (pip,) = [part["pip"] for part in conda["dependencies"] if isinstance(part, dict)]
     (option,) = pip
     assert (ROOT / "envs" / option.removeprefix("--requirement ")).resolve() == (
@@ -105,18 +106,63 @@ def test_the_complete_conda_file_installs_the_lock():
     )
 
 
-def test_the_images_hold_the_lock_then_the_package_and_copy_what_is_there():
+def test_the_two_image_files_say_the_same():
+    """COPY and RUN of the Dockerfile are %files and %post of Apptainer's file."""
     docker = (ROOT / "envs" / "Dockerfile").read_text()
     apptainer = (ROOT / "envs" / "flops-fit.def").read_text()
-    copied = [line.split()[1:-1] for line in docker.splitlines() if line.startswith("COPY")]
-    files = apptainer.partition("%files\n")[2].partition("\n\n")[0].splitlines()
-    assert sorted(sum(copied, [])) == sorted(line.split()[0] for line in files)  # noqa: RUF017
-    assert all((ROOT / name).exists() for line in copied for name in line)
-    assert "src" in {name for line in copied for name in line}
-    base = {re.search(r"(?:FROM|From:) (\S+)", text)[1] for text in (docker, apptainer)}
-    assert base == {"python:3.11-slim"}
-    for text in (docker, apptainer):
-        assert text.index("--requirement") < text.index("--no-deps --editable")
+
+    def said(keyword: str) -> list[str]:
+        return re.findall(rf"^{keyword} (.*)$", docker, re.MULTILINE)
+
+    def section(name: str) -> list[str]:
+        lines = apptainer.partition(f"%{name}\n")[2].partition("\n\n")[0].splitlines()
+        return [line.strip() for line in lines]
+
+    folder = said("WORKDIR")[0]
+    names = []
+    for line in said("COPY"):
+        *sources, target = line.split()
+        assert target == ("./" if (ROOT / sources[0]).is_file() else f"./{sources[0]}"), line
+        names += sources
+    assert section("files") == [f"{name} {folder}/{name}" for name in names]
+    assert section("post") == [f"cd {folder}", *said("RUN")]
+    assert said("FROM") == re.findall(r"^From: (.*)$", apptainer, re.MULTILINE)
+
+
+def test_the_images_begin_with_the_lock_and_hold_what_the_workflow_reads():
+    docker = (ROOT / "envs" / "Dockerfile").read_text()
+    steps = re.findall(r"^(?:FROM|COPY|RUN) (.*)$", docker, re.MULTILINE)
+    assert steps[:3] == [
+        f"python:{locked_python()}-slim",
+        "requirements.lock ./",
+        "python -m pip install --no-cache-dir --requirement requirements.lock",
+    ]
+    assert steps[-1] == "python -m pip install --no-cache-dir --no-deps --editable ."
+    copied = {name for step in steps for name in step.split() if (ROOT / name).exists()}
+    assert {"Snakefile", "config", "envs", "profiles", "src", "workflow"} <= copied
+    (data,) = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())["dataset"]["sources"]
+    assert str(Path(data).parent) in copied
+
+
+def locked_python() -> str:
+    """The oldest Python of the lock, which is that of all tests."""
+    lock = (ROOT / "requirements.lock").read_text()
+    oldest = re.search(r"\(Python (3\.\d+) to 3\.\d+\)", lock)[1]
+    assert PROJECT["requires-python"] == f">={oldest}"
+    return oldest
+
+
+def test_the_public_checks_are_those_of_ci_with_pinned_actions_and_no_rights():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    check, image = (workflow["jobs"][name] for name in ("check", "image"))
+    parts = check["strategy"]["matrix"]["part"]
+    assert f"set -- {' '.join(parts)}\n" in (ROOT / ".ci/run").read_text()
+    assert check["container"] == f"python:{locked_python()}-bookworm"
+    for step in [*check["steps"], *image["steps"]]:
+        assert re.fullmatch(r"actions/\w+@[0-9a-f]{40}", step.get("uses", f"actions/x@{'0' * 40}"))
+    index = re.search(r"PIP_EXTRA_INDEX_URL=(\S+)", (ROOT / "envs/Dockerfile").read_text())[1]
+    assert workflow["env"]["PIP_EXTRA_INDEX_URL"] == index
 
 
 def test_the_classifiers_name_the_pythons_of_the_docs_and_the_range():
@@ -146,9 +192,40 @@ def test_the_catalog_is_told_what_it_asks_for():
     assert (ROOT / "workflow" / "profiles" / "default").resolve() == ROOT / "profiles" / "default"
     assert (ROOT / "config" / "README.md").exists()  # what the catalog shows
     assert (ROOT / "config" / "config.yaml").exists()
+    assert list((ROOT / "workflow" / "rules").glob("*.smk"))
+    assert {"snakemake", "workflow"} <= set(
+        re.findall(r"\w+", (ROOT / "README.md").read_text().lower())
+    )
     common = (ROOT / "workflow/rules/common.smk").read_text()
     assert 'Path("config/config.yaml")' in common  # relative, so that a deployed folder has its own
     assert {"README.md", "LICENSE"} <= {path.name for path in ROOT.iterdir()}
+
+
+def test_the_address_of_the_repository_stands_in_one_place():
+    kinds = {
+        "",
+        ".cff",
+        ".css",
+        ".def",
+        ".html",
+        ".ipynb",
+        ".j2",
+        ".md",
+        ".py",
+        ".smk",
+        ".toml",
+        ".yaml",
+    }
+    folders = ("docs", "config", "envs", "examples", "profiles", "src", "workflow")
+    files = [*ROOT.glob("[!.]*"), *(path for name in folders for path in (ROOT / name).rglob("*"))]
+    texts = {path: path.read_text() for path in files if path.suffix in kinds and path.is_file()}
+    places = [
+        str(path.relative_to(ROOT))
+        for path, text in texts.items()
+        for line in text.splitlines()
+        if "OWNER/" in line or re.search(r"(://|github\(\W*)\S*/flops-fit", line)
+    ]
+    assert places == ["docs/workflow.md"]
 
 
 def test_every_file_of_the_package_is_installed_with_it():

@@ -18,6 +18,9 @@ from pathlib import Path
 
 import psutil
 
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))  # also where it is run as a program
+from system import Refusal, apt_install, call
+
 ETC = Path("/etc/slurm")
 STATE = Path("/tmp/flops-fit-slurm")
 LOCK = Path("/tmp/flops-fit-slurm.lock")  # held by the session that uses it
@@ -64,10 +67,6 @@ PartitionName=urgent Nodes={host} DefaultTime=60 PriorityTier=2 State=UP
 """
 # The plugin for GPUs wants device files, and looks at no more than their kind.
 GPUS = "NodeName={host} Name=gpu File=/dev/tty[0-1]\n"
-
-
-class Refusal(Exception):
-    """This machine may belong to a cluster, or cannot hold one."""
 
 
 def up() -> None:
@@ -171,28 +170,11 @@ def foreign_or_own(etc: Path) -> tuple[list[Path], list[Path]]:
 
 
 def install() -> None:
-    if all(map(shutil.which, ("slurmctld", "slurmd", "sbatch", "munged"))):
-        return
-    call("apt-get", "-qq", "update")
-    call(
-        "apt-get",
-        "-qq",
-        "install",
-        "--yes",
-        "--no-install-recommends",
-        *PACKAGES,
-        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-    )
-    for path in foreign_or_own(ETC)[0]:  # there was none: these came with the packages, just now
-        path.unlink()
-
-
-def call(*line: str, **options) -> None:
-    done = subprocess.run(
-        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(line)} ended with {done.returncode}:\n{done.stdout}")
+    if apt_install(PACKAGES, ("slurmctld", "slurmd", "sbatch", "munged")):
+        for path in foreign_or_own(ETC)[
+            0
+        ]:  # there was none: these came with the packages, just now
+            path.unlink()
 
 
 def started(daemon: str) -> list[psutil.Process]:

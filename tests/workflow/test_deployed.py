@@ -5,6 +5,7 @@ one that git replaces by a copy of this checkout.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 from project import REPOSITORY
 
 pytestmark = pytest.mark.slow
-ADDRESS = "https://github.com/someone/flops-fit"
+DEPLOY = re.compile(r"^snakedeploy deploy-workflow (\S+) (\S+) --tag (\S+)$", re.MULTILINE)
+ADDRESS, FOLDER, TAG = DEPLOY.search((REPOSITORY / "docs/workflow.md").read_text()).groups()
 PRINTED = """
 
 onsuccess:
@@ -58,7 +60,7 @@ def git(tmp_path_factory) -> dict[str, str]:
     who = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
     for line in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "-m", "All")):
         assert run("git", *who, *line, folder=folder).returncode == 0
-    assert run("git", "tag", "v0.1.0", folder=folder).returncode == 0
+    assert run("git", "tag", TAG, folder=folder).returncode == 0
     return {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.file://{folder}.insteadOf",
@@ -72,10 +74,10 @@ def git(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def deployed(snakedeploy, git, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("deployed")
-    line = (snakedeploy, "deploy-workflow", ADDRESS, "mine", "--tag", "v0.1.0")
+    line = (snakedeploy, "deploy-workflow", ADDRESS, FOLDER, "--tag", TAG)
     done = run(*line, folder=folder, **git)
     assert done.returncode == 0, done.stdout
-    return folder / "mine"
+    return folder / FOLDER
 
 
 def snakemake(deployed: Path, git: dict[str, str], *arguments: str) -> tuple[int, str]:
