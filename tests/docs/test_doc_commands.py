@@ -104,6 +104,7 @@ ELSEWHERE = {
     "cat $(python -c 'import sysconfig; print(sysconfig.get_path(\"stdlib\"))')/*.py > text.txt": TUTORIAL,
     "snakemake plan --cores 1 --configfile nextbyte.yaml": TUTORIAL,
     f"{SWEEP} nextbyte.yaml": TUTORIAL,
+    "sbatch profiles/slurm/sweep.sh my_sweep.yaml": "tests/slurm/test_controller.py::test_a_sweep_goes_on_from_job_to_job_and_after_a_lost_node",
     f"{CLUSTER} -n": SLURM,
     f"{CLUSTER} --slurm-status-command squeue": SLURM,
     "snakemake --unlock --configfile config/smoke.yaml": SLURM,
