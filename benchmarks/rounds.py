@@ -59,6 +59,7 @@ class Pool:
             frame["flops"].to_numpy(),
             np.full(len(frame), ""),
             np.zeros(len(frame)),
+            np.zeros(len(frame)),
         )
 
 

@@ -1,5 +1,7 @@
 """The choice of runs: the delta method is right, and what is chosen beats chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from simulated import LAWS, loss_of
@@ -23,7 +25,8 @@ def cells(per_budget: int = 7, trunk: str = "") -> Cells:
     log_n = np.concatenate([optimum(LAWS["besiroglu"], c) + offsets for c in BUDGETS])
     log_d = np.log(budget / 6) - log_n
     names = np.full(len(budget), trunk)
-    return Cells(budget, log_n, log_d, budget, budget, names, np.full(len(budget), 0.8))
+    leave, paid = np.full(len(budget), 0.8), np.zeros(len(budget))
+    return Cells(budget, log_n, log_d, budget, budget, names, leave, paid)
 
 
 def belief(noise: float = 0.004, tau: dict | None = None) -> Belief:
@@ -111,6 +114,22 @@ def test_a_longer_run_of_a_trunk_costs_what_the_shorter_one_leaves():
     assert share[short] == 1
     assert share[long] == pytest.approx(1 - 0.8 * np.exp(pool.log_d[short] - pool.log_d[long]))
     assert cells().shares(have).min() == 1
+
+
+def test_what_was_trained_is_paid_and_a_run_in_between_finds_no_state():
+    pool = cells(trunk="a")
+    short, between, long = np.argsort(pool.log_d)[[0, 1, -2]]
+    longest = np.argmax(pool.log_d)
+    paid = np.zeros(len(pool.budget))
+    paid[[short, long]] = 1.0, 0.7
+    pool, have = replace(pool, paid=paid), paid > 0
+    assert pool.total(have) == pool.flops[short] + 0.7 * pool.flops[long]
+    share = pool.shares(have)
+    assert share[between] == 1  # only the state of the longest run stays
+    assert share[longest] == pytest.approx(1 - 0.8 * np.exp(pool.log_d[long] - pool.log_d[longest]))
+    after = have.copy()
+    after[between] = True
+    assert pool.total(after) == pool.total(have) + pool.flops[between]
 
 
 def test_what_is_chosen_beats_chance():

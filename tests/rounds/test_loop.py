@@ -13,9 +13,10 @@ from flops_fit.config.load import load_config
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import fit_runs, prepare_runs
 from flops_fit.plan.cache import search_paths
-from flops_fit.rounds import loop
+from flops_fit.rounds import outcome
 from flops_fit.rounds.goal import parse_goal
-from flops_fit.rounds.loop import MONEY, NOTHING, REACHED, End, Rounds
+from flops_fit.rounds.loop import Rounds
+from flops_fit.rounds.outcome import MONEY, NOTHING, REACHED, End, Outcome
 
 COUNTS = (
     "def counts(size):\n    return {'params': 48 * size**2, 'flops_per_token': 288 * size**2}\n"
@@ -76,12 +77,18 @@ def fitted(rounds: Rounds, runs: np.ndarray, noise: float = 0.003):
     return fit_runs(table, bootstrap=100, sensitivity=False)
 
 
+def after(rounds: Rounds, last, fit) -> tuple[np.ndarray, str] | End:
+    """What follows a round, given its fit."""
+    parts = rounds.goal, rounds.most, rounds.design, rounds.cells, last.runs, fit
+    return Outcome(*parts, rounds.config["fit"]).following()
+
+
 def played(rounds: Rounds) -> tuple[End, list[np.ndarray]]:
     """Rounds to their end without Snakemake: their configs are written and read as usual."""
     last, every = rounds.write(1, rounds.first(), "Why: first"), []
     while True:
         every.append(last.runs)
-        following = rounds.after(last, fitted(rounds, last.runs))
+        following = after(rounds, last, fitted(rounds, last.runs))
         if isinstance(following, End):
             return following, every
         last = rounds.write(last.number + 1, *following)
@@ -90,8 +97,8 @@ def played(rounds: Rounds) -> tuple[End, list[np.ndarray]]:
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(loop, "TIMES", 10)
-    monkeypatch.setattr(loop, "RESAMPLES", 50)
+    monkeypatch.setattr(outcome, "TIMES", 10)
+    monkeypatch.setattr(outcome, "RESAMPLES", 50)
 
 
 @pytest.mark.seconds
@@ -119,7 +126,7 @@ def test_the_money_that_is_left_buys_no_run(here):
     rounds = rounds_of(here, "N within 1.45x at 2.43e11")
     rounds.most = rounds.cells.total(rounds.first()) * 1.0001
     last = rounds.write(1, rounds.first(), "Why: first")
-    end = rounds.after(last, fitted(rounds, last.runs))
+    end = after(rounds, last, fitted(rounds, last.runs))
     assert end.reason == MONEY
     assert "--max-flops are spent" in end.sentence
 
@@ -127,16 +134,16 @@ def test_the_money_that_is_left_buys_no_run(here):
 def test_rounds_end_where_the_grid_is_exhausted(here, quick):
     rounds = rounds_of(here, "N within 1.02x at 8.2e10")
     last = rounds.write(1, np.ones(len(rounds.design), dtype=bool), "Why: all")
-    end = rounds.after(last, fitted(rounds, last.runs))
+    end = after(rounds, last, fitted(rounds, last.runs))
     assert end.reason == NOTHING
     assert "nothing is left of the config's grid" in end.sentence
 
 
 def test_rounds_end_where_no_run_is_expected_to_narrow_the_answer(here, monkeypatch):
     rounds = rounds_of(here, "N within 1.3x at 8.2e10")
-    monkeypatch.setattr(Rounds, "_expected", lambda *_: (0.5, 0.499))
+    monkeypatch.setattr(Outcome, "_expected", lambda *_: 1.0)
     last = rounds.write(1, rounds.first(), "Why: first")
-    end = rounds.after(last, fitted(rounds, last.runs))
+    end = after(rounds, last, fitted(rounds, last.runs))
     assert end.reason == NOTHING
     assert end.sentence.startswith("nothing helps")
 
@@ -149,7 +156,7 @@ def test_a_minimum_at_the_edge_is_bracketed_first(here):
     fit = fitted(rounds, runs, noise=0.0)
     assert fit.isoflop.budgets[-1].status == "at_edge"
     last = rounds.write(1, runs, "Why: off-centre")
-    following, why = rounds.after(last, fit)
+    following, why = after(rounds, last, fit)
     new = rounds.design[following & ~runs]
     assert list(zip(new["budget"], new["size"], strict=True)) == [(9e9, 20)]
     assert "bracket" in why

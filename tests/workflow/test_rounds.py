@@ -83,3 +83,43 @@ def test_killed_rounds_go_on_by_the_same_command_and_train_nothing_twice(tmp_pat
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout.splitlines()[-1])["rounds"] == told["rounds"][-1:]
     assert started.read_text() == before
+
+
+@pytest.mark.slow
+def test_rounds_on_trunks_train_the_extension_and_count_what_was_trained(tmp_path):
+    project = Project.create(tmp_path / "root")
+    project.configure(
+        budgets=[1e5, 2e5, 4e5, 8e5],
+        sizes={"values": [4, 6, 8, 12, 16]},
+        batch={"value": 16},
+        schedule={"kind": "trunk", "warmup_tokens": 32},
+        limits={"min_steps": 4, "max_epochs": 100},
+        fit={"bootstrap": 20},
+    )
+    command = [sys.executable, "-m", "flops_fit", "sweep", "--config", "sweep.yaml", "--json"]
+    command += ["--until", "N within 1.6x at 4e6", "--max-flops", "7e6"]
+    command += ["--snakefile", str(project.checkout / "Snakefile"), "--snakemake", "--cores 2"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        timeout=900,
+        check=False,
+        cwd=project.work,
+        env=project.environment(),
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rounds = json.loads(done.stdout.splitlines()[-1])["rounds"]
+    assert len(rounds) > 1
+    records = {p.parent.name: json.loads(p.read_text()) for p in project.runs.glob("*/record.json")}
+    for entry in rounds:
+        name = yaml.safe_load((project.work / entry["config"]).read_text())["name"]
+        runs = json.loads((project.results / name / "results.json").read_text())
+        trained = sum(records[run["experiment_id"]]["flops_here"] for run in runs)
+        assert entry["flops"] == pytest.approx(trained)
+        assert entry["flops"] < 0.9 * sum(run["flops_counted"] for run in runs)
+    longer = [r for r in records.values() if r["flops_counted"] > 6e5]
+    assert longer
+    for record in longer:  # of a later round: it goes on from the longest run of the one before
+        start = records[record["started_from"]]["tokens_seen"]
+        assert record["tokens_here"] == record["tokens_seen"] - int(0.8 * start) // 16 * 16

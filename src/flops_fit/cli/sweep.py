@@ -4,7 +4,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flops_fit.rounds.loop import End, Round, Rounds
+    from flops_fit.rounds.loop import Round, Rounds
+    from flops_fit.rounds.outcome import End
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
     from flops_fit.plan.cache import search_paths
     from flops_fit.rounds.goal import parse_goal
     from flops_fit.rounds.grid import grid_config
-    from flops_fit.rounds.loop import MOST_ROUNDS, RESULTS, End, Rounds
+    from flops_fit.rounds.loop import MOST_ROUNDS, RESULTS, Rounds
+    from flops_fit.rounds.outcome import End
     from flops_fit.rounds.snakemake import run_config
 
     snakefile = Path(args.snakefile)
@@ -78,10 +80,10 @@ def run(args: argparse.Namespace) -> None:
     options = [*shlex.split(args.snakemake), "--snakefile", str(snakefile)]
     while True:
         run_config(here.config, options, mark)
-        fit = rounds.fit_of(here)
-        print(rounds.line(here, fit), flush=True)
-        lines.append(rounds.to_dict(here, fit))
-        following = rounds.after(here, fit)
+        outcome = rounds.outcome(here)
+        print(rounds.line(here, outcome), flush=True)
+        lines.append(rounds.to_dict(here, outcome))
+        following = outcome.following()
         if isinstance(following, End):
             break
         if here.number == MOST_ROUNDS:

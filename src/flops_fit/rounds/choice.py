@@ -15,6 +15,7 @@ large budgets, so each budget in turn is opened first, and the rest filled up (K
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Cells:
     ``budget``: C in FLOPs; ``log_n`` and ``log_d``: ln N and ln D; ``flops`` and ``money`` of the run
     trained from nothing (``money`` equals ``flops`` where there is no price). Runs of one ``trunk`` (a
     name, empty for none) share their steps up to where the shorter one leaves it, the ``leave``-th
-    share of its own D.
+    share of its own D. ``paid``: the share of each run that has been trained, 0 before it is.
     """
 
     budget: np.ndarray
@@ -51,16 +52,31 @@ class Cells:
     money: np.ndarray
     trunk: np.ndarray
     leave: np.ndarray
+    paid: np.ndarray
+
+    @cached_property
+    def _covered(self) -> np.ndarray:
+        """The share (n, n) of each run (a row) that the state which another one leaves covers."""
+        shared = (self.trunk != "") & (self.trunk == self.trunk[:, None])
+        shared &= self.log_d < self.log_d[:, None]
+        return shared * self.leave * np.exp(np.minimum(self.log_d - self.log_d[:, None], 0.0))
+
+    @cached_property
+    def _states(self) -> np.ndarray:
+        """Which trained runs (n,) have left a state that stays: the longest of each trunk."""
+        trained = self.paid > 0
+        longer = trained & (self.trunk == self.trunk[:, None]) & (self.log_d > self.log_d[:, None])
+        return trained & ~longer.any(axis=1)
 
     def shares(self, have: np.ndarray) -> np.ndarray:
-        """The share (n,) of each run that is left to train beside those in ``have`` (n,)."""
-        share = np.ones(len(self.budget))
-        for i in np.flatnonzero(self.trunk != ""):
-            shorter = have & (self.trunk == self.trunk[i]) & (self.log_d < self.log_d[i])
-            if shorter.any():
-                starts = self.leave[shorter] * np.exp(self.log_d[shorter] - self.log_d[i])
-                share[i] = 1 - starts.max()
-        return share
+        """The share (n,) of each run that these rounds train.
+
+        Of a trained run it is what was ``paid``. Another one starts from the furthest state that
+        covers a part of it, the last one of its trunk or one that a run in ``have`` (n,) will leave.
+        """
+        there = np.where(self.paid > 0, self._states, have)
+        left = 1 - (self._covered * there).max(axis=1)
+        return np.where(self.paid > 0, self.paid, left)
 
     def total(self, have: np.ndarray) -> float:
         """The FLOPs of all runs in ``have`` (n,) together."""
