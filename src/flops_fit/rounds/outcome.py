@@ -72,15 +72,15 @@ class Outcome:
         if (runs != self.runs).any() and self.cells.total(runs) <= self.most:
             return runs, "Why: they bracket minima that the fit does not show"
         if self.goal.reached(self.answer):
-            return End(REACHED, f"the interval is reached: {self.interval}")
+            return End(REACHED, self.interval)
         chosen = choose(self._scores, self.runs, self.most, self._enough)
         if (chosen == self.runs).all():
             return self._nothing_left()
         then, most = self._expected(chosen), self.goal.half_width(self.answer.loss)
         now = reach_of(self.goal, self.answer)
         if now and then and most and then > max((1 - WORTH) * now, most):
-            sentence = f"nothing helps: {self.interval}; {self._text(then)} is expected"
-            return End(NOTHING, f"{sentence} of all that can still be trained")
+            sentence = f"{self.interval}; {self._text(then)} is expected of all that can be trained"
+            return End(NOTHING, sentence)
         runs = next_round(self.cells, self.runs, chosen)
         expected = "" if then is None else f"; expected of all that is planned: {self._text(then)}"
         return runs, f"Why: they narrow the answer most for their price{expected}"
