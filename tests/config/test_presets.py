@@ -13,6 +13,7 @@ from flops_fit.config.load import load_config
 from flops_fit.experiment.places import spec_file
 from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.spec import read_spec
+from flops_fit.files import read_json
 from flops_fit.jobs.job import train_spec
 from flops_fit.notation import count_text, time_text
 from flops_fit.plan.planner import make_plan
@@ -115,6 +116,14 @@ def test_the_standard_sweep_on_trunks_takes_two_thirds_of_separate_runs(tmp_path
     separate = sum(row.experiment.flops_counted for row in rows)
     assert totals(rows).flops_counted / separate < 0.665
     assert totals(rows).flops_counted < 0.7 * 1.1e14  # of config/standard.yaml, see its page
+
+
+def test_the_kept_runs_on_trunks_are_those_of_the_preset_and_share_as_it_plans():
+    records = read_json(ROOT / "docs" / "standard_trunk" / "results.json")
+    known = read_json(ROOT / "tests" / "plan" / "shipped_ids.json")["standard_trunk"]
+    assert sorted(record["experiment_id"] for record in records) == sorted(known)
+    separate = sum(record["flops_counted"] for record in records)
+    assert sum(record["flops_here"] for record in records) / separate < 0.665
 
 
 def test_the_page_names_every_preset():
