@@ -13,7 +13,7 @@ from flops_fit.fit.result import read_fit
 KEPT = ROOT / "docs" / "gpu"
 # Budgets and depths of the sweep: N = 49152 d^3 + 64 V d, on both sides of 20 tokens per parameter.
 FULL = {1e15: [2, 3, 4, 5], 3e15: [2, 3, 4, 5], 1e16: [3, 4, 5, 6], 3e16: [4, 5, 6, 8]}
-TINY = {3e8: [1, 2], 1e9: [1, 2]}
+TINY = {3e8: [1, 2, 3], 1e9: [1, 2, 3]}
 
 
 def sweep(bench: Bench) -> None:
@@ -44,7 +44,7 @@ def _config(bench: Bench) -> dict:
         "name": "gpu-small",
         "budgets": list(FULL if bench.gpu else TINY),
         "sizes": {"per_budget": FULL if bench.gpu else TINY},
-        "batch": {"value": 32768 if bench.gpu else 256},
+        "batch": {"value": 32768 if bench.gpu else 128},
         "evaluation": {"tokens": 2**20 if bench.gpu else 2048, "batch_items": 8},
         "limits": {"min_steps": 50 if bench.gpu else 2, "max_epochs": 40},
         "resources": {
