@@ -1,7 +1,5 @@
 """The command line: instant help with examples that parse, and one message for bad input."""
 
-import argparse
-import io
 import re
 import shlex
 import subprocess
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit.cli.arguments import counting
 from flops_fit.cli.main import main, make_parser
 
 VERBS = (
@@ -135,16 +132,3 @@ def test_bad_input_ends_with_one_message_and_status_2(capsys, tmp_path):
     assert main(["plan", "--plan", str(tmp_path / "none.json")]) == 2
     error = capsys.readouterr().err
     assert error == f"flops-fit: error: {tmp_path / 'none.json'}: no such file\n"
-
-
-@pytest.mark.parametrize(
-    ("terminal", "quiet", "drawn"),
-    [(True, False, True), (True, True, False), (False, False, False)],
-)
-def test_a_bar_counts_on_a_terminal_unless_asked_for_quiet(monkeypatch, terminal, quiet, drawn):
-    screen = io.StringIO()
-    monkeypatch.setattr(screen, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr("sys.stderr", screen)
-    with counting(argparse.Namespace(quiet=quiet), 3, "simulations") as each:
-        each()
-    assert ("simulations" in screen.getvalue()) == drawn
