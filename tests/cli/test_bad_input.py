@@ -187,7 +187,7 @@ KEYS = [
     (
         "a missing key",
         {"sizes": None, "model": {"size_param": "width"}},
-        "model.factory: missing, and it has no default",
+        "model.factory: missing, and it has no default (Import path, package.module:callable, of a class",
     ),
     ("no name", {"name": None}, "name: missing, and it has no default"),
     ("a name that is a path", {"name": "../up"}, "name: '../up' is not allowed; allowed: letters"),
@@ -209,24 +209,28 @@ KEYS = [
     ),
 ]
 VALUES = [
-    ("a wrong type", {"budgets": "many"}, "budgets: 'many' is not allowed; allowed: array"),
+    (
+        "a wrong type",
+        {"budgets": "many"},
+        "budgets: 'many' is not allowed; allowed: a number or a list",
+    ),
     (
         "a list for a rule",
         {"learning_rate": [0.1]},
-        "learning_rate: [0.1] is not allowed; allowed: object",
+        "learning_rate: [0.1] is not allowed; allowed: a number or a mapping of keys",
     ),
     (
         "text for a number",
         {"budgets": ["1e6", "lots"]},
-        "budgets.1: 'lots' is not allowed; allowed: number",
+        "budgets.1: 'lots' is not allowed; allowed: a number",
     ),
     (
         "a store for checkpoints without a protocol",
         {"resources": {"checkpoint_store": "bucket"}},
         "resources.checkpoint_store: 'bucket' is not allowed; allowed: a text such as s3://",
     ),
-    ("true for a number", {"budgets": [True]}, "budgets.0: True is not allowed; allowed: number"),
-    ("no budgets", {"budgets": []}, "budgets: [] is not allowed; allowed: at least 1 entries"),
+    ("true for a number", {"budgets": [True]}, "budgets.0: True is not allowed; allowed: a number"),
+    ("no budgets", {"budgets": []}, "budgets: [] is not allowed; allowed: a list of at least 1"),
     (
         "a negative budget",
         {"budgets": [-1e6]},
@@ -1185,7 +1189,7 @@ DEVICES = [
     (
         "part of a GPU",
         "plan --config bad.yaml",
-        "resources.gpus: 0.5 is not allowed; allowed: integer",
+        "resources.gpus: 0.5 is not allowed; allowed: a whole number",
         {"bad.yaml": text_of({"resources": {"gpus": 0.5}})},
         {},
     ),

@@ -76,11 +76,15 @@ def test_a_script_and_its_counts_have_short_forms():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("seeds", 0, "seeds: 0 is not allowed; allowed: array"),
-        ("seeds", True, "seeds: True is not allowed; allowed: array"),
-        ("loss", 3, "loss: 3 is not allowed; allowed: object"),
-        ("sizes", 8, "sizes: 8 is not allowed; allowed: object"),
-        ("learning_rate", "fast", "learning_rate: 'fast' is not allowed; allowed: object"),
+        ("seeds", 0, "seeds: 0 is not allowed; allowed: a whole number or a list"),
+        ("seeds", True, "seeds: True is not allowed; allowed: a whole number or a list"),
+        ("loss", 3, "loss: 3 is not allowed; allowed: text or a mapping of keys"),
+        ("sizes", 8, "sizes: 8 is not allowed; allowed: a list or a mapping of keys"),
+        (
+            "learning_rate",
+            "fast",
+            "learning_rate: 'fast' is not allowed; allowed: a number or a mapping of keys",
+        ),
     ],
 )
 def test_what_is_no_short_form_is_refused_as_it_was_written(key, value, message):
@@ -162,11 +166,11 @@ def test_a_table_of_runs_needs_nothing_to_train():
             {"answer": {"money": 1}, "pricing": {"device": "H100"}},
             "answer.money: needs pricing.per_hour, which is missing",
         ),
-        ({"budgets": []}, "budgets: [] is not allowed; allowed: at least 1"),
+        ({"budgets": []}, "budgets: [] is not allowed; allowed: a list of at least 1"),
         ({"budgets": [-1e9]}, "budgets.0: -1000000000.0 is not allowed; allowed: more than 0"),
         ({"budgets": [1e9, 1e9]}, "budgets: 1e+09 is given twice"),
         ({"budgets": [float("inf")]}, "budgets.0: inf is not allowed; allowed: finite numbers"),
-        ({"seeds": [0.5]}, "seeds.0: 0.5 is not allowed; allowed: integer"),
+        ({"seeds": [0.5]}, "seeds.0: 0.5 is not allowed; allowed: a whole number"),
         ({"name": "a/b"}, "name: 'a/b' is not allowed; allowed: letters"),
         ({"schedule": {"kind": "trunk"}}, "schedule.warmup_tokens: missing, and it has no default"),
         (
@@ -214,7 +218,10 @@ def test_a_table_of_runs_needs_nothing_to_train():
         ),
         ({"dataset": {"factory": "c:d", "prepare": "e:f"}}, "dataset.example: missing"),
         ({"runs": "runs.csv"}, "model: cannot be combined with runs"),
-        ({"fit": {"delta": "small"}}, "fit.delta: 'small' is not allowed; allowed: auto or number"),
+        (
+            {"fit": {"delta": "small"}},
+            "fit.delta: 'small' is not allowed; allowed: auto or a number",
+        ),
         ({"schedule": {"warmup": 1}}, "schedule.warmup: 1 is not allowed; allowed: less than 1"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_star_has_six_runs_and_its_diagonals_alternate():
             "stands there and in weight_decay",
         ),
         ({"weight_decay": {"value": 1, "file": "x.json"}}, "weight_decay: .* exactly one of value"),
-        ({"batch": None}, "batch: None is not allowed; allowed: object"),
+        ({"batch": None}, "batch: None is not allowed; allowed: a number, or a mapping"),
         ({"dataset": {"unique_fraction": [0.5, 2]}}, "unique_fraction.1: 2 is not allowed"),
         ({"dataset": {"unique_fraction": {3e5: [1]}}}, r"unique_fraction.300000: not a budget"),
     ],

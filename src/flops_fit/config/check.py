@@ -25,6 +25,21 @@ RESERVED = {  # folders below results that belong to no sweep; some disks ignore
     "data": "prepared data",
     "local": "what find_optimal writes",
 }
+TYPES = {  # the types of JSON as people call them
+    "object": "a mapping of keys",
+    "array": "a list",
+    "string": "text",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "null": "null",
+}
+SHORT = {  # what a short form is, by the key that it stands for, where it is no text
+    "list": "a number",
+    "count": "a whole number",
+    "value": "a number",
+    "values": "a list",
+}
 BY_NUMBER = (  # mappings with numbers as keys
     *("sizes.per_budget", "model.size_map", "counts.table", "dataset.unique_fraction"),
 )
@@ -174,8 +189,15 @@ def _explain(error: "ValidationError") -> str:
     if error.validator == "required":
         missing = sorted(set(error.validator_value) - set(error.instance))
         prefix = "" if key == "config" else f"{key}."
-        return "; ".join(f"{prefix}{name}: missing, and it has no default" for name in missing)
+        known = error.schema.get("properties", {})
+        return "; ".join(_missing(f"{prefix}{name}", known.get(name, {})) for name in missing)
     return f"{key}: {show(error.instance)} is not allowed; {_allowed(error)}"
+
+
+def _missing(key: str, its_schema: dict) -> str:
+    """That ``key`` is missing, with the first sentence of its description in ``its_schema``."""
+    meaning = its_schema.get("description", "").strip().split(". ")[0].rstrip(".")
+    return f"{key}: missing, and it has no default" + (f" ({meaning})" if meaning else "")
 
 
 def _unknown_key(prefix: str, name: str, allowed: list[str]) -> str:
@@ -189,11 +211,15 @@ def _allowed(error: "ValidationError") -> str:
     match error.validator:
         case "type":
             kinds = [value] if isinstance(value, str) else value
-            return f"allowed: {' or '.join(kinds)}"
+            short = error.schema.get("shorthand")
+            names = [SHORT.get(short, "text")] if short else []
+            names += [TYPES[kind] for kind in kinds]
+            return f"allowed: {' or '.join(names)}"
         case "enum":
             return f"allowed: {', '.join(map(str, value))}"
         case "oneOf":
-            return f"allowed: {' or '.join(str(o.get('const', o.get('type'))) for o in value)}"
+            kinds = (TYPES.get(o.get("type"), str(o.get("const"))) for o in value)
+            return f"allowed: {' or '.join(kinds)}"
         case "minimum":
             return f"allowed: {value} or more"
         case "maximum":
@@ -203,9 +229,9 @@ def _allowed(error: "ValidationError") -> str:
         case "exclusiveMaximum":
             return f"allowed: less than {value}"
         case "minItems":
-            return f"allowed: at least {value} entries"
+            return f"allowed: a list of at least {value}"
         case "maxItems":
-            return f"allowed: at most {value} entries"
+            return f"allowed: a list of at most {value}"
         case "uniqueItems":
             return "allowed: each entry once"
         case "maxLength":
@@ -243,7 +269,10 @@ def check_across_keys(config: dict) -> None:
     for key in kind.needed:
         section, _, name = key.partition(".")
         if section not in config or (name and name not in config[section]):
-            raise FlopsFitError(f"{key}: missing, and it has no default")
+            of_section = schema()["properties"][section]
+            raise FlopsFitError(
+                _missing(key, of_section["properties"][name] if name else of_section)
+            )
     if "sizes" in kind.needed:
         check_sizes(config)
         _check_confirm(config)

@@ -27,7 +27,7 @@ def check_rules(config: dict) -> None:
 
 def _check_source(key: str, rule: dict | None) -> None:
     if rule is None:
-        raise FlopsFitError(f"{key}: None is not allowed; allowed: object")
+        raise FlopsFitError(f"{key}: None is not allowed; allowed: a number, or a mapping of keys")
     if len([name for name in SOURCES if name in rule]) != 1:
         raise FlopsFitError(
             f"{key}: {show(sorted(rule))} given; allowed: exactly one of {', '.join(SOURCES)}"
