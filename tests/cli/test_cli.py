@@ -1,5 +1,7 @@
 """The command line: instant help with examples that parse, and one message for bad input."""
 
+import argparse
+import io
 import re
 import shlex
 import subprocess
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flops_fit.cli.arguments import run_command
+from flops_fit.cli.at_work import at_work
 from flops_fit.cli.main import main, make_parser
 
 VERBS = (
@@ -132,3 +136,26 @@ def test_bad_input_ends_with_one_message_and_status_2(capsys, tmp_path):
     assert main(["plan", "--plan", str(tmp_path / "none.json")]) == 2
     error = capsys.readouterr().err
     assert error == f"flops-fit: error: {tmp_path / 'none.json'}: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "drawn"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+)
+def test_a_bar_counts_on_a_terminal_unless_asked_for_quiet(monkeypatch, terminal, quiet, drawn):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("sys.stderr", screen)
+    with at_work(argparse.Namespace(quiet=quiet), "simulations", 3) as each:
+        each()
+    assert ("simulations" in screen.getvalue()) == drawn
+
+
+def test_the_command_to_run_next_names_a_workflow_where_none_is_at_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_command("my sweep.yaml") == (
+        f"snakemake --cores all --snakefile {ROOT / 'Snakefile'} --configfile 'my sweep.yaml'"
+    )
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow" / "Snakefile").touch()
+    assert run_command("a.yaml") == "snakemake --cores all --configfile a.yaml"

@@ -3,9 +3,16 @@
 import argparse
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+SNAKEFILES = (  # where Snakemake looks for a workflow
+    *("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefile"),
+)
+CHECKOUT = Path(__file__).parents[3] / "Snakefile"
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
@@ -82,3 +89,13 @@ def add_verb(
     add_arguments(parser)
     if run is not None:  # else the verbs below it set theirs
         parser.set_defaults(run=run)
+
+
+def run_command(config: str | Path) -> str:
+    """The command that runs the sweep of the file ``config`` from the working directory.
+
+    Where no workflow is found there, it names that of the checkout to which this package belongs.
+    """
+    here = any(Path(place).exists() for place in SNAKEFILES) or not CHECKOUT.exists()
+    workflow = "" if here else f" --snakefile {shlex.quote(str(CHECKOUT))}"
+    return f"snakemake --cores all{workflow} --configfile {shlex.quote(str(config))}"

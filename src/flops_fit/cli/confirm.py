@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_json, add_places, print_json, texts_aside
+from flops_fit.cli.arguments import add_json, add_places, print_json, run_command, texts_aside
 from flops_fit.cli.at_work import at_work
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _confirm(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         ),
         f"{size_text} (N* {count_text(answer.params)}), D {count_text(experiment.num_tokens)}; "
         f"predicted loss {loss_text(predicted['loss'])}{_range_of(predicted)}",
-        f"wrote {out}; run it with: snakemake --cores all --configfile {out}",
+        f"wrote {out}; run it with: {run_command(out)}",
     ]
     prediction = {
         "config": str(out),

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.cli.arguments import add_json, add_places, print_json, texts_aside
+from flops_fit.cli.arguments import add_json, add_places, print_json, run_command, texts_aside
 from flops_fit.cli.at_work import at_work, load
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _propose(args: argparse.Namespace) -> dict[str, Any]:
     ]
     write_atomic(out, config_text(new, head))
     print("\n".join(summary))
-    print(f"wrote {out}; run it with: snakemake --cores all --configfile {out}")
+    print(f"wrote {out}; run it with: {run_command(out)}")
     return {
         "config": str(out),
         "why": chosen.action.why,

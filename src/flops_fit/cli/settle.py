@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.cli.arguments import run_command
 from flops_fit.cli.at_work import at_work
 
 if TYPE_CHECKING:
@@ -232,6 +233,6 @@ def _write(
     texts[str(out)] = config_text({**raw, "name": name, "compare": files}, [made, *head])
     for file, text in texts.items():
         write_atomic(Path(file), text)
-    wrote = f"wrote {', '.join(texts)}; run with: snakemake --cores all --configfile {out}"
+    wrote = f"wrote {', '.join(texts)}; run it with: {run_command(out)}"
     print("\n".join([*head, wrote]))
     return {"config": str(out), "arms": arms}
