@@ -43,6 +43,7 @@ PROGRESS = "progress.json"
 VERSIONS = ("accelerate", "jax", "numpy", "torch", "transformers")  # recorded where imported
 MOST_FILES = 10_000  # that are noted; data of more files must be named by their folder
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+SHOWN = ("status", "reason", "loss", "metrics", "params", "tokens", "seconds")  # of a run alone
 VALUES = ("size", "tokens", "steps", "batch_items", "tokens_per_item", "learning_rate", "seed")
 
 _current: "Run | None" = None  # the run of this process, where it is part of a sweep
@@ -356,7 +357,7 @@ class Run:
             outcome["used"] = _used()
         if self._result is None:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout may be closed
-                print(json.dumps(outcome, indent=1), flush=True)
+                print(json.dumps({k: outcome[k] for k in SHOWN if outcome.get(k)}), flush=True)
         elif not _commit(Path(self._result), outcome):
             _say("another process left a result before this one; the first result counts")
 
