@@ -49,11 +49,11 @@ def waste_text(waste: float | None) -> str:
     return f"+{100 * waste:.3g}%" if waste < 10 else f"x {1 + waste:.3g}"
 
 
-def time_text(seconds: float) -> str:
-    """A duration of ``seconds`` in a readable unit: 48 s, 5.2 min, 3.1 h."""
+def time_text(seconds: float, digits: int = 3) -> str:
+    """A duration of ``seconds`` with up to ``digits`` digits: 48 s, 5.2 min, 3.1 h."""
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (math.inf, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / unit:.3g} {name}"
+            return f"{float(f'{seconds / unit:.{digits}g}'):g} {name}"
     raise ValueError(f"not a duration: {seconds}")
 
 

@@ -26,14 +26,15 @@ def test_a_script_with_options_is_planned_and_started_with_them(tmp_path, monkey
     config = complete_config(yaml.safe_load(FILES["nano.yaml"]))
     plan = make_plan(config, tmp_path / "results", [str(tmp_path)])
     assert len(plan.experiments) == 18
+    assert min(e.steps for e in plan.experiments) > 100
     first = plan.experiments[0]
-    assert first.count.params == 2 * 12 * 8**2 + 96 * 8
+    assert first.count.params == 3 * 12 * 8**2 + 96 * 8
     assert first.num_tokens == first.steps * first.batch_items * 64
     spec = read_spec(spec_file(tmp_path / "results", first.experiment_id))
     assert {*spec.uses.files} == {"data/train.bin", "data/val.bin"}
     given = script_spec_of(spec, "out", processes=1, threads=1, gpus=0)
     line = command_line(spec, given, tmp_path)
     assert line[line.index("--n_layer") :] == [
-        *("--n_layer", "2", "--n_head", "1", "--n_embd", "8", "--out_dir", "out"),
+        *("--n_layer", "3", "--n_head", "1", "--n_embd", "8", "--out_dir", "out"),
         *("--batch_size", "4", "--max_iters", str(first.steps), "--learning_rate", "0.003"),
     ]

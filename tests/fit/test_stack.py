@@ -315,9 +315,9 @@ def test_predictions_of_the_chain_use_none_of_the_runs_that_they_predict():
 def test_the_record_speaks_of_answers_of_the_same_kind():
     near = record_words("trust", 2.0)
     entry = record()["trust, up to 3x"]
-    assert f"On {entry['rows']} held-out budgets of {record()['sweeps']} published sweeps" in near
-    assert f"the measured N* in {entry['params']:.0%}" in near
-    assert "called provisional" in record_words("provisional", 5.0)
+    assert f"on {entry['rows']} held-out budgets of {record()['sweeps']} published sweeps" in near
+    assert f"the measured N* inside their interval in {entry['params']:.0%}" in near
+    assert "the verdict provisional" in record_words("provisional", 5.0)
     assert record_words("not identifiable", 1.0) == ""
 
 

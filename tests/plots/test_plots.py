@@ -306,6 +306,20 @@ def test_the_frontier_of_the_surface_is_its_lowest_loss_at_equal_compute(table, 
         assert cheaper["loss"].min() >= best["loss"] - 1e-9
 
 
+def test_no_contour_has_its_label_on_a_run_or_a_line(table, fit):
+    figure = Figure(figsize=(6.5, 4.8))
+    ax = figure.subplots()
+    numbers = surface_numbers(table, fit, BUDGETS)
+    draw_surface(ax, numbers, colours_of(table, fit), "nats")
+    figure.canvas.draw()
+    drawn = numbers[numbers["kind"].isin(["run", "line", "frontier"])]
+    points = ax.transData.transform(drawn[["params", "tokens"]].to_numpy(dtype=float))
+    labels = [text for text in ax.texts if text.get_text().replace(".", "").isdigit()]
+    assert len(labels) > 5
+    for box in (text.get_window_extent() for text in labels):
+        assert not box.count_contains(points)
+
+
 def test_labels_are_moved_apart_and_keep_their_order():
     placed = spread(np.array([1.0, 1.01, 3.0, 1.02]), 0.2)
     assert np.diff(np.sort(placed)).min() >= 0.2 - 1e-6
@@ -333,6 +347,7 @@ def test_labels_are_moved_apart_and_keep_their_order():
         (time_text(48), "48 s"),
         (time_text(312), "5.2 min"),
         (time_text(11160), "3.1 h"),
+        (time_text(113, 2), "110 s"),
     ],
 )
 def test_numbers_are_written_for_people(written, expected):

@@ -96,8 +96,8 @@ class Cost:
         if self._tail is None:
             return "above the largest size f / N keeps its last value"
         return (
-            f"above the largest size f / N goes on as the last {TAIL_SIZES} sizes do, its slope "
-            f"fading as N^-{self._tail.power:.2f}"
+            f"above the largest size f / N follows the trend of the last {TAIL_SIZES} sizes, with a "
+            f"slope that falls as N^-{self._tail.power:.2f}"
         )
 
     def log_flops_per_token(self, log_n: Numbers) -> np.ndarray:

@@ -124,7 +124,7 @@ def identify(data: Data, fit: Surface, profile: bool = True) -> Identification:
         where = f", E anywhere in {flat[0]:.3g} to {flat[-1]:.3g}" if len(flat) > 1 else ""
         text = (
             f"not identifiable: {'; '.join(reasons)} (N spans x{span[0]:.3g}, D x{span[1]:.3g}, "
-            f"condition number {condition:.1e}{where})"
+            f"condition number {condition:.3g}{where})"
         )
         return Identification("not_identifiable", text, condition, se_a, curve)
     stuck = [
@@ -135,9 +135,11 @@ def identify(data: Data, fit: Surface, profile: bool = True) -> Identification:
     ]
     if stuck:
         text = f"at bound: {', '.join(stuck)} (E >= 1e-6 of the lowest loss, exponents in "
-        text += f"{EXPONENT_BOUNDS[0]:g} to {EXPONENT_BOUNDS[1]:g}); condition {condition:.1e}"
+        text += (
+            f"{EXPONENT_BOUNDS[0]:g} to {EXPONENT_BOUNDS[1]:g}); condition number {condition:.3g}"
+        )
         return Identification("at_bound", text, condition, se_a, curve)
-    text = f"condition number {condition:.1e}, standard error of a about {se_a:.2g}"
+    text = f"condition number {condition:.3g}, standard error of a about {se_a:.2g}"
     if not fit.converged and fit.scale > SCALE_FLOOR * 10:
         text = "the last step still lowered the objective; " + text
     return Identification("converged", text, condition, se_a, curve)

@@ -68,11 +68,14 @@ def exclusion_rows(
     if how.method != "surface":
         surface = refit(replace(keep_all, method="surface"), everything, near=near)
     misfit, loss = np.abs(surface.surface.fit.residual), everything.column("loss")
-    for what, size in (("worst-fitting", misfit), ("of the highest loss", loss)):
+    for one, several, size in (
+        ("worst-fitting run", "worst-fitting runs", misfit),
+        ("run with the highest loss", "runs with the highest losses", loss),
+    ):
         order = np.argsort(-size, kind="stable")
         for count in _dropped(len(everything)):
             part = everything.take(np.sort(order[count:]))
-            label = f"without the {count} {what}" if count > 1 else f"without the one {what}"
+            label = f"without the {count} {several}" if count > 1 else f"without the {one}"
             yield refit_row("exclusion", label, refit(keep_all, part, curves, near), runs.cost)
 
 

@@ -30,16 +30,18 @@ def record_words(verdict: str, beyond: float) -> str:
     ``beyond``: C over the largest budget of the data.
     """
     band = next(name for name, most in BANDS.items() if beyond <= most)
-    near, entry = f" {band} the largest budget", record().get(f"{verdict}, {band}")
+    near, entry = f" at budgets {band} the largest", record().get(f"{verdict}, {band}")
     if not entry or entry["rows"] < FEWEST_ANSWERS:
         near, entry = "", record().get(verdict)
     if not entry or entry["rows"] < FEWEST_ANSWERS:
         return ""
     kept = ""
     if entry["kept"] is not None:
-        kept = f"; the advised size cost at most 5% more compute in {entry['kept']:.0%}"
+        kept = (
+            f"; the advised size cost at most 5% more compute than the best in {entry['kept']:.0%}"
+        )
     return (
-        f"On {entry['rows']} held-out budgets of {record()['sweeps']} published sweeps, the intervals "
-        f"of answers called {verdict}{near} held the measured N* in {entry['params']:.0%} and the "
-        f"measured loss in {entry['loss']:.0%}{kept}."
+        f"Track record: on {entry['rows']} held-out budgets of {record()['sweeps']} published sweeps, "
+        f"answers with the verdict {verdict}{near} had the measured N* inside their interval in "
+        f"{entry['params']:.0%} of cases, and the measured loss in {entry['loss']:.0%}{kept}."
     )

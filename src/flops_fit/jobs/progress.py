@@ -117,7 +117,7 @@ class Counts:
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.at_work} at work"] if self.at_work else []
         if self.seconds_left is not None:
-            parts.append(f"about {time_text(self.seconds_left)} left")
+            parts.append(f"about {time_text(self.seconds_left, 2)} left")
         return ", ".join(parts)
 
 

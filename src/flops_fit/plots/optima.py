@@ -187,7 +187,7 @@ def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
         ax.axhline(REFERENCE_RATIO, **style)
         below = law[quantity].iloc[0] < REFERENCE_RATIO  # then there is room above the line
         ax.annotate(
-            "20 (Hoffmann et al. 2022)",
+            "20 (Hoffmann et al.)",
             (c[0], REFERENCE_RATIO),
             xytext=(0, 3 if below else -3),
             textcoords="offset points",

@@ -1,5 +1,6 @@
 """The fitted surface L(N, D): contours, runs, IsoFLOP lines and the frontier of best sizes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.path import Path
 
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.prediction import loss_at
@@ -33,6 +35,7 @@ MARGIN = 1.6  # factor drawn beyond the runs in N and D
 LEVELS = 11
 CONTOUR, BEYOND = "#8d97a8", "#fbfcfd"
 MOST_LINES = 8  # most IsoFLOP lines drawn
+LABEL_GAP = 0.035  # least distance of a contour's label from anything else, in widths of the axes
 COLUMNS = ["kind", "flops", "params", "tokens", "loss", "beyond_data"]
 
 
@@ -133,7 +136,14 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     lines = ax.contour(n, d, loss, colors=CONTOUR, linewidths=0.6, **drawn)
     two_decimals = np.allclose(levels, np.round(levels, 2), rtol=0, atol=1e-12)
     write = "{:.2f}" if two_decimals else "{:.3g}"
-    ax.clabel(lines, fmt=write.format, fontsize=8, colors=MUTED, inline_spacing=3)
+    ax.clabel(
+        lines,
+        fmt=write.format,
+        fontsize=8,
+        colors=MUTED,
+        inline_spacing=3,
+        manual=_label_places(ax, lines.get_paths(), parts),
+    )
     ax.contourf(n, d, beyond, levels=[1, np.inf], colors="white", alpha=0.55, zorder=1)
     _draw_lines(ax, parts, colours)
     runs = parts["run"]
@@ -165,6 +175,34 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
     log_axis(ax.xaxis, tick_count)
     log_axis(ax.yaxis, tick_count)
     return ax
+
+
+def _label_places(ax: Axes, contours: Sequence[Path], parts: dict) -> list[tuple[float, float]]:
+    """Where each contour is farthest from runs, lines, the frame and other labels.
+
+    Contours that have no such place have no label.
+    """
+    to_share = ax.transScale + ax.transLimits  # data to shares of the axes' width and height
+    taken = np.concatenate(
+        [
+            to_share.transform(parts[kind][["params", "tokens"]].dropna().to_numpy(dtype=float))
+            for kind in ("run", "line", "frontier")
+            if kind in parts
+        ]
+    )
+    places = []
+    for contour in contours:
+        points = np.asarray(contour.vertices)
+        if not len(points):
+            continue
+        shares = to_share.transform(points)
+        gap = np.hypot(*(shares[:, None] - taken[None]).T).min(axis=0)
+        gap = np.minimum(gap, np.minimum(shares, 1 - shares).min(axis=1))
+        best = int(np.argmax(gap))
+        if gap[best] > LABEL_GAP:
+            places.append((float(points[best, 0]), float(points[best, 1])))
+            taken = np.vstack([taken, shares[best]])
+    return places
 
 
 def contour_levels(low: float, high: float) -> np.ndarray:

@@ -107,7 +107,7 @@ def _beyond(factor: float) -> str:
         return "the largest budget of the data"
     if factor < 1:
         return f"inside the data: {factor_text(factor)} the largest budget"
-    return f"extrapolated: {factor_text(factor)} the largest budget"
+    return f"{factor_text(factor)} the largest budget of the data"
 
 
 def model_of(records: Sequence[dict]) -> dict | None:

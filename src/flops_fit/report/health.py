@@ -98,7 +98,8 @@ def _runs(table: RunTable, records: list[dict]) -> list[dict]:
     """The runs in the fit as text, at most `MOST_ROWS`."""
     known = {r["experiment_id"]: r for r in records}
     rows = []
-    for run in table.frame.sort_values(["flops", "params"])[:MOST_ROWS].to_dict("records"):
+    compute = "budget" if "budget" in table.frame else "flops"
+    for run in table.frame.sort_values([compute, "params"])[:MOST_ROWS].to_dict("records"):
         record = known.get(run["experiment_id"], {})
         rate = record.get("identity", {}).get("learning_rate")
         rows.append(
