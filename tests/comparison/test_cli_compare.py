@@ -75,6 +75,7 @@ def test_the_files_hold_the_answer_and_load_nothing(files, tmp_path, capsys):
     figures = {f"{n}.{k}" for n in ("compare", "compare_isoflop") for k in ("svg", "png", "csv")}
     assert names == figures | {f"compare.{kind}" for kind in ("json", "md", "html", "txt")}
     page = (tmp_path / "compare.html").read_text()
+    assert 'id="budgets"' not in page  # which the style sheet hides in print
     assert "muon is better at 10²⁰ FLOPs" in page
     assert "<svg" in page
     assert "src=" not in page

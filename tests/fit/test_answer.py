@@ -218,7 +218,7 @@ def test_an_edge_budget_takes_trust_away():
     top = frame["budget"].max()
     cut = frame[(frame["budget"] < top) | (frame["params"] < np.exp(log_optimum(law, top)) * 0.8)]
     reasons = predict(fit_runs(cut, bootstrap=100), 2e20).reasons
-    assert any("at_edge" in r for r in reasons)
+    assert any("at edge" in r for r in reasons)
 
 
 def test_edge_budgets_far_below_the_question_do_not_decide():
@@ -299,7 +299,7 @@ def test_above_the_table_the_cost_follows_the_trend_of_its_last_sizes():
         assert np.exp(cost.log_flops_per_token(np.log(n))) == pytest.approx(rate(n), rel=close)
         kept = rate(1e8) / 1e8 * n
         assert abs(rate(n) - kept) > close * rate(n)
-    assert "fading as N^-0.34" in cost.beyond
+    assert "falls as N^-0.34" in cost.beyond
     edge = np.log(1e8)
     assert cost.slope(edge + 1e-9) == pytest.approx(cost.slope(edge - 1e-9), abs=0.005)
     assert Cost.from_dict(json.loads(json.dumps(cost.to_dict()))).slope(25.0) == cost.slope(25.0)

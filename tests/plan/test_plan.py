@@ -278,8 +278,10 @@ def test_the_page_shows_the_grid_the_price_and_the_warnings_without_a_network():
     assert "Too few." in text
     assert f"€{totals(rows).money:.2f}" in text
     assert "measured by nobody" in text
-    assert f"<h1>About {time_text(totals(rows).device_hours * 3600 / usable_cores())} on" in text
+    assert f"<h1>About {time_text(totals(rows).device_hours * 3600 / usable_cores(), 2)} on" in text
     assert "15 runs at 3 budgets" in text
+    assert "The time is an estimate at 1" in text
+    assert "<p>Condition number of the design: " in text
     assert plan_figure(rows) == figure  # the same bytes, so that nothing is stale
 
 
@@ -291,12 +293,12 @@ def test_the_sentence_of_a_plan_counts_the_runs_that_a_machine_holds():
         plan = replace(plan_of(grid()), resources=Resources(**resources))
         return opening(plan, rows, "$", cores)
 
-    assert seconds(1).startswith(f"About {time_text(total.seconds)} on this machine's core, $")
-    assert f"About {time_text(total.seconds / 3)} on this machine's 6 cores" in seconds(
+    assert seconds(1).startswith(f"About {time_text(total.seconds, 2)} on this machine's core, $")
+    assert f"About {time_text(total.seconds / 3, 2)} on this machine's 6 cores" in seconds(
         6, threads=2
     )
-    assert f"About {time_text(total.longest_seconds)} on" in seconds(10_000)
-    assert f"About {time_text(total.seconds)} on" in seconds(2, threads=4)
+    assert f"About {time_text(total.longest_seconds, 2)} on" in seconds(10_000)
+    assert f"About {time_text(total.seconds, 2)} on" in seconds(2, threads=4)
     assert f"About {total.device_hours:.3g} GPU hours, $" in seconds(2, gpus=1)
 
 

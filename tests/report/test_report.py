@@ -33,10 +33,11 @@ from flops_fit.fit.rows import LeftOut
 from flops_fit.fit.sigmoid import AccuracyEntry
 from flops_fit.notation import count_text, flops_text, loss_text
 from flops_fit.plots import FIGURES
+from flops_fit.report.answer_text import model_of, program_of
 from flops_fit.report.figures import inline_svg
 from flops_fit.report.humps import humps_of, humps_sentence
 from flops_fit.report.latex import latex
-from flops_fit.report.opening import UNDETERMINED
+from flops_fit.report.opening import UNDETERMINED, studied
 from flops_fit.report.page import report_page
 from flops_fit.report.table import markdown_table
 from flops_fit.store.collect import run_table
@@ -449,6 +450,16 @@ def test_the_policy_of_the_page_lets_its_own_script_run_and_no_other(page):
     rules = [rule.split() for rule in policy["attrs"]["content"].split(";")]
     assert ["default-src", "'none'"] in rules
     assert ["script-src", f"'sha256-{digest}'"] in rules
+
+
+def test_the_first_screen_names_the_script_of_its_user_and_no_model(fit):
+    line = ["train.py", "--width", "{size}"]
+    scripted = [{"identity": {"trainer": {"line": line}, "size": 8}}]
+    assert (model_of(scripted), program_of(scripted)) == (None, "train.py")
+    assert (model_of([]), program_of([])) == (None, None)
+    assert program_of(measured_sweep.records()) is None
+    parts = studied(fit, None, "train.py", {"Versions": "flops_fit 1, torch 2"}, "")
+    assert (parts[0], parts[-1]) == ("train.py", "flops-fit 1")
 
 
 def test_every_mark_of_a_budget_can_be_found_by_its_button(page):

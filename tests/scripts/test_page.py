@@ -31,6 +31,7 @@ def test_the_script_of_the_page_is_planned_trained_and_reported(tmp_path):
     snakemake(tmp_path)
     page = (tmp_path / "results/own/report.html").read_text()
     assert "decided by the script" in page
+    assert " parameters (size " in page
     assert "not identifiable" not in (tmp_path / "results/own/answer.txt").read_text()
     (tmp_path / "train.py").write_text("# mine\n" + FILES["train.py"])
     assert "train_run" not in snakemake(tmp_path, "-n")

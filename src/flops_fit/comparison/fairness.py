@@ -233,4 +233,12 @@ def _shown(values: set[str] | None) -> str:
         return "none"
     listed = sorted(values)
     more = f" and {len(listed) - MOST_VALUES} more" if len(listed) > MOST_VALUES else ""
-    return ", ".join(listed[:MOST_VALUES]) + more
+    return ", ".join(map(_short, listed[:MOST_VALUES])) + more
+
+
+def _short(value: str) -> str:
+    """A fraction with four digits; any other ``value`` as it is."""
+    try:
+        return f"{float(value):.4g}" if "." in value else value
+    except ValueError:
+        return value

@@ -138,7 +138,7 @@ def _runs(fit: Fit) -> list[str]:
         near = [b for b in budgets if b.flops * DECADE >= budgets[-1].flops]
         edge = [b for b in near if b.status != "bracketed"]
         if edge and (edge[-1] is budgets[-1] or len(edge) > len(near) / 2):
-            each = ", ".join(f"{flops_text(b.flops)} ({b.status})" for b in edge)
+            each = ", ".join(f"{flops_text(b.flops)} ({b.status.replace('_', ' ')})" for b in edge)
             reasons.append(f"budgets without a bracketed minimum: {each}")
     return reasons
 

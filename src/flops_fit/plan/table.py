@@ -288,7 +288,7 @@ def opening(plan: Plan, rows: list[PlanRow], currency: str, cores: int) -> str:
         at_once = max(1, cores // (asked.processes * asked.threads))
         seconds = max(total.longest_seconds, total.seconds / min(at_once, len(rows)))
         kind = "core" if cores == 1 else f"{cores} cores"
-        time = f"{time_text(seconds)} on this machine's {kind}"
+        time = f"{time_text(seconds, 2)} on this machine's {kind}"
     money = "" if total.money is None else f", {currency}{total.money:.2f}"
     runs = f"{len(rows)} runs" if len(rows) > 1 else "one run"
     budgets = f"{total.budgets} budgets" if total.budgets > 1 else "one budget"

@@ -111,10 +111,19 @@ def _beyond(factor: float) -> str:
 
 
 def model_of(records: Sequence[dict]) -> dict | None:
-    """The model of ``records`` as a config names it; None without records."""
-    identity = next((r["identity"] for r in records if r.get("identity")), None)
+    """The model of ``records`` as a config names it; None without records, or with a script's."""
+    model = _identity(records).get("model")
     keys = ("factory", "size_param", "kwargs")  # a class given in Python has no factory
-    return identity and {key: identity.get("model", {}).get(key) for key in keys}
+    return model and {key: model.get(key) for key in keys}
+
+
+def program_of(records: Sequence[dict]) -> str | None:
+    """The user's script or program that trained ``records``; None where flops-fit trained them."""
+    return _identity(records).get("trainer", {}).get("line", [None])[0]
+
+
+def _identity(records: Sequence[dict]) -> dict:
+    return next((r["identity"] for r in records if r.get("identity")), {})
 
 
 def _config(answer: Answer, records: Sequence[dict]) -> str | None:

@@ -83,4 +83,6 @@ def _interval(ends: list[float] | None) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """``text`` with a capital letter, unless it begins with the name of a sweep such as muon_tuned."""
+    name = "_" in text.split(maxsplit=1)[0]
+    return text if name else text[:1].upper() + text[1:]

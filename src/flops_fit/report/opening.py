@@ -29,13 +29,15 @@ def answer_sentence(answers: Sequence[Mapping], size_param: str) -> str:
     )
 
 
-def studied(fit: Fit, model: Mapping | None, topics: Mapping[str, str], dated: str) -> list[str]:
+def studied(
+    fit: Fit, model: Mapping | None, program: str | None, topics: Mapping[str, str], dated: str
+) -> list[str]:
     """What was studied, in short parts: model, data, runs, budgets, version and date.
 
-    ``model`` and ``topics`` (from `checklist`) describe the runs of ``fit``; a bare table has no
-    model. ``dated`` is the day of the fit, or "".
+    ``model`` or ``program``, the user's script, and ``topics`` (from `checklist`) describe the runs
+    of ``fit``; a bare table has neither. ``dated`` is the day of the fit, or "".
     """
-    parts = []
+    parts = [program] if program else []
     if model and model["factory"]:
         parts += [model["factory"], topics["Data and tokenizer"].partition("(")[0]]
     budgets = fit.data.budgets
@@ -45,6 +47,12 @@ def studied(fit: Fit, model: Mapping | None, topics: Mapping[str, str], dated: s
         runs += f" at {number} up to {flops_text(max(budgets))} FLOPs"
     versions = topics["Versions"].partition(",")[0].replace("flops_fit", "flops-fit")
     return [*parts, runs, versions, *([dated] if dated else [])]
+
+
+def _tested(held: int) -> str:
+    if not held:
+        return "no budget to test it on"
+    return f"tested on {held} held-out {'budget' if held == 1 else 'budgets'}"
 
 
 def checks_of(answer: Mapping, fit: Fit) -> list[tuple[bool, str]]:
@@ -67,6 +75,6 @@ def checks_of(answer: Mapping, fit: Fit) -> list[tuple[bool, str]]:
             0 < bracketed == len(minima),
             f"{bracketed} of {len(minima)} minima bracketed" if minima else "no curve per budget",
         ),
-        (held > 0, f"tested on {held} held-out {'budget' if held == 1 else 'budgets'}"),
+        (held > 0, _tested(held)),
         ((promise or 0) >= PROMISED, f"{sure}at most 5% wasted"),
     ]

@@ -10,7 +10,7 @@ from flops_fit.fit.purchase import Machine
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import loss_text, share_text, unit_text
-from flops_fit.report.answer_text import answers_of, model_of, range_bars
+from flops_fit.report.answer_text import answers_of, model_of, program_of, range_bars
 from flops_fit.report.evidence import (
     confirmations_of,
     estimators_of,
@@ -90,7 +90,7 @@ def report_page(
         health=health_of(table, records, fit, plan),
         model=model,
         headline=answer_sentence(answers, model["size_param"] if model else "size"),
-        studied=studied(fit, model, dict(topics), dated),
+        studied=studied(fit, model, program_of(records), dict(topics), dated),
         runs_file=(files or {}).get("runs", "runs.csv"),
         checklist=topics,
         topics=dict(topics),

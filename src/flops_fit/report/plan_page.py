@@ -3,7 +3,7 @@
 from flops_fit.experiment.plan import Plan
 from flops_fit.notation import time_text
 from flops_fit.plan.price import DEVICES, Rate, device_kind, usable_cores
-from flops_fit.plan.table import PlanRow, closing, opening, sharing, totals
+from flops_fit.plan.table import PlanRow, closing, opening, totals
 from flops_fit.report.pages import fill
 
 MOST_ROWS = 500  # of the table on the page; the CSV has all rows
@@ -24,7 +24,7 @@ def plan_page(
     ``warnings`` are sentences, ``rate`` is the assumed speed, ``currency`` its sign, and ``figure``
     an SVG.
     """
-    shared = sharing(plan, rows, rate)
+    *notes, estimate = closing(plan, rows, rate, currency)[2:]
     return fill(
         "plan.html.j2",
         {"time": time_text, "sentence": _sentence},
@@ -34,10 +34,8 @@ def plan_page(
         most=MOST_ROWS,
         total=totals(rows),
         warnings=warnings,
-        estimate="; ".join(
-            line for line in closing(plan, rows, rate, currency)[2:] if line != shared
-        ),
-        shared=shared,
+        notes=notes,
+        estimate=estimate,
         opening=opening(plan, rows, currency, usable_cores()),
         currency=currency,
         figure=figure.decode().partition("<svg")[2],
