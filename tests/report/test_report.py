@@ -3,7 +3,10 @@
 import argparse
 import base64
 import hashlib
+import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -460,6 +463,41 @@ def test_the_first_screen_names_the_script_of_its_user_and_no_model(fit):
     assert program_of(measured_sweep.records()) is None
     parts = studied(fit, None, "train.py", {"Versions": "flops_fit 1, torch 2"}, "")
     assert (parts[0], parts[-1]) == ("train.py", "flops-fit 1")
+
+
+IN_BROWSER = """<script>
+const dimmed = () => document.querySelectorAll("svg .dim").length;
+const seen = [dimmed()];
+const button = document.querySelectorAll("#budgets button")[1];
+button.click();
+const clear = [...document.querySelectorAll("#figure-isoflop use[data-c]:not(.dim)")];
+seen.push(dimmed(), new Set(clear.map(mark => mark.dataset.c)).size, button.ariaPressed);
+document.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape"}));
+seen.push(dimmed());
+const mark = document.querySelector("#figure-isoflop use[data-c]");
+mark.dispatchEvent(new MouseEvent("click", {bubbles: true}));
+seen.push(dimmed() > 0, mark.closest(":has(> title)").querySelector("title").textContent);
+document.body.dataset.seen = JSON.stringify(seen);
+</script>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium on this machine")
+def test_a_click_dims_the_other_budgets_and_a_mark_says_its_run(folder, tmp_path):
+    """In a browser, with the page's own script; only its policy is taken out, to let ours in."""
+    text = (folder / "report.html").read_text()
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    (tmp_path / "page.html").write_text(text.replace("</body>", f"{IN_BROWSER}</body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    line = ["chromium", *options, "--dump-dom", f"file://{tmp_path}/page.html"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120)
+    (body,) = Page(done.stdout).all("body")
+    before, clicked, budgets, pressed, escaped, again, title = json.loads(
+        body["attrs"]["data-seen"]
+    )
+    assert (before, escaped) == (0, 0)
+    assert clicked > 0
+    assert (budgets, pressed, again) == (1, "true", True)
+    assert "N " in title
 
 
 def test_every_mark_of_a_budget_can_be_found_by_its_button(page):
