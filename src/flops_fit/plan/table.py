@@ -311,8 +311,8 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
         f"after another, the longest run {time_text(total.longest_seconds)}",
         *([f"learning rate: {plan.rate_from}"] if plan.rate_from else []),
         *([shared] if shared else []),
-        f"condition number of the design: {design_condition(rows):.3g} (N and D vary apart up to about "
-        f"{POOR:.0f})",
+        f"condition number of the design: {design_condition(rows):.3g} (up to about {POOR:.0f} the runs "
+        "separate the effects of N and D well)",
         f"at {flops_text(rate.flops_per_second)} FLOP/s a {device} and {1000 * rate.step_seconds:.3g} "
         f"ms a step: {rate.source}",
     ]
