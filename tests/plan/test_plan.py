@@ -308,7 +308,7 @@ def test_the_terminal_table_ends_with_what_it_takes():
     lines = format_plan(plan, rows, ["careful"], RATE, "$").splitlines()
     assert len(lines) == 1 + 15 + 1 + 1 + 4
     assert "warning: careful" in lines
-    assert "skipped: budget 1, size 3: why" in lines
+    assert "skipped: budget 10⁰, size 3: why" in lines
     assert f"${totals(rows).money:.2f}" in lines[-3]
 
 
