@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-SNAKEFILES = (  # where Snakemake looks for a workflow
-    *("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefile"),
-)
+# Where Snakemake looks for a workflow
+SNAKEFILES = ("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefile")
 CHECKOUT = Path(__file__).parents[3] / "Snakefile"
 
 
