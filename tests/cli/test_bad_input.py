@@ -230,7 +230,11 @@ VALUES = [
         "resources.checkpoint_store: 'bucket' is not allowed; allowed: a text such as s3://",
     ),
     ("true for a number", {"budgets": [True]}, "budgets.0: True is not allowed; allowed: a number"),
-    ("no budgets", {"budgets": []}, "budgets: [] is not allowed; allowed: a list of at least 1"),
+    (
+        "no budgets",
+        {"budgets": []},
+        "budgets: [] is not allowed; allowed: a list of at least 1 entry",
+    ),
     (
         "a negative budget",
         {"budgets": [-1e6]},

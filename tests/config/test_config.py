@@ -166,7 +166,7 @@ def test_a_table_of_runs_needs_nothing_to_train():
             {"answer": {"money": 1}, "pricing": {"device": "H100"}},
             "answer.money: needs pricing.per_hour, which is missing",
         ),
-        ({"budgets": []}, "budgets: [] is not allowed; allowed: a list of at least 1"),
+        ({"budgets": []}, "budgets: [] is not allowed; allowed: a list of at least 1 entry"),
         ({"budgets": [-1e9]}, "budgets.0: -1000000000.0 is not allowed; allowed: more than 0"),
         ({"budgets": [1e9, 1e9]}, "budgets: 1e+09 is given twice"),
         ({"budgets": [float("inf")]}, "budgets.0: inf is not allowed; allowed: finite numbers"),

@@ -298,8 +298,8 @@ def test_the_plan_says_what_sharing_saves_as_text_and_as_json(plan_in, tmp_path,
     text = capsys.readouterr().out
     separate = sum(e.flops_counted for e in plan.experiments)
     total = sum(map(plan.flops_here, plan.experiments))
-    assert f"2 trunks: {total / separate:.2f} of the {separate:.3g} FLOPs" in text
-    assert f"6 experiments, 3 budgets, {total:.3g} FLOPs" in text
+    assert f"2 trunks: {total / separate:.2f} of the {flops_text(separate)} FLOPs" in text
+    assert f"6 experiments, 3 budgets, {flops_text(total)} FLOPs" in text
 
     shortest = min(plan.experiments, key=lambda e: e.num_tokens)
     record_of(shortest, tmp_path / "results")

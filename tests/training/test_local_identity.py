@@ -186,6 +186,7 @@ def test_every_option_either_decides_a_result_or_is_a_resource():
         "checkpoint_minutes",
         "loader_workers",
         "log_with",
+        "checkpoint_store",
     }
     deciding = {field.name for field in fields(DecidingOptions)}
     assert {field.name for field in fields(TrainOptions)} == resources | deciding

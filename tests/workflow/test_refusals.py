@@ -23,7 +23,7 @@ def model(**changes) -> dict:
     ("change", "message"),
     [
         ({"bugdets": [1e5]}, "flops-fit: error: bugdets: unknown key; did you mean budgets?"),
-        ({"budgets": []}, "flops-fit: error: budgets: [] is not allowed; allowed: at least 1"),
+        ({"budgets": []}, "flops-fit: error: budgets: [] is not allowed; allowed: a list of"),
         (model(factory="mymodel:Nett"), "mymodel has no 'Nett'; did you mean 'Net'?"),
         (model(factory="nomodel:Net"), "nomodel:Net: no module named 'nomodel' in"),
         (model(size_param="depth"), "Net has no"),

@@ -229,9 +229,9 @@ def _allowed(error: "ValidationError") -> str:
         case "exclusiveMaximum":
             return f"allowed: less than {value}"
         case "minItems":
-            return f"allowed: a list of at least {value}"
+            return f"allowed: a list of at least {value} {'entry' if value == 1 else 'entries'}"
         case "maxItems":
-            return f"allowed: a list of at most {value}"
+            return f"allowed: a list of at most {value} {'entry' if value == 1 else 'entries'}"
         case "uniqueItems":
             return "allowed: each entry once"
         case "maxLength":
