@@ -176,6 +176,8 @@ def be_rank(rank: int, processes: int, arguments: list[str]) -> None:
 
     from flops_fit.jobs import job
 
+    sys.argv[1:] = arguments  # as a job has them
+
     status = 1
     try:
         if processes > 1:

@@ -5,6 +5,7 @@ names, after FAULTS_SLEEP seconds. Dropout and two optimisers give a resume some
 """
 
 import os
+import sys
 import time
 
 import torch
@@ -22,7 +23,7 @@ class Net(nn.Module):
         self.last = nn.Linear(width, CLASSES)
 
     def forward(self, inputs):
-        if self.training and "FLOPS_FIT_PROCESSES" in os.environ:  # a job, not a check
+        if self.training and sys.argv[2:] and sys.argv[2].endswith(".json"):  # a job, not a check
             note_step()
         return self.last(self.dropout(torch.tanh(self.first(inputs))))
 
