@@ -52,7 +52,7 @@ def test_every_part_that_a_cpu_can_do_is_done_at_a_tiny_size(tmp_path):
     assert "tiny size" in (tmp_path / "gpu.md").read_text()
 
 
-@pytest.mark.seconds
+@pytest.mark.slow
 def test_a_part_that_fails_or_takes_too_long_says_so_and_the_next_one_starts(tmp_path):
     late = ["--device", "cpu", "--only", "3,8", "--minutes", "0.0001", "--work", str(tmp_path)]
     done = subprocess.run(

@@ -1016,7 +1016,7 @@ def test_a_model_that_runs_on_gpus_only_is_counted_by_its_word_and_its_modules(t
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
-@pytest.mark.seconds
+@pytest.mark.slow
 def test_thirty_sizes_up_to_100b_parameters_fit_into_a_gigabyte():
     """The time is printed, not asserted: it depends on the machine."""
     code = """

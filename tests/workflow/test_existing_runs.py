@@ -30,6 +30,7 @@ def run(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.docs  # a command of the README
 def test_the_shipped_table_gives_an_answer_without_training(tmp_path):
     out = run(tmp_path, "--configfile", str(ROOT / "config" / "runs.yaml"))
     fit = json.loads((tmp_path / "results/existing/fit.json").read_text())
