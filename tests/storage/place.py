@@ -82,16 +82,7 @@ class Place:
         line = [sys.executable, "-m", "snakemake", *arguments, "--configfile", "sweep.yaml"]
         if not shared:
             line += [*self.store, "--shared-fs-usage", "none"]
-        done = subprocess.run(
-            line,
-            cwd=self.folder,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=1500,
-            check=False,
-        )
+        done = self._started(line)
         assert (done.returncode == 0) == succeeds, done.stdout + self.logs()
         return done.stdout
 
@@ -111,17 +102,21 @@ class Place:
 
     def verb(self, *arguments: str) -> str:
         """What a command of flops-fit prints here."""
-        line = [sys.executable, "-m", "flops_fit", *arguments]
-        done = subprocess.run(
+        done = self._started([sys.executable, "-m", "flops_fit", *arguments])
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def _started(self, line: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             line,
             cwd=self.folder,
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=True,
+            timeout=1500,
+            check=False,
         )
-        return done.stdout
 
     def logs(self) -> str:
         """The last lines of every job that failed."""
