@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import recipes
+from children import children_with
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
@@ -270,8 +271,9 @@ def test_runs_of_different_shares_never_take_more_than_a_whole_device(tmp_path):
     box.started("half")
     for name in ("a", "b"):
         box.start(name, seconds=PATIENCE, sharing=4)
+    trainers = box.started("half", "a", "b")
     box.waiting("c", sharing=4)
-    for trainer in box.started("half", "a", "b"):
+    for trainer in trainers:
         trainer.terminate()
     box.finish(shared=True)
     assert box.most_at_once() == {"0": 3}
@@ -362,11 +364,7 @@ def test_the_train_command_shows_its_launcher_one_device_of_the_list(box):
     launchers: list[psutil.Process] = []
     while not launchers:
         assert time.monotonic() < deadline
-        launchers = [
-            p
-            for p in psutil.Process(job.pid).children()
-            if "accelerate.commands.launch" in p.cmdline()
-        ]
+        launchers = children_with("accelerate.commands.launch", job.pid)
     assert launchers[0].environ()[VISIBLE] == "6"
     box.start("next", devices="6,4")
     box.started("next")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from children import children_with
 from planned_job import config_of
 
 from flops_fit.config.complete import complete_config
@@ -74,9 +75,7 @@ class Sweep:
         self.id = experiment.experiment_id
         self.run = root / "results" / "runs" / self.id
         self.line = self.line_of(self.id)
-        (self.server,) = [
-            p for p in psutil.Process().children() if "flops_fit.jobs.server" in p.cmdline()
-        ]
+        (self.server,) = children_with("flops_fit.jobs.server")
 
     def line_of(self, run: str) -> list[str]:
         """The command that trains ``run``."""
@@ -153,6 +152,7 @@ def shared(tmp_path_factory):
         patch.setenv(served.SERVER, "")
         served.start_server()
         sweep = Sweep(tmp_path_factory.mktemp("served"))
+        assert sweep.start().wait(PATIENCE) == 0  # whose environment the server takes
         yield sweep
         sweep.server.terminate()
         sweep.server.wait(PATIENCE)
