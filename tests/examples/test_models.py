@@ -1,7 +1,6 @@
 """The models of ``examples/``, which are not ours, reach a trained run by their import path alone."""
 
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +105,6 @@ def test_the_balancing_of_experts_is_trained_on_but_not_evaluated():
 @pytest.mark.parametrize(
     "file", sorted((ROOT / "examples").glob("*.*")), ids=lambda file: file.name
 )
-def test_the_page_on_models_shows_each_file_whole(file):
-    page = (ROOT / "docs" / "models.md").read_text()
-    shown = dict(re.findall(r"<!-- file: (\S+) -->\n```\w*\n(.*?)```", page, re.DOTALL))
-    assert shown[f"examples/{file.name}"] == file.read_text()
+def test_the_page_on_models_names_each_file(file):
+    """That it shows them as they are is a test of the pages' blocks."""
+    assert f"examples/{file.name}" in (ROOT / "docs" / "models.md").read_text()
