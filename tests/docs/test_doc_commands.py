@@ -160,7 +160,6 @@ BLOCKS = {
     "my_nano.py": "tests/docs/test_own_script_page.py::test_a_script_with_options_is_planned_and_started_with_them",
     "sweep.py": "tests/test_train_function.py::test_the_example_of_the_page_runs_and_its_law_is_fitted",
     "trainer:": "tests/scripts/test_page.py::test_the_other_configs_of_the_page_are_accepted",
-    "# litgpt, in a wrapper script that calls litgpt.pretrain and then run.finish": "the frameworks are no dependencies, as the page says",
     "metrics:": "tests/config/test_config.py::test_the_measures_of_the_page_are_accepted",
     "resources:": "tests/jobs/test_checkpoint_store.py::test_the_lines_of_the_page_are_a_config",
     "dataset": "tests/docs/test_data_page.py::test_the_text_blocks_fit_the_schema_and_the_functions_that_they_name",
