@@ -1504,43 +1504,44 @@ def test_the_planner_in_its_own_process_says_the_same(folder, monkeypatch, capsy
 PAGE = Path(__file__).parents[2] / "docs" / "bad_input.md"
 HEADER = """# Bad input
 
-What is wrong in a config, a plug-in, the data, a table of runs, a file or an option is said in one
-message that names the key or file, the value and what is allowed. The command then ends with status
-2, without a traceback, before anything trains, and leaves every earlier output as it was. An
-unusable checkpoint is named in the log and training starts from the one before it, or anew.
+This page lists what is refused, and with which message. A message names the key or file, the value and what is
+allowed. The command then ends with status 2, without a traceback, before anything trains, and leaves every earlier
+output as it was. (An unusable checkpoint is named in the log, and training starts from the one before it, or from the
+beginning.)
 
-This table is written by `python tests/cli/test_bad_input.py` from the rows of that test, each of which
-runs the command shown. Of long messages it shows the telling part.
-
-| | input | command | message |
-|---|---|---|---|
+Each row is a test; `python tests/cli/test_bad_input.py` writes the page. Of long messages it shows the main part.
 """
+HEADINGS = {
+    "config": "Configs",
+    "rule": "Rules",
+    "plug-in": "Plug-ins",
+    "data": "Data",
+    "table": "Tables of runs",
+    "file of a step": "Files of a step",
+    "option": "Options",
+    "device": "Devices",
+    "checkpoint": "Checkpoints",
+}
+
+
+def section(group: str) -> str:
+    """The rows of a group as Markdown; only those on options show more than the verb."""
+    places = {
+        name: name.upper() for name in ("plan", "id", "spec", "result", "fit", "runs", "records")
+    }
+    lines = [f"\n## {HEADINGS[group]}\n\n| input | command | message |\n|---|---|---|\n"]
+    for row in (row for row in [*ROWS, *FURTHER] if row.group == group):
+        command = " ".join(row.command.format(**places).split())
+        shown = command if group == "option" else command.partition(" --")[0]
+        message = row.message.replace("|", "\\|").strip()
+        lines.append(f"| {row.what} | `{shown}` | {message} |\n")
+    return "".join(lines)
 
 
 def page() -> str:
     """The rows as a Markdown page."""
-    places = {
-        name: name.upper() for name in ("plan", "id", "spec", "result", "fit", "runs", "records")
-    }
-    lines = []
-    for row in sorted([*ROWS, *FURTHER], key=lambda row: GROUPS.index(row.group)):
-        verb = " ".join(row.command.format(**places).split())
-        message = row.message.replace("|", "\\|").strip()
-        lines.append(f"| {row.group} | {row.what} | `flops-fit {verb}` | {message} |\n")
-    return f"{HEADER}{''.join(lines)}\n{len(lines)} rows.\n"
-
-
-GROUPS = [
-    "config",
-    "rule",
-    "plug-in",
-    "data",
-    "table",
-    "file of a step",
-    "option",
-    "device",
-    "checkpoint",
-]
+    assert {row.group for row in [*ROWS, *FURTHER]} == {*HEADINGS}
+    return HEADER + "".join(map(section, HEADINGS))
 
 
 def test_the_table_of_bad_inputs_in_the_docs_is_the_one_tested():
