@@ -130,12 +130,18 @@ def outlive(
         signal.signal(number, tell)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     parent = os.getpid()
+    # A request that reaches the child before it is the launcher waits, or our handler would take it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     child = os.fork()
     if not child:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before the request
             os._exit(RETRY_STATUS)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.execve(launcher[0], launcher, {**environment, LAUNCHER: str(os.getpid())})
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if watch is not None:
         threading.Thread(target=watch, daemon=True).start()
     if signals:  # before the child could be asked
