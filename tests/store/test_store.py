@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from planned_job import Job
+from waiting import PATIENCE
 
 from flops_fit.cli.main import main
 from flops_fit.experiment.recipe import read_recipe
@@ -113,6 +114,20 @@ def test_the_list_tells_status_size_and_users_of_each_run(results, own, capsys):
     assert "; 5 used by no sweep" in said
 
 
+def test_a_checkpoint_that_its_trainer_removes_meanwhile_does_not_count(tmp_path, monkeypatch):
+    def scandir(folder):
+        if str(folder) == str(removed):
+            removed.rmdir()
+        return listed_by_system(folder)
+
+    removed = tmp_path / "checkpoints" / "step-1"
+    removed.mkdir(parents=True)
+    (tmp_path / "train.log").write_text("12345")
+    listed_by_system = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert store.size_of(tmp_path) == 5
+
+
 def test_an_empty_store_is_no_error(tmp_path, capsys):
     assert runs("list", "--results", tmp_path) == 0
     assert capsys.readouterr().out == "0 runs, 0 B; 0 used by no sweep\n"
@@ -178,7 +193,7 @@ def test_on_a_terminal_it_asks(results, own, answer, removed):
     line = [sys.executable, "-m", "flops_fit", "runs", "prune", "--results", str(results)]
     with subprocess.Popen(line, stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
         os.write(ours, answer.encode())
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE)
     os.close(ours)
     os.close(theirs)
     assert "Remove them? [y/N]" in said

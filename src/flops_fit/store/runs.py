@@ -103,8 +103,9 @@ def _run(folder: Path, sweeps: list[str]) -> Run:
 
 def _files(path: Path) -> list[os.stat_result]:
     """The states of a file, or of all files below a folder that are still there."""
+    below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     states = []
-    for file in [path] if path.is_file() else path.rglob("*"):
+    for file in [path] if path.is_file() else below:
         with contextlib.suppress(FileNotFoundError):  # a trainer is at work
             if file.is_file():
                 states.append(file.stat())
