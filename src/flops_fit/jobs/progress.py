@@ -203,9 +203,8 @@ def _seconds_left(
     none here. ``running`` are the folders of the runs at work.
     """
     now = time.time()
-    here = [experiment for experiment in progress.done if _result(experiment, progress).exists()]
-    latest = sorted(here, key=lambda e: _ended(e, progress))[-LATEST:]
-    finished = [_timed(experiment, progress) for experiment in latest]
+    latest = sorted(progress.done, key=lambda e: _ended(e, progress))[-LATEST:]
+    finished = [timed for e in latest if (timed := _timed(e, progress))]
     if not finished:
         for experiment in progress.left:
             part, work = begun[experiment.experiment_id], progress.work(experiment)
@@ -227,13 +226,19 @@ def _result(experiment: Experiment, progress: Progress) -> Path:
 
 
 def _ended(experiment: Experiment, progress: Progress) -> float:
-    return _result(experiment, progress).stat().st_mtime
+    """When ``experiment`` ended; 0 where its result is elsewhere, or Snakemake has just removed it."""
+    with contextlib.suppress(OSError):
+        return _result(experiment, progress).stat().st_mtime
+    return 0.0
 
 
-def _timed(experiment: Experiment, progress: Progress) -> Timed:
-    work = progress.work(experiment)
-    seconds = read_json(_result(experiment, progress))["wall_seconds"]
-    return Timed(work.flops, work.steps, seconds, _ended(experiment, progress))
+def _timed(experiment: Experiment, progress: Progress) -> Timed | None:
+    """The time that ``experiment`` took; None where its result is not here."""
+    work, ended = progress.work(experiment), _ended(experiment, progress)
+    with contextlib.suppress(FlopsFitError):
+        seconds = read_json(_result(experiment, progress))["wall_seconds"]
+        return Timed(work.flops, work.steps, seconds, ended)
+    return None
 
 
 def _locked_at(folder: Path, now: float) -> float:
