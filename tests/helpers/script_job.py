@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from waiting import PATIENCE
+
 from flops_fit.jobs.script_files import RESULT, SPEC, ScriptOutcome, ScriptSpec, outcome_of
 
 PARAMS = {"params": 5000, "params_total": 6000}
@@ -51,7 +53,7 @@ class ScriptJob:
     def __call__(self, *before: str, asked_to_stop: bool = False, **options) -> ScriptOutcome:
         """Run it to its end; ``status`` and ``stderr`` are then known."""
         with self.start(*before, **options) as process:
-            self.stderr = process.communicate(timeout=60)[1]
+            self.stderr = process.communicate(timeout=PATIENCE)[1]
             self.status = process.returncode
         return self.outcome(asked_to_stop)
 

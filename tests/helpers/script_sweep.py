@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from waiting import PATIENCE
+
 from flops_fit.config.complete import complete_config
 from flops_fit.experiment.places import run_folder, spec_file
 from flops_fit.plan.planner import make_plan
@@ -54,7 +56,7 @@ class ScriptSweep:
     def train(self, *options: str, **variables: str) -> int:
         """Run the first experiment to the end of its job; ``said`` is then what it printed."""
         process = self.start(*options, **variables)
-        self.said = process.communicate(timeout=120)[0]
+        self.said = process.communicate(timeout=PATIENCE)[0]
         return process.returncode
 
     def read(self, name: str) -> dict | None:

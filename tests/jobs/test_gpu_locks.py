@@ -4,6 +4,7 @@ Jobs are stand-ins that take devices as `flops_fit.jobs.launch` does and then be
 trainers notice when another lives on their device. The launcher is a few lines, or accelerate's.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 import recipes
 from children import children_with
+from waiting import PATIENCE, until
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
@@ -81,12 +83,28 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa2222-0000-0000-0000-000000000000)
 GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-cccc1111-0000-0000-0000-000000000000)
 """
 TAIL = "-0000-0000-0000-000000000000"
-PATIENCE = 60.0
 
 pytestmark = [
     pytest.mark.seconds,
     pytest.mark.skipif(sys.platform != "linux", reason="devices are shared on Linux only"),
 ]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A trainer that has started, and may have ended meanwhile."""
+
+    pid: int
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
 
 class Box:
@@ -149,15 +167,11 @@ class Box:
             (float(t), name, int(p), d) for t, event, name, p, _, d in lines if event == kind
         )
 
-    def started(self, *names: str) -> list[psutil.Process]:
+    def started(self, *names: str) -> list[Trainer]:
         """The trainers of jobs, once they have started."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            running = {name: process for _, name, process, _ in self.events("start")}
-            if set(names) <= set(running):
-                return [psutil.Process(running[name]) for name in names]
-            assert time.monotonic() < deadline, (running, names)
-            time.sleep(0.02)
+        until(lambda: {*names} <= {name for _, name, *_ in self.events("start")})
+        trainers = {name: Trainer(process) for _, name, process, _ in self.events("start")}
+        return [trainers[name] for name in names]
 
     def finish(self, shared: bool = False) -> None:
         """Wait for every job that was not killed; no two had a device together, unless ``shared``."""
@@ -177,15 +191,31 @@ class Box:
             most[device] = max(most.get(device, 0), now[device])
         return most
 
+    def close(self) -> None:
+        """End what a test has left at work; trainers learn of it by the end of their launchers."""
+        for job in self.jobs:
+            if job.poll() is None:
+                job.kill()
+                job.wait()
+
 
 @pytest.fixture
-def box(tmp_path):
-    box = Box(tmp_path, "0,1")
-    yield box
-    for job in box.jobs:
-        if job.poll() is None:
-            job.kill()
-            job.wait()
+def machine(tmp_path):
+    """A function that makes the box with the devices of a list."""
+    boxes = []
+
+    def with_devices(devices: str) -> Box:
+        boxes.append(Box(tmp_path, devices))
+        return boxes[-1]
+
+    yield with_devices
+    for box in boxes:
+        box.close()
+
+
+@pytest.fixture
+def box(machine):
+    return machine("0,1")
 
 
 def test_as_many_jobs_run_as_there_are_devices_each_on_its_own(box):
@@ -202,8 +232,8 @@ def test_as_many_jobs_run_as_there_are_devices_each_on_its_own(box):
     assert device["c"] == device["b"]
 
 
-def test_jobs_that_want_two_of_three_devices_do_not_wait_for_each_other_for_ever(tmp_path):
-    box = Box(tmp_path, "0,1,2")
+def test_jobs_that_want_two_of_three_devices_do_not_wait_for_each_other_for_ever(machine):
+    box = machine("0,1,2")
     for number in range(4):
         box.start(f"job{number}", count=2)
     box.finish()
@@ -244,8 +274,8 @@ def test_runs_that_share_take_the_emptiest_device_and_no_more_places_than_there_
     assert box.most_at_once() == {"0": 2, "1": 2}
 
 
-def test_a_kill_frees_a_place_and_a_run_alone_gets_its_turn_among_those_that_share(tmp_path):
-    box = Box(tmp_path, "0")
+def test_a_kill_frees_a_place_and_a_run_alone_gets_its_turn_among_those_that_share(machine):
+    box = machine("0")
     box.start("first", seconds=PATIENCE, sharing=2)
     box.start("second", seconds=PATIENCE, sharing=2)
     first, second = box.started("first", "second")
@@ -265,8 +295,8 @@ def test_a_kill_frees_a_place_and_a_run_alone_gets_its_turn_among_those_that_sha
     assert not [t for kind in ("start", "end") for t, *_ in box.events(kind) if began < t < ended]
 
 
-def test_runs_of_different_shares_never_take_more_than_a_whole_device(tmp_path):
-    box = Box(tmp_path, "0")
+def test_runs_of_different_shares_never_take_more_than_a_whole_device(machine):
+    box = machine("0")
     box.start("half", seconds=PATIENCE, sharing=2)
     box.started("half")
     for name in ("a", "b"):
@@ -279,8 +309,8 @@ def test_runs_of_different_shares_never_take_more_than_a_whole_device(tmp_path):
     assert box.most_at_once() == {"0": 3}
 
 
-def test_who_waits_for_a_device_keeps_nobody_from_another(tmp_path):
-    box = Box(tmp_path, "0,1,2")
+def test_who_waits_for_a_device_keeps_nobody_from_another(machine):
+    box = machine("0,1,2")
     box.start("zero", seconds=PATIENCE, devices="0")
     box.start("one", seconds=PATIENCE, devices="1")
     trainers = box.started("zero", "one")
@@ -294,8 +324,8 @@ def test_who_waits_for_a_device_keeps_nobody_from_another(tmp_path):
 
 
 @pytest.mark.parametrize("victims", ["launcher", "trainer", "both"])
-def test_a_killed_job_gives_its_device_back_when_its_last_trainer_is_gone(tmp_path, victims):
-    box = Box(tmp_path, "0")
+def test_a_killed_job_gives_its_device_back_when_its_last_trainer_is_gone(machine, victims):
+    box = machine("0")
     first = box.start("first", seconds=PATIENCE, saving=2 * POLL_SECONDS)
     (trainer,) = box.started("first")
     box.waiting("second")
@@ -312,13 +342,12 @@ def test_a_killed_job_gives_its_device_back_when_its_last_trainer_is_gone(tmp_pa
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_device_passes_through_accelerate_to_trainers_that_outlive_it(tmp_path, processes):
-    box = Box(tmp_path, "0")
+def test_the_device_passes_through_accelerate_to_trainers_that_outlive_it(machine, processes):
+    box = machine("0")
     line = launcher(processes, 1, 1)[1:]
     first = box.start("first", seconds=PATIENCE, saving=2 * POLL_SECONDS, launcher=line)
     box.started("first")
-    while len(box.events("start")) < processes:
-        time.sleep(0.02)
+    until(lambda: len(box.events("start")) == processes)
     box.waiting("second")
     first.kill()
     box.finish()
@@ -328,13 +357,13 @@ def test_the_device_passes_through_accelerate_to_trainers_that_outlive_it(tmp_pa
     assert max(ends) <= second
 
 
-def test_a_waiting_job_ends_at_once_when_asked_to(tmp_path):
-    box = Box(tmp_path, "0")
+def test_a_waiting_job_ends_at_once_when_asked_to(machine):
+    box = machine("0")
     box.start("first", seconds=PATIENCE)
     (trainer,) = box.started("first")
     waiting = box.waiting("second")
     waiting.terminate()
-    assert waiting.wait(POLL_SECONDS) == -signal.SIGTERM
+    assert waiting.wait(PATIENCE) == -signal.SIGTERM
     box.jobs.remove(waiting)
     trainer.terminate()
     box.finish()
@@ -360,17 +389,16 @@ def test_the_train_command_shows_its_launcher_one_device_of_the_list(box):
     ]
     job = subprocess.Popen(line, env=box.environment("6,4"), stderr=subprocess.DEVNULL)
     box.jobs.append(job)
-    deadline = time.monotonic() + PATIENCE
-    launchers: list[psutil.Process] = []
-    while not launchers:
-        assert time.monotonic() < deadline
-        launchers = children_with("accelerate.commands.launch", job.pid)
-    assert launchers[0].environ()[VISIBLE] == "6"
+    until(lambda: children_with("accelerate.commands.launch", job.pid))
+    (process,) = children_with("accelerate.commands.launch", job.pid)
+    process.suspend()  # it would fail soon, as there is no such model
+    assert process.environ()[VISIBLE] == "6"
     box.start("next", devices="6,4")
     box.started("next")
     ((*_, device),) = box.events("start")
     assert device == "4"
     job.kill()
+    process.kill()
     box.finish()
 
 

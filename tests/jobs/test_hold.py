@@ -7,10 +7,10 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE, until
 
 from flops_fit.jobs import hold
 from flops_fit.store.locks import lock_if_free, run_lock
@@ -18,13 +18,6 @@ from flops_fit.store.stopping import LAUNCHER, RETRY_STATUS
 
 HOLD = [sys.executable, "-I", "-S", hold.__file__]
 SHELL = 'trap "touch saved; exit 3" TERM; touch started; while :; do sleep 0.05; done'
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -41,24 +34,24 @@ def held(folder: Path, *program: str, **options):
 
 def test_the_lock_is_kept_by_the_program_and_freed_by_its_end(tmp_path):
     with held(tmp_path, "sh", "-c", SHELL) as process:
-        wait_for(tmp_path / "started")
+        until((tmp_path / "started").exists)
         assert Path(f"/proc/{process.pid}/comm").read_text().strip() == "sh"
         with lock_if_free(tmp_path) as free:
             assert not free
         process.terminate()
-        assert process.wait(30) == 3
+        assert process.wait(PATIENCE) == 3
     with lock_if_free(tmp_path) as free:
         assert free
 
 
 def test_a_second_holder_waits_and_says_so(tmp_path):
     with held(tmp_path, "sh", "-c", SHELL) as first:
-        wait_for(tmp_path / "started")
+        until((tmp_path / "started").exists)
         with held(tmp_path, "touch", "second") as second:
             assert "another trainer is at work; waiting" in second.stderr.readline()
             assert not (tmp_path / "second").exists()
             first.terminate()
-            assert second.wait(30) == 0
+            assert second.wait(PATIENCE) == 0
         assert (tmp_path / "second").exists()
 
 
@@ -66,12 +59,12 @@ def test_a_trainer_of_ours_keeps_it_out_too(tmp_path):
     with run_lock(tmp_path), held(tmp_path, "touch", "second") as process:
         assert "another trainer is at work" in process.stderr.readline()
         process.terminate()
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_other_ranks_take_no_lock(tmp_path):
     with run_lock(tmp_path), held(tmp_path, "true", env={**os.environ, "RANK": "1"}) as process:
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told on Linux alone")
@@ -79,9 +72,9 @@ def test_a_launcher_that_is_killed_is_told_to_the_program(tmp_path):
     code = "import subprocess, sys; subprocess.run(sys.argv[1:])"
     line = [*HOLD, str(tmp_path / ".lock"), "sh", "-c", SHELL]
     with subprocess.Popen([sys.executable, "-c", code, *line], cwd=tmp_path) as launcher:
-        wait_for(tmp_path / "started")
+        until((tmp_path / "started").exists)
         launcher.kill()
-    wait_for(tmp_path / "saved")
+    until((tmp_path / "saved").exists)
     descriptor = os.open(tmp_path / ".lock", os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # returns once the orphan has ended
     os.close(descriptor)
@@ -89,7 +82,7 @@ def test_a_launcher_that_is_killed_is_told_to_the_program(tmp_path):
 
 def test_a_launcher_that_is_gone_before_starts_nothing(tmp_path):
     with held(tmp_path, "touch", "started", env={**os.environ, LAUNCHER: "1"}) as process:
-        assert process.wait(30) == RETRY_STATUS
+        assert process.wait(PATIENCE) == RETRY_STATUS
         assert "the launcher (process 1) is gone" in process.stderr.read()
     assert not (tmp_path / "started").exists()
 
@@ -102,7 +95,7 @@ def test_what_is_held_may_be_the_launcher_itself(tmp_path):
 
 def test_a_program_that_is_not_there_is_named(tmp_path):
     with held(tmp_path, "no-such-program") as process:
-        assert process.wait(30) == 1
+        assert process.wait(PATIENCE) == 1
         said = process.stderr.read()
     assert said == "flops-fit: no-such-program: cannot be started (No such file or directory)\n"
 

@@ -9,8 +9,10 @@ import sys
 
 import pytest
 from plans import grid, plan_of
+from waiting import PATIENCE
 
 from flops_fit.cli.main import main
+from flops_fit.files import write_json
 from flops_fit.jobs.progress import Progress
 
 
@@ -25,8 +27,7 @@ def plan(tmp_path):
 
 def finish(results, experiment, seconds):
     folder = results / "runs" / experiment.experiment_id
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"wall_seconds": seconds}))
+    write_json(folder / "result.json", {"wall_seconds": seconds})
 
 
 def test_nothing_done_yet(plan, tmp_path):
@@ -85,7 +86,7 @@ def test_watching_says_so_whenever_runs_have_ended_and_ends_when_all_have(plan, 
         assert watching.stdout.readline().startswith("mine: 1 of 4 runs, ")
         for experiment in plan.experiments[1:]:
             finish(tmp_path, experiment, 10.0)
-        assert watching.stdout.read().startswith("mine: 4 of 4 runs, ")
+        assert watching.stdout.readlines()[-1].startswith("mine: 4 of 4 runs, ")
     assert watching.returncode == 0
 
 
@@ -96,5 +97,5 @@ def test_ctrl_c_ends_a_watch_without_a_traceback(plan, tmp_path):
     ) as watching:
         assert watching.stdout.readline().startswith("mine: 0 of 4 runs, ")
         watching.send_signal(signal.SIGINT)
-        assert watching.communicate(timeout=20) == ("", "")
+        assert watching.communicate(timeout=PATIENCE) == ("", "")
     assert watching.returncode == 0

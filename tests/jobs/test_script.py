@@ -5,12 +5,12 @@ import io
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 from script_sweep import GOOD, HEAD, ScriptSweep
+from waiting import PATIENCE, until
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import spec_file
@@ -66,7 +66,8 @@ LIES = {
 def test_a_script_that_lies_or_breaks(tmp_path, lie):
     body, status, recorded, said = LIES[lie]
     sweep = ScriptSweep(tmp_path, body)
-    assert sweep.train(FLOPS_FIT_FINISHED_SECONDS="0.2") == status, sweep.said
+    patience = {"FLOPS_FIT_FINISHED_SECONDS": "0.2"} if lie == "a hang after finish" else {}
+    assert sweep.train(**patience) == status, sweep.said
     record = sweep.record
     assert (record and record["status"]) == recorded
     assert said in sweep.said + json.dumps(record)
@@ -154,11 +155,12 @@ open("starts", "a").write(f"{step}\\n")
 while step < run.steps:
     step += 1
     run.log(tokens=40 * step, loss=5 / step)
-    time.sleep(0.05)
     if run.should_stop:
         saved.write_text(str(step))
         run.stopped()
     open("listening", "w").close()
+    while not saved.exists() and not run.should_stop:  # the first time it waits to be stopped
+        time.sleep(0.01)
 """
 
 
@@ -176,9 +178,9 @@ while step < run.steps:
 def test_a_run_that_is_asked_to_stop_goes_on_where_it_was(tmp_path, to, number, status):
     sweep = ScriptSweep(tmp_path, SAVING + GOOD)
     process = sweep.start()
-    wait_for(tmp_path / "listening")
+    until((tmp_path / "listening").exists)
     to(process.pid, number)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == status, said
     assert ("stopped; a retry will resume it" in said) == (status == 75)
     assert sweep.record is None
@@ -238,9 +240,9 @@ def test_the_report_says_what_the_script_decides(tmp_path):
 def test_a_result_that_its_launcher_did_not_live_to_record_counts(tmp_path):
     sweep = ScriptSweep(tmp_path, GOOD + "\nopen('started', 'a').write('x')\ntime.sleep(600)")
     process = sweep.start()
-    wait_for(tmp_path / "started")
+    until((tmp_path / "started").exists)
     process.kill()
-    process.communicate()
+    process.communicate(timeout=PATIENCE)
     assert sweep.record is None
     assert sweep.train() == 0
     assert "restored from its record" in sweep.said
@@ -270,13 +272,6 @@ def test_the_trial_runs_two_steps_and_says_why_it_fails(tmp_path, monkeypatch):
     )
     (note,) = try_script(read_spec(spec_file(sweep.results, sweep.id)))
     assert "trainer.trial is false" in note
-
-
-def wait_for(path, seconds=30):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, path
-        time.sleep(0.02)
 
 
 @pytest.mark.seconds

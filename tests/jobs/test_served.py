@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from children import children_with
 from planned_job import config_of
+from waiting import PATIENCE, until
 
 from flops_fit.config.complete import complete_config
 from flops_fit.jobs import served, surroundings
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not served.is_possible(), reason="needs Linux 5.3 or newer"),
 ]
 MODULE = """\
-import json, os, time
+import json, os, signal, time
 from pathlib import Path
 import numpy, torch
 from torch import nn
@@ -43,15 +43,14 @@ class Net(nn.Module):
 
     def forward(self, x):
         if self.training and "FLOPS_FIT_PROCESSES" in os.environ:
+            handler = signal.getsignal(signal.SIGTERM)
             about = [os.getpid(), os.getppid(), os.getpgid(0), drawn]
             (HERE / "about.part").write_text(json.dumps(about))
             (HERE / "about.part").replace(HERE / "about")
             if (HERE / "bug").exists():
                 raise ZeroDivisionError("a bug of mine")
-            while (HERE / "wait").exists():
+            while (HERE / "wait").exists() and not handler.__self__.signal:
                 time.sleep(0.01)
-            if (HERE / "slow").exists():
-                time.sleep(0.1)
         return self.layers(x)
 
 
@@ -61,7 +60,6 @@ def data():
     return TensorDataset(inputs, inputs.argmax(1))
 """
 BITS = ("final_loss", "final_loss_se", "loss_curve", "tokens_seen", "steps_done", "status")
-PATIENCE = 60.0
 
 
 class Sweep:
@@ -75,7 +73,17 @@ class Sweep:
         self.id = experiment.experiment_id
         self.run = root / "results" / "runs" / self.id
         self.line = self.line_of(self.id)
-        (self.server,) = children_with("flops_fit.jobs.server")
+        self.server: psutil.Process | None = None
+
+    def serve(self) -> None:
+        """Start a server unless one is at work, and a first job, whose environment it takes."""
+        before = children_with("flops_fit.jobs.server")
+        if self.server not in before:
+            os.environ[served.SERVER] = ""
+            served.start_server()
+            after = children_with("flops_fit.jobs.server")
+            (self.server,) = (process for process in after if process not in before)
+            assert self.start().wait(PATIENCE) == 0
 
     def line_of(self, run: str) -> list[str]:
         """The command that trains ``run``."""
@@ -87,7 +95,7 @@ class Sweep:
     def forget(self) -> None:
         """As if nothing had been trained yet."""
         shutil.rmtree(self.run, ignore_errors=True)
-        for name in ("about", "bug", "slow", "wait", "log"):
+        for name in ("about", "bug", "wait", "log"):
             (self.root / name).unlink(missing_ok=True)
 
     def start(self, *orders: str, line=None, **variables: str) -> subprocess.Popen:
@@ -98,7 +106,12 @@ class Sweep:
         environment.pop("PYTEST_CURRENT_TEST", None)  # every job has the same
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                line or self.line, stdout=log, stderr=log, process_group=0, env=environment
+                line or self.line,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+                env=environment,
             )
 
     def about(self, name: str) -> float:
@@ -108,13 +121,10 @@ class Sweep:
         return {"pid": pid, "parent": parent, "group": group, "drawn": drawn}[name]
 
     def begun(self) -> subprocess.Popen:
-        """Start the job and let it wait in its first step; the others take long."""
-        front = self.start("wait", "slow")
+        """Start the job and let it wait in its first step, until it is asked to stop."""
+        front = self.start("wait")
         assert self.about("parent") == self.server.pid
         return front
-
-    def go_on(self) -> None:
-        (self.root / "wait").unlink()
 
     def record(self) -> dict:
         return json.loads((self.run / "record.json").read_text())
@@ -135,13 +145,6 @@ def asks(front: int) -> bool:
     return False
 
 
-def until(condition) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -150,16 +153,17 @@ def shared(tmp_path_factory):
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             patch.setenv(name, "1")  # as Snakemake does
         patch.setenv(served.SERVER, "")
-        served.start_server()
         sweep = Sweep(tmp_path_factory.mktemp("served"))
-        assert sweep.start().wait(PATIENCE) == 0  # whose environment the server takes
+        sweep.serve()
         yield sweep
-        sweep.server.terminate()
-        sweep.server.wait(PATIENCE)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sweep.server.terminate()
+            sweep.server.wait(PATIENCE)
 
 
 @pytest.fixture
 def sweep(shared):
+    shared.serve()  # again, where a test has killed the server
     shared.forget()
     return shared
 
@@ -178,8 +182,7 @@ def ends_well(sweep, truth):
     """The same command again ends the run with the bits of one that nothing befell."""
 
     def check(resumed: bool = True) -> None:
-        for order in ("wait", "slow"):
-            (sweep.root / order).unlink(missing_ok=True)
+        (sweep.root / "wait").unlink(missing_ok=True)
         assert sweep.start().wait(PATIENCE) == 0, sweep.log.read_text()
         record = sweep.record()
         assert [record[key] for key in BITS] == [truth[key] for key in BITS]
@@ -235,7 +238,6 @@ def test_the_check_of_a_sweep_is_forked_from_the_server_of_its_runs(sweep):
 def test_a_signal_to_the_front_reaches_the_run_which_saves(sweep, ends_well, name):
     front = sweep.begun()
     front.send_signal(getattr(signal, name))
-    sweep.go_on()
     assert front.wait(PATIENCE) == 75
     assert "stopped on SIGTERM at step" in sweep.log.read_text()
     assert sweep.gone()
@@ -247,7 +249,6 @@ def test_a_signal_to_the_group_of_the_job_reaches_the_run_itself(sweep, ends_wel
     front = sweep.begun()
     assert sweep.about("group") == front.pid
     os.killpg(front.pid, getattr(signal, name))
-    sweep.go_on()
     assert front.wait(PATIENCE) == 75
     assert sweep.gone()
     ends_well()
@@ -256,7 +257,6 @@ def test_a_signal_to_the_group_of_the_job_reaches_the_run_itself(sweep, ends_wel
 def test_a_signal_to_the_run_alone_is_its_status(sweep, ends_well):
     front = sweep.begun()
     os.kill(int(sweep.about("pid")), signal.SIGUSR1)
-    sweep.go_on()
     assert front.wait(PATIENCE) == 75
     assert "stopped on SIGUSR1 at step" in sweep.log.read_text()
     ends_well()
@@ -272,7 +272,6 @@ def test_a_front_that_is_killed_takes_its_run_along_which_saves(sweep, ends_well
         return ends_well(resumed=False)
     front.kill()
     front.wait(PATIENCE)
-    sweep.go_on()
     until(sweep.gone)
     ends_well()
 
@@ -283,7 +282,6 @@ def test_a_run_that_is_killed_is_reported_and_the_server_goes_on(sweep, ends_wel
     assert front.wait(PATIENCE) == 128 + signal.SIGKILL
     assert sweep.log.read_text().strip().splitlines()[-1] == f"flops-fit: {sweep.id}: {KILLED}"
     assert json.loads((sweep.run / "failure.json").read_text())["reason"] == KILLED
-    sweep.go_on()
     ends_well(resumed=False)
     assert sweep.about("parent") == sweep.server.pid
 
@@ -299,8 +297,7 @@ def test_an_error_of_the_plugin_is_a_traceback_in_its_log_and_status_1(sweep, en
 def test_a_second_front_waits_for_the_run_of_the_first(sweep, truth):
     first, second = sweep.begun(), sweep.start()
     until(lambda: "another trainer is at work; waiting" in sweep.log.read_text())
-    (sweep.root / "slow").unlink()
-    sweep.go_on()
+    (sweep.root / "wait").unlink()
     assert (first.wait(PATIENCE), second.wait(PATIENCE)) == (0, 0)
     assert sweep.record()["final_loss"] == truth["final_loss"]
 
@@ -373,6 +370,7 @@ def test_a_server_is_private_and_never_in_a_folder_whose_name_is_too_long(tmp_pa
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * 100)))
     (tmp_path / ("x" * 100)).mkdir()
     started = []
+    monkeypatch.setattr(served, "END_SECONDS", PATIENCE)
     monkeypatch.setattr(served.atexit, "register", lambda *call: started.append(call))
     served.start_server()
     ((end, server, folder),) = started
@@ -387,7 +385,6 @@ def test_a_server_is_private_and_never_in_a_folder_whose_name_is_too_long(tmp_pa
 def test_a_server_that_is_killed_lets_its_run_save_and_the_next_one_starts(sweep, ends_well):
     front = sweep.begun()
     sweep.server.kill()
-    sweep.go_on()
     assert front.wait(PATIENCE) == 75
     assert "stopped on SIGTERM at step" in sweep.log.read_text()
     assert sweep.gone()

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from waiting import PATIENCE
 
 from flops_fit.store.stopping import RETRY_STATUS
 
@@ -25,7 +26,7 @@ def endless():
 def slow_save():
     while not stop:
         time.sleep(0.01)
-    time.sleep(1.0)
+    time.sleep(3.5)
 def child():
     if os.fork() == 0:  # as a loader's worker is: its signals are its own
         signal = __import__("signal")
@@ -35,7 +36,7 @@ def child():
     os.wait()
     time.sleep(1.0)
 
-stop = StopRequest(grace=0.3)
+stop = StopRequest(float(sys.argv[2]))
 with stop.listening():
     print("ready", flush=True)
     globals()[sys.argv[1]]()
@@ -44,9 +45,9 @@ print("ended", flush=True)
 """
 
 
-def start(what: str) -> subprocess.Popen:
+def start(what: str, grace: float = 0.3) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, what],
+        [sys.executable, "-c", SCRIPT, what, str(grace)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -61,20 +62,20 @@ def test_any_wait_is_left_on_a_signal(what, number):
     with start(what) as process:
         time.sleep(0.05)
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == RETRY_STATUS
     assert out == ""
     assert f"stopped on {number.name} without saving" in err
 
 
 def test_who_has_seen_the_signal_may_take_its_time():
-    with start("slow_save") as process:
+    with start("slow_save", grace=3.0) as process:  # a busy machine may look late
         process.terminate()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (0, "ended\n")
 
 
 def test_a_signal_to_a_child_is_none_to_its_parent():
     with start("child") as process:
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (0, "ended\n")

@@ -16,7 +16,7 @@ from flops_fit.training.prepare import unfinished_folder
 with unfinished_folder(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
