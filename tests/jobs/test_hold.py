@@ -122,5 +122,5 @@ def test_a_start_takes_little_time_of_the_processor(tmp_path):
         "python": [sys.executable, "-c", "pass"],
     }
     least = {name: min(cpu(line) for _ in range(10)) for name, line in lines.items()}
-    assert least["holder"] < 0.020
-    assert least["holder"] + least["import"] - least["python"] < 0.040
+    assert least["holder"] < 1.5 * least["python"]
+    assert least["holder"] + least["import"] - least["python"] < 4 * least["python"]
