@@ -7,6 +7,7 @@ Where a cluster could be meant it refuses: the configuration has to lie in /etc/
 SLURM_CONF from their environment), and every file that `up` writes there says so in its first line.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -20,13 +21,14 @@ import psutil
 
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))  # also where it is run as a program
 from system import Refusal, apt_install, call
+from waiting import PATIENCE
 
 ETC = Path("/etc/slurm")
 STATE = Path("/tmp/flops-fit-slurm")
 LOCK = Path("/tmp/flops-fit-slurm.lock")  # held by the session that uses it
 MARK = "# Written by the tests of flops-fit (tests/slurm/cluster.py), which remove it again.\n"
 NAME = "flops-fit-tests"
-KILL_WAIT = 5  # seconds
+KILL_WAIT = 10  # seconds
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 DAEMONS = ("slurmd", "slurmctld", "munged")  # in the order in which they are stopped
 CONFIGURATION = """\
@@ -51,6 +53,7 @@ PreemptMode=REQUEUE
 GresTypes=gpu
 SlurmdParameters=config_overrides
 ReturnToService=1
+MessageTimeout=100
 MinJobAge=300
 KillWait={kill_wait}
 SlurmctldPort=16817
@@ -108,11 +111,11 @@ def start() -> None:
     )
     call("slurmctld")
     call("slurmd")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while (state := node_state()) != "idle":
         if time.monotonic() > deadline:
             log = (STATE / "slurmctld.log").read_text()[-2000:]
-            raise RuntimeError(f"the node is {state!r}, not idle, after 60 s\n{log}")
+            raise RuntimeError(f"the node is {state!r}, not idle, after {PATIENCE:g} s\n{log}")
         time.sleep(0.1)
 
 
@@ -203,7 +206,8 @@ def stop(processes: list[psutil.Process], patience: float = 10) -> None:
     for end in (psutil.Process.terminate, psutil.Process.kill):
         deadline = time.monotonic() + patience
         for process in filter(alive, processes):
-            end(process)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(process)
         while any(map(alive, processes)) and time.monotonic() < deadline:
             time.sleep(0.05)
 

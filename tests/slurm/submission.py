@@ -12,10 +12,10 @@ from typing import ClassVar
 import psutil
 from cluster import KILL_WAIT, node_state
 from project import REPOSITORY, Project, label
+from waiting import PATIENCE
 
 from flops_fit.files import write_json
 
-PATIENCE = 240
 # The tests' SLURM keeps no accounting; and a user's first look is later than a test should wait.
 QUICK = ("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2")
 

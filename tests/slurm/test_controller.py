@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from cluster import KILL_WAIT
 from project import Project, label
-from submission import PATIENCE, QUICK, Job, order, slurm, steps, train_jobs
+from submission import QUICK, Job, order, slurm, steps, train_jobs
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.slurm
 CELL, LENGTH = "width4-D1.25e3-s0", 39
@@ -64,7 +65,7 @@ def jobs_after(job: int) -> list[Job]:
 
 @pytest.fixture
 def controllers(project) -> Controllers:
-    order(project, {CELL: {"seconds": 1}})
+    order(project, {CELL: {"seconds": 2}})
     return Controllers(project)
 
 

@@ -32,11 +32,11 @@ def struck(planned, slurm_up):
     order(
         project,
         {
-            CANCELLED: {"seconds": 1},
+            CANCELLED: {"seconds": 2},
             LIMITED: {"seconds": 0.2, "hang_at": 3},
-            WARNED: {"seconds": 2},
+            WARNED: {"seconds": 4},  # SLURM looks for limits that are reached twice a minute
             FAILING: {"fail_at": 2},
-            REQUEUED: {"seconds": 2},
+            REQUEUED: {"seconds": 4},
         },
     )
     sweep = Submission(project, "--set-resources", "train_run:gpu=0", "--", TABLE)
@@ -143,7 +143,7 @@ def test_a_run_on_a_drained_node_ends_well_and_others_wait_for_the_node(shaken):
 
 
 def test_after_a_kill_of_snakemake_nothing_is_repeated_and_nobody_races(project):
-    order(project, {LIMITED: {"seconds": 1}})
+    order(project, {LIMITED: {"seconds": 5}})  # it must outlast two starts of Snakemake
     both = [result_of(project, cell) for cell in (SPARED, LIMITED)]
     options = ("--", *both)
     killed = Submission(project, *options, profile="slurm-gres")
@@ -156,6 +156,7 @@ def test_after_a_kill_of_snakemake_nothing_is_repeated_and_nobody_races(project)
     again = Submission(project, *options, profile="slurm-gres")
     again.wait(lambda: again.running(LIMITED), "submitted again")
     assert killed.running(LIMITED)
+    order(project, {})
     again.finish()
     assert all("gres:gpu:1" in job.gpus for job in again.jobs(LIMITED))
     assert (project.run_folder(SPARED) / "record.json").stat().st_ino in before
@@ -167,7 +168,7 @@ def test_after_a_kill_of_snakemake_nothing_is_repeated_and_nobody_races(project)
 
 def test_four_runs_of_two_processes_at_once_do_not_clash(project):
     cells = (CANCELLED, LIMITED, WARNED, FAILING)
-    order(project, {cell: {"seconds": 0.5} for cell in cells})
+    order(project, {cell: {"seconds": 3} for cell in cells})
     project.configure(resources={"checkpoint_minutes": 0, "processes": 2})
     sweep = Submission(
         project,
