@@ -218,7 +218,7 @@ def run(command: str | list[str], folder: Path) -> subprocess.CompletedProcess:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=600,
+        timeout=900,
     )
 
 

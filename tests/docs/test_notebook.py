@@ -32,7 +32,11 @@ def executed(tmp_path_factory):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     manager = ThisInterpreter()
     NotebookClient(
-        notebook, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}}
+        notebook,
+        km=manager,
+        timeout=900,
+        startup_timeout=300,
+        resources={"metadata": {"path": str(folder)}},
     ).execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
     return notebook, folder
 

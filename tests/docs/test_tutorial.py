@@ -21,7 +21,7 @@ def run(command: str, work: Path) -> str:
     )
     line = re.sub(r"(^|\()python ", rf"\1{sys.executable} ", line)
     done = subprocess.run(
-        line, shell=True, cwd=work, capture_output=True, text=True, check=False, timeout=600
+        line, shell=True, cwd=work, capture_output=True, text=True, check=False, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -92,7 +92,7 @@ def test_a_job_trains_the_same_run_whatever_it_inherits(tmp_path, monkeypatch, p
             "HF_HOME": str(tmp_path / "hub"),
         },
         check=True,
-        timeout=120,
+        timeout=600,
     )
     fixed = subprocess.run(
         [sys.executable, "-c", "print(hash('a'), end='')"],

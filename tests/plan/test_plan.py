@@ -374,7 +374,7 @@ def test_a_rate_measured_here_is_used_from_then_on(tmp_path, capsys, monkeypatch
     assert len(passes) % 4 == 0  # of 16 items in each step
     assert set(passes) == {"4"}
     rate = json.loads((tmp_path / "results/.plan/rate-cpu.json").read_text())
-    assert 0 < rate["step_seconds"] < 1
+    assert 0 <= rate["step_seconds"] < 1
     assert rate["flops_per_second"] > 0
     assert main(["plan", "--config", "c.yaml"]) == 0
     assert "measured here on" in capsys.readouterr().out

@@ -489,7 +489,7 @@ def test_a_click_dims_the_other_budgets_and_a_mark_says_its_run(folder, tmp_path
     (tmp_path / "page.html").write_text(text.replace("</body>", f"{IN_BROWSER}</body>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     line = ["chromium", *options, "--dump-dom", f"file://{tmp_path}/page.html"]
-    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=600)
     (body,) = Page(done.stdout).all("body")
     before, clicked, budgets, pressed, escaped, again, title = json.loads(
         body["attrs"]["data-seen"]

@@ -364,7 +364,7 @@ def test_processes_of_a_launched_script_train_together_even_where_their_objects_
     )
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     subprocess.run(
-        [*launcher(2, 1, 0), script], env=environment, cwd=tmp_path, check=True, timeout=120
+        [*launcher(2, 1, 0), script], env=environment, cwd=tmp_path, check=True, timeout=600
     )
     lines = [(tmp_path / f"rank{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
     assert len({*lines[0], *lines[1]}) == 1

@@ -43,7 +43,7 @@ def outcomes(tmp_path_factory) -> dict[int, dict]:
     found = {}
     for processes, line in lines.items():
         out = folder / f"{processes}.json"
-        subprocess.run([*line, str(out)], env=environment, check=True, timeout=300)
+        subprocess.run([*line, str(out)], env=environment, check=True, timeout=900)
         found[processes] = json.loads(out.read_text())
     return found
 

@@ -38,7 +38,7 @@ def outside(project: Project, snakefile: str, *arguments: str, **variables: str)
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -146,5 +146,5 @@ def test_runs_start_longest_first(trained):
     }
     started = [seconds[experiment] for rule, experiment in first.jobs if rule == "train_run"]
     assert len(set(started)) > 3
-    both, rest = started[:2], started[2:]  # the first two start together, on two cores
-    assert sorted(both, reverse=True) + rest == sorted(started, reverse=True)
+    for place, one in enumerate(started):  # two start together where two end together
+        assert one in sorted(started[place:])[-2:]

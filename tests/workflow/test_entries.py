@@ -35,7 +35,7 @@ def dry_run(project, *arguments: str, cwd, **variables):
         [sys.executable, "-m", "snakemake", "-n", *arguments],
         cwd=cwd,
         text=True,
-        timeout=300,
+        timeout=900,
         env=project.environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

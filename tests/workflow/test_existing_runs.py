@@ -25,7 +25,7 @@ def run(folder: Path, *arguments: str) -> str:
         "2",
         *arguments,
     ]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

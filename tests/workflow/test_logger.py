@@ -5,11 +5,11 @@ import os
 import re
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
 from project import SWEEP, WORK, Project
+from waiting import PATIENCE, until
 
 LINE = re.compile(r"^own: (\d) of 6 runs, .* FLOPs \((\d+)%\)", re.MULTILINE)
 
@@ -40,22 +40,18 @@ def session(leader: int) -> list[psutil.Process]:
     """The other processes of a session that are still alive."""
     found = []
     for process in psutil.process_iter():
-        try:
-            if (
-                os.getsid(process.pid) == leader != process.pid
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
+        with contextlib.suppress(ProcessLookupError, psutil.Error):  # it has just ended
+            own = os.getsid(process.pid) == leader != process.pid
+            if own and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            pass
     return found
 
 
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def line_of(process: psutil.Process) -> str:
+    """Its command line; none where it has just ended."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 @pytest.fixture
@@ -78,26 +74,26 @@ def running(project: Project):
             env=project.environment(SECONDS_PER_ITEM="0.01"),
             start_new_session=True,
         )
-    wait_for(lambda: any(project.runs.glob("*width12*/checkpoints")))
+    until(lambda: any(project.runs.glob("*width12*/checkpoints")))
     yield snakemake
     with contextlib.suppress(ProcessLookupError):
         os.killpg(snakemake.pid, signal.SIGKILL)
 
 
 def test_nothing_but_the_run_is_at_work_and_ctrl_c_leaves_nothing_behind(running):
-    lines = [" ".join(process.cmdline()) for process in session(running.pid)]
+    lines = [line for process in session(running.pid) if (line := line_of(process))]
     assert lines
     assert not [line for line in lines if not WORK.search(line)]
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    assert running.wait(60) != 0
-    wait_for(lambda: not session(running.pid))
+    assert running.wait(PATIENCE) != 0
+    until(lambda: not session(running.pid))
 
 
 @pytest.mark.slow
 def test_a_job_that_is_told_to_stop_ends_after_its_run_has_saved(running, project):
     """All processes get the signal at once, as at SLURM's time limit."""
     os.killpg(running.pid, signal.SIGTERM)
-    assert running.wait(60) != 0
-    assert session(running.pid) == []
+    assert running.wait(PATIENCE) != 0
     (log,) = project.runs.glob("*width12*/train.log")
     assert "stopped on SIGTERM at step" in log.read_text()
+    until(lambda: not session(running.pid))

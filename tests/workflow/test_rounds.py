@@ -6,21 +6,23 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
 import yaml
 from project import Project
+from waiting import until
 
 SCRIPT = """\
+import os
 import time
 from flops_fit.run import current_experiment
 
 run = current_experiment(size=4)
 with open("started.txt", "a") as file:
     file.write(f"{run.folder}\\n")
-time.sleep(0.3)
+while os.path.exists("hold") and len(open("started.txt").readlines()) > 6:
+    time.sleep(0.1)
 params = 48 * run.size**2
 noise = 1 + 0.003 * ((7 * run.size + run.tokens // 16) % 5 - 2)
 loss = noise * (1 + 25 * params**-0.4 + 60 * run.tokens**-0.42)
@@ -51,17 +53,18 @@ def test_killed_rounds_go_on_by_the_same_command_and_train_nothing_twice(tmp_pat
     started = project.work / "started.txt"
     setting = {"cwd": project.work, "env": project.environment(), "text": True}
 
+    (project.work / "hold").touch()  # so that the round has not ended when it is killed
     first = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, **setting)
-    while len(project.ids()) < 4 and first.poll() is None:
-        time.sleep(0.1)
+    until(lambda: len(project.ids()) >= 4 or first.poll() is not None)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
+    (project.work / "hold").unlink()
     finished = project.ids()
     assert len(finished) >= 4
     assert not (project.results / "own-round1" / "fit.json").exists()
 
     done = subprocess.run(
-        command, capture_output=True, timeout=600, start_new_session=True, check=False, **setting
+        command, capture_output=True, timeout=900, start_new_session=True, check=False, **setting
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
@@ -78,7 +81,7 @@ def test_killed_rounds_go_on_by_the_same_command_and_train_nothing_twice(tmp_pat
         )
     before = started.read_text()
     again = subprocess.run(
-        command, capture_output=True, timeout=600, start_new_session=True, check=False, **setting
+        command, capture_output=True, timeout=900, start_new_session=True, check=False, **setting
     )
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout.splitlines()[-1])["rounds"] == told["rounds"][-1:]

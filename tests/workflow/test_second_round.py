@@ -20,7 +20,7 @@ def flops_fit(project, *arguments: str) -> str:
         capture_output=True,
         env={**os.environ, **project.environment()},
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

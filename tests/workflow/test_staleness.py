@@ -4,15 +4,16 @@ Each row starts from the same trained sweep and asserts the exact sets of experi
 Where the set of jobs says it all, Snakemake is asked for it with ``-n``.
 """
 
+import contextlib
 import json
 import signal
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 from project import CELLS, RESTORED, SWEEP, TABLES, WORK, label, points, restored, sizes
+from waiting import until
 
 pytestmark = pytest.mark.staleness
 
@@ -297,7 +298,7 @@ def test_a_config_edited_while_jobs_wait_changes_none_of_them(project):
     with start(project, *TABLES) as snakemake:
         wait_for(lambda: any(project.runs.glob("*width1[02]*/.lock")), snakemake)
         project.configure(learning_rate={"value": 0.5}, sizes=sizes((4,), (4,)))
-        output, _ = snakemake.communicate(timeout=600)
+        output, _ = snakemake.communicate(timeout=900)
     done = project.outcome(snakemake.returncode, output)
     assert done.status == 0, output
     assert done.trained == new
@@ -319,8 +320,9 @@ def test_a_run_that_outlives_a_killed_snakemake_is_restored_and_not_repeated(pro
     project.configure(sizes=sizes(large=(4, 8, 12, 16)))
     with start(project, *TABLES, SECONDS_PER_ITEM="0.02") as snakemake:
         wait_for(lambda: any(project.runs.glob("*width12*/.lock")), snakemake)
-        outlive = psutil.Process(snakemake.pid).children(recursive=True)
-        assert all(WORK.search(" ".join(process.cmdline())) for process in outlive)
+        for process in psutil.Process(snakemake.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                assert WORK.search(" ".join(process.cmdline()))
         snakemake.send_signal(signal.SIGKILL)
         snakemake.stdout.close()
     folder = project.run_folder("width12-D416-s0")
@@ -366,9 +368,6 @@ def start(project, *arguments: str, **variables: str) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def wait_for(condition, process: subprocess.Popen) -> None:
+    until(lambda: condition() or process.poll() is not None)
+    assert condition(), process.communicate()[0]

@@ -6,10 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from project import TABLES, Project
+from waiting import PATIENCE, until
 
 BITS = ("loss_curve", "final_loss", "final_loss_se", "tokens_seen", "flops_counted", "steps_done")
 
@@ -96,7 +96,7 @@ def again(project: Project, record: dict) -> dict:
     """The record of the run of ``record`` after it was trained again."""
     path = project.runs / record["experiment_id"] / "record.json"
     shutil.rmtree(path.parent)
-    assert train(project, record).wait(timeout=300) == 0
+    assert train(project, record).wait(PATIENCE) == 0
     return json.loads(path.read_text())
 
 
@@ -114,17 +114,13 @@ def test_a_run_has_the_same_bits_from_a_state_from_nothing_and_after_a_kill(ladd
     folder = ladder.runs / longest["experiment_id"]
     shutil.rmtree(folder)
     job = train(ladder, longest, SECONDS_PER_ITEM="0.005")
-    deadline = time.monotonic() + 120
     start = branch(middle) // 16
     late = f"step-{start + 20:08d}"
-    while time.monotonic() < deadline:
-        if max([p.name for p in folder.glob("checkpoints/step-*")], default="") >= late:
-            break
-        time.sleep(0.02)
+    until(lambda: max([p.name for p in folder.glob("checkpoints/step-*")], default="") >= late)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
     assert not (folder / "record.json").exists()
-    assert train(ladder, longest).wait(timeout=300) == 0
+    assert train(ladder, longest).wait(PATIENCE) == 0
     resumed = json.loads((folder / "record.json").read_text())
     assert start + 20 <= resumed["resumed_at_step"] < resumed["steps_done"]
     assert resumed["start_tokens"] == branch(middle)
