@@ -1,5 +1,6 @@
 """One planned experiment of a tiny model, run in this process as the launcher would run it."""
 
+import ctypes
 import json
 import os
 import sys
@@ -75,6 +76,8 @@ class Job:
 
     def __init__(self, root: Path, monkeypatch, code: str = "", **changes):
         (root / "jobplugin.py").write_text(MODULE + code)
+        monkeypatch.delitem(sys.modules, "jobplugin", raising=False)  # that of another test
+        monkeypatch.setattr(sys, "path", [*sys.path])
         config = config_of("job", "jobplugin", **changes)
         (experiment,) = make_plan(config, root / "results", [str(root)]).experiments
         self.id = experiment.experiment_id
@@ -96,7 +99,13 @@ class Job:
         self.set("EVENT", event)
         self.set("STEP", str(step))
         sys.modules["jobplugin"].steps = 0
-        return job.main([str(self.spec), str(self.folder / "result.json"), str(self.results)])
+        try:
+            return job.main([str(self.spec), str(self.folder / "result.json"), str(self.results)])
+        finally:
+            if (
+                sys.platform == "linux"
+            ):  # a job is asked to stop when its parent dies; a test is not
+                ctypes.CDLL(None).prctl(1, 0)
 
     def record(self) -> dict:
         return json.loads((self.folder / "record.json").read_text())

@@ -1,7 +1,6 @@
 """Runs of one shape compile once, below the results, and what they share changes no identity."""
 
 import subprocess
-import sys
 
 import pytest
 from planned_job import Job
@@ -43,7 +42,6 @@ def test_another_kind_of_cpu_has_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_second_run_of_a_shape_compiles_nothing_and_gives_the_same_loss(tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "jobplugin", raising=False)
     job = Job(tmp_path, monkeypatch, COUNTERS, resources={"compile": True})
     monkeypatch.delenv(CACHE, raising=False)  # torch sets it in this process, too
 

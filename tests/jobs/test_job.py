@@ -1,9 +1,7 @@
 """One job: its exit status, what it leaves behind, and who may work on a run at a time."""
 
-import ctypes
 import json
 import signal
-import sys
 import threading
 
 import pytest
@@ -22,11 +20,7 @@ from flops_fit.store.stopping import RETRY_STATUS, Stopped, StopRequest
 
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "jobplugin", raising=False)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield Job(tmp_path, monkeypatch)
-    if sys.platform == "linux":  # a job wants SIGTERM when its parent dies; the test suite does not
-        ctypes.CDLL(None).prctl(1, 0)
+    return Job(tmp_path, monkeypatch)
 
 
 def test_a_finished_job_leaves_its_record_the_copy_and_nothing_else(planned):

@@ -1,7 +1,6 @@
 """JSON of a newer version is refused in words, that of an older one read: nothing is guessed."""
 
 import json
-import sys
 
 import pytest
 from planned_job import Job
@@ -23,8 +22,6 @@ from flops_fit.store.verified import Verified
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(sys.modules, "jobplugin", raising=False)
-        patch.setattr(sys, "path", [*sys.path])
         job = Job(tmp_path_factory.mktemp("job"), patch)
         assert job() == 0
         yield job

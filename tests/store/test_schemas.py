@@ -1,7 +1,6 @@
 """The published schemas hold what is really written."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,6 @@ NAMES = ("plan", "record", "spec")
 def written(tmp_path_factory):
     """What planning and training a tiny model leave: the content of each kind of file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(sys.modules, "jobplugin", raising=False)
-        patch.setattr(sys, "path", [*sys.path])
         job = Job(tmp_path_factory.mktemp("written"), patch)
         assert job() == 0
         (plan,) = (job.results / ".plan" / "plans").glob("*.json")

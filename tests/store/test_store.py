@@ -1,6 +1,5 @@
 """The run store: what is listed, what may be removed, and what is let in from elsewhere."""
 
-import ctypes
 import json
 import os
 import pty
@@ -25,12 +24,8 @@ from flops_fit.store.records import note_failure, seal
 def trained(tmp_path_factory) -> Path:
     """The results folder of a real run, with its plan where the workflow keeps a sweep's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(sys.modules, "jobplugin", raising=False)
-        patch.setattr(sys, "path", [*sys.path])
         job = Job(tmp_path_factory.mktemp("trained"), patch)
         assert job() == 0
-        if sys.platform == "linux":  # as in test_job: the test suite outlives its parent
-            ctypes.CDLL(None).prctl(1, 0)
     results = job.folder.parents[1]
     (plan,) = (results / ".plan" / "plans").iterdir()
     for kept in ("sweeps/mine.json", "checks/" + Path(read_json(plan)["check"]).name):

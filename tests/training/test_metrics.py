@@ -65,12 +65,10 @@ PLANNED = {"compute_budget": 1e5, "seed": 0, "size_param_value": 8, "num_tokens"
 @pytest.fixture
 def new(tmp_path, monkeypatch):
     """A planned job with the metrics given."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
 
     def make(folder: str = "", metrics: dict | None = None, **changes) -> Job:
         root = tmp_path / folder
         root.mkdir(exist_ok=True)
-        monkeypatch.delitem(sys.modules, "jobplugin", raising=False)
         return Job(
             root, monkeypatch, CODE, metrics=METRICS if metrics is None else metrics, **changes
         )
