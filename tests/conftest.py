@@ -1,13 +1,31 @@
 """Shared by all tests: one thread for torch, before anything imports it, and the order of files.
 
-The tests' models are small; a second thread only waits for the first, and for other processes.
+The tests' models are small; a second thread only waits for the first, and for other processes. Examples
+of Hypothesis are the same at each run, and may take as long as a busy machine needs.
 """
 
 import os
+import random
+import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile(
+    "same", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("same")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Whatever tests came before: restoring a run seeds torch anew, from the system."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import recipes
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import grid, plan_of
 
@@ -38,13 +38,7 @@ PROFILES = [pytest.param(60, id="few"), pytest.param(2000, id="many", marks=pyte
 def fuzz(strategy, examples: int, body) -> None:
     """Call ``body`` on examples of ``strategy``, always the same ones."""
 
-    @settings(
-        max_examples=examples,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=examples)
     @given(strategy)
     def run(value):
         with warnings.catch_warnings():

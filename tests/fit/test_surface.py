@@ -40,7 +40,7 @@ def test_noise_free_runs_give_the_planted_law_to_the_last_digits(law, grid):
     assert fit.converged
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     alpha=st.floats(0.15, 0.7),
     beta=st.floats(0.15, 0.7),
@@ -116,7 +116,7 @@ def test_no_random_start_of_a_general_optimiser_does_better():
         assert fit.objective <= found.fun / 1e3 * (1 + 1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     n=st.floats(1e-9, 1e9),
     d=st.floats(1e-9, 1e9),

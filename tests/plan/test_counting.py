@@ -186,7 +186,7 @@ def test_torchs_own_encoder_layer():
     assert count.flops_per_token == 6 * (12 * d * d + V * d) + 12 * T * d
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=5))
 def test_an_mlp_pays_six_per_weight_and_four_in_its_first_layer(widths):
     layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
