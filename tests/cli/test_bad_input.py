@@ -1300,28 +1300,25 @@ FURTHER = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A user's folder with a finished sweep in it."""
-    folder, home = tmp_path_factory.mktemp("bad"), Path.cwd()
+    folder = tmp_path_factory.mktemp("bad")
     (folder / "parts.py").write_text(PARTS)
     (folder / "broken.py").write_text("import torch\nimport surely_missing\n")
     (folder / "unparsable.py").write_text("def model(width:\n")
     (folder / "good.yaml").write_text(yaml.safe_dump(DONE))
     (folder / "runs.csv").write_text(table())
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        patch.setattr(cache, "_make_plan", make_plan)
         finish_sweep()
-    finally:
-        os.chdir(home)
     return folder
 
 
 def finish_sweep() -> None:
     """Plan ``DONE`` and leave what training, collect and fit would, with losses of a known law."""
-    sys.path.insert(0, os.getcwd())
-    cache._make_plan, planner = make_plan, cache._make_plan
     planned = workflow.Sweep(DONE, "").make_plan()
     planned.keep()
     plan = planned.plan
-    cache._make_plan = planner
     for experiment in plan.experiments:
         name, params = experiment.experiment_id, experiment.count.params
         spec = json.loads(spec_file("results", name).read_text())

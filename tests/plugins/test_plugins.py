@@ -247,11 +247,11 @@ def test_a_name_taken_from_a_package_brings_its_init_and_what_that_imports(write
     assert source_fingerprint("pkg:build") != before
 
 
-def test_a_plain_module_brings_its_neighbours_but_no_other_folder(write, tmp_path):
+def test_a_plain_module_brings_its_neighbours_but_no_other_folder(write, tmp_path, monkeypatch):
     elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
     elsewhere.mkdir()
     (elsewhere / "far.py").write_text("x = 1\n")
-    sys.path.append(str(elsewhere))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(elsewhere)])
     write(model="import near, far\ndef build(): ...\n", near="x = 1\n")
     before = source_fingerprint("model:build")
     (elsewhere / "far.py").write_text("x = 22\n")
