@@ -14,7 +14,8 @@ from project import Outcome, Project, copy, restored
 def trained(tmp_path_factory) -> tuple[Project, Path, Outcome]:
     """A project whose sweep has run to its end, a snapshot of it, and what that first run did.
 
-    It is trained once, by whichever worker of pytest needs it first, and copied by the others.
+    It is trained once, by whichever worker of pytest needs it first, and copied by all. Each plans its
+    copy once more, because paths are a part of a plan.
     """
     folder = tmp_path_factory.mktemp("workflow")
     common = tmp_path_factory.getbasetemp()
@@ -28,8 +29,9 @@ def trained(tmp_path_factory) -> tuple[Project, Path, Outcome]:
             told.write_bytes(pickle.dumps(Project.create(origin).run()))
     first = pickle.loads(told.read_bytes())
     project, snapshot = Project(folder / "root"), folder / "snapshot"
-    for target in (snapshot, project.root):
-        copy(origin, target)
+    copy(origin, project.root)
+    assert project.dry_run().jobs == []
+    copy(project.root, snapshot)
     here = first.output.replace(str(origin), str(project.root))
     return project, snapshot, dataclasses.replace(first, output=here)
 

@@ -137,8 +137,7 @@ def test_a_read_only_checkout_serves(project, monkeypatch):
 def test_runs_start_longest_first(trained):
     project, snapshot, first = trained  # as it was after its first run
     results = snapshot / project.results.relative_to(project.root)
-    (path,) = (results / ".plan/plans").iterdir()
-    plan = read_plan(path)
+    plan = read_plan(results / ".plan/sweeps/own.json")
     resources = replace(plan.resources, processes=1, threads=1, gpus=0)
     seconds = {
         experiment.experiment_id: price(work_of(experiment), cautious_rate(0), resources).seconds
