@@ -8,6 +8,7 @@ import contextlib
 import json
 import signal
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -83,19 +84,40 @@ CONFIGS = {  # what changes in the config: (the change, what trains, which rules
 }
 
 
+PLAN_EACH = """\
+import os, sys
+import torch
+from flops_fit.config.load import load_config
+from flops_fit.plan import cache, planner
+from flops_fit.workflow import Sweep
+cache._make_plan = planner.make_plan
+for config in sys.argv[2:]:
+    if not os.fork():  # each imports the modules of the user anew
+        Sweep(load_config(config), sys.argv[1]).make_plan()
+        os._exit(0)
+    os.wait()
+"""
+
+
 @pytest.fixture(scope="module")
 def planned(trained) -> dict:
-    """What Snakemake would do for each of `CONFIGS`: dry runs, two at a time, in one folder."""
+    """What Snakemake would do for each of `CONFIGS`: dry runs, two at a time, in one folder.
+
+    One process plans all of them beforehand, because each dry run would import torch for it.
+    """
     project = restored(trained)
     before = project.ids()
-
-    def dry_run(row: str):
-        config = f"{row.replace(' ', '-')}.yaml"
-        project.configure(config, **CONFIGS[row][0])
-        return project.dry_run(config=config)
-
+    files = {row: f"{row.replace(' ', '-')}.yaml" for row in CONFIGS}
+    for row, file in files.items():
+        project.configure(file, **CONFIGS[row][0])
+    line = [sys.executable, "-c", PLAN_EACH, str(project.checkout), *files.values()]
+    subprocess.run(line, cwd=project.work, env=project.environment(), check=True)
+    plans = project.results / ".plan" / "plans"
+    made = {*plans.iterdir()}
     with ThreadPoolExecutor(2) as pool:
-        outcomes = dict(zip(CONFIGS, pool.map(dry_run, CONFIGS), strict=True))
+        done = pool.map(lambda file: project.dry_run(config=file), files.values())
+        outcomes = dict(zip(files, done, strict=True))
+    assert {*plans.iterdir()} == made
     assert project.ids() == before
     return outcomes
 
