@@ -19,31 +19,37 @@ def model(**changes) -> dict:
     return {"model": {**SWEEP["model"], **changes}}
 
 
+BAD = {  # a config: (what is changed, a part of the message)
+    "misspelt key": (
+        {"bugdets": [1e5]},
+        "flops-fit: error: bugdets: unknown key; did you mean budgets?",
+    ),
+    "no budgets": (
+        {"budgets": []},
+        "flops-fit: error: budgets: [] is not allowed; allowed: a list of",
+    ),
+    "no name": (model(factory="mymodel:Nett"), "mymodel has no 'Nett'; did you mean 'Net'?"),
+    "no module": (model(factory="nomodel:Net"), "nomodel:Net: no module named 'nomodel' in"),
+    "no size parameter": (model(size_param="depth"), "Net has no"),
+    "processes without a GPU each": (
+        {"seeds": [7], "resources": {"processes": 2, "gpus": 1}},
+        "flops-fit: error: resources.processes: 2, but a run has 1 GPUs (from resources.gpus, or",
+    ),
+    "no source": (
+        {"dataset": {**SWEEP["dataset"], "sources": ["none.txt"]}},
+        "flops-fit: error: dataset.sources: 'none.txt' does not exist",
+    ),
+}
+# Each in a place of its own; the others go the way of one of them, and tests/cli/test_bad_input.py
+# holds what they say.
+QUICK = ("misspelt key", "no size parameter", "processes without a GPU each")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bugdets": [1e5]}, "flops-fit: error: bugdets: unknown key; did you mean budgets?"),
-        ({"budgets": []}, "flops-fit: error: budgets: [] is not allowed; allowed: a list of"),
-        (model(factory="mymodel:Nett"), "mymodel has no 'Nett'; did you mean 'Net'?"),
-        (model(factory="nomodel:Net"), "nomodel:Net: no module named 'nomodel' in"),
-        (model(size_param="depth"), "Net has no"),
-        (
-            {"seeds": [7], "resources": {"processes": 2, "gpus": 1}},
-            "flops-fit: error: resources.processes: 2, but a run has 1 GPUs (from resources.gpus, or",
-        ),
-        (
-            {"dataset": {**SWEEP["dataset"], "sources": ["none.txt"]}},
-            "flops-fit: error: dataset.sources: 'none.txt' does not exist",
-        ),
-    ],
-    ids=[
-        "misspelt key",
-        "no budgets",
-        "no name",
-        "no module",
-        "no size parameter",
-        "processes without a GPU each",
-        "no source",
+        pytest.param(*row, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, row in BAD.items()
     ],
 )
 def test_a_bad_config_ends_snakemake_with_one_message(project, change, message):
@@ -101,7 +107,12 @@ def test_a_number_from_the_command_line_is_read_as_one_and_checked_as_one(projec
             ("plan",),
             "plan: there is nothing to plan, because the config names",
         ),
-        ("name: mine\nbudgets: [.nan]\n", (), "budgets.0: nan is not allowed; allowed: finite"),
+        pytest.param(
+            "name: mine\nbudgets: [.nan]\n",
+            (),
+            "budgets.0: nan is not allowed; allowed: finite",
+            marks=pytest.mark.slow,  # as a misspelt key
+        ),
         (
             "name: mine\nruns: points.csv\n",
             ("-n", "--config", "seeds=-5"),

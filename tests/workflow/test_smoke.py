@@ -138,7 +138,9 @@ def test_a_dry_run_of_a_planned_sweep_needs_no_torch(smoke, tmp_path):
     assert not re.search(r"^train_run", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("arguments", [["--lint"], ["--list-rules"], ["--unlock"]])
+@pytest.mark.parametrize(
+    "arguments", [["--lint"], ["--unlock"], pytest.param(["--list-rules"], marks=pytest.mark.slow)]
+)
 def test_a_broken_plug_in_keeps_nobody_from_looking_at_the_workflow(tmp_path, arguments):
     config = tmp_path / "broken.yaml"
     text = (REPOSITORY / "config/smoke.yaml").read_text()
@@ -177,7 +179,15 @@ KINDS = {  # changes to the smoke sweep, and the rule that only such a sweep has
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "rates",
+        "confirmation",
+        pytest.param("law", marks=pytest.mark.slow),  # `make lint` lints the demo
+        pytest.param("rate", marks=pytest.mark.slow),
+    ],
+)
 def test_a_sweep_has_the_rules_of_its_kind_and_they_are_lint_clean(tmp_path, kind):
     change, rule = KINDS[kind]
     config = tmp_path / "sweep.yaml"
