@@ -235,7 +235,19 @@ def test_the_states_of_an_export_are_understood(tmp_path):
     assert [run.reason for run in table.left_out] == ["crashed"]
 
 
-def test_rows_that_repeat_another_are_noted(tmp_path):
+def test_rows_that_repeat_another_are_left_out_and_named(tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text("params,tokens,loss\n1e6,2e7,3\n1e6,2e7,3\n1e6,3e7,2.9\n")
-    assert any(note.startswith("1 rows repeat") for note in read_runs(path).notes)
+    table = read_runs(path)
+    assert table.left_out == [LeftOut("row 3", 3, "repeats row 2")]
+    assert len(table.frame) == 2
+
+
+def test_rows_with_the_numbers_of_another_are_a_doubt_unless_they_are_seeds(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("name,params,tokens,loss\na,1e6,2e7,3\nb,1e6,2e7,3\nc,1e6,3e7,2.9\n")
+    assert any(
+        doubt.startswith("1 rows repeat N, D and the loss") for doubt in read_runs(path).doubts
+    )
+    path.write_text("seed,params,tokens,loss\n0,1e6,2e7,3\n1,1e6,2e7,3\n0,1e6,3e7,2.9\n")
+    assert not read_runs(path).doubts

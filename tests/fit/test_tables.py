@@ -10,7 +10,7 @@ from simulated import LAWS, log_optimum, sweep
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import Fit, Reading, fit_runs, predict, prepare_runs, read_runs
-from flops_fit.fit.columns import LOSSES, losses_in
+from flops_fit.fit.losses import LOSSES, losses_in
 from flops_fit.fit.tables import spoken_floats, without_formulas
 
 N, D, LOSS = [7e6, 1.3e9, 2e9], [1e9, 2e9, 3e9], [3.5, 3.25, 3.125]
@@ -136,9 +136,13 @@ def test_a_folder_with_a_file_a_run_is_a_table(tmp_path):
         (tmp_path / f"run{i}.csv").write_text(text)
     table = read_runs(tmp_path)
     assert table.frame["experiment_id"].tolist() == ["run0", "run1", "run2"]
-    assert table.frame["loss"].tolist() == LOSS  # the last one logged, a step before the end
-    assert table.frame["tokens"].tolist() == D
+    assert table.frame["loss"].tolist() == LOSS  # the last one logged, half-way
+    assert table.frame["tokens"].tolist() == [d / 2 for d in D]
     assert "3 of them are histories, of which the last values count" in table.notes
+    (note,) = (n for n in table.notes if "logged their last loss before their end" in n)
+    assert "(the first at 50% of its tokens): the tokens at that loss count" in note
+    trained = read_runs(tmp_path, reading=Reading(loss_column="train/loss"))
+    assert trained.frame["tokens"].tolist() == D
 
 
 def test_folders_of_a_tracker_join_the_files_of_a_run(tmp_path):

@@ -7,7 +7,8 @@ import pandas as pd
 
 from flops_fit.constants import FLOPS_PER_PARAM_TOKEN, flops_6nd
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.columns import MOST_NAMED, fold, legible
+from flops_fit.fit.losses import MOST_NAMED
+from flops_fit.fit.names import fold, header_hint, legible, listed, names_in
 from flops_fit.fit.rows import Reading
 from flops_fit.fit.units import parts
 
@@ -17,11 +18,11 @@ USUAL = {  # names among the many that are known
 }
 INDIRECT = {  # parts of names of columns from which one could compute it
     "params": {"model", "width", "depth", "layers", "size", "arch", "architecture"},
-    "tokens": {"step", "steps", "iterations", "batch", "samples", "sequences", "epochs"},
+    "tokens": set(listed("step steps iters iterations batch samples sequences epochs d per")),
 }
 HOW = {
     "params": "params with the number of parameters of each run",
-    "tokens": "tokens = steps x items of a batch x tokens of an item",
+    "tokens": "tokens of the whole training, such as steps x items of a batch x tokens of an item",
 }
 
 
@@ -53,8 +54,8 @@ def completed(
         if other not in frame or compute is None:
             raise FlopsFitError(
                 f"{source}: no column for {name}, and no other two of params, tokens, flops to "
-                f"derive it from; allowed names: {name}, {', '.join(USUAL[name])} and the like"
-                f"{_instead(name, columns)}"
+                f"derive it from; found {names_in(columns)}; allowed names: {name}, "
+                f"{', '.join(USUAL[name])} and the like{_instead(name, columns)}"
             )
         frame[name] = frame[compute] / (FLOPS_PER_PARAM_TOKEN * frame[other])
         notes.append(f"{name} = {compute} / (6 {other})")
@@ -73,8 +74,9 @@ def _full(frame: pd.DataFrame, name: str) -> bool:
 
 def _instead(name: str, columns: Iterable[object]) -> str:
     """What to do where the file's ``columns`` hold what ``name`` could be computed from."""
-    there = [legible(str(c)) for c in columns if set(fold(c).split("_")) & INDIRECT[name]]
-    if not there:
-        return ""
+    there = [legible(c) for c in columns if set(fold(c).split("_")) & INDIRECT[name]]
+    hint = header_hint(columns)
+    if hint or not there:
+        return hint
     verb = "do" if len(there) > 1 else "does"
     return f"; {', '.join(there[:MOST_NAMED])} alone {verb} not give it: add a column {HOW[name]}"

@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.fit.tables import POINTS
 
 SEPARATORS = ",;\t"
+MOST_SHOWN = 4  # lines of a list in a note
 OPENERS: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 JSON_LINES = (".jsonl", ".ndjson")
 NOT_READ = (
@@ -33,6 +35,7 @@ NOT_READ = (
     ".npy",
     ".npz",
     ".zip",
+    *(".tar", ".7z", ".h5", ".db", ".sqlite", ".yaml", ".yml", ".md", ".tex", ".html"),
 )
 LISTS = (
     "runs",
@@ -40,16 +43,23 @@ LISTS = (
     "records",
     "data",
     "rows",
-)  # keys under which a JSON object has its runs
+    "log_history",
+)  # keys of a JSON object's runs
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE)
+ZIPPED = b"PK\x03\x04"  # how workbooks of spreadsheets start
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file's table: ``frame`` with rows 0, 1, ... and ``rows`` (n,), their numbers in the file."""
+    """A file's table: ``frame`` with rows 0, 1, ... and ``rows`` (n,), their numbers in the file.
+
+    ``notes`` say which lines were passed over.
+    """
 
     frame: pd.DataFrame
     rows: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def kind_of(path: Path) -> str:
@@ -78,17 +88,31 @@ def read_table(path: str | Path) -> Table:
             return _read_parquet(path)
         return _read_csv(path)
     except FileNotFoundError:
-        raise FlopsFitError(f"{path}: no such file") from None
+        hint = "; allowed: a file or a folder, or /dev/stdin" if str(path) == "-" else ""
+        raise FlopsFitError(f"{path}: no such file{hint}") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise FlopsFitError(f"{path}: cannot be read ({reason})") from None
 
 
 def _text_of(path: Path) -> str:
-    """The text in ``path``, UTF-8 or, where its byte order mark says so, UTF-16."""
+    """The text in ``path``: UTF-8, or UTF-16 or Windows' code page, as spreadsheets write it too."""
     with OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
         content = file.read()
-    return content.decode("utf-16" if content.startswith(UTF16) else "utf-8-sig")
+    if content.startswith(ZIPPED):
+        raise FlopsFitError(
+            f"{path}: a workbook of a spreadsheet is not read; save the table as CSV"
+        )
+    if content.startswith(UTF16):
+        return content.decode("utf-16")
+    if content[1:2] == b"\0" or content[:1] == b"\0":
+        return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if b"\0" in content:
+            raise
+        return content.decode("cp1252")
 
 
 # CSV
@@ -100,25 +124,94 @@ def _read_csv(path: Path) -> Table:
         separator, skipped = _dialect(text)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                io.StringIO(text, newline=""),
-                sep=separator,
-                skiprows=skipped,
-                skipinitialspace=True,
-                index_col=False,
-            )
+            frame = _parsed(text, separator, skipped)
+            frame = _with_points(frame, text, separator, skipped).map(_inner)
     except pd.errors.ParserWarning:
         raise FlopsFitError(
             f"{path}: the first row has more fields than the header; allowed: a name for each column"
         ) from None
     except (ValueError, OverflowError) as error:  # the parser's own errors are ValueErrors
         reason = " ".join(str(error).split())
-        raise FlopsFitError(f"{path}: not a readable CSV table ({reason})") from None
+        raise FlopsFitError(
+            f"{path}: not a readable CSV table ({reason}); columns must be separated by commas, "
+            "semicolons or tabs, with as many in each row as in the header"
+        ) from None
     for name in frame.columns:
         first, dot, number = str(name).rpartition(".")  # pandas makes x, x.1, ... of x, x
         if dot and number.isdigit() and first in frame:
             raise FlopsFitError(f"{path}: column {first!r} stands twice; allowed: each name once")
-    return Table(frame, _lines(text, separator, skipped, len(frame)))
+    return _only_rows(Table(frame, _lines(text, separator, skipped, len(frame))))
+
+
+def _parsed(text: str, separator: str, skipped: int, as_text: bool = False) -> pd.DataFrame:
+    return pd.read_csv(
+        io.StringIO(text, newline=""),
+        sep=separator,
+        skiprows=skipped,
+        skipinitialspace=True,
+        index_col=False,
+        dtype=str if as_text else None,
+    )
+
+
+def _with_points(frame: pd.DataFrame, text: str, separator: str, skipped: int) -> pd.DataFrame:
+    """``frame`` with the text of cells such as 1.234 where other columns have decimal commas.
+
+    There they are thousands, which the parser takes for decimals.
+    """
+    texts = frame.select_dtypes(exclude="number")
+    commas = texts.apply(lambda column: column.dropna().map(_has_decimal_comma).mean() > 0.5)
+    if separator == "," or texts.empty or not commas.any():
+        return frame
+    raw = _parsed(text, separator, skipped, as_text=True)
+    for column in frame.select_dtypes(include="float"):
+        dotted = raw[column].dropna()
+        dotted = dotted[dotted.str.contains(".", regex=False)]
+        if len(dotted) and dotted.str.fullmatch(POINTS).all():
+            frame[column] = raw[column]
+    return frame
+
+
+def _inner(cell: object) -> object:
+    """The value in a cell such as {"value": 7e6}, as exports of configs have it."""
+    if not (isinstance(cell, str) and cell.startswith("{") and '"value"' in cell):
+        return cell
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    inner = value.get("value", cell) if isinstance(value, dict) else cell
+    return inner if isinstance(inner, (str, int, float)) else cell
+
+
+def _has_decimal_comma(cell: object) -> bool:
+    return isinstance(cell, str) and DECIMAL_COMMA.fullmatch(cell.strip()) is not None
+
+
+def _only_rows(table: Table) -> Table:
+    """The rows of ``table`` that hold something: no empty lines, comments or repeated headers."""
+    frame, notes = table.frame, []
+    texts = frame.map(lambda cell: "" if cell != cell or cell is None else str(cell).strip())
+    empty = (texts == "").all(axis=1)
+    header = (texts == [str(c).strip() for c in frame.columns]).all(axis=1)
+    comment = texts.iloc[:, 0].str.startswith("#") & (texts.iloc[:, 1:] == "").all(axis=1)
+    for which, what in ((header, "repeat the header"), (comment & ~empty, "are comments")):
+        if which.any():
+            numbers = ", ".join(str(row) for row in table.rows[which][:MOST_SHOWN])
+            more = ", ..." if which.sum() > MOST_SHOWN else ""
+            notes.append(f"passed over: lines that {what} ({numbers}{more})")
+    kept = ~(empty | header | comment)
+    if kept.all():
+        return table
+    frame = frame[kept].reset_index(drop=True)
+    if header.any() or comment.any():  # their text made text of whole columns
+        frame = frame.apply(_numeric_again)
+    return Table(frame, table.rows[kept], tuple(notes))
+
+
+def _numeric_again(column: pd.Series) -> pd.Series:
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if (numbers.notna() | column.isna()).all() else column
 
 
 def _dialect(text: str) -> tuple[str, int]:
@@ -203,7 +296,7 @@ def _json_lines(text: str) -> tuple[list[int], list[dict]] | None:
 def _records(value: object) -> list[dict] | None:
     """The runs of a JSON value: a list, a list under a name, columns, or runs by name; else None."""
     if isinstance(value, dict):
-        listed = next((value[k] for k in LISTS if isinstance(value.get(k), list)), None)
+        listed = _rows_within(value)
         if listed is not None:
             value = listed
         elif value and all(isinstance(v, list) for v in value.values()):
@@ -222,6 +315,20 @@ def _records(value: object) -> list[dict] | None:
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return value
     return None
+
+
+def _rows_within(value: dict) -> list | None:
+    """The list of a JSON object that has its runs: under a usual name, or the only one of objects."""
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list):  # as pandas splits a table
+        rows = [row for row in data if isinstance(row, list) and len(row) == len(columns)]
+        return [dict(zip(columns, row, strict=True)) for row in rows] if rows == data else None
+    listed = next((value[k] for k in LISTS if isinstance(value.get(k), list)), None)
+    if listed is None:
+        lists = [v for v in value.values() if isinstance(v, list) and v]
+        objects = [v for v in lists if all(isinstance(row, dict) for row in v)]
+        listed = objects[0] if len(objects) == 1 and len(lists) == 1 else None
+    return listed
 
 
 def _flat(row: dict, prefix: str = "") -> dict:

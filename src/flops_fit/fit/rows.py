@@ -12,7 +12,9 @@ import pandas as pd
 
 from flops_fit.constants import MOST_EPOCHS
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.columns import Columns, bare, fold, legible, listed, named_column
+from flops_fit.fit.columns import Columns
+from flops_fit.fit.contradictions import contradictions, shifted
+from flops_fit.fit.names import bare, fold, legible, listed, named_column
 from flops_fit.fit.plain import OMITTED
 from flops_fit.fit.tables import floats, spoken_floats
 
@@ -32,10 +34,10 @@ TUNED = set(
 )
 MOST_SHOWN = 4  # values of a column in a sentence
 MOST_VALUES = 50  # a column with more values than this names rows, not groups
+PASSES_APART = 0.1  # relative: epochs and tokens / unique tokens further apart are not the same
 EVEN = 0.02  # relative: steps that differ less than this are equal
 FEWEST_CHECKPOINTS = 4  # of one N at evenly spaced tokens
 POSITIONS = set(listed("step global_step train_step iter iteration epoch"))  # within a run
-SUMMARIES = set(listed("mean average avg median total totals sum std stdev min max"))
 SMALLEST_COUNT = 1e4  # of parameters or tokens; below, a table probably counts millions
 FARTHEST = {"params": 1e5, "tokens": 1e5, "loss": 1e3}  # factor from the median of the runs
 
@@ -193,12 +195,13 @@ def doubts(
         even = _evenly_spaced(frame)
         reasons += even
         notes += [] if even else _positions(frame, raw)
-    reasons += _summaries(frame)
+    more = contradictions(frame, raw, columns, cost_as_given)
+    notes, reasons = notes + more[0], reasons + more[1]
     for name in ("params", "tokens"):
         if frame[name].max() < SMALLEST_COUNT:
             reasons.append(
                 f"{name} are at most {frame[name].max():.4g}: if they count millions or billions, "
-                f"write 70M or 1.3B, or name the column {name}_M or {name}_B"
+                f"write 70M or 1.3B, or name the column {name}_M or {name}_B; logarithms are not read"
             )
     reasons += _far_from_others(frame)
     few = frame["tokens"] < frame["params"]
@@ -255,15 +258,6 @@ def _positions(frame: pd.DataFrame, raw: pd.DataFrame) -> list[str]:
     return []
 
 
-def _summaries(frame: pd.DataFrame) -> list[str]:
-    """Rows that are named like the last row of a spreadsheet."""
-    named = frame[frame["experiment_id"].str.strip().str.lower().isin(SUMMARIES)]
-    return [
-        f"row {int(row)} is named {legible(name)}: a summary of runs is no run; delete it"
-        for row, name in zip(named["row"], named["experiment_id"], strict=True)
-    ]
-
-
 def _repeated(frame: pd.DataFrame, columns: Columns) -> list[str]:
     """Several rows of one run: checkpoints, or evaluations at the same number of tokens."""
     if "experiment_id" not in columns.names:
@@ -293,9 +287,16 @@ def _groups(frame: pd.DataFrame, raw: pd.DataFrame) -> tuple[list[str], list[str
         parts = set(folded.split("_"))
         text = not _numeric(raw[column])
         known = parts & (KINDS if text else NUMBER_KINDS)
-        if not (text or known):
-            continue
         cells = raw[column].map(_text)
+        apart = 0.0 if known or bare(folded) in TUNED | POSITIONS else shifted(frame, cells)
+        if apart:
+            kinds.append(
+                f"column {legible(column)} splits the runs ({_some(raw[column])}): at the same N and D "
+                f"their losses differ by {np.expm1(apart):.0%}, so one law for all of them mixes them "
+                f"(--where {column}=VALUE)"
+            )
+        if apart or not (text or known):
+            continue
         values = cells[cells != ""]
         if not 2 <= values.nunique() <= min(MOST_VALUES, len(frame) / 2):
             continue
@@ -349,4 +350,22 @@ def on_repeats(frame: pd.DataFrame) -> list[str]:
     return [
         f"{many} of {len(frame)} runs read their data more than {MOST_EPOCHS:g} times; --max-epochs "
         f"{MOST_EPOCHS:g} (fit.max_epochs) leaves them out"
+    ]
+
+
+def contradicting_passes(frame: pd.DataFrame) -> list[str]:
+    """A note where the epochs of ``frame``, one row per run, are not its tokens over unique_tokens."""
+    if not {"epochs", "unique_tokens"} <= set(frame):
+        return []
+    unique = frame["unique_tokens"].where(frame["unique_tokens"] > 0)
+    passes = frame["tokens"] / unique
+    off = (passes / frame["epochs"] - 1).abs() > PASSES_APART
+    off &= passes > 1
+    if not off.any():
+        return []
+    first = frame.loc[off.idxmax()]
+    return [
+        f"{off.sum()} of {len(frame)} runs have {first['epochs']:.3g} epochs, but tokens of "
+        f"{passes[off.idxmax()]:.3g} times unique_tokens (row {int(first['row'])}): the epochs are "
+        "believed; delete the column that is wrong"
     ]

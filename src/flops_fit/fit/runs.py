@@ -14,13 +14,16 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.columns import Columns, costs_unread, fold, named_column, recognise
+from flops_fit.fit.columns import Columns, costs_unread, recognise
 from flops_fit.fit.derived import completed
 from flops_fit.fit.exports import read_folder
 from flops_fit.fit.formats import read_table
+from flops_fit.fit.left_out import reasons
+from flops_fit.fit.names import fold, named_column
 from flops_fit.fit.rows import (
     LeftOut,
     Reading,
+    contradicting_passes,
     doubts,
     on_repeats,
     one_per_group,
@@ -29,7 +32,7 @@ from flops_fit.fit.rows import (
 )
 from flops_fit.fit.sigmoid import accuracies
 from flops_fit.fit.sizes import Size
-from flops_fit.fit.tables import positive
+from flops_fit.fit.tables import floats, positive
 from flops_fit.fit.units import check_cost, compared_costs, cost_per_token, settle_budgets
 
 OURS = {"flops_6nd", "flops_counted"}  # together only in the tables that this project writes
@@ -37,17 +40,14 @@ LOSS = "loss"  # in these tables; other columns that look like a loss are metric
 COUNTS = ("params_matmul", "params_nonembedding", "params_total")  # N counted otherwise
 KEPT = (*COUNTS, "flops_counted", "epochs")  # as they stand, for sensitivity and verdict
 COUNTED = (*COUNTS, "flops_per_token")
-# An empty status leaves no run out; "finished" and "success" are how trackers and jobs say it.
-COMPLETED = {"completed", "finished", "success", "", "nan", "none"}
-TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "nan", "none"}
 SAME_BUDGET = 0.03  # ln C: runs closer than this share a budget where the table names none
 BUDGET_WIDTH = 0.10  # ln C: a chain of neighbours wider than this is no budget
 FEWEST_SHARED = 4  # runs of a budget, where the table names none
 SAME_SIZE = 0.01  # relative: N of one value of the size parameter
 AS_IT_STANDS = Reading()
 NO_LOSS = (
-    "; for a run without a loss delete its row, or say in a column status that it failed; of a run's \
-history --last-per COLUMN keeps the last row"
+    "; for a run without a loss delete its row, or say in a column status that it failed or diverged; "
+    "of a run's history --last-per COLUMN keeps the last row"
 )
 NO_LOG = (
     "; the law takes the logarithm of the loss: leave such runs out (--where, a column status or \
@@ -99,8 +99,9 @@ def read_runs(
     """
     if not Path(path).is_dir():
         table = read_table(path)
-        return prepare_runs(table.frame, str(path), table.rows, params, reading)
-    table, notes = read_folder(Path(path))
+        runs = prepare_runs(table.frame, str(path), table.rows, params, reading)
+        return replace(runs, notes=[*table.notes, *runs.notes])
+    table, notes = read_folder(Path(path), reading.loss_column)
     try:
         runs = prepare_runs(table.frame, str(path), table.rows, params, reading)
     except FlopsFitError as error:  # a row of the folder is a file
@@ -108,18 +109,6 @@ def read_runs(
         file = f" (row {row[1]}: {table.frame['file'].iloc[int(row[1]) - 1]})" if row else ""
         raise FlopsFitError(f"{error}{file}") from None
     return replace(runs, notes=notes + runs.notes)
-
-
-def _flags(column: pd.Series, rows: pd.Series, source: str, name: str) -> pd.Series:
-    text = column.astype(object).fillna("").astype(str).str.strip().str.lower()
-    bad = ~text.isin(TRUE | FALSE)
-    if bad.any():
-        at = column.index[bad][0]
-        raise FlopsFitError(
-            f"{source}: row {int(rows[at])}, column {name!r}: {column[at]!r}; "
-            "allowed: true or false"
-        )
-    return text.isin(TRUE)
 
 
 def prepare_runs(
@@ -151,7 +140,8 @@ def prepare_runs(
     frame, names = columns.frame, columns.names
     frame["row"] = numbers[raw.index]
     notes += columns.notes
-    reason = _reasons(frame, source, names)
+    frame["experiment_id"] = _named(frame)
+    reason = reasons(frame, raw if outside else raw[:0], source, names)
     if not outside and reading.loss_column is not None:  # a metric that was not finite
         reason[(reason == "") & frame["loss"].isna()] = f"no value of {reading.loss_column}"
     frame = frame.drop(columns=["outlier", "status"], errors="ignore")
@@ -166,7 +156,7 @@ def prepare_runs(
         )
     frame, chosen = one_per_group(frame, raw, reading, source)
     frame = _checked(frame.copy(), source, names)
-    notes += chosen + _twice(frame)
+    notes += chosen
     marked = completed(_sound(marked, frame), source, [], reading, raw.columns)
     before = {
         "tokens" if name == "unique_tokens" else name for name in frame
@@ -175,12 +165,14 @@ def prepare_runs(
     for name in ("params", "tokens", "flops", "loss"):
         frame[name] = positive(frame[name], frame["row"], source)  # derived: maybe out of range
     if outside and not reading.cost_as_given:
-        check_cost(frame, source, names, derived=not {"params", "tokens"} <= before)
+        derived = not {"params", "tokens"} <= before
+        check_cost(frame, source, names, derived, chosen=reading.cost_column is not None)
     if outside:
         notes += compared_costs(frame, names, costs_unread(raw, columns))
     notes += cost_per_token(frame, names) + settle_budgets(frame, marked, names)
+    passes = contradicting_passes(frame)
     frame, repeated = _without_repeats(frame, reading.max_epochs, source)
-    notes += on_repeats(frame)
+    notes += on_repeats(frame) + passes
     remarks, why = (
         doubts(frame, raw.loc[frame.index], columns, reading.cost_as_given) if outside else ([], [])
     )
@@ -238,19 +230,11 @@ def _columns(raw: pd.DataFrame, params: str, source: str, reading: Reading) -> C
     return columns
 
 
-def _reasons(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.Series:
-    """Why each row is left out, "" for those that are fitted; gives rows without a name one."""
+def _named(frame: pd.DataFrame) -> pd.Series:
+    """The names of the runs, or that of its row where a run has none."""
     numbered = pd.Series([f"row {row}" for row in frame["row"]], frame.index)
     given = frame["experiment_id"].astype(object) if "experiment_id" in frame else numbered
-    frame["experiment_id"] = given.fillna(numbered).astype(str)
-    reason = pd.Series("", index=frame.index)
-    if "outlier" in frame:
-        reason[_flags(frame["outlier"], frame["row"], source, names["outlier"])] = "outlier"
-    if "status" in frame:
-        status = frame["status"].astype(object).fillna("").astype(str).str.strip()
-        lost = ~status.str.lower().isin(COMPLETED)
-        reason[lost] = status[lost]
-    return reason
+    return given.fillna(numbered).astype(str)
 
 
 def _entries(frame: pd.DataFrame, reason: pd.Series | str) -> list[LeftOut]:
@@ -269,6 +253,8 @@ def _checked(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.Data
 
     known = frame["loss"].map(lambda cell: cell == cell and cell is not None)
     numbers(frame[~known], "loss", why=NO_LOSS)
+    text = frame["loss"].map(lambda cell: isinstance(cell, str)) & floats(frame["loss"]).isna()
+    numbers(frame[text], "loss", why=NO_LOSS)
     frame["loss"] = numbers(frame, "loss", why=NO_LOG)
     for name in ("params", "tokens", "flops", "budget", "flops_per_token"):
         if name not in frame:
@@ -293,14 +279,6 @@ def _checked(frame: pd.DataFrame, source: str, names: dict[str, str]) -> pd.Data
         if name in frame:  # 0 of a model without a body; empty where not known
             frame[name] = numbers(frame[frame[name].notna()], name, zero=True)
     return frame
-
-
-def _twice(frame: pd.DataFrame) -> list[str]:
-    names = [c for c in ("params", "tokens", "flops", "loss") if c in frame]
-    count = int(frame.duplicated(names).sum())
-    if not count:
-        return []
-    return [f"{count} rows repeat the numbers of another; the fit takes them for runs of their own"]
 
 
 def _sound(marked: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:

@@ -21,11 +21,15 @@ NUMBER = re.compile(
     r"\s*([a-z]*?)\s*(?:params|parameters|tokens|toks?|flops?)?",
     re.IGNORECASE,
 )
+FLOPS = {"p": 1e15, "e": 1e18, "z": 1e21, "peta": 1e15, "exa": 1e18, "zetta": 1e21}
+FLOPS |= {"giga": 1e9, "tera": 1e12}
+PF_DAYS = re.compile(r"\s*(?:pf|pflops?|petaflops?)(?:/s)?[-\s]?days?", re.IGNORECASE)
+PF_DAY = 8.64e19  # FLOPs
 POWER = re.compile(r"10\s*[\^⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹]")  # without a mantissa: 10^18
 POWERS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
 SMALLEST, LARGEST = 1e-100, 1e100  # beyond, products of two numbers are no floats any more
 POINTS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*")  # 6.960.510, and 960.510 beside it
-GROUPING = (",", ".", "'", "’", "_", " ", "\u00a0", "\u202f")  # between thousands
+GROUPING = (",", ".", "'", "’", "_", " ", "\u00a0", "\u202f", "\u2009", "\u2007")  # of thousands
 
 
 def floats(column: pd.Series) -> pd.Series:
@@ -45,26 +49,34 @@ def _float(value: Any) -> float:
         return float("nan")
 
 
-def spoken_floats(column: pd.Series, decimal_commas: bool = False) -> tuple[pd.Series, str]:
+def spoken_floats(
+    column: pd.Series, decimal_commas: bool = False, points: bool = False
+) -> tuple[pd.Series, str]:
     """`floats`, with numbers as people write them: 70M, 1.3 B, 1,300,000,000, 2,718, 1.2×10¹⁸.
 
     Where no cell of the column tells whether its commas are decimal or between thousands,
-    ``decimal_commas`` decides; a column that has both kinds keeps NaN there. Returns the floats and,
-    where a cell was read so, an example as text ("'70M' read as 7e+07").
+    ``decimal_commas`` decides; a column that has both kinds keeps NaN there. With ``points`` a point
+    stands between thousands wherever it could, as in files with decimal commas. Returns the floats
+    and, where a cell was read so, an example as text ("'70M' read as 7e+07").
     """
-    values = floats(column)
-    grouped = _texts(column).str.fullmatch(POINTS)
-    if (grouped & values.isna()).any():  # points between thousands: 960.510 is no float there
+    values, cells = floats(column), _texts(column)
+    grouped = cells.str.fullmatch(POINTS)
+    several = bool((grouped & values.isna()).any())  # 1.234.567: then 960.510 is no float either
+    alike = points and bool(
+        (grouped | cells.str.contains(",") | ~cells.str.contains(".", regex=False)).all()
+    )
+    if several or alike:
         values[grouped] = np.nan
     texts = column[values.isna()].map(lambda cell: cell.strip() if isinstance(cell, str) else "")
     texts = texts[texts != ""]
     if texts.empty:
         return values, ""
-    comma = _decimal_comma(texts, column, decimal_commas)
+    rest = column[~grouped] if alike else column
+    comma = _decimal_comma(texts, rest, decimal_commas)
     if comma is None:
         return values, ""
-    points = bool(texts.str.fullmatch(POINTS).any())
-    spoken = texts.map(lambda text: _spoken(_joined(text, points), comma)).astype(float)
+    joined = texts.map(lambda text: text.replace(".", "") if POINTS.fullmatch(text) else text)
+    spoken = joined.map(lambda text: _spoken(text, comma)).astype(float)
     known = spoken.notna()
     if not known.any():
         return values, ""
@@ -86,8 +98,20 @@ def _texts(column: pd.Series) -> pd.Series:
 
 def scaled(column: pd.Series) -> pd.Series:
     """Which cells of ``column`` bring a unit of their own: 70M or 2 billion."""
-    matches = _texts(column).str.strip().map(NUMBER.fullmatch)
-    return matches.map(lambda match: bool(match and match[4].lower() not in ("", "x")))
+    return _texts(column).map(lambda text: _unit(text.strip())[1] not in (None, 1.0))
+
+
+def _unit(text: str) -> tuple[str, float | None]:
+    """A cell without its unit (M, billion, EFLOPs, PF-days), and the unit; None for an unknown one."""
+    days = PF_DAYS.search(text)
+    if days and days.end() == len(text):
+        return text[: days.start()], PF_DAY
+    before = "1x" if POWER.match(text) else ""
+    match = NUMBER.fullmatch(before + text)
+    name = match[4].lower() if match else ""
+    if match and name not in SCALES and "flop" in text.lower():
+        return text[: match.start(4) - len(before)], FLOPS.get(name)
+    return text, SCALES.get(name) if match else None
 
 
 def has_decimal_commas(column: pd.Series) -> bool:
@@ -111,16 +135,12 @@ def _decimal_comma(texts: pd.Series, column: pd.Series, otherwise: bool) -> bool
     return None if points.any() else True  # 1.500 beside 1,5 may be fifteen hundred
 
 
-def _joined(text: str, points: bool) -> str:
-    """``text`` without the points between its thousands, if there are such ``points``."""
-    return text.replace(".", "") if points and POINTS.fullmatch(text) else text
-
-
 def _spoken(text: str, decimal_comma: bool) -> float:
     """One cell as a number, NaN where it is none."""
     text = text.replace("$", "").replace("\\times", "x")
+    text, scale = _unit(text)
     match = NUMBER.fullmatch(f"1x{text}" if POWER.match(text) else text)
-    if not match or match[4].lower() not in SCALES:
+    if not match or scale is None:
         return float("nan")
     digits = match[1].strip()
     if decimal_comma:
@@ -131,7 +151,7 @@ def _spoken(text: str, decimal_comma: bool) -> float:
                 return float("nan")
             digits = digits.replace(mark, "")
     power = int(match[2] or (match[3] or "0").translate(POWERS))
-    return _float(f"{digits}e{power}" if power else digits) * SCALES[match[4].lower()]
+    return _float(f"{digits}e{power}" if power else digits) * scale
 
 
 def positive(

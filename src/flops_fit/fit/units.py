@@ -18,22 +18,33 @@ DATA_PER_SIZE = (1e-4, 1e7)  # of D / N, where one of both was derived
 UNITS = {1.0: "", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
 COSTS = {1.0: "", 1e9: "GFLOPs", 1e12: "TFLOPs", 1e15: "PFLOPs", 1e18: "EFLOPs", 8.64e19: "PF-days"}
 PLAUSIBLE = {"params": (1e3, 1e13), "tokens": (1e4, 1e15)}
+LOGARITHMS = (10.0, 30.0)  # of FLOPs, to base 10
 USUAL_SHARE = (0.1, 1e5)  # D / N
+COUNTED_AS = {  # C / (N D) of all runs -> what may be counted
+    1.0: "multiply-adds of the forward pass alone",
+    2.0: "the forward pass alone",
+    3.0: "multiply-adds (MACs), of which each is two FLOPs",
+    4.0: "the backward pass alone",
+    8.0: "the recomputation of activations too",
+}
 PARTS = 0.03  # ln: two costs of a run further apart than this are not the same
 FALLS = 0.01  # relative: a cost lower by more than this at more tokens is lower
 
 
-def check_cost(frame: pd.DataFrame, source: str, names: dict[str, str], derived: bool) -> None:
+def check_cost(
+    frame: pd.DataFrame, source: str, names: dict[str, str], derived: bool, chosen: bool
+) -> None:
     """Refuse runs whose C cannot be what N and D cost, naming the likely units.
 
     ``frame``: one row per run, columns params, tokens, flops (and budget) and ``row``; ``source``: the
     file; ``names``: its names of these columns; ``derived``: N or D was derived from C, so that the
-    ratio says nothing and D / N is looked at. Raises `FlopsFitError`.
+    ratio says nothing and D / N is looked at; ``chosen``: the cost was chosen by the user, so that a
+    budget only groups the runs. Raises `FlopsFitError`.
     """
     if derived:
         _check_share(frame, source, names)
         return
-    for cost in ("flops", "budget"):
+    for cost in ("flops",) if chosen else ("flops", "budget"):
         if cost not in names or cost not in frame:
             continue
         ratio = frame[cost] / (frame["params"] * frame["tokens"])
@@ -66,8 +77,8 @@ def compared_costs(frame: pd.DataFrame, names: dict[str, str], unread: list[str]
         known = next((n for n in ("flops", "flops_per_token", "budget") if n in names), None)
         column = f"column {names[known]!r}" if known else "the cost"
         return [
-            f"{column} differs from 6 N D by {_span(log_ratio)}: the column is believed; --cost 6nd "
-            "(fit.cost_column) takes 6 N D"
+            f"{column} differs from 6 N D by {_span(log_ratio)}{_as_if(log_ratio)}: the column is "
+            "believed; --cost 6nd (fit.cost_column) takes 6 N D"
         ]
     if "flops" in names or not unread:
         return []
@@ -118,6 +129,15 @@ def settle_budgets(frame: pd.DataFrame, marked: pd.DataFrame, names: dict[str, s
     ]
 
 
+def _as_if(log_ratio: pd.Series) -> str:
+    """What a cost that is the same multiple of N D in every run may count; "" for others."""
+    times = 6 * np.exp(log_ratio)
+    for number, what in COUNTED_AS.items():
+        if (np.log(times / number).abs() < PARTS).all():
+            return f", as if it counted {what}"
+    return ""
+
+
 def _span(log_ratio: pd.Series) -> str:
     """The range of ratios given by their logarithms, as percentages."""
     low, high = (f"{100 * np.expm1(x):+.0f}%" for x in (log_ratio.min(), log_ratio.max()))
@@ -137,12 +157,15 @@ def _mismatch(
     return (
         f"{source}: row {int(row['row'])}: C / (N D) = {ratio[at]:.3g} ({numbers}); allowed: "
         f"{LOWEST:g} to {HIGHEST:g}, about 6 for a transformer and tokens{guess}. Write numbers as "
-        f"70M and 1.3B or units into the header (params_M, tokens_B) {_BELIEVE}"
+        f"70M and 1.3B or units into the header (params_M, tokens_B); if column {names[cost]!r} is no "
+        f"FLOPs of a whole training, --cost 6nd (fit.cost_column) takes 6 N D {_BELIEVE}"
     )
 
 
 def _likely(frame: pd.DataFrame, cost: str, ratio: float) -> str:
     """The fewest units that bring C / (N D) to what training costs, as text; "" if none do."""
+    if frame[cost].between(*LOGARITHMS).all():
+        return f"{cost} were logarithms, which are not read"
     middle = {n: float(frame[n].median()) for n in ("params", "tokens", cost)}
     guesses = []
     for n, d, c in itertools.product(UNITS, UNITS, COSTS):
