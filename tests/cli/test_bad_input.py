@@ -686,9 +686,20 @@ TABLES = [
     ("no rows", table(good=[]), "runs.csv: no runs in it; at least one row is needed"),
     ("an empty table", "", "runs.csv: not a readable CSV table (No columns to parse from file)"),
     (
-        "a table in Latin-1",
-        table("größe,,").encode("latin-1"),
-        "runs.csv: not a readable CSV table ('utf-8'",
+        "a workbook under the name of a CSV",
+        b"PK\x03\x04",
+        "runs.csv: a workbook of a spreadsheet is not read; save the table as CSV",
+    ),
+    (
+        "a header further down",
+        f"My runs,,\n{table()}",
+        "runs.csv: no column for the loss; found My runs, Unnamed: 1, Unnamed: 2; allowed: loss,",
+    ),
+    ("a budget in dollars", with_column("budget", "20"), "runs.csv: row 2: C / (N D) ="),
+    (
+        "logarithms of the loss",
+        table(head="params,tokens,log10_loss"),
+        "(fit.loss); logarithms are not read ('log10_loss'): add columns of the numbers themselves",
     ),
     ("no table at all", bytes(range(256)), "runs.csv: not a readable CSV table ("),
     (

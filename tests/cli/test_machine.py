@@ -53,7 +53,9 @@ def test_money_pays_for_hours_and_a_device_has_a_share_of_its_peak(file, capsys)
     assert bought["hours"] == pytest.approx(250)
     assert bought["money"] == pytest.approx(5000)
     assert bought["flops"] == pytest.approx(250 * 3600 * 8 * 0.3 * 989.4e12)
-    assert bought["source"] == "30% of the peak of H100"
+    line = "250 hours of 8 devices at 2.97×10¹⁴ FLOP/s each (30% of the bf16 peak of H100), for 5000.00"
+    assert f"{line} (2.5 for an hour of one): C = " in ask(file, capsys, *options)
+    assert bought["source"] == "30% of the bf16 peak of H100"
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
@@ -62,13 +64,29 @@ def test_a_measured_speed_is_used(file, capsys, tmp_path, kind):
     measured_file(tmp_path, kind).parent.mkdir(parents=True)
     write_object(measured_file(tmp_path, kind), rate)
     text = ask(file, capsys, "--hours", 1, "--results", tmp_path)
-    assert "1 hours of 1 devices at 2×10¹³ FLOP/s each (measured here): C = 7.2×10¹⁶" in text
+    assert "1 hours of one device at 2×10¹³ FLOP/s each (measured here): C = 7.2×10¹⁶" in text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--hours", 1], "--hours: needs the speed of a device; allowed: with --device NAME"),
+        (
+            ["--hours", 1, "--device", "8x H100"],
+            "'8x H100' is several devices; allowed: the name of",
+        ),
+        (
+            ["--hours", 1, "--device", "DGX H100"],
+            "'DGX H100' is several devices; allowed: the name of",
+        ),
+        (
+            ["--hours", 1, "--flops-per-second", 400],
+            "400; allowed: the FLOP/s of one device, 1e+06 to",
+        ),
+        (
+            ["--hours", 1, "--flops-per-second", 3e15, "--device", "H100"],
+            "3e+15; allowed: the FLOP/s of one H100, 1e+06 to 1.979e+15 (400 TFLOP/s are 4e14)",
+        ),
         (["--hours", 1, "--device", "H1000"], "pricing.device: 'H1000' is not known with bf16"),
         (["--hours", -1, "--device", "H100"], "hours: -1.0; allowed: a positive finite number"),
         (["--hours", 1, "--device", "H100", "--devices", 0], "devices: 0; allowed: a positive"),

@@ -334,10 +334,10 @@ def test_the_command_prices_by_its_options(tmp_path, capsys):
     priced = ["--device", "H100", "--per-hour", "3"]
     assert main([*arguments, *priced]) == 0
     printed = capsys.readouterr().out
-    assert "30% of the peak of H100" in printed
+    assert "30% of the fp32 peak of H100" in printed
     said = summary.read_text().splitlines()
     assert all(line in printed for line in said)
-    assert [line for line in said if "30% of the peak of H100" in line]
+    assert [line for line in said if "30% of the fp32 peak of H100" in line]
     assert sum(line.startswith("warning: ") for line in said) == printed.count("\nwarning: ")
     assert float(next(csv.DictReader(out.open()))["money"]) > 0
     assert page.read_text().startswith("<!DOCTYPE html>")

@@ -124,3 +124,25 @@ def test_a_row_of_a_plan_is_work():
         "a", 1e13, 8, 1, 10**6, batch_items=8, tokens_per_item=64, steps=1000, count=count
     )
     assert work_of(experiment) == WORK
+
+
+@pytest.mark.parametrize(
+    "name", ["8x H100", "8 x A100", "H100 x8", "DGX H100", "GB200 NVL72", "H100 node"]
+)
+def test_several_devices_are_no_device(tmp_path, name):
+    with pytest.raises(FlopsFitError, match="is several devices; allowed: the name of one"):
+        rate_for({**PRICING, "device": name}, 1, "bf16", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["H100 NVL", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 4090", "MI300X"]
+)
+def test_names_of_one_device_are_none_of_several(tmp_path, name):
+    assert rate_for({**PRICING, "device": name}, 1, "bf16", tmp_path).flops_per_second > 1e13
+
+
+@pytest.mark.parametrize(("device", "speed"), [(None, 400), (None, 1e18), ("H100", 3.2e15)])
+def test_a_speed_that_no_device_has_is_refused(tmp_path, device, speed):
+    stated = {**PRICING, "device": device, "flops_per_second": speed}
+    with pytest.raises(FlopsFitError, match=r"flops_per_second: .* \(400 TFLOP/s are 4e14\)"):
+        rate_for(stated, 1, "bf16", tmp_path)

@@ -90,7 +90,7 @@ def find_loss(frame: pd.DataFrame, source: str, asked: str | None) -> Loss:
     if asked is None and not possible:
         raise FlopsFitError(
             f"{source}: no column for the loss; found {names_in(frame.columns)}; allowed: loss, "
-            "val/loss, eval/loss, final_loss, train/loss and the like, perplexity, or any column named by "
+            "val/loss, eval/loss, final_loss, train/loss and the like, perplexity, or a column named by "
             f"--loss (fit.loss){header_hint(frame.columns)}"
         )
     column = possible[0] if asked is None else named_column(frame, asked, f"{source}: loss column")

@@ -6,6 +6,7 @@ that the workflow can price every job without torch.
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,11 @@ PLAN_HINT = "`snakemake plan --cores 1` shows what each run costs"
 
 START_UP = 6.0  # seconds of a job before its first step, at most: two imports of torch
 PEAK_SHARE = 0.3  # of a GPU's peak that training usually reaches; small models reach less
+SLOWEST, FASTEST = 1e6, 1e17  # FLOP/s of one device
+SEVERAL = re.compile(  # 8x H100, H100 x8, DGX H100, GB200 NVL72
+    r"\b\d+ ?[x×](?!\w)|(?<!\w)[x×*] ?\d+\b|\b[DH]GX\b|NVL\d|\b(node|server|pod|cluster)s?\b",
+    re.IGNORECASE,
+)
 DEVICES = {"cpu": "CPU thread", "gpu": "GPU"}  # kind of device -> what one is called
 CAUTIOUS_RATES = {"cpu": (1e10, 0.006), "gpu": (5e12, 0.03)}  # FLOP/s, and seconds a step
 PARAM_BYTES = 4 + 4 + 8  # weight, gradient and AdamW's two moments, all fp32
@@ -128,17 +134,19 @@ def rate_for(pricing: Mapping[str, Any], gpus: int, precision: str, results: str
     It is the one that ``pricing`` (the config's section of that name) states, or a share of the peak
     of the device that it names at accelerate's ``precision``; else what `flops_fit.plan.measure` has
     measured and left below ``results``; else a cautious guess. Raises `FlopsFitError` for a device
-    that is not in the table.
+    that is not in the table or is several, and for a speed that no device has.
     """
     kind = device_kind(gpus)
     step = CAUTIOUS_RATES[kind][1]
     if pricing["step_seconds"] is not None:
         step = pricing["step_seconds"]
+    number_format = {"no": "fp32"}.get(precision, precision)
     if pricing["flops_per_second"] is not None:
+        _check_stated(pricing["flops_per_second"], pricing["device"])
         return Rate(pricing["flops_per_second"], step, "stated in the config")
     if pricing["device"] is not None:
-        peak = _peak(pricing["device"], {"no": "fp32"}.get(precision, precision))
-        source = f"{100 * PEAK_SHARE:g}% of the peak of {pricing['device']}"
+        peak = _peak(pricing["device"], number_format)
+        source = f"{100 * PEAK_SHARE:g}% of the {number_format} peak of {pricing['device']}"
         return Rate(PEAK_SHARE * peak, step, source)
     path = measured_file(results, kind)
     if path.exists():
@@ -169,7 +177,25 @@ def _measured(path: Path) -> Rate:
     return rate
 
 
+def _check_stated(flops_per_second: float, device: str | None) -> None:
+    """Refuse a speed that no device has, as where it is stated in TFLOP/s, or for a node of several."""
+    fastest = FASTEST
+    if device is not None:
+        peaks = [known_peak(device, number_format) for number_format in ("bf16", "fp16", "fp32")]
+        fastest = 2 * max((peak for peak in peaks if peak is not None), default=FASTEST / 2)  # fp8
+    if not SLOWEST <= flops_per_second <= fastest:
+        raise FlopsFitError(
+            f"pricing.flops_per_second: {flops_per_second:g}; allowed: the FLOP/s of one "
+            f"{device or 'device'}, {SLOWEST:g} to {fastest:.4g} (400 TFLOP/s are 4e14)"
+        )
+
+
 def _peak(device: str, number_format: str) -> float:
+    if SEVERAL.search(device):
+        raise FlopsFitError(
+            f"pricing.device: {device!r} is several devices; allowed: the name of one, such as "
+            "H100, and their number as --devices (answer.devices), or in a plan as resources.gpus"
+        )
     peak = known_peak(device, number_format)
     if peak is None:
         names = ", ".join(

@@ -295,6 +295,14 @@ def opening(plan: Plan, rows: list[PlanRow], currency: str, cores: int) -> str:
     return f"About {time}{money}: {runs} at {budgets}, {flops_text(total.flops_counted)} FLOPs"
 
 
+def _money(total: Totals, device: str, currency: str) -> str:
+    """The price of a sweep and that of a device, so that a price of a whole machine is noticed."""
+    if total.money is None:
+        return ""
+    each = total.money / total.device_hours
+    return f", {currency}{total.money:.2f} at {currency}{each:.4g} for an hour of one {device}"
+
+
 def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[str]:
     """Sentences on what the ``rows`` of ``plan`` take in all, and where the estimate comes from.
 
@@ -302,12 +310,12 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
     """
     total = totals(rows)
     device = DEVICES[device_kind(plan.resources.gpus)]
-    money = "" if total.money is None else f", {currency}{total.money:.2f}"
     shared = sharing(plan, rows, rate)
     return [
         f"{total.experiments} experiments, {total.budgets} budgets, "
         f"{flops_text(total.flops_counted)} FLOPs ({flops_text(total.flops_6nd)} by 6 N D)",
-        f"about {total.device_hours:.3g} {device} hours{money}: {time_text(total.seconds)} one "
+        f"about {total.device_hours:.3g} {device} hours{_money(total, device, currency)}: "
+        f"{time_text(total.seconds)} one "
         f"after another, the longest run {time_text(total.longest_seconds)}",
         *([f"learning rate: {plan.rate_from}"] if plan.rate_from else []),
         *([shared] if shared else []),

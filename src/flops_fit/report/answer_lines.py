@@ -56,14 +56,22 @@ def _loss_label(fit: Fit) -> str:
     return f"loss ({fit.data.loss_unit})"
 
 
+def bought_text(purchase: Purchase) -> str:
+    """What a ``purchase`` is in one line: hours, devices, their speed, and the price of one and all."""
+    devices = "one device" if purchase.devices == 1 else f"{purchase.devices} devices"
+    text = (
+        f"{purchase.hours:.6g} hours of {devices} at {flops_text(purchase.flops_per_second)} FLOP/s "
+        f"each ({purchase.source})"
+    )
+    if purchase.money is None:
+        return text
+    each = purchase.money / purchase.hours / purchase.devices
+    return f"{text}, for {purchase.money:.2f} ({each:.4g} for an hour of one)"
+
+
 def _purchase(purchase: Purchase, answer: Answer, fit: Fit) -> list[str]:
     """What ``purchase`` is, and what one more day would give."""
-    each = f"{flops_text(purchase.flops_per_second)} FLOP/s each ({purchase.source})"
-    money = "" if purchase.money is None else f", for {purchase.money:.2f}"
-    lines = [
-        f"{purchase.hours:.6g} hours of {purchase.devices} devices at {each}{money}: "
-        f"C = {flops_text(purchase.flops)} FLOPs"
-    ]
+    lines = [f"{bought_text(purchase)}: C = {flops_text(purchase.flops)} FLOPs"]
     more = purchase.one_more_day
     if more is not None and answer.loss is not None:
         gain = f"{more.loss - answer.loss:+.4f} {fit.data.loss_unit}"

@@ -7,6 +7,7 @@ from flops_fit.fit.questions import ask
 from flops_fit.fit.result import Fit
 from flops_fit.fit.sigmoid import describe_sigmoid
 from flops_fit.notation import count_text, flops_text, loss_text, share_text
+from flops_fit.report.answer_lines import bought_text
 
 
 def questions_of(
@@ -45,9 +46,7 @@ def _bought(fit: Fit, machine: Machine, hours: float) -> dict:
     answer, purchase = predict(fit, machine.flops(hours)), purchase_at(fit, machine, hours)
     optima = {"in this time": answer.optimum, "with one more day": purchase.one_more_day}
     return {
-        "text": f"{purchase.hours:.6g} hours of {purchase.devices} devices at "
-        f"{flops_text(purchase.flops_per_second)} FLOP/s each ({purchase.source})",
-        "money": None if purchase.money is None else f"{purchase.money:.2f}",
+        "text": bought_text(purchase),
         "rows": [
             {
                 "label": label,
