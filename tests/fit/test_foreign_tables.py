@@ -9,6 +9,7 @@ from simulated import LAWS, sweep
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit import Reading, prepare_runs, read_runs
+from flops_fit.fit.curves import read_points
 
 RUNS = sweep(LAWS["hoffmann"], noise=0.002, sizes=7, budgets=4, low=1e17, high=1e19)
 RUNS = RUNS.assign(params=RUNS["params"].round(), tokens=RUNS["tokens"].round())
@@ -213,8 +214,20 @@ def test_logarithms_of_a_cost_are_refused_as_such():
 )
 def test_a_cost_that_counts_something_else_says_what(times, words):
     frame = RUNS[["params", "tokens", "loss"]].assign(flops=times * N * D)
-    (note,) = (n for n in prepare_runs(frame).notes if "differs" in n)
+    table = prepare_runs(frame)
+    (note,) = (n for n in table.notes if "differs" in n)
     assert f"as if it counted {words}" in note
+    assert bool(table.doubts) == (times < 6)
+    for reading in (Reading(cost_column="flops"), Reading(cost_as_given=True)):
+        assert not prepare_runs(frame, reading=reading).doubts
+
+
+def test_points_to_predict_may_have_the_names_and_units_of_runs(tmp_path):
+    (tmp_path / "points.csv").write_text("N,tokens_B,name\n70M,1.4,a\n1.3B,26,b\n")
+    points = read_points(tmp_path / "points.csv")
+    assert points["params"].tolist() == [7e7, 1.3e9]
+    assert points["tokens"].tolist() == [1.4e9, 2.6e10]
+    assert points["name"].tolist() == ["a", "b"]
 
 
 # ----------------------------------------------------------------------------- doubts

@@ -128,20 +128,30 @@ def recognise(
     return out
 
 
+def counts_in(
+    cells: pd.Series, unit: float, decimal_commas: bool = False
+) -> tuple[pd.Series, float, str]:
+    """The ``cells`` of a column (n,) times the ``unit`` of its header, where they are numbers.
+
+    A unit in a cell, as in 70M, takes the place of the header's. ``decimal_commas`` as `spoken_floats`
+    has it. Returns the cells, the unit that was used, and an example of a cell that was read so.
+    """
+    values, example = spoken_floats(cells, decimal_commas, decimal_commas)
+    in_cells = scaled(cells) if example else pd.Series(False, cells.index)
+    if in_cells.all():
+        unit = 1.0
+    values = values.where(in_cells, values * unit)
+    return (values.where(values.notna(), cells) if example or unit != 1.0 else cells), unit, example
+
+
 def _take(frame: pd.DataFrame, name: str, possible: list[tuple[str, float]], out: Columns) -> None:
     """Put the first of the ``possible`` columns into ``out`` as ``name``, and say which it was."""
     (column, unit), *others = possible
     cells = frame[column]
     if name in NUMBERS:
-        values, example = spoken_floats(cells, out.decimal_commas, out.decimal_commas)
+        cells, unit, example = counts_in(cells, unit, out.decimal_commas)
         if example:
             out.notes.append(f"column {legible(column)}: {example}")
-        in_cells = scaled(cells) if example else pd.Series(False, cells.index)
-        if in_cells.all():
-            unit = 1.0  # 70M: the unit stands in the cells, not in the header
-        values = values.where(in_cells, values * unit)
-        if example or unit != 1.0:
-            cells = values.where(values.notna(), cells)
     out.names[name], out.others[name] = column, others
     out.frame[name] = cells
     if fold(column) in (name, "run_id") or name in ("epochs", "unique_tokens"):

@@ -32,6 +32,7 @@ SUMMARIES = set(listed("mean average avg median total totals sum std stdev min m
 SUMMED = 1e-3  # relative: N and D of a row this near to the mean or the sum of the others
 FEWEST_ROWS = 6  # to tell a summary from a run
 MOST_TOKENS, MOST_PARAMS, MOST_SHARE = 1e16, 1e13, 1e5  # of a run that somebody has trained
+REPEATED = 0.05  # share of rows with the numbers of another that narrows an interval
 NEIGHBOURS, COSTLIER, FEW = 5, 0.6, 0.2  # of runs by N; ln of C / (N D) off them; share of runs
 MOST_GROUPS, FEWEST_PER_GROUP = 8, 3  # values of a column, and runs of each
 SURELY, CLEARLY = 1e-6, 0.01  # probability of so much by chance; shift in ln L
@@ -50,7 +51,9 @@ def contradictions(
     """
     notes, reasons = _steps(frame, raw)
     reasons += _other_tokens(frame, raw, columns) + _mean_loss(raw, columns) + _stopped(frame, raw)
-    reasons += _summaries(frame, raw) + _same_numbers(frame) + _off_cost(frame, columns)
+    reasons += _summaries(frame, raw) + _off_cost(frame, columns)
+    again, few = _same_numbers(frame)
+    notes, reasons = (notes + again, reasons) if few else (notes, reasons + again)
     reasons += [] if cost_as_given else _too_large(frame)
     if fold(columns.names.get("params", "")) == "params" and columns.others.get("params"):
         others = ", ".join(legible(c) for c, _ in columns.others["params"])
@@ -171,16 +174,17 @@ def _summaries(frame: pd.DataFrame, raw: pd.DataFrame) -> list[str]:
     return reasons
 
 
-def _same_numbers(frame: pd.DataFrame) -> list[str]:
-    """Rows with the numbers of another, as where two exports of one run are in the table."""
+def _same_numbers(frame: pd.DataFrame) -> tuple[list[str], bool]:
+    """A sentence on rows with the numbers of another, and whether they are too few to matter."""
     names = [c for c in ("params", "tokens", "flops", "loss", "seed") if c in frame]
     again = frame.duplicated(names)
     if not again.any():
-        return []
-    return [
+        return [], True
+    sentence = (
         f"{again.sum()} rows repeat N, D and the loss of another (row {_row(frame, again)}): the same "
         "run twice makes the interval too narrow; delete such rows, or give repeats a column seed"
-    ]
+    )
+    return [sentence], bool(again.mean() < REPEATED)
 
 
 def _off_cost(frame: pd.DataFrame, columns: Columns) -> list[str]:

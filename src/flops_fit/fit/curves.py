@@ -7,6 +7,7 @@ import pandas as pd
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import read_json
+from flops_fit.fit.columns import columns_for, counts_in
 from flops_fit.fit.formats import read_table
 from flops_fit.fit.tables import positive
 
@@ -68,16 +69,19 @@ def _curve(record: dict, path: Path) -> pd.DataFrame | None:
 
 
 def read_points(path: str | Path) -> pd.DataFrame:
-    """The points to predict in the CSV file ``path``: columns params and tokens, N and D.
+    """The points to predict in the table ``path``, with its columns of N and D as params and tokens.
 
-    Raises `FlopsFitError` where a column is missing or a number is not positive.
+    These may have the names and units that a table of runs may have; other columns are kept as they
+    are. Raises `FlopsFitError` where one of both is missing or a number is not positive.
     """
     table = read_table(path)
     frame, rows = table.frame, pd.Series(table.rows)
     if frame.empty:
         raise FlopsFitError(f"{path}: no points in it; at least one row is needed")
     for name in ("params", "tokens"):
-        if name not in frame:
+        possible = columns_for(frame, name)
+        if not possible:
             raise FlopsFitError(f"{path}: no column {name!r}; needed: params, tokens")
-        frame[name] = positive(frame[name], rows, str(path))
+        column, unit = possible[0]
+        frame[name] = positive(counts_in(frame[column], unit)[0], rows, str(path), name=column)
     return frame

@@ -33,7 +33,13 @@ from flops_fit.fit.rows import (
 from flops_fit.fit.sigmoid import accuracies
 from flops_fit.fit.sizes import Size
 from flops_fit.fit.tables import floats, positive
-from flops_fit.fit.units import check_cost, compared_costs, cost_per_token, settle_budgets
+from flops_fit.fit.units import (
+    check_cost,
+    compared_costs,
+    cost_per_token,
+    miscounted,
+    settle_budgets,
+)
 
 OURS = {"flops_6nd", "flops_counted"}  # together only in the tables that this project writes
 LOSS = "loss"  # in these tables; other columns that look like a loss are metrics
@@ -173,9 +179,7 @@ def prepare_runs(
     passes = contradicting_passes(frame)
     frame, repeated = _without_repeats(frame, reading.max_epochs, source)
     notes += on_repeats(frame) + passes
-    remarks, why = (
-        doubts(frame, raw.loc[frame.index], columns, reading.cost_as_given) if outside else ([], [])
-    )
+    remarks, why = _doubted(frame, raw, columns, reading) if outside else ([], [])
     return RunTable(
         frame.reset_index(drop=True),
         source,
@@ -189,6 +193,15 @@ def prepare_runs(
         reading,
         repeated.reset_index(drop=True),
     )
+
+
+def _doubted(
+    frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns, reading: Reading
+) -> tuple[list[str], list[str]]:
+    """Notes on the runs of ``frame``, and reasons against trust in a law of them."""
+    notes, reasons = doubts(frame, raw.loc[frame.index], columns, reading.cost_as_given)
+    chosen = reading.cost_as_given or reading.cost_column is not None
+    return notes, reasons + ([] if chosen else miscounted(frame, columns.names))
 
 
 def _without_repeats(

@@ -21,10 +21,9 @@ PLAUSIBLE = {"params": (1e3, 1e13), "tokens": (1e4, 1e15)}
 LOGARITHMS = (10.0, 30.0)  # of FLOPs, to base 10
 USUAL_SHARE = (0.1, 1e5)  # D / N
 COUNTED_AS = {  # C / (N D) of all runs -> what may be counted
-    1.0: "multiply-adds of the forward pass alone",
+    1.0: "multiply-adds (MACs) of the forward pass alone",
     2.0: "the forward pass alone",
     3.0: "multiply-adds (MACs), of which each is two FLOPs",
-    4.0: "the backward pass alone",
     8.0: "the recomputation of activations too",
 }
 PARTS = 0.03  # ln: two costs of a run further apart than this are not the same
@@ -73,12 +72,14 @@ def compared_costs(frame: pd.DataFrame, names: dict[str, str], unread: list[str]
     columns; ``unread``: columns of the file that may hold a cost too.
     """
     log_ratio = np.log(frame["flops"] / flops_6nd(frame["params"], frame["tokens"]))
+    times = _same_times(6 * np.exp(log_ratio))
     if log_ratio.abs().max() > PARTS:
         known = next((n for n in ("flops", "flops_per_token", "budget") if n in names), None)
         column = f"column {names[known]!r}" if known else "the cost"
+        as_if = f", as if it counted {COUNTED_AS[times]}" if times else ""
         return [
-            f"{column} differs from 6 N D by {_span(log_ratio)}{_as_if(log_ratio)}: the column is "
-            "believed; --cost 6nd (fit.cost_column) takes 6 N D"
+            f"{column} differs from 6 N D by {_span(log_ratio)}{as_if}: the column is believed; "
+            " --cost 6nd (fit.cost_column) takes 6 N D"
         ]
     if "flops" in names or not unread:
         return []
@@ -129,13 +130,25 @@ def settle_budgets(frame: pd.DataFrame, marked: pd.DataFrame, names: dict[str, s
     ]
 
 
-def _as_if(log_ratio: pd.Series) -> str:
-    """What a cost that is the same multiple of N D in every run may count; "" for others."""
-    times = 6 * np.exp(log_ratio)
-    for number, what in COUNTED_AS.items():
-        if (np.log(times / number).abs() < PARTS).all():
-            return f", as if it counted {what}"
-    return ""
+def miscounted(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
+    """A reason against trust where the cost seems to count a part of the training only.
+
+    ``frame``: one row per run, columns params, tokens and flops; ``names``: the file's names of these
+    columns. A budget in FLOPs then buys less than the law says.
+    """
+    times = _same_times(frame["flops"] / (frame["params"] * frame["tokens"]))
+    if times is None or times > 6 or "flops" not in names:
+        return []
+    return [
+        f"column {names['flops']!r} is {times:g} N D in each run, as if it counted {COUNTED_AS[times]}: "
+        f"budgets are then counted so too; --cost 6nd (fit.cost_column) takes 6 N D {_BELIEVE}"
+    ]
+
+
+def _same_times(ratio: pd.Series) -> float | None:
+    """The one of `COUNTED_AS` that C / (N D) is in every run; None where it is none of them."""
+    near = (times for times in COUNTED_AS if (np.log(ratio / times).abs() < PARTS).all())
+    return next(near, None)
 
 
 def _span(log_ratio: pd.Series) -> str:
