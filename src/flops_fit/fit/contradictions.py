@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import fdtrc
 
+from flops_fit.constants import flops_6nd
 from flops_fit.fit.columns import Columns
 from flops_fit.fit.names import bare, fold, legible, listed
 from flops_fit.fit.tables import spoken_floats
@@ -51,7 +52,7 @@ def contradictions(
     """
     notes, reasons = _steps(frame, raw)
     reasons += _other_tokens(frame, raw, columns) + _mean_loss(raw, columns) + _stopped(frame, raw)
-    reasons += _summaries(frame, raw) + _off_cost(frame, columns)
+    reasons += _summaries(frame, raw) + _off_cost(frame, columns) + _multiplied(frame, raw, columns)
     again, few = _same_numbers(frame)
     notes, reasons = (notes + again, reasons) if few else (notes, reasons + again)
     reasons += [] if cost_as_given else _too_large(frame)
@@ -69,6 +70,8 @@ def _row(frame: pd.DataFrame, which: pd.Series) -> int:
 def _other_tokens(frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns) -> list[str]:
     """Another column of tokens that says otherwise: those of a device, or as planned."""
     for column, unit in columns.others.get("tokens", ()):
+        if "token" not in fold(column):  # a d may be a depth
+            continue
         log_ratio = np.log(_positive(raw[column]) * unit / frame["tokens"])
         if log_ratio.abs().max() > PARTS:
             low, high = (f"{np.exp(x):.3g}" for x in (log_ratio.min(), log_ratio.max()))
@@ -203,6 +206,22 @@ def _off_cost(frame: pd.DataFrame, columns: Columns) -> list[str]:
         f"({times:.3g} times in row {_row(frame, off)}): are their tokens or FLOPs wrong? Correct such "
         "rows, or mark them (status, outlier)"
     ]
+
+
+def _multiplied(frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns) -> list[str]:
+    """A cost of 6 N D times another column: tokens of one device, or of one pass over the data."""
+    log_ratio = np.log(frame["flops"] / flops_6nd(frame["params"], frame["tokens"]))
+    if log_ratio.abs().median() < PARTS:
+        return []
+    known = {columns.names.get(name) for name in ("params", "tokens", "flops", "budget", "loss")}
+    for column in (c for c in raw.columns if c not in known):
+        if (np.log(_positive(raw[column])) - log_ratio).abs().fillna(np.inf).max() < PARTS:
+            tokens = legible(columns.names.get("tokens", "tokens"))
+            return [
+                f"the cost is 6 N D times column {legible(column)}: if {tokens} are the tokens of one of "
+                "so many parts, multiply them by it"
+            ]
+    return []
 
 
 def _too_large(frame: pd.DataFrame) -> list[str]:

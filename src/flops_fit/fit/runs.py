@@ -53,7 +53,7 @@ SAME_SIZE = 0.01  # relative: N of one value of the size parameter
 AS_IT_STANDS = Reading()
 NO_LOSS = (
     "; for a run without a loss delete its row, or say in a column status that it failed or diverged; "
-    "of a run's history --last-per COLUMN keeps the last row"
+    "of a run's history --last-per COLUMN keeps the last row; --loss COLUMN takes another column"
 )
 NO_LOG = (
     "; the law takes the logarithm of the loss: leave such runs out (--where, a column status or \

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from flops_fit.constants import flops_6nd
+from flops_fit.constants import FLOPS_PER_PARAM_TOKEN, flops_6nd
 from flops_fit.errors import FlopsFitError
 
 LOWEST, HIGHEST = 1.0, 100.0  # of C / (N D)
@@ -26,6 +26,7 @@ COUNTED_AS = {  # C / (N D) of all runs -> what may be counted
     3.0: "multiply-adds (MACs), of which each is two FLOPs",
     8.0: "the recomputation of activations too",
 }
+ALL = FLOPS_PER_PARAM_TOKEN
 PARTS = 0.03  # ln: two costs of a run further apart than this are not the same
 FALLS = 0.01  # relative: a cost lower by more than this at more tokens is lower
 
@@ -74,12 +75,11 @@ def compared_costs(frame: pd.DataFrame, names: dict[str, str], unread: list[str]
     log_ratio = np.log(frame["flops"] / flops_6nd(frame["params"], frame["tokens"]))
     times = _same_times(6 * np.exp(log_ratio))
     if log_ratio.abs().max() > PARTS:
-        known = next((n for n in ("flops", "flops_per_token", "budget") if n in names), None)
-        column = f"column {names[known]!r}" if known else "the cost"
-        as_if = f", as if it counted {COUNTED_AS[times]}" if times else ""
+        column = _cost_column(names)
+        as_if = f", as if it counted {COUNTED_AS[times]}" if times and times > ALL else ""
         return [
             f"{column} differs from 6 N D by {_span(log_ratio)}{as_if}: the column is believed; "
-            " --cost 6nd (fit.cost_column) takes 6 N D"
+            "--cost 6nd (fit.cost_column) takes 6 N D"
         ]
     if "flops" in names or not unread:
         return []
@@ -137,12 +137,17 @@ def miscounted(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
     columns. A budget in FLOPs then buys less than the law says.
     """
     times = _same_times(frame["flops"] / (frame["params"] * frame["tokens"]))
-    if times is None or times > 6 or "flops" not in names:
+    if times is None or times > ALL:
         return []
     return [
-        f"column {names['flops']!r} is {times:g} N D in each run, as if it counted {COUNTED_AS[times]}: "
+        f"{_cost_column(names)} is {times:g} N D in each run, as if it counted {COUNTED_AS[times]}: "
         f"budgets are then counted so too; --cost 6nd (fit.cost_column) takes 6 N D {_BELIEVE}"
     ]
+
+
+def _cost_column(names: dict[str, str]) -> str:
+    known = next((n for n in ("flops", "flops_per_token", "budget") if n in names), None)
+    return f"column {names[known]!r}" if known else "the cost"
 
 
 def _same_times(ratio: pd.Series) -> float | None:
