@@ -1,6 +1,7 @@
 """How numbers are written for people, the same in figures, on pages and in tables."""
 
 import math
+from collections.abc import Callable, Iterable
 
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 SUFFIXES = ("", "k", "M", "B", "T")
@@ -32,6 +33,12 @@ def loss_text(value: float) -> str:
     return f"{value:.4f}" if abs(value) >= 0.1 else f"{value:.4g}"
 
 
+def span_text(values: Iterable[float], write: Callable[[float], str]) -> str:
+    """The lowest and the highest of ``values`` by ``write``; one text where both are written alike."""
+    ends = list(values)
+    return " to ".join(dict.fromkeys(map(write, (min(ends), max(ends)))))
+
+
 def factor_text(value: float) -> str:
     """``value`` as a multiple: ×1, ×3, ×0.5, ×7.72."""
     return f"×{value:.3g}"
@@ -46,7 +53,10 @@ def waste_text(waste: float | None) -> str:
     """Extra compute ``waste``, a share of C, as text such as +14%; None: no compute is enough."""
     if waste is None:
         return "no compute is enough"
-    return f"+{100 * waste:.3g}%" if waste < 10 else f"x {1 + waste:.3g}"
+    percent = 100 * waste
+    if waste < 10:
+        return f"+{percent:.1f}%" if percent >= 1 else f"+{percent:.3g}%"
+    return f"x {1 + waste:.3g}"
 
 
 def time_text(seconds: float, digits: int = 3) -> str:

@@ -221,7 +221,7 @@ def test_a_named_gpu_is_priced_as_one_for_each_process(here, capsys, processes, 
     assert main(["plan", "--config", config, "--device", "H100", "--per-hour", "3"]) == 0
     said = capsys.readouterr().out
     assert "GPU hours" in said
-    assert "FLOP/s a GPU" in said
+    assert "FLOP/s per GPU" in said
     assert main(["plan", "--config", config, "--out", "plan.csv", "--device", "H100"]) == 0
     (row, *_) = table("plan.csv")
     assert float(row["device_hours"]) == pytest.approx(priced * float(row["seconds"]) / 3600)

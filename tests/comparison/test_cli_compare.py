@@ -1,6 +1,7 @@
 """``flops-fit compare``, `flops_fit.compare`, and the files that they write."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -75,7 +76,8 @@ def test_the_files_hold_the_answer_and_load_nothing(files, tmp_path, capsys):
     figures = {f"{n}.{k}" for n in ("compare", "compare_isoflop") for k in ("svg", "png", "csv")}
     assert names == figures | {f"compare.{kind}" for kind in ("json", "md", "html", "txt")}
     page = (tmp_path / "compare.html").read_text()
-    assert 'id="budgets"' not in page  # which the style sheet hides in print
+    assert re.findall(r'<(\w+) id="budgets"', page) == ["div"]  # the style sheet hides it in print
+    assert "<h1>muon is better than adamw at 10²⁰ FLOPs: adamw needs " in page
     assert "muon is better at 10²⁰ FLOPs" in page
     assert "<svg" in page
     assert "src=" not in page

@@ -174,7 +174,8 @@ def test_there_is_no_size_value_without_integer_sizes(noisy):
 
 @pytest.mark.seconds
 @pytest.mark.parametrize(
-    ("promise", "text"), [(0.854, "85%"), (0.8958, "89.5%"), (0.8999, "89.9%"), (0.9, "90%")]
+    ("promise", "text"),
+    [(0.854, "85%"), (0.8958, "89.5%"), (0.8999, "89.9%"), (0.9, "90%"), (0.996, "over 99%")],
 )
 def test_a_probability_below_what_trust_needs_reads_as_below(promise, text):
     assert promise_text(promise) == text

@@ -282,6 +282,12 @@ def test_the_page_shows_the_grid_the_price_and_the_warnings_without_a_network():
     assert "15 runs at 3 budgets" in text
     assert "The time is an estimate at 1" in text
     assert "<p>Condition number of the design: " in text
+    assert {"budgets"} <= page.ids
+    assert text.count("data-budget=") == 3
+    marked = re.findall(r'data-c="([^"]+)"', text)
+    assert {float(c) for c in marked} == {e.compute_budget for e in plan.experiments}
+    for row in rows:
+        assert f"<title>{row.experiment.experiment_id}: C " in text
     assert plan_figure(rows) == figure  # the same bytes, so that nothing is stale
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from flops_fit.plots.hover import SVG, XLINK, give_ids, name_marks, with_titles
+from flops_fit.plots.hover import SVG, XLINK, give_ids, name_drawn, name_marks, with_titles
 from flops_fit.plots.style import STYLE, BudgetColours
 
 
@@ -57,6 +57,18 @@ def test_where_a_mark_was_not_drawn_no_mark_has_a_title():
     rows = runs(8)
     rows.loc[3, "loss"] = np.nan
     assert drawn(rows) == []
+
+
+def test_what_is_named_as_a_whole_has_one_title_and_one_budget():
+    figure = Figure()
+    (line,) = figure.subplots().plot(range(3), range(3), "o-")
+    name_drawn(line, 3e10, "the demo's")
+    titles, content = give_ids(figure), io.BytesIO()
+    figure.savefig(content, format="svg")
+    root = ElementTree.fromstring(with_titles(content.getvalue(), titles))
+    (group,) = [g for g in root.iter() if g.get("data-c")]
+    assert (group.get("data-c"), group.find(f"{{{SVG}}}title").text) == ("3e+10", "the demo's")
+    assert len([*root.iter(f"{{{SVG}}}title")]) == 1
 
 
 def test_a_shape_is_referred_to_by_each_mark():

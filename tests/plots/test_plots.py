@@ -1,8 +1,10 @@
 """Figures: the numbers of the fit, the same bytes every time, honest about what is not known."""
 
+import itertools
 import subprocess
 import sys
 
+import matplotlib
 import measured_sweep
 import numpy as np
 import pandas as pd
@@ -28,7 +30,7 @@ from flops_fit.plots.optima import QUANTITIES, draw_optimum, optima_numbers
 from flops_fit.plots.refits import draw_sensitivity, sensitivity_numbers
 from flops_fit.plots.regret import regret_numbers
 from flops_fit.plots.residuals import residual_numbers
-from flops_fit.plots.style import INK, save, spread, tick_count
+from flops_fit.plots.style import INK, STYLE, BudgetColours, log_axis, save, spread, tick_count
 from flops_fit.plots.surface import contour_levels, draw_surface, surface_numbers
 from flops_fit.plots.throughput import throughput_numbers
 from flops_fit.plots.uncertainty import uncertainty_numbers
@@ -282,6 +284,8 @@ def test_a_budget_without_an_answer_is_left_out_and_the_others_are_drawn(tmp_pat
     assert set(optima[optima["kind"] == "answer"]["flops"]) == {1e18}
     draw_all(table, [], fit, budgets, tmp_path, dpi=50)
     page = report_page(table, [], fit, tmp_path, budgets, "one budget")
+    assert not (optima["kind"] == "law").iloc[1:].any()  # no line through a single budget
+    assert "grows as" not in page
     section = page[page.index('<section id="range">') :]
     assert section[: section.index("</section>")].count(f"<td>{flops_text(1e18)}</td>") == 2
     assert "not identifiable" in page
@@ -318,6 +322,38 @@ def test_no_contour_has_its_label_on_a_run_or_a_line(table, fit):
     assert len(labels) > 5
     for box in (text.get_window_extent() for text in labels):
         assert not box.count_contains(points)
+
+
+def test_runs_of_one_budget_are_drawn_in_a_colour():
+    flops = 1e18 * (1 + 1e-15 * np.arange(9))  # as 6 N D rounds them
+    for colour in BudgetColours(flops)(pd.Series(flops)):
+        assert colour[3] == 1
+        assert colour[:3].max() < 0.9
+
+
+@pytest.mark.parametrize("width", [3.3, 6.4])
+@pytest.mark.parametrize("decades", [0.3, 0.7, 1.5, 2.4, 3.7, 7])
+def test_labels_of_an_axis_of_compute_leave_a_gap(width, decades):
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, 3))
+        axes = figure.subplots(1, 2 if width > 5 else 1, squeeze=False).flat
+        for ax in axes:
+            ax.set_xlim(2.7e11, 2.7e11 * 10**decades)
+            log_axis(ax.xaxis, flops_text)
+        figure.canvas.draw()
+    for ax in axes:
+        low, high = ax.get_xlim()
+        labels = [t for t in ax.get_xticklabels() if low <= t.get_position()[0] <= high]
+        boxes = [label.get_window_extent() for label in labels]
+        assert len(boxes) >= 2
+        assert all(b.x0 - a.x1 > 2 for a, b in itertools.pairwise(boxes))
+
+
+def test_a_pdf_holds_text_in_fonts_that_publishers_take(table, fit, tmp_path):
+    draw_all(table, [], fit, BUDGETS, tmp_path, width=3.3, names=["isoflop"], formats=["pdf"])
+    content = (tmp_path / "isoflop.pdf").read_bytes()
+    assert b"/Type3" not in content
+    assert b"/TrueType" in content or b"/CIDFontType2" in content
 
 
 def test_labels_are_moved_apart_and_keep_their_order():

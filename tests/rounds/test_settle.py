@@ -198,7 +198,7 @@ def test_the_command_writes_configs_of_both_arms_and_of_their_comparison(study, 
     assert proposed["config"] == out
     assert proposed["after"]["multiplier_ratio"] < proposed["before"]["multiplier_ratio"]
     assert 0 < proposed["after"]["shown"] <= 1
-    assert "No difference is shown at" in text
+    assert "No difference between " in text
     assert "--configfile next/both-round2.yaml" in text
     new = load_comparison("next/both-round2.yaml")
     assert new["name"] == "both-round2"

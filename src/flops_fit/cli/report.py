@@ -87,6 +87,7 @@ def _write(args: argparse.Namespace) -> str:
         dated,
         asked=questions(args),
         bought=machine_of(args),
+        plan_file=args.plan,
     )
     write_atomic(args.out, page)
     if args.table:

@@ -37,10 +37,31 @@ def row_text(row: Row, names: tuple[str, str], level: float) -> str:
             f"{candidate} is worse {at}: {reference} needs only {factor(row.multiplier)} times the "
             f"compute {ends} for the same loss."
         )
+    interval = f"{ends} ({100 * level:g}% interval)"
     return (
-        f"No difference is shown {at}: M = {factor(row.multiplier)} {ends} ({100 * level:g}% "
-        f"interval). These sweeps would have shown M = {factor(row.smallest)} or more with a "
-        "probability of 80%."
+        f"No difference between {candidate} and {reference} is shown {at}: "
+        f"M = {factor(row.multiplier)} {interval}. These sweeps would have shown "
+        f"M = {factor(row.smallest)} or more with a probability of 80%."
+    )
+
+
+def headline_of(rows: Sequence[Row], names: tuple[str, str]) -> str:
+    """What ``rows`` say of the candidate at the largest C within the data, without its interval.
+
+    ``names`` of reference and candidate.
+    """
+    reference, candidate = names
+    inside = [row for row in rows if row.beyond_data <= ROUNDED] or rows
+    row = inside[-1]
+    at = f"at {flops_text(row.flops)} FLOPs"
+    if row.verdict == CANNOT_TELL or row.multiplier is None:
+        return f"Whether {candidate} is better than {reference} {at} cannot be told"
+    if row.verdict == NO_DIFFERENCE:
+        return f"No difference between {candidate} and {reference} is shown {at}"
+    only = "only " if row.verdict == WORSE else ""
+    return (
+        f"{candidate} is {row.verdict} than {reference} {at}: {reference} needs {only}"
+        f"{factor(row.multiplier)} times the compute for the same loss"
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from flops_fit.constants import MOST_EPOCHS
-from flops_fit.fit.estimators import Estimate, Runs
+from flops_fit.fit.estimators import ONE_BUDGET_SPAN, Estimate, Runs
 from flops_fit.fit.options import FEWEST_RUNS
 from flops_fit.fit.refit import Choices, NearLaws, refit, refit_row
 from flops_fit.fit.repeats import with_repeats
@@ -114,6 +114,9 @@ def _budget_parts(runs: Runs) -> tuple[list[Part], list[str]]:
     parts: list[Part] = []
     notes: list[str] = []
     everything = np.arange(len(runs))
+    low, high = runs.column("flops").min(), runs.column("flops").max()
+    if high < ONE_BUDGET_SPAN * low:
+        return [], ["the runs have one budget, so none of it can be left out"]
     if len(runs.groups) < 2:
         notes.append("no shared budgets: runs are left out by C instead, a quarter at a time")
         order = np.argsort(runs.column("flops"), kind="stable")

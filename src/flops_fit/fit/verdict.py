@@ -14,7 +14,7 @@ from flops_fit.fit.answer import NOT_IDENTIFIABLE, PROVISIONAL, TRUST
 from flops_fit.fit.cost import Numbers
 from flops_fit.fit.estimators import ONE_BUDGET_SPAN
 from flops_fit.fit.result import Fit
-from flops_fit.notation import count_text, flops_text
+from flops_fit.notation import count_text, flops_text, span_text
 
 PROMISED = 0.90  # probability that the advised size costs at most 5% more compute than the best
 FAR = 10.0  # beyond the data by more than this: provisional at best
@@ -60,12 +60,18 @@ def unanswerable(fit: Fit, flops: float) -> str:
     if not fit.identified:
         return fit.headline.reason.removeprefix("not identifiable: ")
     low, high = fit.data.flops
-    if high / low < ONE_BUDGET_SPAN and not low / ELSEWHERE <= flops <= high * ELSEWHERE:
+    if not has_trend(fit) and not low / ELSEWHERE <= flops <= high * ELSEWHERE:
         return (
-            f"all runs cost {flops_text(low)} to {flops_text(high)} FLOPs: runs of one budget show its "
+            f"all runs cost {span_text(fit.data.flops, flops_text)} FLOPs: runs of one budget show its "
             "optimum, and say nothing about other budgets"
         )
     return ""
+
+
+def has_trend(fit: Fit) -> bool:
+    """Whether ``fit`` says how the optimum changes with C: it has one, and not at one budget alone."""
+    low, high = fit.data.flops
+    return fit.identified and high / low >= ONE_BUDGET_SPAN
 
 
 def ratios_of(fit: Fit) -> tuple[float, float]:
@@ -146,6 +152,8 @@ def _runs(fit: Fit) -> list[str]:
 def promise_text(promise: float) -> str:
     """``promise``, a probability, as text that never rounds up to what trust needs."""
     rounded = f"{promise:.0%}"
+    if rounded == "100%":
+        return "over 99%"
     if promise < PROMISED and rounded == f"{PROMISED:.0%}":
         return f"{math.floor(1000 * promise) / 10:g}%"
     return rounded

@@ -321,8 +321,8 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
         *([shared] if shared else []),
         f"condition number of the design: {design_condition(rows):.3g} (up to about {POOR:.0f} the runs "
         "separate the effects of N and D well)",
-        f"at {flops_text(rate.flops_per_second)} FLOP/s a {device} and {1000 * rate.step_seconds:.3g} "
-        f"ms a step: {rate.source}",
+        f"at {flops_text(rate.flops_per_second)} FLOP/s per {device} and "
+        f"{1000 * rate.step_seconds:.3g} ms per step: {rate.source}",
     ]
 
 

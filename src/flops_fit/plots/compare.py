@@ -9,9 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flops_fit.comparison.result import Comparison
+from flops_fit.comparison.sentences import factor
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.notation import flops_text, unit_text
+from flops_fit.plots.hover import name_drawn, name_each, name_marks, title_of
 from flops_fit.plots.isoflop import isoflop_numbers
 from flops_fit.plots.style import (
     MUTED,
@@ -29,7 +31,7 @@ NAME, ISOFLOP = "compare", "compare_isoflop"
 REFERENCE = "#31688e"
 CANDIDATES = ("#b5541c", "#3b7d3a", "#8b4a9c", "#a6761d", "#c2356b", "#4d4d4d")
 COLUMNS = ["kind", "arm", "flops", "loss", "multiplier", "low", "high"]
-PANEL_COLUMNS = ["arm", "kind", "budget", "params", "loss", "status"]
+PANEL_COLUMNS = ["arm", "kind", "budget", "params", "tokens", "loss", "residual", "status"]
 WIDEST = 30.0  # M and 1/M that are drawn
 PER_ROW = 3  # panels
 
@@ -108,7 +110,10 @@ def draw_frontiers(ax: Axes, numbers: pd.DataFrame, colours: dict[str, str], uni
         line = side[side["kind"] == "frontier"]
         ax.plot(line["flops"], line["loss"], color=colour, label=name)
         points = side[side["kind"] == "minimum"]
-        ax.scatter(points["flops"], points["loss"], s=60, marker="*", color=colour, zorder=3)
+        stars = ax.scatter(
+            points["flops"], points["loss"], s=60, marker="*", color=colour, zorder=3
+        )
+        name_each(stars, _titles(f"{name}, minimum", points[["flops", "loss"]]), [])
     ax.set_title(f"Best loss ({unit})")
     ax.set_xscale("log")
     log_axis(ax.yaxis, tick_loss)
@@ -131,7 +136,10 @@ def draw_multipliers(ax: Axes, numbers: pd.DataFrame, colours: dict[str, str]) -
         rows = rows[rows["multiplier"].notna()]
         shown = rows[rows["flops"].between(line["flops"].min() * 0.99, line["flops"].max() * 1.01)]
         points = shown["flops"], shown["multiplier"]
-        ax.scatter(*points, s=22, facecolors="white", edgecolors=colour, zorder=4)
+        marks = ax.scatter(*points, s=22, facecolors="white", edgecolors=colour, zorder=4)
+        named = [f"M {factor(m)}" for m in shown["multiplier"]]
+        heads = _titles(str(name), shown[["flops"]])
+        name_each(marks, [f"{h}, {m}" for h, m in zip(heads, named, strict=True)], [])
     ax.axhline(1.0, color=MUTED, linewidth=0.9)
     ax.set_title("Compute multiplier M: above 1 the candidate is better")
     ax.set_yscale("log")
@@ -141,6 +149,10 @@ def draw_multipliers(ax: Axes, numbers: pd.DataFrame, colours: dict[str, str]) -
     log_axis(ax.xaxis, flops_text)
     ax.set_xlabel("compute C of the candidate (FLOPs)")
     return ax
+
+
+def _titles(name: str, points: pd.DataFrame) -> list[str]:
+    return [f"{name}: {title_of(row)}" for row in points.to_dict("records")]
 
 
 def _ends_of_data(ax: Axes, comparisons: list[Comparison]) -> None:
@@ -186,12 +198,14 @@ def draw_panel(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours) -> Axes:
     budgets.
     """
     runs = numbers[numbers["kind"] == "run"]
-    ax.scatter(runs["params"], runs["loss"], s=9, c=colours(runs["budget"]), zorder=4)
+    marks = ax.scatter(runs["params"], runs["loss"], s=9, c=colours(runs["budget"]), zorder=4)
+    name_marks(marks, runs)
     for flops, line in numbers[numbers["kind"].isin(["curve", "slice"])].groupby("budget"):
-        ax.plot(line["params"], line["loss"], color=colours(float(flops)), linewidth=1.2)
+        (drawn,) = ax.plot(line["params"], line["loss"], color=colours(float(flops)), linewidth=1.2)
+        name_drawn(drawn, float(flops))
     for _, row in numbers[numbers["kind"] == "minimum"].dropna(subset=["loss"]).iterrows():
-        colour, used = colours(float(row["budget"])), row["status"] == "bracketed"
-        star(ax, row["params"], row["loss"], colour, used, size=70, width=0.8, zorder=6)
+        colour = colours(float(row["budget"]))
+        star(ax, row, ("params", "loss"), colour, size=70, width=0.8, zorder=6)
     return ax
 
 

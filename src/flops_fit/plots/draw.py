@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
+from flops_fit.fit.verdict import has_trend
 from flops_fit.notation import unit_text
 from flops_fit.plots import FIGURES
 from flops_fit.plots.hero import SIDE_BY_SIDE, draw_hero, hero_numbers, hero_sentence
@@ -24,7 +25,13 @@ from flops_fit.plots.loss_curves import (
 from flops_fit.plots.optima import QUANTITIES, draw_optima, optima_numbers
 from flops_fit.plots.refits import draw_sensitivity, sensitivity_height, sensitivity_numbers
 from flops_fit.plots.regret import draw_regret, regret_numbers
-from flops_fit.plots.residuals import PANELS, draw_fitted, draw_residuals, residual_numbers
+from flops_fit.plots.residuals import (
+    PANELS,
+    draw_fitted,
+    draw_residuals,
+    residual_numbers,
+    residuals_of,
+)
 from flops_fit.plots.style import STYLE, BudgetColours, message, save
 from flops_fit.plots.surface import draw_surface, surface_numbers
 from flops_fit.plots.throughput import draw_throughput, throughput_numbers
@@ -83,8 +90,11 @@ def optima_figure(table: RunTable, fit: Fit, budgets: list[float], width: float)
     ``table`` holds its runs, ``budgets`` the budgets to answer for in FLOPs; ``width`` in inches.
     """
     numbers = optima_numbers(fit, budgets)
+    if fit.identified and not has_trend(fit):
+        why = "The runs have one budget, and its optimum says nothing about others."
+        return _instead(why, numbers, width)
     if numbers.empty:
-        return _instead(f"There is no optimum to draw. {fit.headline.reason}", numbers, width)
+        return _instead(f"There is no optimum to draw. {_because(fit)}", numbers, width)
     rows, columns, height = (2, 2, 0.88) if width >= TWO_COLUMNS else (4, 1, 2.4)
     figure = Figure(figsize=(width, height * width))
     axes = dict(zip(QUANTITIES, figure.subplots(rows, columns, sharex=True).flat, strict=True))
@@ -106,7 +116,7 @@ def loss_curves_figure(table: RunTable, records: list[dict], fit: Fit, width: fl
     figure = Figure(figsize=(width, max((1.25 if rates else 1.0) * width, 6.5 if rates else 5.2)))
     heights = (2.2, 2, 1) if rates else (2.2, 2)
     top, middle, *below = figure.subplots(len(heights), 1, height_ratios=heights)
-    ends = heldout_numbers(drawn)
+    ends = _with_residuals(heldout_numbers(drawn), table, fit)
     draw_losses(top, numbers, ends, colours)
     draw_losses(middle, numbers, ends, colours, "flops")
     for ax in (top, middle):
@@ -125,7 +135,7 @@ def throughput_figure(table: RunTable, records: list[dict], fit: Fit, width: flo
 
     ``table`` and ``fit`` give the colours; ``width`` in inches.
     """
-    numbers = throughput_numbers(records)
+    numbers = _with_residuals(throughput_numbers(records), table, fit)
     if numbers.empty:
         return _instead("No run times: the input was a table of finished runs.", numbers, width)
     figure = Figure(figsize=(width, max(0.4 * width, 2.6)))
@@ -141,7 +151,9 @@ def residuals_figure(table: RunTable, fit: Fit, width: float) -> Drawn:
     numbers = residual_numbers(table, fit)
     if numbers.empty:
         return _instead(
-            f"There is no surface to compare with. {fit.parametric.reason}", numbers, width
+            f"There is no surface to compare with. {_sentence(fit.parametric.reason)}",
+            numbers,
+            width,
         )
     rows, columns, height = (2, 2, 0.8) if width >= TWO_COLUMNS else (4, 1, 2.4)
     figure = Figure(figsize=(width, height * width))
@@ -157,8 +169,8 @@ def uncertainty_figure(fit: Fit, width: float) -> Drawn:
     """Parameters of the surface of ``fit``, one point per resample; ``width`` in inches."""
     numbers = uncertainty_numbers(fit)
     if numbers.empty:
-        why = fit.parametric.reason if fit.laws["surface"].draws else "the fit has no resamples."
-        return _instead(f"There is nothing to draw: {why}", numbers, width)
+        why = fit.parametric.reason if fit.laws["surface"].draws else "the fit has no resamples"
+        return _instead(f"There is nothing to draw. {_sentence(why)}", numbers, width)
     figure = Figure(figsize=(width, 0.85 * width))
     draw_uncertainty(figure, numbers)
     return figure, numbers
@@ -168,7 +180,7 @@ def sensitivity_figure(fit: Fit, budgets: list[float], width: float) -> Drawn:
     """N* of ``fit`` under other choices, at the last of ``budgets`` (FLOPs); ``width`` in inches."""
     numbers = sensitivity_numbers(fit, budgets)
     if numbers.empty:
-        reason = fit.headline.reason if fit.sensitivity else "The fit has no refits."
+        reason = _because(fit) if fit.sensitivity else "The fit has no refits."
         return _instead(f"There are no other choices to compare. {reason}", numbers, width)
     figure = Figure(figsize=(width, sensitivity_height(numbers, width)))
     draw_sensitivity(figure.subplots(), numbers)
@@ -179,9 +191,7 @@ def regret_figure(fit: Fit, budgets: list[float], width: float) -> Drawn:
     """Extra compute of ``fit`` at other sizes than N*, for ``budgets`` (FLOPs); ``width`` in inches."""
     numbers = regret_numbers(fit, budgets)
     if numbers.empty:
-        return _instead(
-            f"There is no optimum to compare with. {fit.headline.reason}", numbers, width
-        )
+        return _instead(f"There is no optimum to compare with. {_because(fit)}", numbers, width)
     figure = Figure(figsize=(width, max(0.5 * width, 3.0)))
     draw_regret(figure.subplots(), numbers)
     return figure, numbers
@@ -194,7 +204,9 @@ def surface_figure(table: RunTable, fit: Fit, budgets: list[float], width: float
     """
     numbers = surface_numbers(table, fit, budgets)
     if not (numbers["kind"] == "grid").any():
-        return _instead(f"There is no surface to draw. {fit.parametric.reason}", numbers, width)
+        return _instead(
+            f"There is no surface to draw. {_sentence(fit.parametric.reason)}", numbers, width
+        )
     figure = Figure(figsize=(width, max(0.75 * width, 3.5)))
     draw_surface(figure.subplots(), numbers, colours_of(table, fit), _unit(fit))
     return figure, numbers
@@ -207,7 +219,7 @@ def hero_figure(table: RunTable, fit: Fit, budgets: list[float], width: float) -
     """
     numbers, sentence = hero_numbers(table, fit, budgets), hero_sentence(fit, budgets)
     if not fit.identified:
-        return _instead(f"{sentence} {fit.headline.reason}", numbers, width)
+        return _instead(f"{sentence} {_because(fit)}", numbers, width)
     figure = Figure(figsize=(width, 0.62 * width if width >= SIDE_BY_SIDE else 2.2 * width))
     draw_hero(figure, numbers, colours_of(table, fit), fit, sentence)
     return figure, numbers
@@ -220,6 +232,20 @@ def colours_of(table: RunTable, fit: Fit) -> BudgetColours:
 
 def _unit(fit: Fit) -> str:
     return unit_text(fit.data.loss_unit)
+
+
+def _with_residuals(numbers: pd.DataFrame, table: RunTable, fit: Fit) -> pd.DataFrame:
+    """``numbers``, one row per run, with the residuals of those that ``fit`` used."""
+    runs = table.frame.set_index("experiment_id")
+    return numbers.assign(residual=numbers["experiment_id"].map(residuals_of(runs, fit)))
+
+
+def _because(fit: Fit) -> str:
+    return _sentence(fit.headline.reason)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _instead(why: str, numbers: pd.DataFrame, width: float) -> Drawn:

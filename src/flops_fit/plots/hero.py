@@ -4,7 +4,6 @@ import textwrap
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from flops_fit.fit.prediction import predict
 from flops_fit.fit.result import Fit
@@ -15,7 +14,6 @@ from flops_fit.plots.optima import draw_optimum, optima_numbers
 from flops_fit.plots.style import BudgetColours
 
 LETTERS_PER_INCH = 11  # of the sentence above the panels
-WIDE = 30.0  # factor of C; a narrower axis has the ticks of other figures
 SIDE_BY_SIDE = 4.5  # inches; a narrower figure stacks its panels
 
 
@@ -64,9 +62,6 @@ def draw_hero(
     axes = right.subplots(2, 1, sharex=True)
     for quantity, ax in zip(("params", "tokens"), axes, strict=True):
         draw_optimum(ax, panels["optima"], quantity, colours)
-        low, high = ax.get_xlim()
-        if high > WIDE * low:
-            ax.xaxis.set_major_locator(LogLocator())
     axes[-1].set_xlabel("compute C (FLOPs)")
     lines = textwrap.fill(sentence, int(width * LETTERS_PER_INCH))
     figure.suptitle(lines, x=0.01, ha="left", fontsize=10.5, fontweight="bold")

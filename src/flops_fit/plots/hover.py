@@ -27,6 +27,7 @@ NUMBERS: tuple[tuple[str, Any], ...] = (
     ("flops", lambda value: f"C {flops_text(value)}"),
     ("params", lambda value: f"N {count_text(value)}"),
     ("tokens", lambda value: f"D {count_text(value)}"),
+    ("learning_rate", lambda value: f"rate {value:.3g}"),
     ("loss", lambda value: f"loss {loss_text(value)}"),
     ("residual", lambda value: f"residual {100 * value:+.2f}%"),
     ("flops_per_second", lambda value: f"{flops_text(value)} FLOP/s"),
@@ -35,31 +36,38 @@ NUMBERS: tuple[tuple[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Named:
-    """What the marks of one group say: ``titles``, one each, and ``budgets`` in FLOPs, one each.
+    """What a group says: ``titles`` and ``budgets`` in FLOPs, for ``each`` of its marks or for all.
 
-    A group without titles has one budget, as a whole.
+    Either list may be empty; a group that is named as a whole has at most one entry in it.
     """
 
     titles: Sequence[str] = ()
     budgets: Sequence[float] = ()
+    each: bool = False
+
+
+def title_of(row: Mapping[str, Any]) -> str:
+    """The run and the numbers of ``row``, those that are known, by the names of columns."""
+    known = ((text, row[key]) for key, text in NUMBERS if key in row)
+    return ", ".join(text(value) for text, value in known if value is not None and value == value)
 
 
 def name_marks(marks: PathCollection, rows: "pd.DataFrame") -> None:
     """Let each of ``marks`` say the run and the numbers of its row in ``rows``, in the same order."""
-    from pandas import notna
-
-    columns = [(key, text) for key, text in NUMBERS if key in rows]
-    titles = [
-        ", ".join(text(row[key]) for key, text in columns if notna(row[key]))
-        for row in rows.to_dict("records")
-    ]
     cost = next((key for key in ("budget", "flops") if key in rows), None)
-    setattr(marks, NAMED, Named(titles, [] if cost is None else rows[cost].tolist()))
+    titles = [title_of(row) for row in rows.to_dict("records")]
+    name_each(marks, titles, [] if cost is None else rows[cost].tolist())
 
 
-def name_budget(drawn: Artist, flops: float) -> None:
-    """Let ``drawn``, a line, a label or a mark, belong to the budget ``flops``."""
-    setattr(drawn, NAMED, Named(budgets=[float(flops)]))
+def name_each(marks: Artist, titles: Sequence[str], budgets: Sequence[float]) -> None:
+    """Let each of ``marks`` say one of ``titles`` and belong to one of ``budgets`` (FLOPs)."""
+    setattr(marks, NAMED, Named(titles, budgets, each=True))
+
+
+def name_drawn(drawn: Artist, flops: float | None = None, title: str = "") -> None:
+    """Let ``drawn``, a line, a label or a mark, belong to the budget ``flops`` and say ``title``."""
+    budgets = [] if flops is None else [float(flops)]
+    setattr(drawn, NAMED, Named([title] if title else [], budgets))
 
 
 def give_ids(figure: Figure) -> dict[str, Named]:
@@ -85,11 +93,11 @@ def with_titles(svg: bytes, named: Mapping[str, Named]) -> bytes:
     root = ElementTree.fromstring(svg)
     for group in root.iter(f"{{{SVG}}}g"):
         names = named.get(group.get("id", ""), Named())
-        marks = _marks(group) if names.titles else [group]
-        for mark, budget in zip(marks, names.budgets, strict=False):
-            if len(marks) == len(names.budgets):
+        marks = _marks(group) if names.each else [group]
+        if len(marks) == len(names.budgets):
+            for mark, budget in zip(marks, names.budgets, strict=True):
                 mark.set(BUDGET, f"{budget:.6g}")
-        if names.titles and len(marks) == len(names.titles):
+        if len(marks) == len(names.titles):
             for mark, text in zip(marks, names.titles, strict=True):
                 ElementTree.SubElement(mark, f"{{{SVG}}}title").text = text
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

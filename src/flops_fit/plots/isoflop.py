@@ -12,8 +12,10 @@ from flops_fit.fit.prediction import loss_at, optimum_at, predict
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable, budget_groups
 from flops_fit.fit.sections import BudgetEntry
+from flops_fit.fit.verdict import has_trend
 from flops_fit.notation import flops_text
-from flops_fit.plots.hover import name_budget, name_marks
+from flops_fit.plots.hover import name_drawn, name_marks
+from flops_fit.plots.residuals import residuals_of
 from flops_fit.plots.style import (
     INK,
     MARKERS,
@@ -30,7 +32,9 @@ from flops_fit.plots.style import (
 CURVE_POINTS = 81
 LAW_POINTS = 13
 SLICES = 6  # budgets at which the surface is drawn where runs share no budgets
-COLUMNS = ["kind", "budget", "params", "tokens", "loss", "seed", "status", "experiment_id"]
+COLUMNS = [
+    *("kind", "budget", "params", "tokens", "loss", "residual", "seed", "status", "experiment_id")
+]
 
 
 def isoflop_numbers(table: RunTable, fit: Fit) -> pd.DataFrame:
@@ -54,6 +58,7 @@ def isoflop_numbers(table: RunTable, fit: Fit) -> pd.DataFrame:
             "params": frame["params"],
             "tokens": frame["tokens"],
             "loss": frame["loss"],
+            "residual": residuals_of(frame, fit),
             "seed": frame.get("seed", 0),
             "status": ["excluded" if r in excluded else "used" for r in frame["experiment_id"]],
             "experiment_id": frame["experiment_id"],
@@ -65,7 +70,7 @@ def isoflop_numbers(table: RunTable, fit: Fit) -> pd.DataFrame:
             parts += _budget(entry, runs[runs["budget"] == entry.flops], fit)
     elif fit.parametric.status != "not_identifiable":
         parts += _slices(fit, runs)
-    if fit.identified:
+    if has_trend(fit):
         grid = np.geomspace(budget.min(), budget.max(), LAW_POINTS)
         answers = [optimum_at(fit, c) for c in grid]
         parts.append(
@@ -164,10 +169,8 @@ def draw_isoflop(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
         )
         name_marks(marks, group)
     for _, row in parts["minimum"].iterrows() if shared else ():
-        colour, used = colours(row["budget"]), row["status"] == "bracketed"
-        drawn = star(ax, row["params"], row["loss"], colour, used, size=110, width=0.9, zorder=6)
-        name_budget(drawn, row["budget"])
-    ax.set(xlabel="parameters N", ylabel=f"held-out loss ({unit})")
+        star(ax, row, ("params", "loss"), colours(row["budget"]), size=110, width=0.9, zorder=6)
+    ax.set(xlabel="parameters N", ylabel=f"loss ({unit})")
     ax.set_xlim(runs["params"].min() / 1.25, runs["params"].max() * 1.25)
     budgets = sorted(runs["budget"].unique())
     if shared and len(budgets) <= MOST_LABELS:
@@ -199,7 +202,7 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
                 linestyle=(0, (4, 2)) if dashed else "-",
                 **style,
             )
-            name_budget(drawn, flops)
+            name_drawn(drawn, flops)
     if "law" in parts:
         law = parts["law"]
         ax.plot(
@@ -225,7 +228,7 @@ def _label_ends(ax: Axes, runs: pd.DataFrame, colours: BudgetColours) -> None:
             fontsize=9,
             fontweight="bold",
         )
-        name_budget(label, row["budget"])
+        name_drawn(label, row["budget"])
 
 
 def _key(ax: Axes, parts: dict, seeds: list) -> None:

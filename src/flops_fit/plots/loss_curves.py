@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from flops_fit.constants import Status
 from flops_fit.notation import flops_text
-from flops_fit.plots.hover import name_budget, name_marks
+from flops_fit.plots.hover import name_drawn, name_marks, title_of
 from flops_fit.plots.style import (
     MOST_LABELS,
     MUTED,
@@ -32,8 +32,7 @@ COLUMNS = [
     "loss",
     "learning_rate",
 ]
-
-
+ENDS = ["experiment_id", "budget", "params", "tokens", "flops", "loss"]  # of completed runs
 WINDOW = 0.15  # in ln tokens
 MOST_CURVES = 200  # per figure; more would overlap and make the file very large
 
@@ -78,10 +77,12 @@ def loss_curve_numbers(records: list[dict]) -> pd.DataFrame:
 
 
 def heldout_numbers(records: list[dict]) -> pd.DataFrame:
-    """The held-out end of each completed run in ``records``: columns budget, tokens, flops, loss."""
+    """The held-out end of each completed run in ``records``, with the columns `ENDS`."""
     rows = [
         {
+            "experiment_id": r["experiment_id"],
             "budget": r["compute_budget"],
+            "params": r["params"],
             "tokens": r["tokens_seen"],
             "flops": r["flops_per_token"] * r["tokens_seen"],
             "loss": r["final_loss"],
@@ -89,7 +90,7 @@ def heldout_numbers(records: list[dict]) -> pd.DataFrame:
         for r in records
         if r["status"] == Status.COMPLETED and r.get("final_loss") is not None
     ]
-    return pd.DataFrame(rows, columns=["budget", "tokens", "flops", "loss"])
+    return pd.DataFrame(rows, columns=ENDS)
 
 
 def draw_losses(
@@ -119,7 +120,7 @@ def draw_losses(
         linewidths=0.6,
         zorder=4,
     )
-    name_marks(marks, ends)
+    name_marks(marks, ends.drop(columns="flops"))
     low = min(float(numbers["loss"].min()), float(ends["loss"].min()) if len(ends) else top)
     ax.set_ylim(low / 1.04, top)
     log_axis(ax.yaxis, tick_loss)
@@ -159,6 +160,7 @@ def _draw_run(
     ax: Axes, run: pd.DataFrame, values: pd.Series, colours: BudgetColours, against: str = "tokens"
 ) -> None:
     colour, diverged = colours(run["budget"].iloc[0]), run["status"].iloc[0] == Status.DIVERGED
+    last = run.iloc[-1]
     (line,) = ax.plot(
         run[against],
         values,
@@ -168,7 +170,8 @@ def _draw_run(
         linestyle=(0, (2, 1.5)) if diverged else "-",
         zorder=3,
     )
-    name_budget(line, run["budget"].iloc[0])
+    title = title_of({key: last[key] for key in ("experiment_id", "budget", "params", "tokens")})
+    name_drawn(line, last["budget"], f"{title}, diverged" if diverged else title)
     if diverged:
         ax.scatter(
             run[against].iloc[-1],

@@ -8,15 +8,17 @@ from matplotlib.axes import Axes
 
 from flops_fit.fit.answer import Optimum
 from flops_fit.fit.laws import StackLaw
-from flops_fit.fit.prediction import optimum_at, predict
+from flops_fit.fit.prediction import optimum_at
 from flops_fit.fit.result import Fit
+from flops_fit.fit.verdict import has_trend, unanswerable
 from flops_fit.notation import flops_text, unit_text
-from flops_fit.plots.hover import name_budget
+from flops_fit.plots.hover import name_drawn, name_marks
 from flops_fit.plots.style import (
     BAND,
     INK,
     MUTED,
     BudgetColours,
+    beside,
     log_axis,
     star,
     tick_count,
@@ -27,7 +29,7 @@ GRID_POINTS = 25
 QUANTITIES = {
     "params": "Parameters N*",
     "tokens": "Tokens D*",
-    "loss": "Held-out loss L*",
+    "loss": "Loss L*",
     "tokens_per_param": "Tokens per parameter",
 }
 REFERENCE_SLOPE = 0.5  # in Hoffmann et al. 2022 both N* and D* grow about as C^0.5
@@ -67,10 +69,10 @@ def optima_numbers(fit: Fit, budgets: list[float]) -> pd.DataFrame:
     if fit.identified:
         data = fit.data
         first, last = min(data.budgets or [data.flops[0]]), data.largest_budget
-        grid = np.geomspace(first, max([last, *budgets]), GRID_POINTS)
-        steps = sorted({*grid, last})
+        identified = [c for c in budgets if not unanswerable(fit, c)]
+        grid = np.geomspace(first, max([last, *identified]), GRID_POINTS)
+        steps = sorted({*grid, last}) if has_trend(fit) else [last]
         rows += [_row("law", optimum_at(fit, c)) for c in steps]
-        identified = [c for c in budgets if predict(fit, c).params is not None]
         rows += [_row("answer", optimum_at(fit, c)) for c in identified]
         rows += _members(fit, steps)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
@@ -132,13 +134,14 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
         ax.plot(part["flops"], part[quantity], color=INK, linestyle=dashes, zorder=3)
     if len(beyond) > 1:
         ax.axvline(beyond["flops"].iloc[0], color=MUTED, linewidth=0.7, linestyle=":", zorder=1)
-    for _, member in numbers[numbers["kind"] == "member"].groupby("status"):
+    for name, member in numbers[numbers["kind"] == "member"].groupby("status"):
         if member[quantity].notna().any():
-            ax.plot(
+            (line,) = ax.plot(
                 member["flops"], member[quantity], color=MUTED, linewidth=0.5, alpha=0.6, zorder=2
             )
+            name_drawn(line, title=f"member of the stack: {name}")
     answers = numbers[numbers["kind"] == "answer"]
-    ax.scatter(
+    marks = ax.scatter(
         answers["flops"],
         answers[quantity],
         s=22,
@@ -148,10 +151,9 @@ def draw_optimum(ax: Axes, numbers: pd.DataFrame, quantity: str, colours: Budget
         linewidths=1.1,
         zorder=4,
     )
+    name_marks(marks, answers[["flops", "params", "tokens", "loss"]])
     for _, row in numbers[numbers["kind"] == "minimum"].iterrows():
-        colour, used = colours(row["flops"]), row["status"] == "bracketed"
-        drawn = star(ax, row["flops"], row[quantity], colour, used, size=75, width=0.8, zorder=5)
-        name_budget(drawn, row["flops"])
+        star(ax, row, ("flops", quantity), colours(row["flops"]), size=75, width=0.8, zorder=5)
     ax.set_title(QUANTITIES[quantity])
     log_axis(ax.xaxis, flops_text)
     if quantity == "loss":
@@ -185,30 +187,12 @@ def _reference(ax: Axes, law: pd.DataFrame, quantity: str) -> None:
     c = law["flops"].to_numpy()
     if quantity == "tokens_per_param":
         ax.axhline(REFERENCE_RATIO, **style)
-        below = law[quantity].iloc[0] < REFERENCE_RATIO  # then there is room above the line
-        ax.annotate(
-            "20 (Hoffmann et al.)",
-            (c[0], REFERENCE_RATIO),
-            xytext=(0, 3 if below else -3),
-            textcoords="offset points",
-            va="bottom" if below else "top",
-            color=MUTED,
-            fontsize=8,
-        )
+        beside(ax, f"{REFERENCE_RATIO:g}", REFERENCE_RATIO)
         return
     middle = len(c) // 2
     line = law[quantity].iloc[middle] * (c / c[middle]) ** REFERENCE_SLOPE
     ax.plot(c, line, **style)
-    ax.annotate(
-        "$C^{\\,0.5}$",
-        (c[-1], line[-1]),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center",
-        color=MUTED,
-        fontsize=9,
-        annotation_clip=False,
-    )
+    beside(ax, "$C^{\\,0.5}$", line[-1])
 
 
 def draw_optima(

@@ -1,16 +1,17 @@
 """The figure of a plan: every experiment in the plane of N and D."""
 
-import io
-
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from flops_fit.constants import PUBLISHED_RATIO
-from flops_fit.notation import flops_text
+from flops_fit.notation import count_text, flops_text
 from flops_fit.plan.table import PlanRow
-from flops_fit.plots.style import MUTED, STYLE, BudgetColours, log_axis, tick_count, with_fonts
+from flops_fit.plots.hover import name_drawn, name_each, title_of
+from flops_fit.plots.style import MUTED, STYLE, BudgetColours, drawn_as, key, log_axis, tick_count
+from flops_fit.sweep import Experiment
 
 
 def plan_figure(rows: list[PlanRow], width: float = 6.4) -> bytes:
@@ -18,9 +19,7 @@ def plan_figure(rows: list[PlanRow], width: float = 6.4) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, 0.68 * width))
         draw_plan(figure.subplots(), rows)
-        content = io.BytesIO()
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": "flops-fit"})
-    return with_fonts(content.getvalue())
+        return drawn_as(figure, "svg")
 
 
 def draw_plan(ax: Axes, rows: list[PlanRow]) -> Axes:
@@ -36,8 +35,11 @@ def draw_plan(ax: Axes, rows: list[PlanRow]) -> Axes:
         cells.sort(key=lambda experiment: experiment.count.params)
         params = [experiment.count.params for experiment in cells]
         tokens = [experiment.num_tokens for experiment in cells]
-        ax.plot(params, tokens, "o-", color=colours(budget), markersize=4.5, linewidth=1)
-        ax.annotate(
+        (line,) = ax.plot(params, tokens, color=colours(budget), linewidth=1)
+        marks = ax.scatter(params, tokens, color=colours(budget), s=20, zorder=3)
+        name_drawn(line, budget)
+        name_each(marks, [_title(e) for e in cells], [budget] * len(cells))
+        label = ax.annotate(
             flops_text(budget),
             (params[0], tokens[0]),
             xytext=(-7, 0),
@@ -47,6 +49,7 @@ def draw_plan(ax: Axes, rows: list[PlanRow]) -> Axes:
             fontsize=8.5,
             color=colours.text(budget),
         )
+        name_drawn(label, budget)
     _reference(ax, rows)
     ax.set(xlabel="parameters N", ylabel="tokens D")
     ax.margins(0.12, 0.08)
@@ -58,6 +61,18 @@ def draw_plan(ax: Axes, rows: list[PlanRow]) -> Axes:
     return ax
 
 
+def _title(experiment: Experiment) -> str:
+    numbers = title_of(
+        {
+            "budget": experiment.compute_budget,
+            "params": experiment.count.params,
+            "tokens": experiment.num_tokens,
+        }
+    )
+    ratio = count_text(experiment.num_tokens / experiment.count.params)
+    return f"{experiment.experiment_id}: {numbers}, {ratio} tokens per parameter"
+
+
 def _reference(ax: Axes, rows: list[PlanRow]) -> None:
     params = np.array([row.experiment.count.params for row in rows], dtype=float)
     tokens = np.array([row.experiment.num_tokens for row in rows], dtype=float)
@@ -66,12 +81,5 @@ def _reference(ax: Axes, rows: list[PlanRow]) -> None:
     if low < high:
         ends = np.array([low, high])
         ax.plot(ends, PUBLISHED_RATIO * ends, "--", color=MUTED, linewidth=1, zorder=1)
-        ax.annotate(
-            f"{PUBLISHED_RATIO} tokens per parameter",
-            (high, PUBLISHED_RATIO * high),
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=MUTED,
-        )
+        label = f"{PUBLISHED_RATIO} tokens per parameter"
+        key(ax, [Line2D([], [], linestyle="--", color=MUTED, linewidth=1, label=label)])

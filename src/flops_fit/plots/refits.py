@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -15,6 +16,7 @@ from flops_fit.fit.prediction import predict
 from flops_fit.fit.result import Fit
 from flops_fit.fit.sensitivity import GROUPS, sensitivity_at
 from flops_fit.notation import flops_text
+from flops_fit.plots.hover import name_drawn, title_of
 from flops_fit.plots.style import BAND, INK, MUTED, log_axis, tick_count
 
 COLUMNS = [
@@ -36,8 +38,8 @@ COLUMNS = [
     "low",
     "high",
 ]
-ROW_HEIGHT = 0.2  # inches
-LABEL_WIDTH, NARROW_LABEL_WIDTH = 40, 20  # characters
+ROW_HEIGHT, NARROW_ROW = 0.2, 0.13  # inches
+LABEL_WIDTH, NARROW_LABEL_WIDTH = 42, 28  # characters
 NARROW = 4.5  # inches; a narrower figure has short lines in its labels
 PALE = "#c3cad5"
 
@@ -75,7 +77,8 @@ def sensitivity_height(numbers: pd.DataFrame, width: float) -> float:
     part = _last(numbers)
     labels = sum(_label(text, width).count("\n") + 1 for text in part["label"])
     heads = sum(_label(GROUPS[g], width).count("\n") + 1 for g in part["group"].unique())
-    return (1.5 if width < NARROW else 1.1) + ROW_HEIGHT * (labels + heads)
+    narrow = width < NARROW
+    return (1.5 if narrow else 1.1) + (NARROW_ROW if narrow else ROW_HEIGHT) * (labels + heads)
 
 
 def _last(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -114,29 +117,32 @@ def draw_sensitivity(ax: Axes, numbers: pd.DataFrame) -> Axes:
         for (_, row), fine in zip(rows.iterrows(), usable[rows.index], strict=True):
             text = _label(row["label"], width)
             at = y + text.count("\n") / 2
-            _mark(ax, float(np.clip(row["params"], left, right)), at, row["headline"], fine)
+            mark = _mark(ax, float(np.clip(row["params"], left, right)), at, row["headline"], fine)
+            numbers_of = title_of(row[["params", "tokens", "loss"]]) if fine else row["status"]
+            name_drawn(mark, title=f"{GROUPS[group]}: {row['label']}: {numbers_of}")
             ticks.append(at)
             labels.append(text)
             y += text.count("\n") + 1
     ax.set(ylim=(y - 0.3, -0.7), xlim=(left, right))
-    ax.set_yticks(ticks, labels, fontsize=7.5 if width < NARROW else 8.5)
+    ax.set_yticks(ticks, labels, fontsize=6.5 if width < NARROW else 8.5)
     for i, label in enumerate(ax.get_yticklabels()):
         label.set(color=INK if i in heads else MUTED, weight="bold" if i in heads else "normal")
     ax.tick_params(axis="y", length=0)
     ax.grid(False, axis="y")
     ax.spines["left"].set_visible(False)
     log_axis(ax.xaxis, tick_count)
-    ax.set_xlabel(f"best N at {flops_text(answer['flops'])} FLOPs, counted as in the fit")
+    counted = "" if width < NARROW else ", counted as in the fit"
+    ax.set_xlabel(f"best N at {flops_text(answer['flops'])} FLOPs{counted}")
     _key(ax, answer, not usable.all())
     return ax
 
 
-def _mark(ax: Axes, x: float, y: float, headline: bool, usable: bool) -> None:
+def _mark(ax: Axes, x: float, y: float, headline: bool, usable: bool) -> PathCollection:
     style: dict[str, Any] = {"marker": "o", "s": 26, "facecolors": INK if headline else "white"}
     if not usable:
         style = {"marker": "x", "s": 22, "facecolors": MUTED}
     ax.axhline(y, color=PALE, linewidth=0.5, zorder=1)
-    ax.scatter(
+    return ax.scatter(
         x,
         y,
         edgecolors=None if not usable else INK,

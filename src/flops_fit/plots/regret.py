@@ -6,10 +6,13 @@ from matplotlib.axes import Axes
 
 from flops_fit.fit.prediction import FACTORS, predict
 from flops_fit.fit.result import Fit
-from flops_fit.plots.style import FAINT, MUTED, BudgetColours, budget_handles, key, log_axis
+from flops_fit.notation import factor_text, flops_text, waste_text
+from flops_fit.plots.hover import name_drawn, name_each, title_of
+from flops_fit.plots.style import FAINT, MUTED, BudgetColours, beside, budget_handles, key, log_axis
 
 FACTOR_GRID = np.geomspace(1 / 8, 8, 97)
 MOST_WASTE = 1.0  # largest waste drawn, as a share of C
+NEAR = 5  # per cent of C, within which a size is a good one
 COLUMNS = ["kind", "flops", "factor", "params", "waste"]
 
 
@@ -44,30 +47,29 @@ def draw_regret(ax: Axes, numbers: pd.DataFrame) -> Axes:
     colours = BudgetColours(budgets)
     for flops in budgets:
         part = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "curve")]
-        ax.plot(part["factor"], 100 * part["waste"].astype(float), color=colours(flops), zorder=3)
+        (line,) = ax.plot(
+            part["factor"], 100 * part["waste"].astype(float), color=colours(flops), zorder=3
+        )
+        name_drawn(line, flops, f"C {flops_text(flops)}")
         listed = numbers[(numbers["flops"] == flops) & (numbers["kind"] == "answer")]
-        ax.scatter(
+        listed = listed[listed["waste"].notna()]
+        marks = ax.scatter(
             listed["factor"],
             100 * listed["waste"].astype(float),
             s=16,
             color=colours(flops),
             zorder=4,
         )
-    for share in (1, 5):
-        ax.axhline(share, color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
-        ax.annotate(
-            f"{share}%",
-            (1, share),
-            xycoords=("axes fraction", "data"),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            color=MUTED,
-            fontsize=8,
-        )
+        titles = [
+            f"{title_of(row)} ({factor_text(row['factor'])}): {waste_text(row['waste'])} compute"
+            for row in listed.to_dict("records")
+        ]
+        name_each(marks, titles, listed["flops"].tolist())
+    ax.axhline(NEAR, color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
+    beside(ax, f"{NEAR}%", NEAR)
     ax.axvline(1, color=FAINT, linewidth=1, zorder=0)
     log_axis(ax.xaxis, lambda v: f"{v:g}")
-    ticks = sorted({1.0, *FACTORS, 1 / 8, 1 / 4, 8.0})
+    ticks = sorted({1 / 4, 1.0, *FACTORS})
     ax.set_xticks(ticks, [f"×{t:g}" if t >= 1 else f"×1/{1 / t:g}" for t in ticks])
     ax.set(xlim=(FACTOR_GRID[0], FACTOR_GRID[-1]), ylim=(0, 100 * MOST_WASTE))
     ax.set(xlabel="N relative to the best N", ylabel="extra compute for the same loss (%)")

@@ -19,6 +19,16 @@ NEAR = 0.05  # in ln x: closer values, such as those of one budget, form a group
 MANY = 1500  # runs; with more, an SVG holds the points as one image
 
 
+def residuals_of(runs: pd.DataFrame, fit: Fit) -> pd.Series:
+    """ln(loss / fitted) by the surface of ``fit`` for each row of ``runs``; empty without a surface.
+
+    ``runs`` has the columns params, tokens and loss.
+    """
+    if fit.parametric.status == "not_identifiable":
+        return pd.Series(np.nan, runs.index)
+    return np.log(runs["loss"] / loss_at(fit, runs["params"], runs["tokens"]))
+
+
 def residual_numbers(table: RunTable, fit: Fit) -> pd.DataFrame:
     """One row per run of ``table``: its loss, that of the surface of ``fit``, and the residual.
 
@@ -29,15 +39,14 @@ def residual_numbers(table: RunTable, fit: Fit) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     frame = table.frame
     left_out = {run.experiment_id for run in fit.excluded.runs}
-    fitted = loss_at(fit, frame["params"], frame["tokens"])
     return pd.DataFrame(
         {
             **{
                 name: frame[name] for name in ("experiment_id", "flops", "params", "tokens", "loss")
             },
             "status": np.where(frame["experiment_id"].isin(left_out), "excluded", "used"),
-            "fitted": fitted,
-            "residual": np.log(frame["loss"] / fitted),
+            "fitted": loss_at(fit, frame["params"], frame["tokens"]),
+            "residual": residuals_of(frame, fit),
         }
     )[COLUMNS]
 

@@ -13,11 +13,18 @@ from matplotlib.axis import XAxis, YAxis
 from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FuncFormatter,
+    Locator,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from flops_fit.files import write_atomic
 from flops_fit.notation import count_text, flops_text, loss_text
-from flops_fit.plots.hover import give_ids, with_titles
+from flops_fit.plots.hover import give_ids, name_drawn, title_of, with_titles
 
 if TYPE_CHECKING:  # slow to import, and the figure of a plan has no table
     import pandas as pd
@@ -26,7 +33,8 @@ INK, MUTED, FAINT = "#1f2430", "#667085", "#e4e7ec"
 BAND = "#9aa3b2"
 FONTS = "'DejaVu Sans', 'Bitstream Vera Sans', Verdana, Geneva, sans-serif"
 MARKERS = "osD^vPX"  # one per seed
-KEY_SIZE = 9.0  # points
+KEY_SIZE, TICK_SIZE = 9.0, 9.0  # points
+RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # part of matplotlib, so figures are the same on every machine
     "font.size": 9.5,
@@ -46,8 +54,8 @@ STYLE: dict[Any, Any] = {
     "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
+    "xtick.labelsize": TICK_SIZE,
+    "ytick.labelsize": TICK_SIZE,
     "xtick.major.size": 3,
     "ytick.major.size": 3,
     "lines.linewidth": 1.5,
@@ -56,6 +64,7 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": KEY_SIZE,
     "figure.constrained_layout.use": True,
     "svg.fonttype": "none",  # text stays text, which can be searched and selected
+    "pdf.fonttype": 42,  # TrueType: publishers refuse the Type 3 fonts that are the default
     "svg.hashsalt": "flops-fit",  # without it the ids of elements change from run to run
 }
 FORMATS: dict[str, dict[str, Any]] = {  # with the metadata of each, which must hold no time
@@ -79,9 +88,9 @@ class BudgetColours:
 
     def __init__(self, flops: Sequence[float]):
         low, high = float(min(flops)), float(max(flops))
-        if low == high:
+        if high < 1.1 * low:  # one budget: a colour in the middle
             low, high = low / 2, high * 2
-        self.norm = LogNorm(low, high)
+        self.norm = LogNorm(low, high, clip=True)
 
     @overload
     def __call__(self, flops: float) -> RGBA: ...
@@ -106,24 +115,50 @@ class BudgetColours:
             ScalarMappable(self.norm, SEQUENCE), ax=ax, pad=0.02, aspect=30, fraction=0.05
         )
         bar.outline.set_visible(False)
-        bar.ax.minorticks_off()
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda c, _: flops_text(c)))
+        log_axis(bar.ax.yaxis, flops_text)
         bar.set_label("compute C (FLOPs)")
 
 
 def log_axis(axis: XAxis | YAxis, text: Callable[[float], str] = count_text) -> None:
     """Make ``axis`` logarithmic, with ticks that suit its range and ``text`` as their format."""
+    least, most = axis.get_data_interval()
+    if (
+        0 < least <= most < 1.001 * least
+    ):  # all at one place, where a log axis has no range of its own
+        axis.axes.set(**{f"{axis.axis_name}lim": (least / 2, most * 2)})
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    low, high = sorted(getattr(axis.axes, f"get_{axis.axis_name}lim")())
-    decades = np.log10(high / low)
-    subs = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3.2 else (1,)
-    # Linear steps are better for less than a decade.
-    narrow = MaxNLocator(5, steps=(1, 2, 2.5, 5, 10))
-    wide = LogLocator(subs=subs, numticks=30 if len(subs) > 1 else 9)
-    axis.set_major_locator(narrow if decades < 0.8 else wide)
+    axis.set_major_locator(_ticks(axis, text))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda v, _: text(float(f"{v:.6g}"))))
+
+
+def _ticks(axis: XAxis | YAxis, text: Callable[[float], str]) -> Locator:
+    """The densest ticks for the range of ``axis`` whose labels do not touch."""
+    low, high = sorted(getattr(axis.axes, f"get_{axis.axis_name}lim")())
+    decades = np.log10(high / low)
+    linear = [MaxNLocator(n, steps=(1, 2, 2.5, 5, 10)) for n in (5, 4, 3, 2)]  # for under a decade
+    logs = [LogLocator(subs=subs, numticks=30) for subs in ((1, 2, 5), (1, 3), (1,))]
+    logs += [LogLocator(numticks=n) for n in (9, 6, 4, 3)]
+    dense = 0 if decades < 1.6 else 1 if decades < 3.2 else 2
+    choices = linear if decades < 0.8 else logs[dense:]
+    for locator in choices if axis.axis_name == "x" else choices[:1]:
+        values = [v for v in locator.tick_values(low, high) if low <= v <= high]
+        if axis.axis_name == "y" or _apart(axis.axes, np.log(values), decades * np.log(10), text):
+            break
+    return locator
+
+
+def _apart(ax: Axes, places: np.ndarray, span: float, text: Callable[[float], str]) -> bool:
+    """Whether the labels at ``places`` (ln x) leave a gap between them on ``ax``, ``span`` wide."""
+    room = 0.85 * 72 * ax.get_window_extent().width / ax.figure.dpi  # points, without the margins
+    labels = [text(float(f"{np.exp(place):.6g}")) for place in places]
+    raised = [sum(letter in RAISED for letter in label) for label in labels]
+    widths = (
+        0.62 * TICK_SIZE * (np.array([len(label) for label in labels]) - 0.4 * np.array(raised))
+    )
+    gaps = np.diff(places) / span * room
+    return bool((gaps > (widths[:-1] + widths[1:] + TICK_SIZE) / 2).all())
 
 
 def tick_count(value: float) -> str:
@@ -171,18 +206,39 @@ def key(ax: Axes, handles: list) -> None:
     )
 
 
-def star(
-    ax: Axes, x: float, y: float, colour: RGBA, used: bool, size: float, width: float, zorder: int
-) -> PathCollection:
-    """Draw a measured minimum at (``x``, ``y``) on ``ax``, hollow where it was not ``used``.
+def beside(ax: Axes, text: str, y: float) -> None:
+    """Write ``text`` to the right of ``ax`` at the height ``y``, where nothing is drawn."""
+    ax.annotate(
+        text,
+        (1, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        color=MUTED,
+        fontsize=8.5,
+        annotation_clip=False,
+    )
 
-    ``colour`` is that of its budget, ``size`` its area in square points, ``width`` that of its line in
-    points; ``zorder`` is its place among what is drawn.
-    Returns what is drawn.
+
+def star(
+    ax: Axes,
+    minimum: "pd.Series",
+    at: tuple[str, str],
+    colour: RGBA,
+    size: float,
+    width: float,
+    zorder: int,
+) -> None:
+    """Draw a measured ``minimum`` on ``ax``, hollow where it was not used; it says its numbers.
+
+    ``at`` are its columns for x and y, ``colour`` is that of its budget, ``size`` its area in square
+    points, ``width`` that of its line in points; ``zorder`` is its place among what is drawn.
     """
-    return ax.scatter(
-        x,
-        y,
+    used = minimum["status"] == "bracketed"
+    drawn = ax.scatter(
+        minimum[at[0]],
+        minimum[at[1]],
         s=size,
         marker="*",
         zorder=zorder,
@@ -190,6 +246,9 @@ def star(
         facecolors=[colour] if used else "white",
         edgecolors=[INK if used else colour],
     )
+    budget = minimum["budget"] if "budget" in minimum else minimum["flops"]
+    title = f"{'minimum' if used else 'no minimum, not used'}: {title_of(minimum)}"
+    name_drawn(drawn, budget, title)
 
 
 def spread(positions: np.ndarray, gap: float) -> np.ndarray:
@@ -228,9 +287,18 @@ def message(ax: Axes, text: str) -> Axes:
     return ax
 
 
-def with_fonts(svg: bytes) -> bytes:
-    """The ``svg`` with fonts of the same widths to fall back on, where DejaVu Sans is not installed."""
-    return re.sub(rb"'DejaVu Sans'(?!,)", FONTS.encode(), svg)
+def drawn_as(figure: Figure, kind: str, dpi: int = 150) -> bytes:
+    """The ``figure`` as the bytes of a file of ``kind``, one of `FORMATS`.
+
+    ``dpi`` is the resolution of a PNG file. In an SVG all that is named says its numbers, and fonts of
+    the same widths stand in for DejaVu Sans where it is not installed. The same figure always gives the
+    same bytes.
+    """
+    named, content = give_ids(figure), io.BytesIO()
+    figure.savefig(content, format=kind, metadata=FORMATS[kind], dpi=dpi)
+    if kind != "svg":
+        return content.getvalue()
+    return with_titles(re.sub(rb"'DejaVu Sans'(?!,)", FONTS.encode(), content.getvalue()), named)
 
 
 def _rasterize_dense(figure: Figure) -> None:
@@ -258,15 +326,8 @@ def save(
     from flops_fit.fit.tables import without_formulas
 
     _rasterize_dense(figure)
-    titles = give_ids(figure)
     for kind in formats:
-        content = io.BytesIO()
-        figure.savefig(content, format=kind, metadata=FORMATS[kind], dpi=dpi)
-        data = content.getvalue()
-        write_atomic(
-            Path(folder, f"{name}.{kind}"),
-            with_titles(with_fonts(data), titles) if kind == "svg" else data,
-        )
+        write_atomic(Path(folder, f"{name}.{kind}"), drawn_as(figure, kind, dpi))
     write_atomic(
         Path(folder, f"{name}.csv"),
         without_formulas(numbers).to_csv(index=False, lineterminator="\n", float_format="%.8g"),

@@ -17,8 +17,10 @@ from flops_fit.fit.prediction import loss_at
 from flops_fit.fit.result import Fit
 from flops_fit.fit.runs import RunTable
 from flops_fit.fit.sections import DataEntry
+from flops_fit.fit.verdict import unanswerable
 from flops_fit.notation import flops_text
-from flops_fit.plots.hover import name_budget, name_marks
+from flops_fit.plots.hover import name_drawn, name_marks
+from flops_fit.plots.residuals import residuals_of
 from flops_fit.plots.style import (
     FAINT,
     INK,
@@ -36,7 +38,9 @@ LEVELS = 11
 CONTOUR, BEYOND = "#8d97a8", "#fbfcfd"
 MOST_LINES = 8  # most IsoFLOP lines drawn
 LABEL_GAP = 0.035  # least distance of a contour's label from anything else, in widths of the axes
-COLUMNS = ["kind", "flops", "params", "tokens", "loss", "beyond_data"]
+COLUMNS = [
+    *("kind", "experiment_id", "flops", "params", "tokens", "loss", "residual", "beyond_data")
+]
 
 
 def surface_numbers(table: RunTable, fit: Fit, budgets: list[float]) -> pd.DataFrame:
@@ -50,16 +54,15 @@ def surface_numbers(table: RunTable, fit: Fit, budgets: list[float]) -> pd.DataF
     runs = pd.DataFrame(
         {
             "kind": "run",
-            "flops": frame["flops"],
-            "params": frame["params"],
-            "tokens": frame["tokens"],
-            "loss": frame["loss"],
+            **{key: frame[key] for key in ("experiment_id", "flops", "params", "tokens", "loss")},
+            "residual": residuals_of(frame, fit),
         }
     )
     if fit.parametric.status == "not_identifiable":
         return runs.reindex(columns=COLUMNS)
     cost, law = fit.cost, fit.laws["surface"].law
-    reach = np.geomspace(data.flops[0], max([last, *budgets]), GRID_POINTS)
+    answered = [c for c in budgets if not unanswerable(fit, c)]
+    reach = np.geomspace(data.flops[0], max([last, *answered]), GRID_POINTS)
     best = np.array([law.optimum(np.log(c), cost) for c in reach])[:, :, 0]
     frontier = pd.DataFrame(
         {
@@ -163,10 +166,11 @@ def draw_surface(ax: Axes, numbers: pd.DataFrame, colours: BudgetColours, unit: 
         (frontier[frontier["beyond_data"] >= 1], (0, (3, 1.6))),
     ):
         ax.plot(part["params"], part["tokens"], color=INK, linewidth=2, linestyle=dashes, zorder=5)
-    handles: list[Artist] = [
-        Line2D([], [], color=INK, linewidth=2, label="best N and D by the surface"),
-        Line2D([], [], color=CONTOUR, linewidth=0.8, label=f"loss ({unit})"),
-    ]
+    handles: list[Artist] = [Line2D([], [], color=CONTOUR, linewidth=0.8, label=f"loss ({unit})")]
+    if frontier["flops"].max() > 1.1 * frontier["flops"].min():
+        handles.insert(
+            0, Line2D([], [], color=INK, linewidth=2, label="best N and D by the surface")
+        )
     if beyond.max() > 1:
         handles.append(Patch(facecolor=BEYOND, edgecolor=FAINT, label="beyond the data"))
     key(ax, handles)
@@ -222,18 +226,21 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
     if "line" not in parts:
         return
     right = parts["grid"]["params"].max()
+    lowest = parts["line"]["flops"].min()
     for flops, line in parts["line"].groupby("flops"):
         (drawn,) = ax.plot(
             line["params"], line["tokens"], color=colours(flops), linewidth=0.9, zorder=2
         )
-        name_budget(drawn, flops)
+        name_drawn(drawn, flops)
         end = line.iloc[-1]
         at_right = end["params"] >= right / 1.3  # otherwise the label would cross the frame
+        below = flops == lowest and not at_right  # nothing is drawn there
         label = ax.annotate(
             flops_text(flops),
             (right if at_right else end["params"], end["tokens"]),
-            xytext=(5, 0) if at_right else (4, 2),
+            xytext=(5, 0) if at_right else (-14, 1) if below else (4, 2),
             textcoords="offset points",
+            ha="right" if below else "left",
             va="center" if at_right else "bottom",
             color=colours.text(flops),
             fontsize=8.5,
@@ -241,4 +248,4 @@ def _draw_lines(ax: Axes, parts: dict, colours: BudgetColours) -> None:
             annotation_clip=False,
             zorder=6,
         )
-        name_budget(label, flops)
+        name_drawn(label, flops)

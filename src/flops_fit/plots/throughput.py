@@ -11,6 +11,8 @@ COLUMNS = [
     "experiment_id",
     "budget",
     "params",
+    "tokens",
+    "loss",
     "host",
     "device",
     "processes",
@@ -28,6 +30,8 @@ def throughput_numbers(records: list[dict]) -> pd.DataFrame:
             **{key: record.get(key) for key in COLUMNS},
             "experiment_id": record["experiment_id"],
             "budget": record["compute_budget"],
+            "tokens": record.get("tokens_seen"),
+            "loss": record.get("final_loss"),
             "flops_per_second": record.get("flops_here", record["flops_counted"])
             / record["wall_seconds"],
         }

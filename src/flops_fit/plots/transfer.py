@@ -1,14 +1,13 @@
 """The figure of a transfer check: activations and their changes against the size of the model."""
 
-import io
-
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flops_fit.plan.transfer import Layer, Transfer
-from flops_fit.plots.style import FORMATS, SEQUENCE, STYLE, log_axis, spread
+from flops_fit.plots.hover import name_each
+from flops_fit.plots.style import SEQUENCE, STYLE, drawn_as, log_axis, spread
 
 GAP = 0.07  # between the labels of two layers, as a share of the panel's height
 
@@ -28,7 +27,13 @@ def transfer_figure(
             colour = SEQUENCE(place / max(len(layers) - 1, 1))
             line = "-" if layer.moves or layer.uneven else ":"
             for ax, values in ((left, layer.activation), (right, layer.change)):
-                ax.plot(transfer.sizes, values, "o", linestyle=line, color=colour, markersize=3.5)
+                ax.plot(transfer.sizes, values, linestyle=line, color=colour)
+                marks = ax.scatter(transfer.sizes, values, s=12, color=colour, zorder=3)
+                titles = [
+                    f"{layer.name}, {transfer.size_param} {size:g}: {value:.3g}"
+                    for size, value in zip(transfer.sizes, values, strict=True)
+                ]
+                name_each(marks, titles, [])
         left.set_title(f"output after {transfer.steps} steps")
         right.set_title("its change")
         left.set_ylabel("root mean square")
@@ -39,9 +44,7 @@ def transfer_figure(
             log_axis(ax.xaxis, lambda value: f"{value:g}")
             ax.set_xticks(transfer.sizes)
         _label(right, layers)
-        content = io.BytesIO()
-        figure.savefig(content, format=kind, metadata=FORMATS[kind], dpi=dpi)
-    return content.getvalue()
+        return drawn_as(figure, kind, dpi)
 
 
 def _label(ax: Axes, layers: list[Layer]) -> None:

@@ -8,11 +8,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from flops_fit.fit.laws import SurfaceLaw
 from flops_fit.fit.result import Fit
+from flops_fit.plots.hover import name_drawn
 from flops_fit.plots.style import INK, MUTED
 
 COLUMNS = ["E", "ln_A", "ln_B", "alpha", "beta"]
 NAMES = {"E": "E", "ln_A": "ln A", "ln_B": "ln B", "alpha": "α", "beta": "β"}
 MOST_DRAWS = 400
+NARROW = 4.5  # inches; a narrower figure has smaller numbers
 
 
 def uncertainty_numbers(fit: Fit) -> pd.DataFrame:
@@ -56,7 +58,9 @@ def draw_uncertainty(figure: Figure, numbers: pd.DataFrame) -> None:
                     linewidths=0,
                     rasterized=True,
                 )
-                ax.plot(estimate[column], estimate[row], "+", color=INK, markersize=8)
+                (cross,) = ax.plot(estimate[column], estimate[row], "+", color=INK, markersize=8)
+                pair = ", ".join(f"{NAMES[key]} {estimate[key]:.4g}" for key in (column, row))
+                name_drawn(cross, title=f"estimate: {pair}")
             _dress(ax, i, j)
 
 
@@ -66,7 +70,8 @@ def _dress(ax: Axes, i: int, j: int) -> None:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(2))
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
-    ax.tick_params(labelsize=7.5, labelbottom=i == last, labelleft=j == 0 and i > 0)
+    size = 7.5 if ax.figure.bbox.width > NARROW * ax.figure.dpi else 5.5
+    ax.tick_params(labelsize=size, labelbottom=i == last, labelleft=j == 0 and i > 0)
     if i == last:
         ax.set_xlabel(NAMES[COLUMNS[j]])
     if j == 0 and i:

@@ -13,6 +13,7 @@ from flops_fit.fit.answer import (
 )
 from flops_fit.fit.repeats import NONE
 from flops_fit.fit.result import Fit
+from flops_fit.fit.verdict import promise_text
 from flops_fit.notation import count_text, flops_text, loss_text, waste_text
 
 Write = Callable[[float], str]
@@ -100,7 +101,9 @@ def _optimum(answer: Answer, best: Optimum, fit: Fit) -> list[str]:
             [_row(f"N within {percent}% of compute", f" {_to(ends, count_text)}")] if ends else []
         )
     if answer.promise is not None:
-        lines.append(_row("at most 5% wasted", f"with a probability of {answer.promise:.0%}"))
+        lines.append(
+            _row("at most 5% wasted", f"with a probability of {promise_text(answer.promise)}")
+        )
     if len(answer.estimators) > 1:
         each = ", ".join(f"{name} {count_text(n)}" for name, n in answer.estimators.items())
         lines.append(_row("N* by estimator", each))

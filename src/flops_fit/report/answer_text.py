@@ -63,7 +63,6 @@ def answers_of(fit: Fit, budgets: list[float], records: Sequence[dict] = ()) -> 
                 **vars(answer),
                 "rows": rows,
                 "record": record_words(answer.verdict, answer.beyond_data) if fit.stack else "",
-                "promised": None if answer.promise is None else f"{answer.promise:.0%}",
                 "ranges": {
                     "1": interval(answer.range_1pct, count_text),
                     "5": interval(answer.range_5pct, count_text),

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from flops_fit.comparison.result import Comparison, Row
-from flops_fit.comparison.sentences import factor
-from flops_fit.notation import flops_text, unit_text
+from flops_fit.comparison.sentences import headline_of
+from flops_fit.notation import count_text, flops_text, unit_text
 from flops_fit.plots.compare import ISOFLOP, NAME
 from flops_fit.report.figures import inline_svg
 from flops_fit.report.pages import fill
@@ -20,16 +20,24 @@ def compare_page(comparisons: list[Comparison], folder: str | Path, command: str
     ``folder`` has the figures (`flops_fit.plots.compare.write_figures`), and ``command`` repeats it.
     """
     first = comparisons[0]
+    headline = ". ".join(
+        headline_of(each.rows, (first.reference.name, each.candidate.name)) for each in comparisons
+    )
+    shared = {each.candidate.name: _in_all(each.rows) for each in comparisons}
+    measured = (c for each in comparisons for arm in each.minima.values() for c, _ in arm)
     return fill(
         "compare.html.j2",
         {"factor": _factor, "interval": _interval, "sentence": _sentence},
         comparisons=comparisons,
+        headline=headline,
+        shared=shared,
         reference=first.reference,
         colours=COLOURS,
         level=f"{100 * first.level:g}%",
         unit=unit_text(first.loss_unit),
         figure=inline_svg(Path(folder, f"{NAME}.svg"), NAME, FIGURE),
         panels=inline_svg(Path(folder, f"{ISOFLOP}.svg"), ISOFLOP, PANELS),
+        budgets=sorted({flops_text(c): c for c in measured}.values()),
         command=command,
         fast=any(row.wall_clock for c in comparisons for row in c.rows),
     )
@@ -74,12 +82,17 @@ def _line(name: str, row: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _in_all(rows: list[Row]) -> list[str]:
+    """The reasons that all of several ``rows`` give, to be said once."""
+    return [why for why in rows[0].reasons if len(rows) > 1 and all(why in r.reasons for r in rows)]
+
+
 def _factor(value: float | None) -> str:
-    return "–" if value is None else factor(value)
+    return "–" if value is None else count_text(value)
 
 
 def _interval(ends: list[float] | None) -> str:
-    return "–" if ends is None else f"{factor(ends[0])} – {factor(ends[1])}"
+    return "–" if ends is None else f"{_factor(ends[0])} – {_factor(ends[1])}"
 
 
 def _sentence(text: str) -> str:

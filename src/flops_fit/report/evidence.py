@@ -19,6 +19,14 @@ ESTIMATORS = {
     "tied": "surface with α = β",
     "fixed_e": "surface with fixed E",
 }
+METHODS = {  # within a sentence
+    "stack": "the stack",
+    "surface": "the surface",
+    "isoflop": "the IsoFLOP minima",
+    "envelope": "the envelope of the training curves",
+    "tied": "the surface with α = β",
+    "fixed_e": "the surface with fixed E",
+}
 STATUSES = {
     "bracketed": "minimum, used",
     "at_edge": "at the edge of the sizes tried, not used",
@@ -40,7 +48,7 @@ def minima_of(fit: Fit) -> list[dict]:
             "status_text": _status_text(b),
             "sizes": " – ".join(map(count_text, b.params_range)),
             "off_centre": factor_text(b.params_opt / float(np.sqrt(np.prod(b.params_range)))),
-            "curvature_text": f"{b.curvature:.3g}",
+            "curvature_text": f"{b.curvature:#.3g}",
         }
         for b in fit.isoflop.budgets
     ]
@@ -55,6 +63,12 @@ def _status_text(budget: BudgetEntry) -> str:
             f"{loss_text(best.loss)} at N = {count_text(best.params)}"
         )
     return text
+
+
+def surface_status(fit: Fit) -> str:
+    """The status of the surface of ``fit`` and its reason, which may begin with the same words."""
+    status, reason = fit.parametric.status.replace("_", " "), fit.parametric.reason
+    return reason if reason.startswith(status) else f"{status}; {reason}"
 
 
 def estimators_of(fit: Fit, budgets: list[float]) -> list[dict]:

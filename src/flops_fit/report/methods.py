@@ -6,7 +6,7 @@ The topics are those that a survey of published laws found missing (Li et al. 20
 import hashlib
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from flops_fit.experiment.recipe import PluginRecipe, recipe_kind
 from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.files import canonical_hash
 from flops_fit.fit.result import Fit
-from flops_fit.notation import count_text, flops_text, unit_text
+from flops_fit.notation import count_text, flops_text, span_text, unit_text
 
 FORMS = {
     "surface": "L(N, D) = E + A / N^alpha + B / D^beta",
@@ -160,16 +160,16 @@ def _run_rows(fit: Fit, plan: Plan | None, ours: bool) -> list[tuple[str, str]]:
     why = ", ".join(f"{n} {reason}" for reason, n in left_out.by_reason.items())
     runs = f"{data.n_runs} fitted, {left_out.count} left out"
     return [
-        ("N", f"{n_words}; {_span(data.params, count_text)}"),
-        ("D", f"{d_words}; {_span(data.tokens, count_text)}"),
-        ("C", f"{counted}; {_span(data.flops, flops_text)} FLOPs"),
+        ("N", f"{n_words}; {span_text(data.params, count_text)}"),
+        ("D", f"{d_words}; {span_text(data.tokens, count_text)}"),
+        ("C", f"{counted}; {span_text(data.flops, flops_text)} FLOPs"),
         ("Runs", f"{runs} ({why})" if why else runs),
         ("Budgets", ", ".join(map(flops_text, data.budgets)) or "no shared budgets"),
         ("Seeds", str(data.seeds)),
         (
             "Loss",
             f"{loss_words}{', ' if ours else ' '}{unit_text(data.loss_unit)}; "
-            f"{_span(data.loss, '{:.4g}'.format)}",
+            f"{span_text(data.loss, '{:.4g}'.format)}",
         ),
     ]
 
@@ -231,7 +231,7 @@ def _batch_text(trained: list[dict]) -> str:
     grown = [batch for stages in largest for _, batch in stages]
     if not grown:
         return f"{first} items"
-    last = _span(grown, "{:g}".format)
+    last = span_text(grown, "{:g}".format)
     return (
         f"{first} at the start to {last} items at the end, growing in stages with the tokens seen"
     )
@@ -309,15 +309,15 @@ def methods_paragraph(fit: Fit, rows: Iterable[tuple[str, str]]) -> str:
     budgets = len(data.budgets)
     cited = "; ".join(CITED[method])
     grid = (
-        f"{budgets} compute budgets from {_span(data.budgets, flops_text)} FLOPs"
+        f"{budgets} compute budgets from {span_text(data.budgets, flops_text)} FLOPs"
         if budgets
-        else f"{_span(data.flops, flops_text)} FLOPs"
+        else f"{span_text(data.flops, flops_text)} FLOPs"
     )
     known = topics["Model and shape rule"] != UNKNOWN
     sentences = [
         f"We {'trained' if known else 'used'} {data.n_runs} models at {grid}, with N from "
-        f"{_span(data.params, count_text)} ({topics['N'].split(';')[0]}) and D from "
-        f"{_span(data.tokens, count_text)} tokens."
+        f"{span_text(data.params, count_text)} ({topics['N'].split(';')[0]}) and D from "
+        f"{span_text(data.tokens, count_text)} tokens."
     ]
     if known:
         sentences.append(
@@ -326,7 +326,7 @@ def methods_paragraph(fit: Fit, rows: Iterable[tuple[str, str]]) -> str:
             f"{topics['Schedule']}; batch: {topics['Batch']}; precision {topics['Precision']}."
         )
     sentences += [
-        f"C means {topics['C'].split(';')[0]}.",
+        f"C means {topics['C'].split(';')[0].removeprefix('C = ')}.",
         f"We fitted {FORMS[method]} [{cited}] by {topics['Objective']}; runs: {topics['Runs']}.",
         f"Intervals: {topics['Intervals']}.",
         f"Validation: {topics['Validation']}.",
@@ -372,13 +372,8 @@ def _some(count: int, noun: str) -> str:
     return noun if count == 1 else f"{count} {noun}s"
 
 
-def _span(values: list[float], write: Callable[[float], str]) -> str:
-    low, high = min(values), max(values)
-    return write(low) if low == high else f"{write(low)} to {write(high)}"
-
-
 def _varied(trained: list[dict], key: str) -> str:
-    return _span([record["identity"][key] for record in trained], "{:g}".format)
+    return span_text([record["identity"][key] for record in trained], "{:g}".format)
 
 
 def _named(part: Mapping) -> str:

@@ -19,7 +19,7 @@ def answer_sentence(answers: Sequence[Mapping], size_param: str) -> str:
         return UNDETERMINED
     trusted = [answer for answer in answered if answer["verdict"] == "trust"]
     best = (trusted or answered)[-1]
-    size = f" ({size_param} {best['size_value']})" if best["size_value"] is not None else ""
+    size = f" ({size_param}\u00a0{best['size_value']})" if best["size_value"] is not None else ""
     good = best["ranges"]["1"]
     as_good = f"; any size from {good['low']['text']} to {good['high']['text']} is as good"
     doubt = "" if trusted else f" ({best['verdict']})"
@@ -43,8 +43,8 @@ def studied(
     budgets = fit.data.budgets
     runs = f"{fit.data.n_runs} runs"
     if budgets:
-        number = f"{len(budgets)} budgets" if len(budgets) > 1 else "one budget"
-        runs += f" at {number} up to {flops_text(max(budgets))} FLOPs"
+        number = f"{len(budgets)} budgets up to" if len(budgets) > 1 else "one budget of"
+        runs += f" at {number} {flops_text(max(budgets))} FLOPs"
     versions = topics["Versions"].partition(",")[0].replace("flops_fit", "flops-fit")
     return [*parts, runs, versions, *([dated] if dated else [])]
 
@@ -55,8 +55,23 @@ def _tested(held: int) -> str:
     return f"tested on {held} held-out {'budget' if held == 1 else 'budgets'}"
 
 
-def checks_of(answer: Mapping, fit: Fit) -> list[tuple[bool, str]]:
-    """Four checks of ``answer`` as (passed, text); none where it has no numbers.
+def cards_of(answers: Sequence[Mapping]) -> list[list[Mapping]]:
+    """The ``answers`` in cards: one each, and one for neighbours without any number for one reason."""
+    cards: list[list[Mapping]] = []
+    for answer in answers:
+        silent = answer["params"] is None and answer["axis"] is None
+        last = cards[-1][0] if cards else None
+        if silent and last and last["params"] is None and last["reasons"] == answer["reasons"]:
+            cards[-1].append(answer)
+        else:
+            cards.append([answer])
+    return cards
+
+
+def checks_of(answer: Mapping, fit: Fit) -> list[tuple[str, str]]:
+    """Four checks of ``answer`` as (state, text); none where it has no numbers.
+
+    The state is passed, open, or none where the runs allow no such check.
 
     They are the distance from the runs of ``fit``, its minima, its held-out test, and the probability
     that the advised size is nearly the best one.
@@ -69,12 +84,12 @@ def checks_of(answer: Mapping, fit: Fit) -> list[tuple[bool, str]]:
     held = len(tests) or fit.heldout.levels_scored
     promise = answer["promise"]
     sure = f"{promise_text(promise)} sure: " if promise is not None else "not known: "
+    states = ("open", "passed")
     return [
-        (answer["beyond_data"] <= FAR * ROUNDED, answer["beyond"]),
-        (
-            0 < bracketed == len(minima),
-            f"{bracketed} of {len(minima)} minima bracketed" if minima else "no curve per budget",
-        ),
-        (held > 0, _tested(held)),
-        ((promise or 0) >= PROMISED, f"{sure}at most 5% wasted"),
+        (states[answer["beyond_data"] <= FAR * ROUNDED], answer["beyond"]),
+        (states[bracketed == len(minima)], f"{bracketed} of {len(minima)} minima bracketed")
+        if minima
+        else ("none", "no curve per budget"),
+        (states[held > 0], _tested(held)),
+        (states[(promise or 0) >= PROMISED], f"{sure}at most 5% wasted"),
     ]

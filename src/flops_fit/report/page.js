@@ -4,27 +4,32 @@
 {
   const box = document.getElementById("budgets");
   const buttons = [...box.querySelectorAll("button")];
-  const marks = [...document.querySelectorAll("svg [data-c]")];
+  const figures = [...document.querySelectorAll("svg")].map((svg) => [
+    ...svg.querySelectorAll("[data-c]"),
+  ]);
   const near = (one, other) => Math.abs(Math.log(one / other)) < 0.1;
   let shown = null;
 
   const show = (budget) => {
     shown = budget;
-    for (const mark of marks) {
-      mark.classList.toggle("dim", budget !== null && !near(mark.dataset.c, budget));
+    for (const marks of figures) {
+      const chosen = marks.filter((mark) => budget === null || near(mark.dataset.c, budget));
+      // A figure without this budget, such as one of other budgets, stays as it is.
+      const clear = new Set(chosen.length ? chosen : marks);
+      for (const mark of marks) mark.classList.toggle("dim", !clear.has(mark));
     }
     for (const button of buttons) {
-      button.setAttribute("aria-pressed", String(button.dataset.budget === budget));
+      const pressed = budget !== null && near(button.dataset.budget, budget);
+      button.setAttribute("aria-pressed", String(pressed));
     }
   };
 
   box.hidden = false;
   document.addEventListener("click", (event) => {
     const mark = event.target.closest("svg [data-c]");
-    const button = mark
-      ? buttons.find((one) => near(mark.dataset.c, one.dataset.budget))
-      : event.target.closest("#budgets button");
-    if (button) show(button.dataset.budget === shown ? null : button.dataset.budget);
+    const button = event.target.closest("#budgets button");
+    const budget = mark?.dataset.c ?? button?.dataset.budget;
+    if (budget) show(shown !== null && near(budget, shown) ? null : budget);
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") show(null);

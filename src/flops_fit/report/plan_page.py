@@ -38,6 +38,9 @@ def plan_page(
         estimate=estimate,
         opening=opening(plan, rows, currency, usable_cores()),
         currency=currency,
+        seeds=len({row.experiment.seed for row in rows}),
+        epochs_known=all(row.epochs is not None for row in rows),
+        budgets=sorted({row.experiment.compute_budget for row in rows}),
         figure=figure.decode().partition("<svg")[2],
         device=DEVICES[device_kind(plan.resources.gpus)],
     )
