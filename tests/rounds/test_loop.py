@@ -77,10 +77,16 @@ def fitted(rounds: Rounds, runs: np.ndarray, noise: float = 0.003):
     return fit_runs(table, bootstrap=100, sensitivity=False)
 
 
+def outcome_of(rounds: Rounds, last, fit, lost: np.ndarray | None = None) -> Outcome:
+    """The outcome of a round, given its fit, in which the runs ``lost`` have no loss."""
+    lost = np.zeros_like(last.runs) if lost is None else lost
+    parts = rounds.goal, rounds.most, rounds.design, rounds.cells, last.runs, lost, fit
+    return Outcome(*parts, rounds.config["fit"])
+
+
 def after(rounds: Rounds, last, fit) -> tuple[np.ndarray, str] | End:
     """What follows a round, given its fit."""
-    parts = rounds.goal, rounds.most, rounds.design, rounds.cells, last.runs, fit
-    return Outcome(*parts, rounds.config["fit"]).following()
+    return outcome_of(rounds, last, fit).following()
 
 
 def played(rounds: Rounds) -> tuple[End, list[np.ndarray]]:
@@ -148,6 +154,46 @@ def test_rounds_end_where_no_run_is_expected_to_narrow_the_answer(here, monkeypa
     assert end.sentence.endswith("N within 2.72x is expected of all that can be trained")
 
 
+def test_a_small_choice_that_plays_call_useless_is_not_the_end(here, monkeypatch):
+    """The delta method expects that a few runs are enough; plays expect nothing of them."""
+    rounds = rounds_of(here, "N within 1.45x at 2.43e11")
+    last = rounds.write(1, rounds.first(), "Why: first")
+    few = last.runs.sum() + 2
+    monkeypatch.setattr(Outcome, "_enough", lambda self, runs: runs.sum() >= few)
+    widths = {True: 9.0, False: 0.2}
+    monkeypatch.setattr(Outcome, "_expected", lambda self, runs: widths[runs.sum() <= few + 1])
+    following, why = after(rounds, last, fitted(rounds, last.runs))
+    assert following.sum() > last.runs.sum()
+    assert "N within 1.22x" in why
+
+
+def test_a_run_without_a_loss_says_nothing_and_is_not_chosen_again(here, quick):
+    rounds = rounds_of(here, "N within 1.45x at 2.43e11")
+    last = rounds.write(1, rounds.first(), "Why: first")
+    lost = np.zeros_like(last.runs)
+    lost[np.flatnonzero(last.runs)[-1]] = True  # the largest size of a budget diverged
+    played = outcome_of(rounds, last, fitted(rounds, last.runs & ~lost), lost)
+    following, _ = played.following()
+    assert (following & last.runs).sum() == last.runs.sum()
+    law = {name: played._scores.noise_variance(last.runs, name) for name in ("params", "loss")}
+    without = {name: played._scores.noise_variance(last.runs & ~lost, name) for name in law}
+    assert law == pytest.approx(without)
+
+
+def test_an_edge_whose_neighbour_diverged_is_bracketed_by_the_next_size(here):
+    rounds = rounds_of(here, "N within 1.45x at 2.43e11")
+    runs, size = rounds.first(), rounds.design["size"]
+    top = np.isclose(rounds.design["budget"], 9e9)
+    runs = (runs & ~top) | (top & np.isin(size, [6, 8, 12, 16, 20]))
+    lost = (top & (size == 20)).to_numpy()
+    last = rounds.write(1, runs, "Why: off-centre")
+    fit = fitted(rounds, runs & ~lost, noise=0.0)
+    assert fit.isoflop.budgets[-1].status == "at_edge"
+    following, why = outcome_of(rounds, last, fit, lost).following()
+    assert size[following & ~runs].tolist() == [24]
+    assert "bracket" in why
+
+
 def test_a_minimum_at_the_edge_is_bracketed_first(here):
     rounds = rounds_of(here, "N within 1.45x at 2.43e11")
     runs = rounds.first()
@@ -164,10 +210,23 @@ def test_a_minimum_at_the_edge_is_bracketed_first(here):
 
 def test_the_rounds_of_another_config_are_refused(here):
     rounds = rounds_of(here, "N within 1.45x at 2.43e11")
-    rounds.write(1, rounds.first(), "Why: first")
-    changed = rounds_of(here, "N within 1.45x at 2.43e11", batch={"value": 32})
-    with pytest.raises(FlopsFitError, match="made from another version of"):
-        changed.known()
+    last = rounds.write(1, rounds.first(), "Why: first")
+    assert rounds.known().runs.tolist() == last.runs.tolist()
+    made = yaml.safe_load(last.config.read_text())
+    cells = made["sizes"]["per_budget"]
+    sizes = {"per_budget": {**cells, "3e9": [*cells["3e9"], 7]}}  # 7 is not in the grid
+    for change in ({"batch": {"value": 32}}, {"sizes": sizes}, {"seeds": [1]}):
+        last.config.write_text(yaml.safe_dump({**made, **change}))
+        with pytest.raises(FlopsFitError, match="made from another version of"):
+            rounds.known()
+
+
+def test_a_round_without_those_before_it_is_refused(here):
+    """Such as the config that `flops-fit next` writes under the same name."""
+    rounds = rounds_of(here, "N within 1.45x at 2.43e11")
+    rounds.write(2, rounds.first(), "Why: another sweep")
+    with pytest.raises(FlopsFitError, match="no config of round 1"):
+        rounds.known()
 
 
 def test_a_round_is_an_ordinary_sweep_whose_runs_are_those_of_the_config(here):
@@ -210,6 +269,8 @@ def test_the_goal_of_the_config_is_used_and_one_below_the_error_of_the_form_is_r
         ([], "--until: missing"),
         (["--until", "N at 1e11"], "is not a goal; allowed:"),
         (["--until", "N within 2x at 1e11", "--max-flops", "1e9"], "--max-flops: 1e+09; the first"),
+        (["--until", "N within 2x at 1e11", "--max-flops", "0"], "--max-flops: 0.0; allowed:"),
+        (["--until", "N within 2x at 1e11", "--max-flops", "nan"], "--max-flops: nan; allowed:"),
         (["--until", "N within 2x at 1e11", "--snakefile", "none"], "--snakefile: none: no such"),
     ],
 )
@@ -225,26 +286,88 @@ def test_a_fit_without_the_whole_interval_is_refused(here, key, value):
         rounds_of(here, "N within 2x at 1e11", fit={key: value})
 
 
-def test_the_json_has_every_round(here, quick, capsys, monkeypatch):
-    """The verb with Snakemake's part taken by a fit of known losses."""
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"until": "N within"}, "own.yaml: until: 'N within' is not a goal"),
+        (
+            {"until": "loss within 0.02 nats at 1e11", "fit": {"loss_unit": "bits per byte"}},
+            "fit.loss_unit: the losses are in bits per byte; allowed: a goal in %",
+        ),
+    ],
+)
+def test_a_config_that_rounds_cannot_use_is_refused(here, capsys, changes, error):
+    (here / "own.yaml").write_text(yaml.safe_dump({**RAW, **changes}))
+    status, _, said = command(capsys, "--dry-run")
+    assert status == 2
+    assert error in said
 
-    def trained(config, options, mark):
+
+def test_several_shares_of_the_data_are_refused(here):
+    config = {**load_config(here / "own.yaml"), "dataset": {"unique_fraction": {1e9: [1, 0.5]}}}
+    with pytest.raises(FlopsFitError, match=r"dataset\.unique_fraction: several shares"):
+        Rounds(here / "own.yaml", config, parse_goal("N within 2x at 1e11"), None, [])
+
+
+def test_a_round_that_is_not_trained_and_costs_too_much_is_not_begun(here, capsys):
+    rounds = rounds_of(here, "N within 1.6x at 2.43e11")
+    rounds.write(1, rounds.first(), "Why: first")
+    arguments = ["--until", "N within 1.6x at 2.43e11", "--dry-run"]
+    status, out, error = command(capsys, *arguments, "--max-flops", "1e10")
+    assert status == 2
+    assert "own-round1.yaml, which is not trained to its end, costs" in error
+    status, out, _ = command(capsys, *arguments)
+    assert status == 0
+    assert "goes on with round 1: 15 of 35 runs" in out
+
+
+def leave(here, name: str, rounds: Rounds, runs: np.ndarray, lost: np.ndarray) -> None:
+    """Write what the workflow leaves of a round with ``runs``, of which ``lost`` have no loss."""
+    folder = here / "results" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [
+        {
+            "format": 1,
+            "experiment_id": rounds.design["experiment_id"][i],
+            "status": "diverged" if lost[i] else "completed",
+            "flops_counted": float(rounds.design["flops"][i]),
+        }
+        for i in np.flatnonzero(runs)
+    ]
+    (folder / "results.json").write_text(json.dumps(records))
+    (folder / "fit.json").write_text(json.dumps(fitted(rounds, runs & ~lost).to_dict()))
+
+
+@pytest.fixture
+def trained(here, monkeypatch):
+    """Snakemake's part is taken by a fit of known losses; the smallest size of all diverges."""
+
+    def train(config, options, mark):
         rounds = rounds_of(here, "N within 1.6x at 2.43e11")
         runs = rounds.known().runs
-        name = yaml.safe_load(config.read_text())["name"]
-        (here / "results" / name).mkdir(parents=True, exist_ok=True)
-        (here / "results" / name / "fit.json").write_text(
-            json.dumps(fitted(rounds, runs).to_dict())
-        )
+        lost = runs & (rounds.design["size"] == 4).to_numpy()
+        leave(here, yaml.safe_load(config.read_text())["name"], rounds, runs, lost)
 
-    monkeypatch.setattr("flops_fit.rounds.snakemake.run_config", trained)
+    monkeypatch.setattr("flops_fit.rounds.snakemake.run_config", train)
+
+
+def test_results_of_other_runs_are_refused(here):
+    rounds = rounds_of(here, "N within 1.6x at 2.43e11")
+    last, none = rounds.write(1, rounds.first(), "Why: first"), np.zeros(35, dtype=bool)
+    leave(here, last.name, rounds, np.ones(35, dtype=bool), none)
+    with pytest.raises(FlopsFitError, match=r"its runs are not those of .*own-round1\.yaml"):
+        rounds.outcome(last)
+
+
+def test_the_json_has_every_round(here, quick, capsys, trained):
     arguments = ["--until", "N within 1.6x at 2.43e11", "--json"]
     status, out, _ = command(capsys, *arguments)
     assert status == 0
     told = json.loads(out.splitlines()[-1])
     assert told["reason"] == REACHED
     assert [r["round"] for r in told["rounds"]] == list(range(1, len(told["rounds"]) + 1))
-    assert all(f"round {r['round']}: {r['runs']} runs" in out for r in told["rounds"])
+    assert all(f"round {r['round']}: {r['runs']} runs (1 without" in out for r in told["rounds"])
+    assert f"verdict: {told['rounds'][-1]['verdict']}" in out
     low, high = told["rounds"][-1]["interval"]
     assert math.sqrt(high / low) <= 1.6
     again = json.loads(command(capsys, *arguments)[1].splitlines()[-1])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flops_fit.rounds.loop import Round, Rounds
-    from flops_fit.rounds.outcome import End
+    from flops_fit.rounds.outcome import End, Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from flops_fit.errors import FlopsFitError
     from flops_fit.experiment.places import plan_folder
+    from flops_fit.fit.numbers import positive_number
     from flops_fit.plan.cache import search_paths
     from flops_fit.rounds.goal import parse_goal
     from flops_fit.rounds.grid import grid_config
@@ -61,11 +62,15 @@ def run(args: argparse.Namespace) -> None:
         raise FlopsFitError(f"--snakefile: {snakefile}: no such file; allowed: a Snakefile")
     config = grid_config(args.config)
     until = config["until"] or {}
-    text, most = args.until or until.get("goal"), args.max_flops or until.get("max_flops")
+    text = args.until or until.get("goal")
     if text is None:
         raise FlopsFitError(f"--until: missing, and {args.config} has no until")
+    most = until.get("max_flops") if args.max_flops is None else args.max_flops
+    if most is not None:
+        most = positive_number("--max-flops", most, " of FLOPs")
     paths = search_paths([str(snakefile.resolve().parent)])
-    rounds = Rounds(Path(args.config), config, parse_goal(text), most, paths)
+    goal = parse_goal(text, "--until" if args.until else f"{args.config}: until")
+    rounds = Rounds(Path(args.config), config, goal, most, paths)
     print(rounds.possible(), flush=True)
     here = rounds.known()
     if here is None:
@@ -73,6 +78,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"round 1: {rounds.cost_text(runs)}", flush=True)
         if not args.dry_run:
             here = rounds.write(1, runs, "Why: a small first part of the grid")
+    else:
+        print(f"goes on with round {here.number}: {rounds.cost_text(here.runs)}", flush=True)
+        rounds.check_money(here)
     if args.dry_run or here is None:
         return
     lines: list[dict[str, Any]] = []
@@ -89,17 +97,24 @@ def run(args: argparse.Namespace) -> None:
         if here.number == MOST_ROUNDS:
             raise FlopsFitError(f"{here.config}: {MOST_ROUNDS} rounds; allowed: no more")
         here = rounds.write(here.number + 1, *following)
-    _report(rounds, here, following, lines, args.json)
+    _report(rounds, here, outcome, following, lines, args.json)
 
 
 def _report(
-    rounds: "Rounds", last: "Round", end: "End", lines: list[dict[str, Any]], as_json: bool
+    rounds: "Rounds",
+    last: "Round",
+    outcome: "Outcome",
+    end: "End",
+    lines: list[dict[str, Any]],
+    as_json: bool,
 ) -> None:
-    """Say why the rounds ended, and where the answer lies."""
+    """Say why the rounds ended, what the verdict on the answer is, and where it lies."""
     import json
 
+    answer = outcome.answer
     print(f"{end.reason}: {end.sentence}")
+    print("; ".join([f"verdict: {answer.verdict}", *answer.reasons]))
     print(f"config: {last.config}; report: results/{last.name}/report.html")
     if as_json:
-        outcome = {"goal": rounds.goal.text, "reason": end.reason, "sentence": end.sentence}
-        print(json.dumps(outcome | {"config": str(last.config), "rounds": lines}))
+        ended = {"goal": rounds.goal.text, "reason": end.reason, "sentence": end.sentence}
+        print(json.dumps(ended | {"config": str(last.config), "rounds": lines}))

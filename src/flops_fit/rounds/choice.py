@@ -114,16 +114,26 @@ class Belief:
 class Scores:
     """Expected variances of the answer at ``log_c`` = ln C for any choice among ``cells``.
 
-    ``belief`` is what the runs so far say; ``weights`` of ln N* and ln L* sum to 1.
+    ``belief`` is what the runs so far say; ``weights`` of ln N* and ln L* sum to 1. The runs in
+    ``lost`` (n,) were trained and have no loss, so they say nothing.
     """
 
-    def __init__(self, cells: Cells, belief: Belief, log_c: float, weights: dict[str, float]):
+    def __init__(
+        self,
+        cells: Cells,
+        belief: Belief,
+        log_c: float,
+        weights: dict[str, float],
+        lost: np.ndarray | None = None,
+    ):
         self.cells, self.belief, self.log_c, self.weights = cells, belief, log_c, weights
         values = belief.law.values[:1]
         theta = np.concatenate([np.log(np.maximum(values[:, :1], 1e-3)), values[:, 1:]], axis=1)
         law_part = Design(cells.log_n, cells.log_d).jacobian(theta)[0]
         off, deviations = self._off_the_law()
         self.rows = np.concatenate([law_part, off], axis=1) / belief.noise
+        if lost is not None:
+            self.rows[lost] = 0.0
         self.prior = np.diag(np.concatenate([PRIOR_SD, deviations]) ** -2.0)
         self.gradients = {
             name: np.concatenate([g, np.zeros(off.shape[1])])

@@ -76,21 +76,24 @@ class Goal:
         return half is not None and most is not None and half <= most
 
 
-def parse_goal(text: str) -> Goal:
-    """The goal that ``text`` states; raises `FlopsFitError` that names what is allowed."""
+def parse_goal(text: str, source: str = "--until") -> Goal:
+    """The goal that ``text`` states.
+
+    Raises `FlopsFitError` that names the ``source`` of the text and what is allowed.
+    """
     match = GRAMMAR.fullmatch(text)
     if match is None or match[1] not in QUANTITIES:
-        raise FlopsFitError(f"--until: {text!r} is not a goal; {ALLOWED}")
+        raise FlopsFitError(f"{source}: {text!r} is not a goal; {ALLOWED}")
     name, unit = match[1], match[3]
     if unit not in UNITS[name]:
-        raise FlopsFitError(f"--until: {text!r}: {name} has no interval in {unit}; {ALLOWED}")
+        raise FlopsFitError(f"{source}: {text!r}: {name} has no interval in {unit}; {ALLOWED}")
     try:
         within, flops = float(match[2]), check_flops(float(match[4]))
     except ValueError:
-        raise FlopsFitError(f"--until: {text!r} is not a goal; {ALLOWED}") from None
+        raise FlopsFitError(f"{source}: {text!r} is not a goal; {ALLOWED}") from None
     if not (math.isfinite(within) and within > (1 if unit == "x" else 0)):
         least = "a factor above 1" if unit == "x" else "a number above 0"
-        raise FlopsFitError(f"--until: {text!r}: within {match[2]}{unit}; allowed: {least}")
+        raise FlopsFitError(f"{source}: {text!r}: within {match[2]}{unit}; allowed: {least}")
     return Goal(name, within, unit, flops)
 
 

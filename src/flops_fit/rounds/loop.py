@@ -16,10 +16,11 @@ import pandas as pd
 import yaml
 
 from flops_fit.config.complete import complete_config
+from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.places import run_folder, sweep_folder
+from flops_fit.experiment.places import sweep_folder
 from flops_fit.experiment.plan import Plan
-from flops_fit.files import read_json, write_atomic
+from flops_fit.files import write_atomic
 from flops_fit.fit.result import read_fit
 from flops_fit.notation import flops_text
 from flops_fit.plan.cache import plan_config
@@ -30,7 +31,7 @@ from flops_fit.rounds.goal import Goal, check_possible
 from flops_fit.rounds.next import config_text, number
 from flops_fit.rounds.outcome import LEVEL, Outcome, usual_forms
 from flops_fit.rounds.simulate import design_of
-from flops_fit.store.records import RECORD
+from flops_fit.store.collect import read_results
 
 RESULTS = "results"  # where the workflow writes
 MOST_ROUNDS = 50
@@ -65,6 +66,11 @@ class Rounds:
         self.most = math.inf if most is None else most
         self.raw = yaml.safe_load(path.read_text())
         _check(path, config)
+        if goal.unit == "nats" and not (config["fit"]["loss_unit"] or "nats").startswith("nats"):
+            raise FlopsFitError(
+                f"--until: {goal.text}; {path}: fit.loss_unit: the losses are in "
+                f"{config['fit']['loss_unit']}; allowed: a goal in %"
+            )
 
     @cached_property
     def plan(self) -> Plan:
@@ -110,34 +116,41 @@ class Rounds:
     def known(self) -> Round | None:
         """The last round whose config is there; None before the first.
 
-        Raises `FlopsFitError` for a round of another version of the sweep.
+        Raises `FlopsFitError` for a round of another version of the sweep, and where one is missing.
         """
         last = None
-        for number_ in range(1, MOST_ROUNDS + 1):
+        for number_ in self._numbers():
             path = self._file(number_)
-            if not path.exists():
-                return last
+            if number_ != (last.number if last else 0) + 1:
+                raise FlopsFitError(
+                    f"{path}: there is no config of round {number_ - 1} beside it, so it is not of "
+                    "these rounds; allowed: all configs from round 1 on, or none of them"
+                )
             raw = yaml.safe_load(path.read_text())
-            if _rest(raw) != _rest(self.raw):
+            runs = self._runs(raw)
+            if _rest(raw) != _rest(self.raw) or runs is None:
                 raise FlopsFitError(
                     f"{path}: made from another version of {self.path}; allowed: the rounds of this "
                     "config; delete the configs of its rounds to begin again (trained runs are kept)"
                 )
-            last = Round(number_, raw["name"], path, self._runs(raw))
+            last = Round(number_, raw["name"], path, runs)
         return last
+
+    def _numbers(self) -> list[int]:
+        """The numbers of the rounds whose configs are there."""
+        return [n for n in range(1, MOST_ROUNDS + 1) if self._file(n).exists()]
 
     def _file(self, number_: int) -> Path:
         return self.path.with_name(f"{self.config['name']}-round{number_}.yaml")
 
-    def _runs(self, raw: Mapping[str, Any]) -> np.ndarray:
-        """Which of the cells a round's config holds."""
-        chosen = {
-            (float(budget), float(size))
-            for budget, sizes in raw["sizes"]["per_budget"].items()
-            for size in sizes
-        }
+    def _runs(self, raw: Mapping[str, Any]) -> np.ndarray | None:
+        """Which of the cells a round's config holds; None where it holds others too."""
+        sizes = raw["sizes"]["per_budget"]
+        chosen = {(float(budget), float(size)) for budget in sizes for size in sizes[budget]}
         pairs = zip(self.design["budget"], self.design["size"], strict=True)
-        return np.array([(float(b), float(s)) in chosen for b, s in pairs])
+        runs = np.array([(float(b), float(s)) in chosen for b, s in pairs])
+        known = runs.sum() == len(chosen) and raw["seeds"] == self.config["seeds"][:1]
+        return runs if known else None
 
     def write(self, number_: int, runs: np.ndarray, why: str) -> Round:
         """Write the config of round ``number_`` with ``runs`` (n,), and ``why`` at its head."""
@@ -167,35 +180,61 @@ class Rounds:
             )
         return runs
 
+    def check_money(self, last: Round) -> None:
+        """Refuse a round ``last`` that is not trained yet and costs more than the rounds may take."""
+        flops = self.cells.total(last.runs)
+        if flops > self.most and not (sweep_folder(RESULTS, last.name) / "fit.json").exists():
+            raise FlopsFitError(
+                f"--max-flops: {self.most:g}; {last.config}, which is not trained to its end, costs "
+                f"{flops_text(flops)} with the rounds before it; allowed: more, or delete this config"
+            )
+
     def outcome(self, last: Round) -> Outcome:
-        """What the workflow left of the round ``last``."""
+        """What the workflow left of the round ``last``.
+
+        Raises `FlopsFitError` where that is not what its config describes.
+        """
+        paid, lost = self._trained(last)
         return Outcome(
             self.goal,
             self.most,
             self.design,
-            replace(self.cells, paid=self._paid(last)),
+            replace(self.cells, paid=paid),
             last.runs,
+            lost,
             read_fit(sweep_folder(RESULTS, last.name) / "fit.json"),
             self.config["fit"],
         )
 
-    def _paid(self, last: Round) -> np.ndarray:
-        """The share (n,) of each run that was trained, as the records of the round ``last`` say."""
-        paid = np.zeros(len(last.runs))
+    def _trained(self, last: Round) -> tuple[np.ndarray, np.ndarray]:
+        """The share (n,) of each run that was trained, and which runs (n,) have no loss.
+
+        A run without a loss has diverged, or failed with accept_failures.
+        """
+        path = sweep_folder(RESULTS, last.name) / "results.json"
+        records = {record["experiment_id"]: record for record in read_results(path)}
+        ids = self.design["experiment_id"]
+        if set(records) != set(ids[last.runs]):
+            raise FlopsFitError(
+                f"{path}: its runs are not those of {last.config}; allowed: options of --snakemake with "
+                "which Snakemake trains and fits the whole config, so no -n, --until or --config"
+            )
+        paid, lost = np.zeros(len(ids)), np.zeros(len(ids), dtype=bool)
         for i in np.flatnonzero(last.runs):
-            path = run_folder(RESULTS, self.design["experiment_id"][i]) / RECORD
-            if path.exists():  # else it has failed, and accept_failures lets the sweep go on
-                record = read_json(path)
-                paid[i] = (
-                    record.get("flops_here", record["flops_counted"]) / record["flops_counted"]
-                )
-        return paid
+            record = records[ids[i]]
+            lost[i] = not Status(record["status"]).usable
+            if record["status"] != Status.FAILED:
+                whole = record["flops_counted"]
+                paid[i] = record.get("flops_here", whole) / whole
+        return paid, lost
 
     def line(self, last: Round, outcome: Outcome) -> str:
         """One line on the round ``last`` and its ``outcome``."""
         count, flops = int(last.runs.sum()), flops_text(outcome.cells.total(last.runs))
+        lost = int(outcome.lost.sum())
+        without = f" ({lost} without a loss: diverged or failed)" if lost else ""
         return (
-            f"round {last.number}: {count} runs, {flops} FLOPs, {outcome.interval}; "
+            f"round {last.number}: {count} runs{without}, {flops} FLOPs, {outcome.interval}; "
             f"goal {self.goal.text}"
         )
 
@@ -217,6 +256,7 @@ class Rounds:
             "round": last.number,
             "config": str(last.config),
             "runs": int(last.runs.sum()),
+            "without_loss": int(outcome.lost.sum()),
             "flops": outcome.cells.total(last.runs),
             "estimate": getattr(answer, self.goal.quantity),
             "interval": (answer.ci or {}).get(self.goal.quantity),
@@ -231,8 +271,14 @@ def _rest(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a sweep whose fit gives no interval with the error of the form."""
-    fit = config["fit"]
+    """Refuse a sweep whose fit gives no interval with the error of the form, or of uneven cells."""
+    fit, fractions = config["fit"], (config.get("dataset") or {}).get("unique_fraction", [1])
+    parts = fractions.values() if isinstance(fractions, dict) else [fractions]
+    if any(len(part) > 1 for part in parts):
+        raise FlopsFitError(
+            f"{path}: dataset.unique_fraction: several shares of the data; allowed in rounds: one, "
+            "because they choose among sizes and budgets alone"
+        )
     if not fit["bootstrap"]:
         raise FlopsFitError(f"{path}: fit.bootstrap: 0 gives no interval; allowed: 1 or more")
     if fit["method"] != "auto":

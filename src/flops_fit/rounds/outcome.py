@@ -45,7 +45,8 @@ class Outcome:
     """The ``fit`` of ``runs`` (n,) among ``cells``, held against ``goal``.
 
     ``design`` has a row for each of the cells. ``most``: FLOPs that all rounds together may take;
-    ``fit_options``: those of the sweep.
+    ``lost`` (n,): the runs without a loss, which diverged or failed; ``fit_options``: those of the
+    sweep.
     """
 
     goal: Goal
@@ -53,6 +54,7 @@ class Outcome:
     design: pd.DataFrame
     cells: Cells
     runs: np.ndarray
+    lost: np.ndarray
     fit: Fit
     fit_options: Mapping[str, Any]
 
@@ -76,14 +78,22 @@ class Outcome:
         chosen = choose(self._scores, self.runs, self.most, self._enough)
         if (chosen == self.runs).all():
             return self._nothing_left()
-        then, most = self._expected(chosen), self.goal.half_width(self.answer.loss)
-        now = reach_of(self.goal, self.answer)
-        if now and then and most and then > max((1 - WORTH) * now, most):
+        then = self._expected(chosen)
+        if not self._helps(then) and self._enough(chosen):
+            # Plays expect less of it than the delta method, so all that can be paid for is tried.
+            chosen = choose(self._scores, self.runs, self.most)
+            then = self._expected(chosen)
+        if then is not None and not self._helps(then):
             sentence = f"{self.interval}; {self._text(then)} is expected of all that can be trained"
             return End(NOTHING, sentence)
         runs = next_round(self.cells, self.runs, chosen)
         expected = "" if then is None else f"; expected of all that is planned: {self._text(then)}"
         return runs, f"Why: they narrow the answer most for their price{expected}"
+
+    def _helps(self, then: float | None) -> bool:
+        """Whether half of an interval of ``then``, in ln, is the goal or narrower by `WORTH`."""
+        now, most = reach_of(self.goal, self.answer), self.goal.half_width(self.answer.loss)
+        return not (now and then and most) or then <= max((1 - WORTH) * now, most)
 
     def _text(self, half: float) -> str:
         return f"{self.goal.name} within {self.goal.as_text(half, self.answer.loss)}"
@@ -105,7 +115,7 @@ class Outcome:
         more, log_n = np.zeros_like(self.runs), self.cells.log_n
         for entry in self.fit.isoflop.budgets:
             here = np.isclose(self.cells.budget, entry.flops)
-            tried, left = log_n[here & self.runs], here & ~self.runs
+            tried, left = log_n[here & self._measured], here & ~self.runs
             if entry.status == "at_edge":
                 side = side_of(entry, tried)
                 away = side * (log_n - (side * tried).max() * side)
@@ -123,6 +133,11 @@ class Outcome:
             more[rows[np.argsort(away[rows])][:need]] = True
         return more
 
+    @property
+    def _measured(self) -> np.ndarray:
+        """The runs (n,) that have a loss."""
+        return self.runs & ~self.lost
+
     @cached_property
     def _truth(self) -> Truth:
         try:
@@ -137,7 +152,8 @@ class Outcome:
             for row in self.design.itertuples(index=False)
         ]
         belief = Belief.of(self._truth.law, self._truth.noise, cost_of(self.design, sizes)[0])
-        return Scores(self.cells, belief, math.log(self.goal.flops), {self.goal.law: 1.0})
+        weights = {self.goal.law: 1.0}
+        return Scores(self.cells, belief, math.log(self.goal.flops), weights, self.lost)
 
     @cached_property
     def _sd(self) -> float | None:
@@ -151,12 +167,13 @@ class Outcome:
         """Half of the interval, in ln, to expect of ``runs`` whose noise at the goal is ``sd``."""
         stack = self.fit.stack
         forms = stack.form_error if stack is not None else None
-        away = math.log(self.goal.flops / self.cells.budget[runs].max())
+        away = math.log(self.goal.flops / self.cells.budget[runs & ~self.lost].max())
         return (forms or usual_forms())[self.goal.law].half_width(sd, away, LEVEL)
 
     def _enough(self, runs: np.ndarray) -> bool:
         """Whether ``runs`` (n,) are expected to reach the goal, by the delta method."""
         most = self.goal.half_width(self.answer.loss)
+        runs = runs & ~self.lost
         top = self.cells.budget == self.cells.budget[runs].max()
         few = (top & runs).sum() < min(FEWEST_SIZES, top.sum())
         if self._sd is None or most is None or few:
@@ -171,7 +188,7 @@ class Outcome:
         if self._sd is None:
             return None
         widths = []
-        for part in (self.runs, chosen):
+        for part in (self._measured, chosen & ~self.lost):
             played = simulate(
                 self.design[part].reset_index(drop=True),
                 self._truth,
