@@ -60,6 +60,7 @@ class Pool:
             np.full(len(frame), ""),
             np.zeros(len(frame)),
             np.zeros(len(frame)),
+            np.zeros(len(frame), dtype=int),
         )
 
 
@@ -190,7 +191,7 @@ def in_order(order: np.ndarray) -> Callable:
 def rounds(pool: Pool, choice: Callable, most: float) -> np.ndarray:
     """The runs taken by ``choice``, round after round, for at most ``most`` FLOPs."""
     cells = pool.cells
-    have = first_grid(cells.budget, cells.log_n)
+    have = first_grid(cells)
     while True:
         chosen = choice(pool, have, most)
         if chosen.sum() == have.sum():

@@ -72,6 +72,13 @@ def test_every_seed_repeats_every_cell():
     assert [e.seed for e in planned.experiments] == [0, 7]
 
 
+def test_a_budget_may_have_seeds_of_its_own():
+    budgets = {6e9: [10], 6e10: [10], 6e11: [10]}
+    planned = plan(budgets, {10: count_of(10_000)}, seeds={6e9: [0, 7], 6e10: [7]})
+    of = [(e.compute_budget, e.seed) for e in planned.experiments]
+    assert of == [(6e9, 0), (6e9, 7), (6e10, 7), (6e11, 7)]  # the last as the largest that is named
+
+
 def test_a_plan_needs_only_a_list_of_experiments():
     planned = SweepPlan(experiments=[Experiment("a", 1e9, 8, 100, 1000)])
     assert len(planned) == 1

@@ -90,6 +90,7 @@ class ModelCount:
         return {name: value for name, value in row.items() if value is not None}
 
 
+Seeds = Sequence[int] | Mapping[float, Sequence[int]]  # of every cell, or by budget
 NOT_COUNTED = ModelCount(0, 0, 0, 0, 0.0, "")
 
 
@@ -316,12 +317,22 @@ def flops_per_token(count: ModelCount, convention: str) -> float:
     return count.flops_per_token if convention == COUNTED else flops_6nd(count.num_params, 1)
 
 
+def seeds_at(seeds: Seeds, budget: float) -> Sequence[int]:
+    """The ``seeds`` of the cells at a ``budget`` in FLOPs.
+
+    A budget that a mapping does not name has those of the largest one.
+    """
+    if not isinstance(seeds, Mapping):
+        return seeds
+    return seeds[budget if budget in seeds else max(seeds)]
+
+
 def plan_sweep(
     sizes: Mapping[float, Sequence],
     counts: Mapping[Any, ModelCount],
     tokens_per_item: float,
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Seeds = (0,),
     convention: str = COUNTED,
     batch_tokens: Callable[..., float],
     learning_rate: Callable[..., float],
@@ -343,7 +354,7 @@ def plan_sweep(
         sizes: the size values by compute budget in FLOPs.
         counts: the `ModelCount` of every size.
         tokens_per_item: target elements that an item brings.
-        seeds: every cell is trained once with each.
+        seeds: every cell is trained once with each; a mapping gives them by budget.
         convention: what a budget means, ``counted`` FLOPs or ``6nd`` (6 N D).
         batch_tokens: gives the global batch in target elements, a function of ``params, tokens,
             size``.
@@ -383,7 +394,8 @@ def plan_sweep(
             if reason := _too_short(cell, min_steps):
                 skipped.append(Skipped(budget, size, reason))
                 continue
-            for seed, variant in itertools.product(seeds, variants(next(number), budget)):
+            here = seeds_at(seeds, budget)
+            for seed, variant in itertools.product(here, variants(next(number), budget)):
                 new = _varied(replace(cell, seed=seed), variant, batch_multiple, in_batch)
                 if reason := _too_short(new, min_steps) or _planned_before(new, budget_of):
                     skipped.append(Skipped(budget, size, reason))

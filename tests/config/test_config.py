@@ -76,8 +76,16 @@ def test_a_script_and_its_counts_have_short_forms():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("seeds", 0, "seeds: 0 is not allowed; allowed: a whole number or a list"),
-        ("seeds", True, "seeds: True is not allowed; allowed: a whole number or a list"),
+        (
+            "seeds",
+            0,
+            "seeds: 0 is not allowed; allowed: a whole number or a list or a mapping of keys",
+        ),
+        (
+            "seeds",
+            True,
+            "seeds: True is not allowed; allowed: a whole number or a list or a mapping of keys",
+        ),
         ("loss", 3, "loss: 3 is not allowed; allowed: text or a mapping of keys"),
         ("sizes", 8, "sizes: 8 is not allowed; allowed: a list or a mapping of keys"),
         (
@@ -211,6 +219,9 @@ def test_a_table_of_runs_needs_nothing_to_train():
             {"sizes": {"per_budget": {"1e9": [8], "2e9": [8]}}},
             "sizes.per_budget.2e+09: not a budget; allowed: 1e+09",
         ),
+        ({"seeds": {"2e9": [0]}}, "seeds: no seeds for the budget 1e+09"),
+        ({"seeds": {"1e9": [0], "2e9": [0]}}, "seeds.2e+09: not a budget; allowed: 1e+09"),
+        ({"seeds": {"1e9": []}}, "allowed: a list of at least 1 entry"),
         ({"convention": "6ND"}, "convention: '6ND' is not allowed; allowed: counted, 6nd"),
         (
             {"learning_rate": {}},

@@ -19,14 +19,17 @@ BOTH = {"params": 0.5, "loss": 0.5}
 EXACT = {"params": 1e-9, "loss": 1e-9}  # no error of the form
 
 
-def cells(per_budget: int = 7, trunk: str = "") -> Cells:
+def cells(per_budget: int = 7, trunk: str = "", seeds: int = 1) -> Cells:
     offsets = np.linspace(-1.8, 1.8, per_budget)
     budget = np.repeat(BUDGETS, per_budget)
     log_n = np.concatenate([optimum(LAWS["besiroglu"], c) + offsets for c in BUDGETS])
     log_d = np.log(budget / 6) - log_n
-    names = np.full(len(budget), trunk)
-    leave, paid = np.full(len(budget), 0.8), np.zeros(len(budget))
-    return Cells(budget, log_n, log_d, budget, budget, names, leave, paid)
+    n = len(budget)
+    names = np.repeat([f"{trunk}{seed}" if trunk else "" for seed in range(seeds)], n)
+    leave, paid = np.full(n * seeds, 0.8), np.zeros(n * seeds)
+    budget, log_n, log_d = (np.tile(column, seeds) for column in (budget, log_n, log_d))
+    repeat = np.repeat(np.arange(seeds), n)
+    return Cells(budget, log_n, log_d, budget, 2 * budget, names, leave, paid, repeat)
 
 
 def belief(noise: float = 0.004, tau: dict | None = None) -> Belief:
@@ -34,7 +37,7 @@ def belief(noise: float = 0.004, tau: dict | None = None) -> Belief:
 
 
 def some(pool: Cells) -> np.ndarray:
-    return first_grid(pool.budget, pool.log_n)
+    return first_grid(pool)
 
 
 def test_the_first_grid_is_small_and_spread():
@@ -103,6 +106,53 @@ def test_the_cheapest_choice_that_is_enough_is_taken():
     chosen = choose(scores, have, np.inf, enough)
     assert enough(chosen)
     assert pool.total(chosen) < 0.6 * pool.total(np.ones_like(have))
+
+
+def assert_even(pool: Cells, have: np.ndarray) -> None:
+    """Every budget has all of its sizes in the same seeds, from the first one on."""
+    for c in np.unique(pool.budget[have]):
+        here = have & (pool.budget == c)
+        sizes = [
+            sorted(pool.log_n[here & (pool.repeat == k)]) for k in np.unique(pool.repeat[here])
+        ]
+        assert set(pool.repeat[here]) == set(range(len(sizes)))
+        assert all(each == sizes[0] for each in sizes)
+
+
+def test_a_further_seed_is_a_step_like_any_other():
+    pool = cells(seeds=2)
+    have = some(pool)
+    assert (pool.repeat[have] == 0).all()
+    scores = Scores(pool, belief(), ASKED, {"params": 1.0})
+    (again,) = [s for s in steps(scores, have) if pool.repeat[s[0]] and pool.budget[s[0]] == 1e18]
+    assert len(again) == 5  # all sizes of the budget
+    after = have.copy()
+    after[again] = True
+    assert_even(pool, after)
+    assert pool.price(after) - pool.price(have) == pytest.approx(5 * 2e18)
+    assert scores.worths(have, [again])[0] > 0
+    for step in steps(scores, after):  # a new size there has both seeds
+        grown = after.copy()
+        grown[step] = True
+        assert_even(pool, grown)
+
+
+def test_seeds_are_chosen_where_no_size_is_left():
+    pool = cells(seeds=2)
+    scores = Scores(pool, belief(), ASKED, {"params": 1.0})
+    have = pool.repeat == 0
+    chosen = choose(scores, have, 1.3 * pool.total(have))
+    assert chosen.sum() > have.sum()
+    assert pool.total(chosen) <= 1.3 * pool.total(have)
+    assert_even(pool, chosen)
+    assert_even(pool, next_round(pool, have, chosen))
+    assert scores.variances(chosen)["params"] < scores.variances(have)["params"]
+
+
+def test_another_seed_has_trunks_of_its_own():
+    pool = cells(trunk="a", seeds=2)
+    first, both = pool.repeat == 0, np.ones(len(pool.repeat), dtype=bool)
+    assert pool.total(both) == pytest.approx(2 * pool.total(first))
 
 
 def test_a_longer_run_of_a_trunk_costs_what_the_shorter_one_leaves():

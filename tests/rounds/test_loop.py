@@ -39,6 +39,8 @@ RAW = {
     "fit": {"bootstrap": 200},
 }
 
+RAW_BUDGETS = RAW["budgets"]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -349,6 +351,27 @@ def trained(here, monkeypatch):
         leave(here, yaml.safe_load(config.read_text())["name"], rounds, runs, lost)
 
     monkeypatch.setattr("flops_fit.rounds.snakemake.run_config", train)
+
+
+def test_rounds_go_on_with_further_seeds_of_the_grid(here, quick):
+    """Where no size is left, a round has a second seed of some budgets, and its config says so."""
+    rounds = rounds_of(here, "N within 1.3x at 2.43e11", seeds=[0, 5])
+    assert len(rounds.design) == 70
+    assert set(rounds.design["seed"][rounds.first()]) == {0}
+    rounds.most = 1.5 * rounds.cells.total(rounds.cells.repeat == 0)
+    last = rounds.write(1, rounds.cells.repeat == 0, "Why: all sizes")
+    assert load_config(last.config)["seeds"] == [0]
+    following, why = after(rounds, last, fitted(rounds, last.runs, noise=0.01))
+    new = rounds.design[following & ~last.runs]
+    assert "narrow" in why
+    assert set(new["seed"]) == {5}
+    again = rounds.write(2, following, why)
+    seeds = load_config(again.config)["seeds"]
+    assert seeds == {b: [0, 5] if b in set(new["budget"]) else [0] for b in RAW_BUDGETS}
+    assert rounds.known().runs.tolist() == following.tolist()
+    plan = Rounds(again.config, load_config(again.config), rounds.goal, None, search_paths()).plan
+    ids = rounds.design["experiment_id"][following]
+    assert {e.experiment_id for e in plan.experiments} == set(ids)
 
 
 def test_results_of_other_runs_are_refused(here):

@@ -278,6 +278,28 @@ def test_a_grown_config_keeps_every_old_run(tmp_path, sizes):
     } == {k: v for k, v in config.items() if k not in ("name", "budgets", "sizes", "seeds")}
 
 
+def test_new_runs_have_the_seeds_of_their_budget():
+    design = pd.concat([grid().design, grid().design[lambda d: d["budget"] == 1e18].assign(seed=3)])
+    found = Grid(design.reset_index(drop=True), count)
+    action = Action("", "", {1e18: [64], 9e18: [72], 8.1e19: [104]}, (5,))
+    every = found.with_runs(action)
+    added = every[every["size"].isin([64, 72, 104]) & (every["seed"] != 5)]
+    new = added[~added["experiment_id"].isin(design["experiment_id"])]
+    assert sorted(zip(new["budget"], new["seed"], strict=True)) == [
+        *[(1e18, 0), (1e18, 3)],
+        *[(9e18, 0), (8.1e19, 0)],
+    ]
+    cells = every.groupby(["budget", "size"])["seed"].apply(sorted)
+    assert cells[1e18, 64] == [0, 3, 5]
+    assert cells[8.1e19, 104] == [0, 5]
+    config = {"seeds": {c: [0, 3] if c == 1e18 else [0] for c in found.budgets}}
+    raw = grown({}, config, found, action, "x")
+    assert raw["seeds"] == {
+        number(c): [*config["seeds"].get(c, [0]), 5] for c in map(float, raw["budgets"])
+    }
+    assert grown({}, {"seeds": [0, 3]}, found, action, "x")["seeds"] == [0, 3, 5]
+
+
 # Confirmation
 
 

@@ -94,6 +94,7 @@ def test_rounds_on_trunks_train_the_extension_and_count_what_was_trained(tmp_pat
     project.configure(
         budgets=[1e5, 2e5, 4e5, 8e5],
         sizes={"values": [4, 6, 8, 12, 16]},
+        seeds=2,
         batch={"value": 16},
         schedule={"kind": "trunk", "warmup_tokens": 32},
         limits={"min_steps": 4, "max_epochs": 100},

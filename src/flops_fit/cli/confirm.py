@@ -60,7 +60,7 @@ def _confirm(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from flops_fit.rounds.grid import grid_config, planned_grid
     from flops_fit.rounds.next import config_text, number
     from flops_fit.store.records import RECORD
-    from flops_fit.sweep import n_key
+    from flops_fit.sweep import n_key, seeds_at
 
     config, fit = grid_config(args.config), read_fit(args.fit)
     insist(fit, args)
@@ -77,7 +77,7 @@ def _confirm(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         **raw,
         "name": name,
         "budgets": [flops],
-        "seeds": config["seeds"][:1],
+        "seeds": list(seeds_at(config["seeds"], args.flops))[:1],
         "sizes": {"per_budget": {flops: [number(size)]}},
     }
     (experiment,) = plan_config(complete_config(new), args.results, paths).experiments

@@ -1,4 +1,4 @@
-"""The keys of a config that are given by budget: sizes, and shares of the data."""
+"""The keys of a config that are given by budget: sizes, seeds, and shares of the data."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,15 +22,18 @@ def check_sizes(config: dict) -> None:
         )
     if "per_budget" not in sizes:
         return
-    keys = _by_budget("sizes.per_budget", sizes["per_budget"])
-    for budget in budgets:
-        if budget not in keys:
-            raise FlopsFitError(
-                f"sizes.per_budget: no sizes for the budget {budget:g}; allowed: a list of sizes for "
-                "every budget"
-            )
-    _only_budgets("sizes.per_budget", keys, budgets)
-    sizes["per_budget"] = keys
+    sizes["per_budget"] = _for_every_budget(
+        "sizes.per_budget", "sizes", sizes["per_budget"], budgets
+    )
+
+
+def check_seeds(config: dict) -> None:
+    """Write the budgets under ``seeds`` of ``config`` as numbers.
+
+    Raises `FlopsFitError` for a budget without seeds, and for a key that is not a budget.
+    """
+    if isinstance(config.get("seeds"), dict):
+        config["seeds"] = _for_every_budget("seeds", "seeds", config["seeds"], config["budgets"])
 
 
 def check_fractions(config: dict) -> None:
@@ -43,6 +46,20 @@ def check_fractions(config: dict) -> None:
         key = "dataset.unique_fraction"
         dataset["unique_fraction"] = _by_budget(key, dataset["unique_fraction"])
         _only_budgets(key, dataset["unique_fraction"], config["budgets"])
+
+
+def _for_every_budget(
+    key: str, what: str, values: Mapping[object, Any], budgets: list[float]
+) -> dict[float, Any]:
+    """The ``values`` of the config's ``key`` by budget, which holds ``what`` for all ``budgets``."""
+    keys = _by_budget(key, values)
+    for budget in budgets:
+        if budget not in keys:
+            raise FlopsFitError(
+                f"{key}: no {what} for the budget {budget:g}; allowed: a list of {what} for every budget"
+            )
+    _only_budgets(key, keys, budgets)
+    return keys
 
 
 def _by_budget(key: str, values: Mapping[object, Any]) -> dict[float, Any]:

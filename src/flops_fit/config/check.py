@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.config.asked import check_answer, check_measures, check_metrics
-from flops_fit.config.budgets import check_fractions, check_sizes, show
+from flops_fit.config.budgets import check_fractions, check_seeds, check_sizes, show
 from flops_fit.config.factors import FACTORS, check_factors
 from flops_fit.config.rules import check_rules
 from flops_fit.config.schedule import check_schedule
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
+from flops_fit.sweep import seeds_at
 
 if TYPE_CHECKING:  # slow to import
     from jsonschema import ValidationError
@@ -41,7 +42,7 @@ SHORT = {  # what a short form is, by the key that it stands for, where it is no
     "values": "a list",
 }
 BY_NUMBER = (  # mappings with numbers as keys
-    *("sizes.per_budget", "model.size_map", "counts.table", "dataset.unique_fraction"),
+    *("sizes.per_budget", "seeds", "model.size_map", "counts.table", "dataset.unique_fraction"),
 )
 
 
@@ -275,6 +276,7 @@ def check_across_keys(config: dict) -> None:
             )
     if "sizes" in kind.needed:
         check_sizes(config)
+        check_seeds(config)
         _check_confirm(config)
         check_rules(config)
         check_factors(config)
@@ -390,7 +392,8 @@ def _check_confirm(config: dict) -> None:
     if config.get("confirm") is None:
         return
     sizes: list = next(iter(config["sizes"].get("per_budget", {}).values()), [])
-    if len(config["budgets"]) != 1 or len(sizes) != 1 or len(config.get("seeds", [0])) != 1:
+    seeds = seeds_at(config.get("seeds", [0]), config["budgets"][-1])
+    if len(config["budgets"]) != 1 or len(sizes) != 1 or len(seeds) != 1:
         raise FlopsFitError(
             "confirm: the config must describe a single run; allowed: one budget, one size under "
             "sizes.per_budget and one seed, as flops-fit confirm writes them"

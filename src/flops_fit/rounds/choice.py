@@ -32,6 +32,9 @@ BEND, FARTHEST = 0.3, 1.5  # ln N around N*: where the bend of a curve is read, 
 BRACKET = (-0.5, 0.5)  # ln N around N*: the sizes of a new budget
 LEAST_NOISE, USUAL_NOISE, MOST_NOISE = 0.0005, 0.003, 0.005  # of ln L between runs
 MOST_MISFIT = 10.0
+WORTH_OF_SEEDS = (
+    0.01  # least share of the variance: many far runs tilt a fit, and cost next to nothing
+)
 FIRST_BUDGETS, FIRST_SIZES = 3, 5  # of the first grid
 
 
@@ -43,6 +46,8 @@ class Cells:
     trained from nothing (``money`` equals ``flops`` where there is no price). Runs of one ``trunk`` (a
     name, empty for none) share their steps up to where the shorter one leaves it, the ``leave``-th
     share of its own D. ``paid``: the share of each run that has been trained, 0 before it is.
+    ``repeat``: which of the seeds of its budget a run has, 0 for the first. A budget has all of its
+    sizes in the same seeds.
     """
 
     budget: np.ndarray
@@ -53,6 +58,20 @@ class Cells:
     trunk: np.ndarray
     leave: np.ndarray
     paid: np.ndarray
+    repeat: np.ndarray
+
+    def size_in(self, have: np.ndarray, run: int) -> list[int]:
+        """The ``run`` and the further seeds of its size, as many as its budget has in ``have`` (n,)."""
+        here = self.budget == self.budget[run]
+        seeds = self.repeat[here & have].max(initial=0)
+        again = here & (self.log_n == self.log_n[run]) & (self.repeat > 0) & (self.repeat <= seeds)
+        return [run, *np.flatnonzero(again & ~have)]
+
+    def next_seed(self, have: np.ndarray, budget: float) -> list[int]:
+        """The runs that give all sizes that ``have`` (n,) holds at ``budget`` one more seed."""
+        here = self.budget == budget
+        again = here & (self.repeat == self.repeat[here & have].max() + 1)
+        return list(np.flatnonzero(again & np.isin(self.log_n, self.log_n[here & have])))
 
     @cached_property
     def _covered(self) -> np.ndarray:
@@ -206,14 +225,15 @@ def _gradients(theta: np.ndarray, log_c: float, cost: Cost) -> dict[str, np.ndar
     }
 
 
-def first_grid(budget: np.ndarray, log_n: np.ndarray) -> np.ndarray:
-    """The runs to begin with: the smallest budgets, each with sizes evenly spread in ln N.
+def first_grid(cells: Cells) -> np.ndarray:
+    """The runs of ``cells`` to begin with: the smallest budgets, each with sizes evenly spread in ln N.
 
-    ``budget`` and ``log_n`` (n,) are those of the runs that can be chosen. Returns booleans (n,).
+    They have the first seed. Returns booleans (n,).
     """
+    budget, log_n = cells.budget, cells.log_n
     chosen = np.zeros(len(budget), dtype=bool)
     for c in np.unique(budget)[:FIRST_BUDGETS]:
-        rows = np.flatnonzero(budget == c)
+        rows = np.flatnonzero((budget == c) & (cells.repeat == 0))
         for target in np.linspace(log_n[rows].min(), log_n[rows].max(), FIRST_SIZES):
             chosen[rows[np.argmin(np.abs(log_n[rows] - target))]] = True
     return chosen
@@ -222,23 +242,30 @@ def first_grid(budget: np.ndarray, log_n: np.ndarray) -> np.ndarray:
 def steps(scores: Scores, have: np.ndarray) -> list[list[int]]:
     """What can be added to the runs ``have`` (n,) of ``scores`` in one step: lists of runs.
 
-    One run at a budget that has runs already, not farther from N* than a measured minimum reaches, or
-    at a new budget the sizes that bracket its minimum.
+    At a budget that has runs already, a size not farther from N* than a measured minimum reaches, or
+    one more seed of all of its sizes; at a new budget the sizes that bracket its minimum.
     """
-    cells, budgets, every = scores.cells, set(scores.cells.budget[have]), []
-    for c in np.unique(cells.budget):
-        if c not in budgets:
-            every.append(opening(scores, c))
-            continue
+    cells, every = scores.cells, openings(scores, have)
+    for c in np.unique(cells.budget[have]):
         away = np.abs(cells.log_n - scores.optimum(c))
-        every += [[int(i)] for i in np.flatnonzero((cells.budget == c) & ~have & (away < REACH))]
+        new = (cells.budget == c) & (cells.repeat == 0) & ~have & (away < REACH)
+        every += [cells.size_in(have, int(run)) for run in np.flatnonzero(new)]
+        again = cells.next_seed(have, c)
+        if again and scores.worths(have, [again])[0] >= WORTH_OF_SEEDS:
+            every.append(again)
     return every
+
+
+def openings(scores: Scores, have: np.ndarray) -> list[list[int]]:
+    """The `opening` of each budget of ``scores`` that has no runs in ``have`` (n,)."""
+    new = np.setdiff1d(scores.cells.budget, scores.cells.budget[have])
+    return [opening(scores, c) for c in new]
 
 
 def opening(scores: Scores, budget: float) -> list[int]:
     """The runs of ``scores`` at ``budget`` that bracket its minimum: the fewest sizes around N*."""
     cells, best = scores.cells, scores.optimum(budget)
-    left = list(np.flatnonzero(cells.budget == budget))
+    left = list(np.flatnonzero((cells.budget == budget) & (cells.repeat == 0)))
     picked: list[int] = []
     for off in BRACKET:
         if left:
@@ -261,9 +288,8 @@ def choose(
     taken, again and again.
     """
     cells = scores.cells
-    openings: list[list[int]] = [[], *(s for s in steps(scores, have) if len(s) > 1)]
     plans = []
-    for first in openings:
+    for first in ([], *openings(scores, have)):
         chosen = have.copy()
         chosen[first] = True
         if cells.total(chosen) > most and first:

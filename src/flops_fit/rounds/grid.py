@@ -59,6 +59,11 @@ class Grid:
         sizes = set(self.design.loc[self.design["budget"] == budget, "size"])
         return sorted(sizes, key=lambda size: self.known[size][0])
 
+    def seeds(self, budget: float) -> list[int]:
+        """The seeds at a ``budget`` in FLOPs; those of the largest one where it has no runs."""
+        here = self.design["budget"] == (budget if budget in self.budgets else self.budgets[-1])
+        return sorted(self.design.loc[here, "seed"].unique())
+
     def log_n(self, size: Size) -> float:
         """ln N of a ``size`` value."""
         return math.log(self._look(size)[0])
@@ -110,16 +115,15 @@ class Grid:
 
     def with_runs(self, action: Action) -> pd.DataFrame:
         """The design, one row per run, with the runs of ``action`` added."""
-        seeds = sorted(self.design["seed"].unique())
         rows = [
             self.row(b, s, seed)
             for b, sizes in action.sizes.items()
             for s in sizes
-            for seed in seeds
+            for seed in self.seeds(b)
         ]
         added = [pd.DataFrame(rows, columns=self.design.columns)] if rows else []
         grown = pd.concat([self.design, *added], ignore_index=True)
-        once = grown[grown["seed"] == seeds[0]]
+        once = grown.drop_duplicates(["budget", "size"])
         repeated = [once.assign(seed=seed) for seed in action.seeds]
         return pd.concat([grown, *repeated], ignore_index=True)
 

@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 
 from flops_fit.config.complete import complete_config
+from flops_fit.config.load import load_config
 from flops_fit.constants import Status
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.places import sweep_folder
@@ -28,10 +29,11 @@ from flops_fit.plan.price import priced_resources, rate_for
 from flops_fit.plan.table import plan_rows
 from flops_fit.rounds.choice import Cells, first_grid
 from flops_fit.rounds.goal import Goal, check_possible
-from flops_fit.rounds.next import config_text, number
+from flops_fit.rounds.next import as_seeds, config_text, number
 from flops_fit.rounds.outcome import LEVEL, Outcome, usual_forms
 from flops_fit.rounds.simulate import design_of
 from flops_fit.store.collect import read_results
+from flops_fit.sweep import seeds_at
 
 RESULTS = "results"  # where the workflow writes
 MOST_ROUNDS = 50
@@ -74,8 +76,8 @@ class Rounds:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan of all runs that rounds can choose: the config's grid with its first seed."""
-        return plan_config({**self.config, "seeds": self.config["seeds"][:1]}, RESULTS, self.paths)
+        """The plan of all runs that rounds can choose: the config's grid."""
+        return plan_config(self.config, RESULTS, self.paths)
 
     @cached_property
     def design(self) -> pd.DataFrame:
@@ -106,6 +108,12 @@ class Rounds:
                 ]
             ),
             paid=np.zeros(len(flops)),
+            repeat=np.array(
+                [
+                    list(seeds_at(self.config["seeds"], budget)).index(seed)
+                    for budget, seed in zip(design["budget"], design["seed"], strict=True)
+                ]
+            ),
         )
 
     def possible(self) -> str:
@@ -127,8 +135,9 @@ class Rounds:
                     "these rounds; allowed: all configs from round 1 on, or none of them"
                 )
             raw = yaml.safe_load(path.read_text())
-            runs = self._runs(raw)
-            if _rest(raw) != _rest(self.raw) or runs is None:
+            other = _rest(raw) != _rest(self.raw)
+            runs = None if other else self._runs(load_config(path))
+            if runs is None:
                 raise FlopsFitError(
                     f"{path}: made from another version of {self.path}; allowed: the rounds of this "
                     "config; delete the configs of its rounds to begin again (trained runs are kept)"
@@ -143,26 +152,33 @@ class Rounds:
     def _file(self, number_: int) -> Path:
         return self.path.with_name(f"{self.config['name']}-round{number_}.yaml")
 
-    def _runs(self, raw: Mapping[str, Any]) -> np.ndarray | None:
-        """Which of the cells a round's config holds; None where it holds others too."""
-        sizes = raw["sizes"]["per_budget"]
-        chosen = {(float(budget), float(size)) for budget in sizes for size in sizes[budget]}
-        pairs = zip(self.design["budget"], self.design["size"], strict=True)
-        runs = np.array([(float(b), float(s)) in chosen for b, s in pairs])
-        known = runs.sum() == len(chosen) and raw["seeds"] == self.config["seeds"][:1]
-        return runs if known else None
+    def _runs(self, config: Mapping[str, Any]) -> np.ndarray | None:
+        """Which of the cells a round's ``config`` holds; None where it holds others too."""
+        chosen = {
+            (budget, float(size), seed)
+            for budget, sizes in config["sizes"]["per_budget"].items()
+            for size in sizes
+            for seed in seeds_at(config["seeds"], budget)
+        }
+        every = zip(*(self.design[name] for name in ("budget", "size", "seed")), strict=True)
+        runs = np.array([(float(b), float(s), int(seed)) in chosen for b, s, seed in every])
+        return runs if runs.sum() == len(chosen) else None
 
     def write(self, number_: int, runs: np.ndarray, why: str) -> Round:
         """Write the config of round ``number_`` with ``runs`` (n,), and ``why`` at its head."""
+        chosen = self.design[runs].sort_values(["budget", "params"])
         sizes: dict[float, list] = {}
-        for row in self.design[runs].sort_values(["budget", "params"]).itertuples(index=False):
-            sizes.setdefault(row.budget, []).append(number(row.size))
+        seeds: dict[float, list[int]] = {}
+        for budget, part in chosen.groupby("budget"):
+            sizes[budget] = [number(size) for size in part["size"].unique()]
+            every = seeds_at(self.config["seeds"], budget)
+            seeds[budget] = [seed for seed in every if (part["seed"] == seed).any()]
         name, path = self._file(number_).stem, self._file(number_)
         raw = {key: value for key, value in self.raw.items() if key != "until"} | {
             "name": name,
             "budgets": [number(b) for b in sizes],
             "sizes": {"per_budget": {number(b): values for b, values in sizes.items()}},
-            "seeds": self.config["seeds"][:1],
+            "seeds": as_seeds(seeds),
         }
         head = [f"Made by `flops-fit sweep` from {self.path}: {self.goal.text}.", why]
         complete_config(raw)
@@ -171,7 +187,7 @@ class Rounds:
 
     def first(self) -> np.ndarray:
         """The runs (n,) of the first round; raises `FlopsFitError` where they cost too much."""
-        runs = first_grid(self.cells.budget, self.cells.log_n)
+        runs = first_grid(self.cells)
         flops = self.cells.total(runs)
         if flops > self.most:
             raise FlopsFitError(

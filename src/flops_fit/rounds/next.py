@@ -7,7 +7,7 @@ of `flops-fit simulate`: how much narrower the interval of N* becomes per FLOP.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from flops_fit.notation import count_text, flops_text
 from flops_fit.rounds.grid import Action, Grid
 from flops_fit.rounds.simulate import simulate
 from flops_fit.rounds.truth import Truth
+from flops_fit.sweep import seeds_at
 
 ENOUGH_SIZES = 5  # per budget: a parabola has three parameters, and two more sizes test it
 MOST_PER_SIDE = 4  # new sizes on one side of one budget, before the next measurement
@@ -321,9 +322,19 @@ def grown(raw: dict, config: dict, grid: Grid, action: Action, name: str) -> dic
         "budgets": [number(b) for b in budgets],
         "sizes": {"per_budget": sizes},
     }
-    if action.seeds:
-        new["seeds"] = [*config["seeds"], *action.seeds]
+    if action.seeds or isinstance(config["seeds"], Mapping):
+        new["seeds"] = as_seeds(
+            {b: [*seeds_at(config["seeds"], b), *action.seeds] for b in budgets}
+        )
     return new
+
+
+def as_seeds(seeds: Mapping[float, list[int]]) -> list[int] | dict[int | str | float, list[int]]:
+    """The ``seeds`` of every budget as a config has them: one list where all have the same."""
+    lists = list(seeds.values())
+    if all(each == lists[0] for each in lists):
+        return lists[0]
+    return {number(budget): each for budget, each in seeds.items()}
 
 
 def number(value: float) -> int | str | float:

@@ -115,9 +115,10 @@ class Outcome:
         more, log_n = np.zeros_like(self.runs), self.cells.log_n
         for entry in self.fit.isoflop.budgets:
             here = np.isclose(self.cells.budget, entry.flops)
-            tried, left = log_n[here & self._measured], here & ~self.runs
+            tried = np.unique(log_n[here & self._measured])
+            left = here & ~self.runs & (self.cells.repeat == 0)
             if entry.status == "at_edge":
-                side = side_of(entry, tried)
+                side = side_of(entry, list(tried))
                 away = side * (log_n - (side * tried).max() * side)
                 need = 1
             elif entry.status == "no_minimum":
@@ -130,7 +131,8 @@ class Outcome:
             else:
                 continue
             rows = np.flatnonzero(left & (away > 0))
-            more[rows[np.argsort(away[rows])][:need]] = True
+            for run in rows[np.argsort(away[rows])][:need]:
+                more[self.cells.size_in(self.runs, run)] = True
         return more
 
     @property
@@ -175,7 +177,8 @@ class Outcome:
         most = self.goal.half_width(self.answer.loss)
         runs = runs & ~self.lost
         top = self.cells.budget == self.cells.budget[runs].max()
-        few = (top & runs).sum() < min(FEWEST_SIZES, top.sum())
+        tried, every = (len(np.unique(self.cells.log_n[part])) for part in (top & runs, top))
+        few = tried < min(FEWEST_SIZES, every)
         if self._sd is None or most is None or few:
             return False
         before, then = (
