@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from project import REPOSITORY
 
 INTERNALS = REPOSITORY / "workflow/rules/internals.smk"
@@ -46,8 +47,35 @@ rule a:
         seen=seen,
     shell:
         "touch {{output}}"
+
+
+onstart:
+    print("STARTS", runs_elsewhere())
 """
 SHARED = {"store": "", "copy": "results", "sent": False}  # with a store: tests/storage
+# An executor for other machines, as those of clusters and clouds are; it has none
+ELSEWHERE = """\
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.settings import CommonSettings
+
+common_settings = CommonSettings(
+    non_local_exec=True, implies_no_shared_fs=False, job_deploy_sources=False
+)
+
+
+class Executor(RemoteExecutor):
+    def __post_init__(self):
+        pass
+
+    def run_job(self, job):
+        raise SystemExit(3)
+
+    async def check_active_jobs(self, active_jobs):
+        yield
+
+    def cancel_jobs(self, active_jobs):
+        pass
+"""
 MODULE = """\
 module inner:
     snakefile:
@@ -118,6 +146,20 @@ def test_a_real_run_as_a_module_by_our_triggers_is_seen_too(tmp_path):
         "gres": None,
         **SHARED,
     }
+
+
+@pytest.mark.parametrize(("options", "elsewhere"), [([], False), (["--executor", "none"], True)])
+def test_it_is_known_at_the_start_whether_jobs_run_on_other_machines(tmp_path, options, elsewhere):
+    (tmp_path / "inner.smk").write_text(SNAKEFILE)
+    plugin = tmp_path / "snakemake_executor_plugin_none"
+    plugin.mkdir()
+    (plugin / "__init__.py").write_text(ELSEWHERE)
+    line = [sys.executable, "-m", "snakemake", "-s", "inner.smk", "--cores", "1", "--jobs", "1"]
+    done = subprocess.run(
+        [*line, *options], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert f"STARTS {elsewhere}" in done.stdout, done.stderr
+    assert (done.returncode == 0) is not elsewhere  # an executor of nowhere ran nothing
 
 
 def test_no_other_rule_file_reaches_into_snakemake():

@@ -33,6 +33,11 @@ def is_dry_run():
     return workflow.dryrun
 
 
+def runs_elsewhere():
+    """Whether jobs run on other machines; known only when the workflow starts."""
+    return workflow.non_local_exec
+
+
 def rewording_reruns():
     """Whether an edit of a shell command makes a job stale, as in Snakemake's default."""
     return RerunTrigger.CODE in workflow.dag_settings.rerun_triggers
