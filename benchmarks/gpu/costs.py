@@ -20,7 +20,7 @@ from flops_fit.experiment.options import TrainOptions
 from flops_fit.plan.counting import count_model
 from flops_fit.plan.devices import device_name, matmul_format, measured_peak
 from flops_fit.plan.peaks import known_peak
-from flops_fit.plan.price import BASE_BYTES, device_kind
+from flops_fit.plan.price import CONTEXT_BYTES
 from flops_fit.trainer import train
 from flops_fit.training import curve as curve_module
 from flops_fit.training.batches import GlobalBatches
@@ -192,7 +192,7 @@ def memory(bench: Bench) -> None:
         (row,) = sweep.rows
         record = sweep.train(row["experiment_id"])
         if bench.gpu:  # torch does not count the context, for which the estimate has a share
-            estimate = row["memory_bytes"] - BASE_BYTES[device_kind(1)]
+            estimate = row["memory_bytes"] - CONTEXT_BYTES
             taken = record["device_memory_bytes"]
         else:
             estimate, taken = row["memory_bytes"], record["peak_memory_bytes"]

@@ -30,9 +30,12 @@ class ModelCount:
         method: "meta" (run on the meta device), "cpu" (run on the CPU, or extrapolated from sizes
             that were), "model" (the model's own ``flops_per_token()``), "none" or "" (not counted).
         warnings: sentences to read before the figures are trusted.
-        activation_bytes: bytes that autograd keeps for the backward pass per target element, in the
-            model's number format and with the full square of attention (fused kernels keep less); 0
-            where the model could not be run. Only for the estimate of memory.
+        activation_bytes: for the estimate of memory, the most bytes per target element that a step
+            takes beside weights, gradients and states of the optimiser, trained as a plan has it; where
+            that was not measured, those that autograd keeps in fp32 with the full square of attention;
+            0 where the model could not be run.
+        fixed_bytes: what it takes for any batch, which are copies of weights in 16 bits.
+        evaluation_bytes: the most that a batch of the evaluation takes (0: not measured).
         flops_per_position: FLOPs per element of the inputs, where targets are ignored or items
             differ in length, so that the positions of a run decide what it spent; else None.
     """
@@ -46,6 +49,8 @@ class ModelCount:
     warnings: tuple[str, ...] = ()
     activation_bytes: float = 0.0
     flops_per_position: float | None = None
+    fixed_bytes: int = 0
+    evaluation_bytes: float = 0.0
 
     def spent_flops(self, tokens: float, positions: float | None = None) -> float:
         """The counted FLOPs of a run that has seen ``tokens`` target elements.
@@ -69,6 +74,8 @@ class ModelCount:
             method=row.get("count_method", ""),
             activation_bytes=row.get("activation_bytes", 0.0),
             flops_per_position=row.get("flops_per_position"),
+            fixed_bytes=row.get("fixed_bytes", 0),
+            evaluation_bytes=row.get("evaluation_bytes", 0.0),
         )
 
     def to_dict(self, tokens_per_item: float | None = None) -> dict[str, Any]:
@@ -86,6 +93,8 @@ class ModelCount:
             "tokens_per_item": tokens_per_item,
             "activation_bytes": self.activation_bytes,
             "flops_per_position": self.flops_per_position,
+            "fixed_bytes": self.fixed_bytes or None,
+            "evaluation_bytes": self.evaluation_bytes or None,
         }
         return {name: value for name, value in row.items() if value is not None}
 

@@ -69,6 +69,17 @@ def test_memory_is_state_and_the_activations_of_a_micro_batch():
     assert process_bytes(WORK, both) == pytest.approx(base + 20 * 10**6 + activations / 2)
 
 
+def test_memory_is_that_of_a_batch_of_the_evaluation_where_it_takes_more():
+    """The evaluation has no gradients, and its own copies of weights in 16 bits."""
+    training, fixed = process_bytes(WORK, ONE), 2 * 10**6
+    halves = replace(WORK, fixed_bytes=fixed)
+    assert process_bytes(halves, ONE) == training + fixed
+    smaller = replace(halves, evaluation_bytes=8 * 64 * 1e4)
+    assert process_bytes(smaller, ONE) == training + fixed
+    larger = replace(halves, evaluation_bytes=8 * 64 * 1e4 + fixed + 4 * 10**6 + 5)
+    assert process_bytes(larger, ONE) == training + fixed + 5
+
+
 def test_the_activations_are_those_that_autograd_keeps():
     import torch
     from torch import nn

@@ -83,7 +83,7 @@ class Costs:
         """Whether the smallest size that was counted, or the loss, draws at random in evaluation."""
         size = min(size for size, _ in self._known)
         small = self._known[size, 0].params_total <= CPU_PARAMS
-        batch = self._collate([self.example] * ITEMS)
+        batch = self.collate([self.example] * ITEMS)
         return draws_when_evaluated(
             lambda: create_model(self.model_cls, self.size_param, size, self.kwargs),
             batch,
@@ -104,7 +104,8 @@ class Costs:
         ]
 
     @property
-    def _collate(self) -> Callable:
+    def collate(self) -> Callable:
+        """The function that makes a batch of a list of items."""
         return default_collate if self.data is None else self.data.collate
 
     @property
@@ -135,7 +136,7 @@ class Costs:
             self.example,
             self.loss_fn,
             self.items.tokens,
-            self._collate,
+            self.collate,
             batch_items,
         )
         if self.items.ordinary:

@@ -1,9 +1,7 @@
 """FLOPs and parameters, followed from operator to operator through a forward and backward pass."""
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +9,8 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_count
+
+from flops_fit.plan.meta_kernels import MetaKernels, tensors_in
 
 aten = torch.ops.aten
 
@@ -97,22 +97,6 @@ class _Origin:
     chosen: float = 0
 
 
-@dataclass(frozen=True)
-class _Metadata:
-    """All there is to a tensor on the meta device."""
-
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> "_Metadata":
-        return cls(tensor.shape, tensor.stride(), tensor.dtype)
-
-    def make(self) -> torch.Tensor:
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
-
-
 DATA = _Origin()
 CONSTANT = _Origin(weights=frozenset())
 
@@ -129,7 +113,7 @@ class FlopTracker(TorchDispatchMode):
         self.shares: dict[int, float] = defaultdict(float)  # of the positions that met a weight
         self.features: dict[int, int] = {}  # width of what a weight makes
         self.parameters = {id(p): p for p in model.parameters()}
-        self.outputs: dict[tuple, object] = {}  # metadata of what meta kernels returned
+        self.kernels = MetaKernels()
         # By storage. A weak reference keeps its address from being given to another.
         self.origins: dict[int, tuple[StorageWeakRef, _Origin]] = {}
         for buffer in model.buffers():
@@ -165,34 +149,14 @@ class FlopTracker(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        inputs = _tensors([*args, *kwargs.values()])
-        out = self._run(func, args, kwargs, inputs)
+        inputs = tensors_in([*args, *kwargs.values()])
+        out = self.kernels.run(func, args, kwargs, inputs)
         flops = formula(*args, **kwargs, out_val=out) if formula else None
         if self.in_forward:
             self._follow(func, operator, args, inputs, out, flops)
         if self.in_forward or not torch.is_grad_enabled():  # else an activation computed again
             self.flops += flops or 0
         return out
-
-    def _run(self, func: Any, args: tuple, kwargs: dict, inputs: list[torch.Tensor]) -> Any:
-        """Call an operator; on the meta device only once for each kind of input.
-
-        Many of torch's meta kernels are slow Python (milliseconds for a layer norm), and the
-        layers of a model, or the steps of a recurrent one, repeat the same few.
-        """
-        in_place = func._schema.is_mutable and torch.Tag.pointwise in func.tags
-        if not (_all_on_meta(inputs) and (in_place or not _aliases(func))):
-            return func(*args, **kwargs)
-        signature = (func, _signature(args), _signature(tuple(kwargs.items())))
-        if signature not in self.outputs:
-            out = func(*args, **kwargs)
-            if not in_place:
-                self.outputs[signature] = _each(torch.Tensor, _Metadata.of, out)
-            elif out is args[0]:
-                self.outputs[signature] = None
-            return out
-        known = self.outputs[signature]
-        return args[0] if in_place else _each(_Metadata, _Metadata.make, known)
 
     # -- what follows looks at the forward pass alone
 
@@ -207,7 +171,7 @@ class FlopTracker(TorchDispatchMode):
     ) -> None:
         storages = {_storage_key(t) for t in inputs}
         mutates = func._schema.is_mutable
-        made = [t for t in _tensors(out) if mutates or _storage_key(t) not in storages]
+        made = [t for t in tensors_in(out) if mutates or _storage_key(t) not in storages]
         if not made:  # a view
             return
         if flops is not None:
@@ -303,40 +267,3 @@ def _all_weights(origins: list[_Origin]) -> frozenset[int] | None:
 
 def _storage_key(tensor: torch.Tensor) -> int | None:
     return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else None
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors among an operator's arguments or outputs (`torch.utils._pytree` is slower)."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, list | tuple):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
-
-
-def _each(kind: type, function: Callable[[Any], Any], value: Any) -> Any:
-    """``value`` with ``function`` done to each ``kind`` in it."""
-    if isinstance(value, kind):
-        return function(value)
-    if isinstance(value, list | tuple):
-        return type(value)(_each(kind, function, item) for item in value)
-    return value
-
-
-def _signature(value: Any) -> Any:
-    """Hashable, and different where an operator could tell two arguments apart."""
-    if isinstance(value, torch.Tensor):
-        return value.shape, value.stride(), value.dtype
-    if isinstance(value, list | tuple):
-        return tuple(map(_signature, value))
-    return type(value), value
-
-
-def _all_on_meta(tensors: list[torch.Tensor]) -> bool:
-    return bool(tensors) and all(tensor.is_meta for tensor in tensors)
-
-
-@cache
-def _aliases(func: Any) -> bool:
-    """Whether an operator writes to its inputs, or returns views of them."""
-    return any(value.alias_info for value in [*func._schema.arguments, *func._schema.returns])

@@ -141,7 +141,9 @@ def _seconds_per_step(spec: Spec, config: dict[str, Any], device: torch.device) 
             with torch.autocast(device.type, precision, enabled=precision is not None):
                 outputs = call_model(model, inputs)
             # the loss is outside, and in fp32, as accelerate has it
-            loss_fn(convert_to_fp32(outputs), targets).backward()
+            if precision is not None:
+                outputs = convert_to_fp32(outputs)
+            loss_fn(outputs, targets).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()

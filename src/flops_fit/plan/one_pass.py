@@ -119,7 +119,7 @@ class Pass:
         try:
             loss = self.loss_fn(outputs, targets)
         except Exception as error:
-            loss = _sum_of_outputs(outputs) if device == "meta" and _needs_values(error) else None
+            loss = sum_of_outputs(outputs) if device == "meta" and needs_values(error) else None
             if loss is None:
                 raise FlopsFitError(f"loss: fails on {where}: {one_line(error)}") from error
         if not isinstance(loss, torch.Tensor) or loss.shape != ():
@@ -195,7 +195,7 @@ class _KeptForBackward(saved_tensors_hooks):
         return tensor
 
     def bytes_beside(self, model: nn.Module) -> int:
-        """Their size without the model's weights weights."""
+        """Their size without the model's weights."""
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         return sum(s.nbytes() for key, s in self._storages.items() if key not in weights)
 
@@ -282,11 +282,13 @@ def mover(device: str | torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     return move
 
 
-def _needs_values(error: Exception) -> bool:
+def needs_values(error: Exception) -> bool:
+    """Whether ``error`` seems to say that a tensor on the meta device has no values."""
     return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
 
 
-def _sum_of_outputs(outputs: Any) -> torch.Tensor | None:
+def sum_of_outputs(outputs: Any) -> torch.Tensor | None:
+    """A scalar that depends on all trained ``outputs`` of a model; None where there are none."""
     parts = [
         leaf.sum()
         for leaf in tree_leaves(outputs)

@@ -114,7 +114,8 @@ def make_plan(
     beyond = []
     if config["convention"] == COUNTED:  # 6 N D needs no count
         beyond = count_beyond(costs, grid_plan.experiments)
-    grid_plan = replace(grid_plan, warnings=warnings, beyond=beyond)
+    experiments = planning.with_memory(grid_plan.experiments)
+    grid_plan = replace(grid_plan, experiments=experiments, warnings=warnings, beyond=beyond)
     specs = _specs(grid_plan, config, planning, shared, uses, search_paths, results)
     _write(grid_plan, specs, config, fingerprint, costs.items, results)
     return grid_plan

@@ -16,6 +16,7 @@ from flops_fit.experiment.script_recipe import ScriptRecipe, ScriptShared
 from flops_fit.plan.costs import Costs
 from flops_fit.plan.counting import ratio_warnings
 from flops_fit.plan.items import kept_sample, measure_items, stated_items
+from flops_fit.plan.peak_memory import Manner, with_memory
 from flops_fit.plan.script_costs import ScriptCosts, script_costs, size_arguments
 from flops_fit.plan.trial import Behaviour, behaviour_of, try_plugins
 from flops_fit.plan.window import window_sizes
@@ -48,6 +49,9 @@ class Planning(Protocol):
 
     def recipe(self, shared: Any, experiment: Experiment) -> Recipe:
         """The recipe of ``experiment``, which has ``shared`` in common with the others."""
+
+    def with_memory(self, experiments: list[Experiment]) -> list[Experiment]:
+        """The ``experiments`` with the memory that their models take in training."""
 
     def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
         """Sentences on how the sizes of ``counts`` were counted, each once."""
@@ -109,6 +113,12 @@ class PluginPlanning:
                 )
         return recipe_of(shared, experiment, part)
 
+    def with_memory(self, experiments: list[Experiment]) -> list[Experiment]:
+        """The ``experiments`` with the memory that their models take, trained as the config says."""
+        given = self.resources
+        manner = Manner(self.config["precision"], bool(given.gpus), given.activation_checkpointing)
+        return with_memory(experiments, self.costs, manner, self.config["evaluation"])
+
     def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
         """What was assumed to get ``counts``, and of the items of the data."""
         size_name = self.config["model"]["size_param"]
@@ -146,6 +156,10 @@ class ScriptPlanning:
     def recipe(self, shared: ScriptShared, experiment: Experiment) -> Recipe:
         """The recipe of ``experiment``, which has ``shared`` in common with the others."""
         return script_recipe(shared, experiment, self.of_size(experiment.size_param_value))
+
+    def with_memory(self, experiments: list[Experiment]) -> list[Experiment]:
+        """The ``experiments`` as they are: what their script takes is its own business."""
+        return experiments
 
     def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
         """What was assumed to get ``counts``, and whether anything trains the sweep."""

@@ -18,7 +18,7 @@ from flops_fit.experiment.places import measured_file
 from flops_fit.experiment.spec import Spec
 from flops_fit.files import read_object
 from flops_fit.plan.peaks import PEAK_TFLOPS, known_peak
-from flops_fit.sweep import Experiment
+from flops_fit.sweep import Experiment, ModelCount
 
 # What every refusal that concerns cost ends with.
 PLAN_HINT = "`snakemake plan --cores 1` shows what each run costs"
@@ -32,9 +32,12 @@ SEVERAL = re.compile(  # 8x H100, H100 x8, DGX H100, GB200 NVL72
 )
 DEVICES = {"cpu": "CPU thread", "gpu": "GPU"}  # kind of device -> what one is called
 CAUTIOUS_RATES = {"cpu": (1e10, 0.006), "gpu": (5e12, 0.03)}  # FLOP/s, and seconds a step
-PARAM_BYTES = 4 + 4 + 8  # weight, gradient and AdamW's two moments, all fp32
+GRADIENT_BYTES = 4
+PARAM_BYTES = 4 + GRADIENT_BYTES + 8  # weight, gradient and AdamW's two moments, all fp32
 BUCKET_BYTES = 4  # a copy of the gradients, where several processes exchange them
-BASE_BYTES = {"cpu": 0.45e9, "gpu": 1.0e9}  # torch itself, or the device's context
+CONTEXT_BYTES = 0.8e9  # of a GPU, which torch does not allocate, with the code of its kernels
+WORKSPACE_BYTES = 0.2e9  # that the kernels of a GPU need at once, at most
+BASE_BYTES = {"cpu": 0.45e9, "gpu": CONTEXT_BYTES + WORKSPACE_BYTES}  # on a CPU torch itself
 HOST_BYTES_BESIDE_GPU = 3.5e9  # of each process that drives a GPU
 LAUNCHER_BYTES = 0.3e9
 SHORTEST_MINUTES, FEWEST_MB = 10, 1500  # asked of a cluster for however small a job
@@ -47,7 +50,7 @@ class Work:
 
     ``flops`` are those of the ``steps`` steps that the run trains itself; ``batch_items`` is the largest
     global batch, of ``tokens_per_item`` target elements each; ``params_total`` counts all parameters;
-    ``activation_bytes`` are kept per target element for the backward pass.
+    ``activation_bytes``, ``fixed_bytes`` and ``evaluation_bytes`` are those of its `ModelCount`.
     """
 
     flops: float
@@ -56,6 +59,8 @@ class Work:
     tokens_per_item: float
     params_total: int
     activation_bytes: float
+    fixed_bytes: int = 0
+    evaluation_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,7 @@ def work_of(experiment: Experiment, start: int = 0) -> Work:
         round(experiment.steps - experiment.batches.steps(start / experiment.tokens_per_item)),
         experiment.batches.last,
         experiment.tokens_per_item,
-        experiment.count.params_total,
-        experiment.count.activation_bytes,
+        *_memory_of(experiment.count),
     )
 
 
@@ -105,9 +109,13 @@ def work_of_spec(spec: Spec, start: int = 0) -> Work:
         round(recipe.steps - recipe.batches.steps(start / spec.tokens_per_item)),
         recipe.batches.last,
         spec.tokens_per_item,
-        spec.count.params_total,
-        spec.count.activation_bytes,
+        *_memory_of(spec.count),
     )
+
+
+def _memory_of(count: ModelCount) -> tuple[int, float, int, float]:
+    """The fields of a `Work` that decide its memory."""
+    return count.params_total, count.activation_bytes, count.fixed_bytes, count.evaluation_bytes
 
 
 def device_kind(gpus: int) -> str:
@@ -231,16 +239,18 @@ def price(work: Work, rate: Rate, resources: Resources, per_hour: float | None =
 def process_bytes(work: Work, resources: Resources) -> float:
     """Bytes of one process on its device, for ``work`` with ``resources``.
 
-    They are those of weights, gradients, AdamW's moments and the activations of a micro-batch. This
-    is an upper estimate: fused attention, 16-bit activations and recomputation need less.
+    They are those of weights, gradients and AdamW's moments, and of the larger of a micro-batch in
+    training and a batch in evaluation. This is an upper estimate: an optimiser with fewer states
+    needs less, and so does a compiled model. It leaves out what the allocator of a GPU holds unused.
     """
     processes = resources.processes
     items = math.ceil(work.batch_items / processes)
     items = min(items, resources.micro_batch_items or items)
     state = PARAM_BYTES + (BUCKET_BYTES if processes > 1 else 0)
     base = BASE_BYTES[device_kind(resources.gpus)]
-    activations = items * work.tokens_per_item * work.activation_bytes
-    return base + state * work.params_total + activations
+    training = items * work.tokens_per_item * work.activation_bytes + work.fixed_bytes
+    evaluation = work.evaluation_bytes - GRADIENT_BYTES * work.params_total  # there are none then
+    return base + state * work.params_total + max(training, evaluation)
 
 
 def job_minutes(price: Price) -> int:

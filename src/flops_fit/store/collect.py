@@ -57,7 +57,7 @@ def planned_fields(experiment: Experiment) -> dict[str, Any]:
 
 def _counts(count: ModelCount) -> dict[str, Any]:
     """The part of a count that fits read."""
-    without = ("count_method", "activation_bytes")
+    without = ("count_method", "activation_bytes", "fixed_bytes", "evaluation_bytes")
     return {name: value for name, value in count.to_dict().items() if name not in without}
 
 

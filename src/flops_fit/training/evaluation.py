@@ -129,6 +129,7 @@ def batch_sums(
             outputs, kept = call_model(model, inputs), np.asarray(counts)
             each = [_sum(name, f, outputs, targets, kept, device) for name, f in functions.items()]
             sums.append(torch.stack(each))
+            del outputs  # or they would stay while the next batch is computed
     model.train()
     return accelerator.gather(torch.stack(sums)).cpu()
 
