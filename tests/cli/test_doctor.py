@@ -40,7 +40,7 @@ def test_this_machine_passes(tmp_path, capsys, monkeypatch):
 SMI = """\
 case "$1" in
 -L) echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)';;
-*) echo '570.86.15, 9.0';;
+*) echo 'GPU-1, 570.86.15, 9.0, 81559, NVIDIA H100';;
 esac"""
 
 

@@ -117,7 +117,9 @@ def test_the_driver_is_read_from_the_kernel_where_nvidia_smi_does_not_tell_it(
 
 
 def test_nvidia_smi_names_the_driver_and_what_each_gpu_can_do(tmp_path, monkeypatch):
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 580.95.05, 9.0; echo 580.95.05, 8.6\n")
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\necho GPU-a, 580.95.05, 9.0, 81559, NVIDIA H100\necho GPU-b, 580.95.05, 8.6, 1, X\n"
+    )
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert this_machine() == Machine("580.95.05", ("9.0", "8.6"))

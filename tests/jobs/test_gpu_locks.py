@@ -22,14 +22,9 @@ from waiting import PATIENCE, until
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.files import write_json
-from flops_fit.jobs.gpu_locks import (
-    POLL_SECONDS,
-    VISIBLE,
-    open_locks,
-    take_devices,
-    visible_devices,
-)
+from flops_fit.jobs.gpu_locks import POLL_SECONDS, VISIBLE, open_locks, take_devices
 from flops_fit.jobs.launcher import launcher
+from flops_fit.plan.nvidia_smi import visible_devices
 
 JOB = """\
 import os, sys

@@ -12,10 +12,10 @@ from flops_fit.experiment.options import Resources
 from flops_fit.experiment.spec import Spec
 from flops_fit.files import write_json
 from flops_fit.jobs import launch, trainers
-from flops_fit.jobs.gpu_locks import VISIBLE
 from flops_fit.jobs.mps import CONTROL, mps_runs, sharing_sentence
 from flops_fit.jobs.served import OFF, SERVER
 from flops_fit.jobs.start import Start
+from flops_fit.plan.nvidia_smi import VISIBLE
 
 
 def program(folder, text):

@@ -5,12 +5,11 @@ nothing where the two do not fit.
 """
 
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 60.0  # the longest time to wait for nvidia-smi
+from flops_fit.plan.nvidia_smi import cards
+
 NVIDIA = Path("/proc/driver/nvidia/version")
 AMD = Path("/sys/module/amdgpu/version"), Path("/dev/kfd")  # of its driver, and for computing
 INDEX = "https://download.pytorch.org/whl"
@@ -75,18 +74,10 @@ class Verdict:
 def this_machine() -> Machine:
     """What this machine says of its GPUs."""
     amd = all(path.exists() for path in AMD)
-    if shutil.which("nvidia-smi") is not None:
-        query = ["nvidia-smi", "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
-        try:
-            done = subprocess.run(
-                query, capture_output=True, text=True, timeout=SECONDS, check=True
-            )
-        except (OSError, subprocess.SubprocessError):  # an old one, or without a driver
-            pass
-        else:
-            cards = re.findall(r"^(\d[\d.]*), (\d+\.\d+)$", done.stdout, re.MULTILINE)
-            if cards:
-                return Machine(cards[0][0], tuple(capability for _, capability in cards), amd)
+    listed = cards()  # none by an old nvidia-smi, or without a driver
+    if listed:
+        capabilities = tuple(card.capability for card in listed if card.capability is not None)
+        return Machine(listed[0].driver, capabilities, amd)
     try:
         known = re.search(r"Kernel Module.*?\s(\d+\.\d+(\.\d+)?)\s", NVIDIA.read_text())
     except OSError:

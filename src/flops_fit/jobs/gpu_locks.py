@@ -13,10 +13,7 @@ import fcntl
 import hashlib
 import itertools
 import os
-import re
-import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,11 +21,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.plan.nvidia_smi import VISIBLE, visible_devices
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 USE_CPU = "ACCELERATE_USE_CPU"  # the user sets this to keep runs off the GPUs
 POLL_SECONDS = 0.5  # between two attempts to lock GPUs
-LISTING_SECONDS = 60.0  # the longest time to wait for nvidia-smi
 _TURN = 0  # byte that is locked by the one job that may hold some GPUs while it waits for more
 _RANGE = 1 << 20  # bytes that stand for one GPU
 _FLOCK = struct.Struct("hhqqi")  # C's struct flock
@@ -122,74 +118,6 @@ def _wait(descriptor: int, devices: Mapping[str, str], count: int, runs_per_gpu:
         _unlock(descriptor, _TURN)
     os.utime(descriptor)  # systems delete old temporary files
     return taken
-
-
-def visible_devices(listed: str | None) -> dict[str, str]:
-    """Return the GPUs that a job may take: the name of each on this machine, by its name in `VISIBLE`.
-
-    ``listed`` is the value of that variable: indices or UUIDs, which may be shortened. The first
-    unknown one ends the list, as in CUDA; None means all GPUs. The names on this machine are UUIDs
-    where ``nvidia-smi`` is available, so that all jobs lock the same byte for a GPU, even if they
-    list it in different ways or run in different containers. Raises `FlopsFitError` where ``listed``
-    is None and there is no ``nvidia-smi``.
-    """
-    installed = installed_gpus()
-    if listed is None:
-        if installed is None:
-            raise FlopsFitError(
-                "resources.gpus: the GPUs of this machine cannot be listed without nvidia-smi; list "
-                f"them in {VISIBLE}, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
-            )
-        return {uuid: uuid for uuid in itertools.chain(*installed.values())}
-    devices: dict[str, str] = {}
-    for token in map(str.strip, listed.split(",")):
-        name = _name(token, installed)
-        if name is None:
-            break
-        if name not in devices.values():
-            devices[token] = name
-    return devices
-
-
-def _name(token: str, installed: dict[str, list[str]] | None) -> str | None:
-    """Return the name of the GPU that ``token`` stands for, or None if there is no such GPU."""
-    if installed is None:
-        return token if re.fullmatch(r"\d+|(GPU|MIG)-\S+", token) else None
-    if token.isdigit():
-        return next(itertools.islice(installed.values(), int(token), None), [None])[0]
-    parts = itertools.chain(
-        installed.items(), ((u, [u]) for u in itertools.chain(*installed.values()))
-    )
-    matches = {slices[0] for uuid, slices in parts if token and uuid.startswith(token)}
-    return matches.pop() if len(matches) == 1 else None
-
-
-def installed_gpus() -> dict[str, list[str]] | None:
-    """Return for the UUID of each GPU, in the driver's order, the UUIDs that a job can take.
-
-    These are the GPU itself or its slices (MIG). Returns None where there is no ``nvidia-smi``;
-    asking torch instead would take seconds. Raises `FlopsFitError` where ``nvidia-smi`` fails.
-    """
-    if shutil.which("nvidia-smi") is None:
-        return None
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "-L"],
-            capture_output=True,
-            text=True,
-            timeout=LISTING_SECONDS,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        output = getattr(error, "stdout", None) or str(error)
-        raise FlopsFitError(f"nvidia-smi -L fails: {str(output).strip()}") from None
-    installed: dict[str, list[str]] = {}
-    for kind, uuid in re.findall(r"^\s*(GPU|MIG) .*\(UUID: (\S+)\)", done.stdout, re.MULTILINE):
-        if kind == "GPU":
-            installed[uuid] = []
-        else:
-            installed[next(reversed(installed))].append(uuid)
-    return {uuid: slices or [uuid] for uuid, slices in installed.items()}
 
 
 def open_locks(path: Path) -> int:

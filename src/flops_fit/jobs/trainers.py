@@ -13,7 +13,7 @@ from flops_fit.experiment.script_recipe import ScriptRecipe
 from flops_fit.experiment.spec import Spec
 from flops_fit.jobs.compiled import cache_variables
 from flops_fit.jobs.environment import job_environment
-from flops_fit.jobs.gpu_locks import USE_CPU, VISIBLE
+from flops_fit.jobs.gpu_locks import USE_CPU
 from flops_fit.jobs.killed import AT_WORK, KILLED, LOST
 from flops_fit.jobs.launcher import ACCELERATE, launcher
 from flops_fit.jobs.one_process import CHECK, FOR_OPENMP, JOB
@@ -21,6 +21,7 @@ from flops_fit.jobs.script import LAUNCH_LOCK, ScriptRun
 from flops_fit.jobs.served import run_served
 from flops_fit.jobs.start import Start
 from flops_fit.plan.amounts import CheckedData
+from flops_fit.plan.nvidia_smi import VISIBLE
 from flops_fit.store.locks import run_lock
 from flops_fit.store.records import note_failure, read_failure
 from flops_fit.store.stopping import outlive

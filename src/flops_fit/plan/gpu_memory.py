@@ -1,10 +1,11 @@
-"""How much memory a GPU has: the one that the pricing names, else the smallest of this machine."""
+"""How much memory a GPU has: the one that the pricing names, else the smallest that runs may take."""
 
+import os
 import re
-import shutil
-import subprocess
 
-SECONDS = 60.0  # the longest time to wait for nvidia-smi
+from flops_fit.errors import FlopsFitError
+from flops_fit.plan.nvidia_smi import VISIBLE, cards, slice_bytes, visible_devices
+
 # GB by name (a pattern, the most specific first), from the makers' data sheets. Of a card that is sold
 # with two sizes, the name without a size means the smaller one.
 MEMORY_GB = {
@@ -29,25 +30,26 @@ MEMORY_GB = {
 
 
 def gpu_bytes(device: str | None) -> float | None:
-    """Bytes of the GPU ``device``; where it is None, of the smallest of this machine.
+    """Bytes of the GPU ``device``; where it is None, of the smallest that runs may take here.
 
-    None where that is not known.
+    Those are the GPUs, or slices of them, that ``CUDA_VISIBLE_DEVICES`` lists, else all. None where
+    that is not known.
     """
     if device is None:
-        return min(_installed(), default=None)
+        return _smallest_here()
     for pattern, gigabytes in MEMORY_GB.items():
         if re.search(rf"\b{pattern}\b", device):
             return 1e9 * gigabytes
     return None
 
 
-def _installed() -> list[float]:
-    """Bytes of each GPU of this machine, by ``nvidia-smi``."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]  # in MiB
+def _smallest_here() -> float | None:
+    memory = {card.uuid: card.memory_bytes for card in cards()}
+    if not memory:
+        return None
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):  # an estimate does without
-        return []
-    return [2**20 * float(line) for line in done.stdout.split() if line.isdigit()]
+        devices = visible_devices(os.environ.get(VISIBLE)).values()
+    except FlopsFitError:  # an estimate does without
+        return None
+    memory |= slice_bytes()
+    return min((size for size in map(memory.get, devices) if size is not None), default=None)
