@@ -218,8 +218,8 @@ def _multiplied(frame: pd.DataFrame, raw: pd.DataFrame, columns: Columns) -> lis
         if (np.log(_positive(raw[column])) - log_ratio).abs().fillna(np.inf).max() < PARTS:
             tokens = legible(columns.names.get("tokens", "tokens"))
             return [
-                f"the cost is 6 N D times column {legible(column)}: if {tokens} are the tokens of one of "
-                "so many parts, multiply them by it"
+                f"the cost is 6 N D times column {legible(column)}: if {tokens} are those of one "
+                "of so many parts, multiply them by it"
             ]
     return []
 
