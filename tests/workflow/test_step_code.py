@@ -104,6 +104,7 @@ def test_templates_style_sheets_and_the_schema_count_where_they_are_used():
         "report/page.css",
         "report/page.html.j2",
         "report/page.js",
+        "report/parts.html.j2",
         "report/plan.html.j2",
         "report/questions.html.j2",
         "report/compare.html.j2",
