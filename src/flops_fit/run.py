@@ -75,7 +75,6 @@ def current_experiment(**values: Any) -> "Run":
                 f"{path}: format {spec['format']}, which a newer flops-fit wrote; allowed: up to "
                 f"{FORMAT}, so copy its flops_fit/run.py again"
             )
-        sys.addaudithook(_note_opened)
         _current = Run(spec, os.environ["FLOPS_FIT_RESULT"])
         sys.excepthook = _current._leave_error
     _current._compare(values)
@@ -506,3 +505,7 @@ def _commit(path: Path, outcome: dict) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+if os.environ.get("FLOPS_FIT_SPEC"):  # a script may read its settings before it asks for the run
+    sys.addaudithook(_note_opened)

@@ -1,8 +1,7 @@
 """The bridge between Snakemake and the library: the plan, made on demand, and what rules ask of it.
 
-A dry run lists exactly the experiments that will run, without importing torch: the plan is read
-from a file whose name is a hash of everything that determines it. Only where there is no such file,
-a subprocess makes the plan.
+A dry run lists exactly the experiments that will run, without importing torch: the plan is a file whose
+name is a hash of all that determines it. Only where there is none, a subprocess makes the plan.
 """
 
 import functools
@@ -20,6 +19,7 @@ from flops_fit.config.factors import tunes_rate
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import Resources
 from flops_fit.experiment.places import (
+    late_file,
     run_folder,
     spec_file,
     sweep_config_file,
@@ -61,6 +61,10 @@ NO_PROFILE = (
     "flops-fit: the rerun triggers of profiles/default are not in use: any edit of a rule's text "
     "starts every run again (each is then restored from its record). Start Snakemake in the folder "
     "that holds profiles/default, or give --rerun-triggers mtime params input"
+)
+NO_PARAMS = (
+    "flops-fit: warning: under these rerun triggers, no changed setting is noticed, and old files count "
+    "as new; give --rerun-triggers mtime params input"
 )
 EDITED = "edited after it was collected (to fit your own table, name it in the config under runs)"
 
@@ -263,18 +267,19 @@ class PlannedSweep:
         keep_plan(self.plan, self.config["name"], RESULTS)
         write_object(sweep_config_file(RESULTS, self.config["name"]), self.config)
 
-    def set_broken_aside(self) -> None:
-        """Move broken results and records aside; Snakemake itself never checks their content."""
+    def set_broken_aside(self) -> bool:
+        """Move broken files aside; whether records told of files that only their jobs read."""
         for path in edited_tables(RESULTS, self.config["name"]):
             say(f"{path}: {EDITED}; moved to {path.name}.edited and made again")
             set_aside(path, "edited")
-        verified = Verified(RESULTS)
+        verified, late = Verified(RESULTS), state_of(late_file(RESULTS), "")
         for path, error in self._broken(verified, watch=True):
             say(f"{error}; moved to {path.name}.corrupt")
             set_aside(path)
             if path.name == RECORD:  # without its record a result is no longer backed
                 path.with_name(RESULT).unlink(missing_ok=True)
         verified.save()
+        return state_of(late_file(RESULTS), "") != late
 
     def name_broken(self) -> None:
         """Name the files that `set_broken_aside` would move."""
@@ -288,9 +293,8 @@ class PlannedSweep:
     ) -> Iterator[tuple[Path, FlopsFitError]]:
         """Yield every result and record that is not valid, with the error, and note the valid ones.
 
-        A file that was verified before is not read again, and a result that equals its valid record
-        byte for byte is valid. With ``watch``, files that a plug-in read only during a job count as
-        its inputs from now on.
+        A file that was verified before is not read again, and a copy of a valid record is valid. With
+        ``watch``, files that a plug-in read only during a job count as its inputs from now on.
         """
         for experiment in self.plan.experiments:
             name, digest = experiment.experiment_id, experiment.hash

@@ -17,6 +17,7 @@ from flops_fit.experiment.recipe import read_recipe
 from flops_fit.experiment.script_config import launching
 from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.script_trial import try_script
+from flops_fit.plan.cache import _known_plan
 from flops_fit.plan.planner import make_plan
 from flops_fit.plan.script_costs import script_costs, size_arguments
 from flops_fit.plugins.data_files import FileHashes
@@ -138,6 +139,52 @@ def test_a_program_that_is_no_python_counts_with_its_bytes(folder):
     assert "program.sh" in before.shared.uses["files"]
     (folder / "program.sh").write_text("echo 2")
     assert identify(folder, trainer=command).hash != before.hash
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (["python", "-m", "tool"], "tool/__main__.py"),
+        (["python", "tool"], "tool/__main__.py"),
+        (["bash", "-c", "python train.py --lr 1 && echo done"], "train.py"),
+        (["bash", "-c", "python train.py --config=settings.yaml"], "settings.yaml"),
+        (["my-tool", "--size", "{size}"], "tool/cli.py"),
+    ],
+)
+def test_a_program_is_known_however_it_is_started(folder, monkeypatch, command, file):
+    files = {
+        "tool/__init__.py": "",
+        "tool/__main__.py": "x = 1\n",
+        "tool/cli.py": "def main(): pass\n",
+        "tool-1.0.dist-info/METADATA": "Name: tool\nVersion: 1.0\n",
+        "tool-1.0.dist-info/entry_points.txt": "[console_scripts]\nmy-tool = tool.cli:main\n",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    given = {"script": None, "command": command, "arguments": [], "accelerate": None, "sources": []}
+    before = identify(folder, trainer=given).hash
+    (folder / file).write_text("other = 2\n")
+    assert identify(folder, trainer=given).hash != before
+
+
+def test_a_file_of_the_counts_makes_another_plan_and_the_same_runs(folder):
+    (folder / "my.py").write_text(
+        "import json\ndef counts(size):\n    total = json.load(open('total.json'))\n"
+        "    return {'params': 100, 'flops_per_token': 600, 'params_total': total}\n"
+    )
+    (folder / "total.json").write_text("110")
+    config = complete_config({**RAW, "budgets": [1e7], "batch": {"value": 10}})
+
+    def planned():
+        (experiment,) = make_plan(config, "results", [str(folder)]).experiments
+        return experiment.experiment_id, _known_plan(config, "results", [str(folder)])
+
+    id_before, plan_before = planned()
+    (folder / "total.json").write_text("120")
+    assert _known_plan(config, "results", [str(folder)]) != plan_before
+    assert planned()[0] == id_before
 
 
 REFUSED = [

@@ -275,6 +275,15 @@ def test_the_trial_runs_two_steps_and_says_why_it_fails(tmp_path, monkeypatch):
 
 
 @pytest.mark.seconds
+def test_settings_that_a_script_reads_before_it_asks_for_its_run_are_watched_too(tmp_path):
+    (tmp_path / "settings.txt").write_text("one")
+    head = HEAD.replace("run = ", "open('settings.txt').read()\nrun = ")
+    sweep = ScriptSweep(tmp_path, head=head)
+    assert sweep.train() == 0, sweep.said
+    assert [*sweep.record["late"]] == ["settings.txt"]
+
+
+@pytest.mark.seconds
 def test_what_only_the_run_is_seen_to_use_is_recorded_and_watched_from_then_on(
     tmp_path, monkeypatch
 ):

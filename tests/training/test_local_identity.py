@@ -174,6 +174,21 @@ def test_a_global_that_the_model_names_is_part_of_it(ask_again, monkeypatch):
     assert ask_again()[:2] == (0, 1)
 
 
+def test_a_method_of_a_library_that_was_replaced_is_part_of_the_model(ask_again, monkeypatch):
+    original = nn.Linear.reset_parameters
+    monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: original(self))
+    assert ask_again()[:2] == (0, 1)
+
+
+def test_a_loss_that_was_edited_by_hand_is_not_believed(ask_again):
+    records = json.loads(ask_again.results.read_text())
+    records[0]["final_loss"] -= 0.1
+    ask_again.results.write_text(json.dumps(records))
+    reused, trained, said = ask_again()
+    assert (reused, trained) == (0, 1)
+    assert f"edited by hand: {records[0]['experiment_id']}; these runs are trained again" in said
+
+
 def test_every_option_either_decides_a_result_or_is_a_resource():
     resources = {
         "max_epochs",

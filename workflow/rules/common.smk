@@ -1,6 +1,7 @@
 import functools
 import inspect
 import math
+import os
 from pathlib import Path
 from shlex import quote
 
@@ -9,6 +10,7 @@ from flops_fit import workflow as flops_fit
 from flops_fit.config.load import check_keys_once
 from flops_fit.errors import FlopsFitError
 from flops_fit.plots import FIGURES
+from flops_fit.plugins.data_files import FileHashes
 from flops_fit.study import read_study
 
 # Files of a comparison
@@ -72,11 +74,16 @@ def planned(name):
         return sweeps[name].known
     if rewording_reruns():
         logger.warning(flops_fit.NO_PROFILE)
+    if settings_rerun_nothing():
+        logger.warning(flops_fit.NO_PARAMS)
     planned = sweeps[name].make_plan()
     if not is_dry_run():
         planned.keep()
         send_plan(planned)
-        planned.set_broken_aside()
+        if planned.set_broken_aside():
+            planned = sweeps[name].make_plan()
+            planned.keep()
+            send_plan(planned)
         logger.info(planned.progress(), extra={"flops_fit_sweep": planned.kept})
     else:
         planned.name_broken()
@@ -130,6 +137,13 @@ def run_table(wildcards):
         return f"results/{sweep.name}/results.csv"
     # A table that is not in the store is fitted where Snakemake runs.
     return local(sweep.runs_file) if store() else sweep.runs_file
+
+
+@readable
+def table_content(wildcards):
+    """The hash of a table of existing runs: an older file in its place is a change, too."""
+    sweep = sweeps[wildcards.sweep]
+    return None if sweep.trains else FileHashes(os.devnull).of(Path(sweep.runs_file))
 
 
 def records(wildcards):

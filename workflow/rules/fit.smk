@@ -11,5 +11,6 @@ rule fit_law:
     params:
         options=lambda wildcards: sweeps[wildcards.sweep].fit_options(),
         code=code_of("fit"),
+        table=table_content,
     shell:
         "python -m flops_fit fit --runs {input.runs:q} --out {output} {params.options} > {log} 2>&1"

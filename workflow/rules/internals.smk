@@ -43,6 +43,12 @@ def rewording_reruns():
     return RerunTrigger.CODE in workflow.dag_settings.rerun_triggers
 
 
+def settings_rerun_nothing():
+    """Whether changed params or another set of inputs leave a job as it is."""
+    triggers = workflow.dag_settings.rerun_triggers
+    return not {RerunTrigger.PARAMS, RerunTrigger.INPUT} <= {*triggers}
+
+
 def is_asked_for(rule):
     """Whether a rule is named as a target on the command line."""
     return rule in workflow.dag_settings.targets

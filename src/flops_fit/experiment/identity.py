@@ -103,15 +103,19 @@ def recipe_of(
     )
 
 
-def data_folder(dataset: DatasetPart, results: str | Path) -> str | None:
+def data_folder(
+    dataset: DatasetPart, results: str | Path, uses: Mapping[str, Mapping[str, str]]
+) -> str | None:
     """Where the prepared data of ``dataset`` lie below ``results``, named by what determines them.
 
-    None where nothing is prepared.
+    ``uses`` are the hashes of what the preparation uses beyond its package. None where nothing is
+    prepared.
     """
     if dataset.prepare is None:
         return None
     keys = ("prepare", "prepare_kwargs", "prepare_source", "sources", "files")
-    digest = canonical_hash({key: getattr(dataset, key) for key in keys})[:12]
+    deciding = {key: getattr(dataset, key) for key in keys}
+    digest = canonical_hash(deciding | ({"uses": uses} if uses else {}))[:12]
     name = dataset.prepare.split(":")[0].rsplit(".", 1)[-1]
     return str(places.data_folder(results, f"{name}-{digest}"))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flops_fit.experiment import identity, used
+from flops_fit.experiment.places import hashes_file
 from flops_fit.experiment.recipe import PluginRecipe, Recipe, SharedRecipe, recipe_kind
 from flops_fit.experiment.script_config import (
     accelerate_content,
@@ -21,7 +22,7 @@ from flops_fit.experiment.script_config import (
 )
 from flops_fit.experiment.script_recipe import ScriptRecipe, ScriptShared
 from flops_fit.plugins.data_files import FileHashes
-from flops_fit.plugins.uses import Uses
+from flops_fit.plugins.uses import Uses, roots_of, uses_identity
 from flops_fit.plugins.watch import Watch
 from flops_fit.sweep import Experiment
 
@@ -33,8 +34,12 @@ class Kind(Protocol):
     """What a config means for one kind of trainer.
 
     In every method ``config`` is complete, ``paths`` are the search paths, and ``hashes`` remembers
-    the hashes of files.
+    the hashes of files. ``named_under`` says where in a config files can be named,
+    ``decided_by_trial`` whether what the trial run uses decides results, and not the plan alone.
     """
+
+    named_under: str
+    decided_by_trial: bool
 
     def shared(self, config: Config, paths: list[str], hashes: FileHashes) -> Shared:
         """The recipe that all experiments of ``config`` share, without what their code uses.
@@ -48,17 +53,31 @@ class Kind(Protocol):
     def seen_uses(self, watch: Watch, config: Config, paths: Iterable[str]) -> Uses:
         """What the trial run of ``config`` that ``watch`` observed used beyond, below ``paths``."""
 
-    def changed_late(self, results: str | Path, config: Config, hashes: FileHashes) -> Uses:
-        """What only jobs of ``config`` used, as kept below ``results``, and changed by ``hashes``."""
+    def changed_late(
+        self, results: str | Path, config: Config, hashes: FileHashes, paths: list[str]
+    ) -> Uses:
+        """What only jobs of ``config`` used, as kept below ``results``, and changed by ``hashes``.
+
+        It is looked for below ``paths``.
+        """
+
+    def read_elsewhere(self, watch: Watch, config: Config, paths: Iterable[str]) -> list[Path]:
+        """What the trial run of ``config`` that ``watch`` observed read among temporary files.
+
+        Without what ``config`` names, found below ``paths``.
+        """
 
     def users_files(self, config: Config, uses: Uses, paths: Iterable[str]) -> list[str | Path]:
-        """The user's source files that planning ``config`` runs, below ``paths`` and in ``uses``."""
+        """The user's source files of ``config``, below ``paths`` and in ``uses``."""
 
     def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:
         """Settings of ``config``, and import paths below ``paths``, that decide only the plan."""
 
-    def data_folder(self, shared: Shared, results: str | Path) -> str | None:
-        """The folder of the prepared data of ``shared`` below ``results``; None without any."""
+    def data_folder(self, shared: Shared, results: str | Path, paths: list[str]) -> str | None:
+        """The folder of the prepared data of ``shared`` below ``results``; None without any.
+
+        Code is looked for below ``paths``.
+        """
 
     def launching(
         self, config: Config, paths: list[str], arguments: Iterable[str]
@@ -72,14 +91,24 @@ class Kind(Protocol):
 class PluginKind:
     """Our trainer, with a user's model, data, loss and optimiser."""
 
+    named_under = "dataset.sources or in the arguments of the plug-in"
+    decided_by_trial = True
     shared = staticmethod(identity.shared_recipe)
     named_uses = staticmethod(used.named_uses)
     seen_uses = staticmethod(used.seen_uses)
+    read_elsewhere = staticmethod(used.read_elsewhere)
     users_files = staticmethod(used.users_files)
 
-    def changed_late(self, results: str | Path, config: Config, hashes: FileHashes) -> Uses:
-        """What only jobs of ``config`` used, as kept in ``results``, and changed by ``hashes``."""
-        return used.changed_late(results, used.references_of(config), hashes)
+    def changed_late(
+        self, results: str | Path, config: Config, hashes: FileHashes, paths: list[str]
+    ) -> Uses:
+        """What only jobs of ``config`` used, as kept in ``results``, and changed by ``hashes``.
+
+        It is looked for below ``paths``.
+        """
+        late = used.changed_late(results, used.references_of(config), hashes, paths)
+        prepare = config["dataset"]["prepare"]
+        return late | used.changed_late(results, [prepare], hashes, paths) if prepare else late
 
     def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:
         """The sizes of items and shares of the data of ``config``, and its example; not by ``paths``."""
@@ -91,10 +120,18 @@ class PluginKind:
         settings = {"per_item": per_item} if per_item else {}
         return settings | {"unique_fraction": fractions}, [example] if example else []
 
-    def data_folder(self, shared: Shared, results: str | Path) -> str | None:
-        """The folder of the prepared data of ``shared`` below ``results``."""
+    def data_folder(self, shared: Shared, results: str | Path, paths: list[str]) -> str | None:
+        """The folder of the prepared data of ``shared`` below ``results``.
+
+        Code is looked for below ``paths``.
+        """
         assert isinstance(shared, SharedRecipe)
-        return identity.data_folder(shared.dataset, results)
+        prepare = shared.dataset.prepare
+        if prepare is None:
+            return None
+        hashes = FileHashes(hashes_file(results))
+        uses = used.prepare_uses(results, prepare, paths, hashes)
+        return identity.data_folder(shared.dataset, results, uses_identity(uses, hashes))
 
     def launching(
         self, config: Config, paths: list[str], arguments: Iterable[str]
@@ -106,6 +143,9 @@ class PluginKind:
 class ScriptKind:
     """A user's own script."""
 
+    named_under = "trainer.sources"
+    decided_by_trial = False
+
     def shared(self, config: Config, paths: list[str], hashes: FileHashes) -> ScriptShared:
         """The program of ``config``, found below ``paths``; ``hashes`` are not needed yet."""
         return ScriptShared(script_program(config["trainer"], paths))
@@ -115,24 +155,34 @@ class ScriptKind:
         return script_sources(config["trainer"], paths)
 
     def seen_uses(self, watch: Watch, config: Config, paths: Iterable[str]) -> Uses:
-        """Nothing: while ``config`` is planned, ``watch`` sees no run of it below ``paths``."""
-        return Uses()
+        """What counting the sizes of ``config`` used, as ``watch`` saw it below ``paths``.
 
-    def changed_late(self, results: str | Path, config: Config, hashes: FileHashes) -> Uses:
+        The script itself does not run while the sweep is planned.
+        """
+        return watch.uses(roots_of(paths))
+
+    def changed_late(
+        self, results: str | Path, config: Config, hashes: FileHashes, paths: list[str]
+    ) -> Uses:
         """What only jobs of ``config`` used, as kept in ``results``, and changed by ``hashes``.
 
-        A file that is gone is none: a script may leave a cache, which somebody clears.
+        It is looked for below ``paths``. A file that is gone is none: a script may leave a cache, which
+        somebody clears.
         """
-        late = used.changed_late(results, portable_line(config["trainer"]), hashes)
+        late = used.changed_late(results, portable_line(config["trainer"]), hashes, paths)
         code, files = (
             {name: path for name, path in kind.items() if Path(path).exists()}
             for kind in (late.code, late.files)
         )
         return Uses(code, files)
 
-    def users_files(self, config: Config, uses: Uses, paths: Iterable[str]) -> list[str | Path]:
-        """None: ``config`` runs no code of the user to plan, so ``uses`` and ``paths`` are all."""
+    def read_elsewhere(self, watch: Watch, config: Config, paths: Iterable[str]) -> list[Path]:
+        """Nothing: while ``config`` is planned, ``watch`` sees no run of it below ``paths``."""
         return []
+
+    def users_files(self, config: Config, uses: Uses, paths: Iterable[str]) -> list[str | Path]:
+        """The script of ``config`` and the modules that it imports, as ``uses`` has them."""
+        return [*uses.code.values()]
 
     def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:
         """How ``config`` counts sizes and starts the script, found below ``paths``."""
@@ -148,8 +198,8 @@ class ScriptKind:
         }
         return settings, [reference for reference in named if reference]
 
-    def data_folder(self, shared: Shared, results: str | Path) -> str | None:
-        """None: what is ``shared`` has no data of its own below ``results``."""
+    def data_folder(self, shared: Shared, results: str | Path, paths: list[str]) -> str | None:
+        """None: what is ``shared`` has no data of its own below ``results``, whatever ``paths`` are."""
         return None
 
     def launching(

@@ -71,6 +71,14 @@ def seen_file(results: str | Path, fingerprint: str) -> Path:
     return plan_folder(results) / "seen" / f"{fingerprint[:16]}.json"
 
 
+def conditions_file(results: str | Path, check: str) -> Path:
+    """The file of what runs depend on beyond their identity, below ``results``.
+
+    ``check`` is the name of the check of their inputs, which runs of the same code and data share.
+    """
+    return plan_folder(results) / "conditions" / f"{check}.json"
+
+
 def late_file(results: str | Path) -> Path:
     """The file of what plug-ins used in jobs alone, below ``results``."""
     return plan_folder(results) / "late.json"

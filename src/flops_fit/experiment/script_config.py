@@ -1,6 +1,7 @@
 """From the section ``trainer`` of a config to what identifies a script, and to how a job starts it."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +28,17 @@ PLACEMENT = (
     "num_processes",
     "same_network",
     "use_cpu",
+)
+COMMON_PROGRAMS = (
+    "accelerate",
+    "bash",
+    "env",
+    "make",
+    "mpirun",
+    "python",
+    "sh",
+    "srun",
+    "torchrun",
 )
 PLACEMENT_PREFIXES = ("main_process_", "rdzv", "tpu_")
 
@@ -111,13 +123,18 @@ def script_sources(trainer: Mapping[str, Any], search_paths: Iterable[str]) -> U
     """
     paths, line = tuple(search_paths), line_of(trainer)
     uses = Uses()
-    for before, word in zip(["", *line], line, strict=False):
+    words = [part for word in line for part in _words(word)]
+    for before, word in zip(["", *words], words, strict=False):
         path = None if has_placeholder(word) else find_path(word, paths)
+        if path is not None and (path / "__main__.py").is_file():  # Python runs a folder so
+            path = path / "__main__.py"
         if before == "-m":
-            uses |= static_uses([word], paths)
+            uses |= static_uses([word, f"{word}.__main__"], paths)
         elif path is not None and path.is_file() and path.suffix == ".py":
             uses |= script_uses(path, paths)
-    texts = [part for word in line if not has_placeholder(word) for part in (word, _value(word))]
+    if words and find_path(words[0], paths) is None:
+        uses |= static_uses(_entry_points(words[0]), paths)
+    texts = [part for word in words if not has_placeholder(word) for part in (word, _value(word))]
     named = named_files([texts, accelerate_content(trainer, paths)], paths)
     files = {path for path in map(Path, named.values()) if not _is_interpreter(path, paths)}
     files |= {_existing("trainer.sources", source, paths) for source in trainer["sources"]}
@@ -182,6 +199,25 @@ def _portable(word: str) -> str:
     """``word`` without the folders of this machine."""
     before, equals, value = word.rpartition("=")
     return f"{before}{equals}{os.path.basename(value)}" if os.path.isabs(value) else word
+
+
+def _words(word: str) -> list[str]:
+    """The words of an argument that is itself a command line, such as that of ``bash -c``."""
+    if " " not in word.strip():
+        return [word]
+    try:
+        return [word, *shlex.split(word)]
+    except ValueError:  # a quotation that does not end
+        return [word]
+
+
+def _entry_points(program: str) -> list[str]:
+    """The functions that installed packages offer as the command ``program``."""
+    if program in COMMON_PROGRAMS or os.path.isabs(program):
+        return []
+    from importlib import metadata  # slow to import, and rarely needed
+
+    return [point.value for point in metadata.entry_points(group="console_scripts", name=program)]
 
 
 def _value(word: str) -> str:

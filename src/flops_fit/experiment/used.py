@@ -18,12 +18,14 @@ from flops_fit.files import canonical_hash, read_object, write_object
 from flops_fit.plugins.code import source_files
 from flops_fit.plugins.data_files import PACKAGE, FileHashes, find_path
 from flops_fit.plugins.origin import OWN_FOLDER
+from flops_fit.plugins.unseen import unseen_readers
 from flops_fit.plugins.uses import (
     Uses,
+    copied_uses,
     installed_uses,
-    name_of,
     named_files,
     named_folders,
+    names_of,
     roots_of,
     static_uses,
     uses_identity,
@@ -63,25 +65,43 @@ def seen_uses(watch: Watch, config: Mapping[str, Any], search_paths: Iterable[st
     """What the trial run that ``watch`` has watched used beyond `named_uses`.
 
     Only what the identity of the experiments of ``config`` lacks elsewhere is returned, with names
-    relative to ``search_paths``. A folder that arguments name counts where the run looked into it, or
-    where it did not run the data, which are then prepared later.
+    relative to ``search_paths``. A folder that arguments name counts where the run looked into it,
+    where a library may have done so unseen, or where the data did not run, which are prepared later.
     """
     paths = tuple(search_paths)
     dataset = config["dataset"]
     not_run = {**dataset["kwargs"], **dataset["prepare_kwargs"]} if dataset["example"] else {}
+    seen = watch.uses(roots_of(paths))
+    unseen = unseen_readers(users_files(config, named_uses(config, paths) | seen, paths))
     folders = {
         text: path
         for text, path in named_folders(_arguments(config), paths).items()
-        if watch.looked_into(path)
+        if unseen or watch.looked_into(path)
     } | named_folders(not_run, paths)
-    seen = watch.uses(roots_of(paths))
     files = {
         name: path
         for name, path in seen.files.items()
         if not any(Path(path).resolve().is_relative_to(Path(f).resolve()) for f in folders.values())
     }
-    installed = installed_uses(references_of(config), paths)
-    return _new(Uses(seen.code, {**files, **folders}) | installed, config, paths)
+    packages = installed_uses(references_of(config), paths) | copied_uses(watch.imported())
+    return _new(Uses(seen.code, {**files, **folders}) | packages, config, paths)
+
+
+def read_elsewhere(
+    watch: Watch, config: Mapping[str, Any], search_paths: Iterable[str]
+) -> list[Path]:
+    """What the trial run that ``watch`` has watched read in folders for temporary or cached files.
+
+    Without what the identity of the experiments of ``config`` covers, since arguments or sources, which
+    are looked for below ``search_paths``, name it.
+    """
+    paths = tuple(search_paths)
+    arguments = _arguments(config)
+    named = {**named_files(arguments, paths), **named_folders(arguments, paths)}
+    places = [Path(path).resolve() for path in named.values()]
+    read = Uses(files={str(path): str(path) for path in watch.read_elsewhere()})
+    new = map(Path, _new(read, config, paths).files)
+    return [p for p in new if not any(p.resolve().is_relative_to(place) for place in places)]
 
 
 def users_files(
@@ -144,12 +164,18 @@ def write_seen(results: str | Path, fingerprint: str, uses: Uses) -> None:
     write_object(seen_file(results, fingerprint), uses.to_dict())
 
 
-def late_uses(watch: Watch, spec: Spec) -> Uses:
+def late_uses(watch: Watch, spec: Spec) -> tuple[Uses, int]:
     """What the job of ``spec`` used that its plan does not cover, at most `MOST_LATE` of each kind.
 
-    ``watch`` has watched the job.
+    ``watch`` has watched the job. Also how many more modules or files there were.
     """
-    shared, paths = spec.plugins.shared, tuple(spec.search_paths)
+    paths = tuple(spec.search_paths)
+    return _unplanned(_new(watch.uses(roots_of(paths)), _config_of(spec), paths), spec)
+
+
+def _config_of(spec: Spec) -> dict[str, Any]:
+    """The sections of a config that say which code and data the runs of ``spec`` use."""
+    shared = spec.plugins.shared
     config = {name: vars(getattr(shared, name)) for name in ("model", "loss", "optimizer")}
     dataset = {**vars(shared.dataset), "sources": [s for s, _ in shared.dataset.sources]}
     metrics = {
@@ -159,55 +185,121 @@ def late_uses(watch: Watch, spec: Spec) -> Uses:
         }
         for name, part in shared.metrics.items()
     }
-    config |= {"dataset": dataset, "metrics": metrics}
-    return _unplanned(_new(watch.uses(roots_of(paths)), config, paths), spec)
+    return config | {"dataset": dataset, "metrics": metrics}
+
+
+def prepare_uses(
+    results: str | Path, prepare: str, search_paths: Iterable[str], hashes: FileHashes
+) -> Uses:
+    """What the preparation of data by ``prepare``, an import path, rests on beyond its package.
+
+    That is what its import statements reach below ``search_paths``, the distribution that it is from,
+    and what it was seen to use below ``results`` that is not as it was first seen by ``hashes``.
+    """
+    paths = tuple(search_paths)
+    beyond = _beyond(static_uses([prepare], paths), prepare, paths)
+    late = changed_late(results, [prepare], hashes, paths)
+    return beyond | installed_uses([prepare], paths) | late
+
+
+def _beyond(uses: Uses, reference: str, paths: tuple[str, ...]) -> Uses:
+    """``uses`` without the code that the fingerprint of ``reference`` covers."""
+    covered = {file.resolve() for file in source_files(reference, paths)}
+    code = {name: path for name, path in uses.code.items() if Path(path).resolve() not in covered}
+    return Uses(code, uses.files, uses.packages)
+
+
+def late_prepare_uses(watch: Watch, spec: Spec) -> tuple[Uses, int]:
+    """What the preparation of the data of ``spec``, which ``watch`` has watched, used unplanned.
+
+    At most `MOST_LATE` of each kind, and how many more there were.
+    """
+    paths = tuple(spec.search_paths)
+    prepare = spec.plugins.shared.dataset.prepare
+    assert prepare is not None
+    known = set(static_uses([prepare], paths).code.values())
+    uses = _new(watch.uses(roots_of(paths)), _config_of(spec), paths)
+    code = {name: path for name, path in uses.code.items() if path not in known}
+    return _at_most(Uses(code, uses.files), spec)
 
 
 def late_script_uses(
     used: Iterable[str], spec: Spec, results: str | Path, started: float
-) -> tuple[Uses, list[str]]:
+) -> tuple[Uses, list[str], int]:
     """What the script of ``spec`` used that its plan does not cover, among the paths ``used``.
 
-    Also the names of files that are too large to be hashed unasked. Files below ``results`` are left
+    Also the names of files that are too large to be hashed unasked, and how many more there were
+    than are kept. Files below ``results`` are left
     out, and those that are newer than ``started``, the time of the first start: runs wrote them.
     """
     search_paths = [Path(path).resolve() for path in spec.search_paths]
     roots, left_out = roots_of(spec.search_paths), [Path(results).resolve()]
-    kinds: dict[str, dict[str, str]] = {"code": {}, "files": {}, "large": {}}
-    for text in used:
-        path = Path(text)
+    kinds: dict[str, list[Path]] = {"code": [], "files": [], "large": []}
+    for path in map(Path, used):
         if is_input(path, search_paths, left_out) and path.stat().st_mtime < started:
             small = path.stat().st_size <= LARGEST_LATE
-            kind = "large" if not small else "code" if path.suffix == ".py" else "files"
-            kinds[kind][name_of(path, roots)] = text
-    large = _unplanned(Uses(files=kinds["large"]), spec)
-    return _unplanned(Uses(kinds["code"], kinds["files"]), spec), [*large.files]
+            kinds["large" if not small else "code" if path.suffix == ".py" else "files"].append(
+                path
+            )
+    code, files, large = (
+        {name: str(path) for path, name in names_of(paths, roots).items()}
+        for paths in kinds.values()
+    )
+    late, more = _unplanned(Uses(code, files), spec)
+    return late, [*_unplanned(Uses(files=large), spec)[0].files], more
 
 
-def _unplanned(uses: Uses, spec: Spec) -> Uses:
-    """``uses`` without what the plan of ``spec`` covers, at most `MOST_LATE` of each kind."""
+def _unplanned(uses: Uses, spec: Spec) -> tuple[Uses, int]:
+    """``uses`` without what the plan of ``spec`` covers, at most `MOST_LATE` of each kind.
+
+    Also how many more there were.
+    """
     planned = [*spec.uses.code.values(), *spec.uses.files.values()]
     covered = [Path(path).resolve() for path in planned]
     code, files = (
         {
             name: path
-            for name, path in sorted(kind.items())
+            for name, path in kind.items()
             if not any(Path(path).resolve().is_relative_to(place) for place in covered)
         }
         for kind in (uses.code, uses.files)
     )
-    return Uses(dict([*code.items()][:MOST_LATE]), dict([*files.items()][:MOST_LATE]))
+    return _at_most(Uses(code, files), spec)
 
 
-def changed_late(results: str | Path, references: Iterable[str], hashes: FileHashes) -> Uses:
+def _at_most(uses: Uses, spec: Spec) -> tuple[Uses, int]:
+    """At most `MOST_LATE` modules and files of ``uses``, and how many more there were.
+
+    A file outside of the search paths of ``spec`` is named by its whole path.
+    """
+    roots = roots_of(spec.search_paths)
+    code, files = (
+        {
+            name if any(Path(path).is_relative_to(root) for root in roots) else path: path
+            for name, path in sorted(kind.items())
+        }
+        for kind in (uses.code, uses.files)
+    )
+    kept = Uses(dict([*code.items()][:MOST_LATE]), dict([*files.items()][:MOST_LATE]))
+    return kept, len(code) + len(files) - len(kept.code) - len(kept.files)
+
+
+def changed_late(
+    results: str | Path,
+    references: Iterable[str],
+    hashes: FileHashes,
+    search_paths: Iterable[str] = (),
+) -> Uses:
     """What only jobs used, of the code that ``references`` name, and is not as it was first seen.
 
-    ``results`` keeps what jobs used; ``hashes``: the hashes of files that are known.
+    ``results`` keeps what jobs used; ``hashes``: the hashes of files that are known. Files are looked
+    for below ``search_paths`` first: the folder of the project may be a copy of that of the jobs.
     """
     known = _read_late(results).get(_late_key(references), {})
-    changed = Uses()
+    changed, roots = Uses(), roots_of(search_paths)
     for name, entry in known.items():
-        one = Uses.one(entry["kind"], name, entry["path"])
+        here = next((str(root / name) for root in roots if (root / name).is_file()), entry["path"])
+        one = Uses.one(entry["kind"], name, here)
         if uses_identity(one, hashes).get(entry["kind"], {}).get(name) != entry["digest"]:
             changed = changed | one
     return changed
@@ -231,12 +323,23 @@ def note_late(
     return seen
 
 
-def late_sentence(late: Iterable[str]) -> str:
-    """What is printed where a job used ``late``, names of files that its plan does not have."""
-    return (
-        f"used by the run, but not by the plan: {', '.join(late)}; changes of these are noticed from "
-        "now on"
-    )
+def late_sentences(late: Iterable[str], more: int, key: str, who: str = "run") -> list[str]:
+    """What is printed where a run, or ``who``, used ``late``, files that its plan does not have.
+
+    And so many ``more``: changes of these are only noticed where the config names them under ``key``.
+    """
+    sentences = []
+    if names := ", ".join(late):
+        sentences.append(
+            f"used by the {who}, but not by the plan: {names}; changes of these are noticed from now "
+            "on"
+        )
+    if more:
+        sentences.append(
+            f"{more} more files are used by the {who}, but not by the plan; changes of these are not "
+            f"followed, so name their folder under {key}"
+        )
+    return sentences
 
 
 def keep_late(

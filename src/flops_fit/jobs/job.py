@@ -17,7 +17,7 @@ from flops_fit.experiment.options import TrainOptions, part_of_batch
 from flops_fit.experiment.places import hashes_file, run_folder, trunk_folder
 from flops_fit.experiment.recipe import PluginRecipe
 from flops_fit.experiment.spec import Spec, options_of, read_spec
-from flops_fit.experiment.used import late_sentence, late_uses, note_late
+from flops_fit.experiment.used import late_sentences, late_uses, note_late
 from flops_fit.jobs.killed import AT_WORK, LOST
 from flops_fit.plugins.data_files import FileHashes
 from flops_fit.plugins.watch import Watch, watching
@@ -245,11 +245,11 @@ def used_late(
     """
     if int(os.environ.get("RANK", 0)) != 0:
         return {}
-    late = note_late(results, spec.recipe.references, late_uses(watch, spec), hashes)
-    if not late:
-        return {}
-    print(f"flops-fit: {spec.experiment_id}: {late_sentence(late)}", file=sys.stderr)
-    return {"late": late}
+    uses, more = late_uses(watch, spec)
+    late = note_late(results, spec.recipe.references, uses, hashes)
+    for sentence in late_sentences(late, more, "dataset.sources"):
+        print(f"flops-fit: {spec.experiment_id}: {sentence}", file=sys.stderr)
+    return {"late": late} if late else {}
 
 
 if __name__ == "__main__":

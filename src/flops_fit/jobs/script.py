@@ -23,7 +23,7 @@ from flops_fit.experiment.places import hashes_file
 from flops_fit.experiment.script_config import PLACEMENT_PREFIXES
 from flops_fit.experiment.script_recipe import ACCELERATE
 from flops_fit.experiment.spec import Spec
-from flops_fit.experiment.used import late_script_uses, late_sentence, note_late
+from flops_fit.experiment.used import late_script_uses, late_sentences, note_late
 from flops_fit.files import read_json, write_atomic
 from flops_fit.jobs import hold
 from flops_fit.jobs.environment import accelerate_config
@@ -147,28 +147,34 @@ class ScriptRun:
 
     def _record(self, outcome: ScriptOutcome, more_notes: Iterable[str] = ()) -> None:
         """Write the record of ``outcome``, and print its notes."""
-        late, large = self._used_late(outcome)
+        late, large, more = self._used_late(outcome)
         notes = [*outcome.notes, *more_notes, *large]
-        for note in [*notes, *([late_sentence(late)] if late else [])]:
+        for note in [*notes, *late_sentences(late, more, "trainer.sources")]:
             self._say(note)
         record = record_of(self.start, replace(outcome, notes=tuple(notes)))
         finish_run(self.start.folder, record | ({"late": late} if late else {}), self.start.result)
         for name in (RESULT_FILE, SPEC_FILE, ACCELERATE_FILE):
             self._path(name).unlink(missing_ok=True)
 
-    def _used_late(self, outcome: ScriptOutcome) -> tuple[dict[str, dict[str, str]], list[str]]:
-        """What the run used that its plan does not have, and a note on files that are not hashed."""
+    def _used_late(
+        self, outcome: ScriptOutcome
+    ) -> tuple[dict[str, dict[str, str]], list[str], int]:
+        """What the run used that its plan does not have, and a note on files that are not hashed.
+
+        Also how many more files there were than are kept.
+        """
         results, started = self.start.results, self._path(LAUNCH_LOCK).stat().st_mtime
-        uses, large = late_script_uses(outcome.used, self.spec, results, started)
+        uses, large, more = late_script_uses(outcome.used, self.spec, results, started)
         hashes = FileHashes(hashes_file(results))
         late = note_late(results, self.spec.recipe.references, uses, hashes)
         hashes.save()
         if not large:
-            return late, []
-        return late, [
+            return late, [], more
+        note = (
             f"read, and too large to be compared by content: {', '.join(large)}; a change is only "
             "noticed where trainer.sources names the file"
-        ]
+        )
+        return late, [note], more
 
     def _end_if_hanging(self, notes: list[str]) -> None:
         """Watch for a result, and end what still runs long after it."""

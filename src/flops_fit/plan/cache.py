@@ -20,6 +20,7 @@ from flops_fit.experiment.identity import plan_fingerprint, plan_key
 from flops_fit.experiment.kinds import kind_of
 from flops_fit.experiment.places import hashes_file, plan_file, plan_folder, spec_file
 from flops_fit.experiment.plan import Plan
+from flops_fit.experiment.unfollowed import changed_folders, say_unfollowed
 from flops_fit.experiment.used import read_seen
 from flops_fit.files import write_json
 from flops_fit.plugins.code import remembered_sources
@@ -56,7 +57,9 @@ def plan_config(config: Mapping[str, Any], results: str, paths: list[str]) -> Pl
     """
     path = _known_plan(config, results, paths)
     plan = None if path is None else _usable(path, results)
-    if plan is None:
+    folders = [] if plan is None else changed_folders(plan, results, paths)
+    before = None if plan is None else [e.experiment_id for e in plan.experiments]
+    if plan is None or folders:  # code that lists a folder may read another file in it
         _make_plan(config, results, paths)
         path = _known_plan(config, results, paths)
         if path is None or not path.exists():
@@ -66,6 +69,8 @@ def plan_config(config: Mapping[str, Any], results: str, paths: list[str]) -> Pl
                 "such as that of the results"
             )
         plan = read_plan(path)
+    same = before == [e.experiment_id for e in plan.experiments]
+    say_unfollowed(plan, results, folders if same else [])
     return plan
 
 
@@ -79,7 +84,7 @@ def _known_plan(config: Mapping[str, Any], results: str, paths: list[str]) -> Pa
         seen = read_seen(results, key)
         uses = {}
         if seen is not None:
-            late = kind.changed_late(results, config, hashes)
+            late = kind.changed_late(results, config, hashes, paths)
             uses = uses_identity(named | seen | late, hashes)
     hashes.save()
     return None if seen is None else plan_file(results, plan_fingerprint(key, uses))

@@ -20,6 +20,7 @@ from flops_fit.experiment.options import Resources
 from flops_fit.experiment.places import check_file, hashes_file, plan_file, spec_file
 from flops_fit.experiment.plan import Plan, PlannedData
 from flops_fit.experiment.spec import Spec
+from flops_fit.experiment.unfollowed import keep_conditions
 from flops_fit.experiment.used import write_seen
 from flops_fit.files import read_object, write_json
 from flops_fit.plan.beyond import count_beyond
@@ -30,10 +31,18 @@ from flops_fit.plan.rules import make_rule, same_for_any_tokens
 from flops_fit.plan.schedule import cooldown_start
 from flops_fit.plan.trunks import branches_of, has_trunks
 from flops_fit.plan.variants import not_tried, variants_of
+from flops_fit.plugins.conditions import (
+    PRECISION,
+    Conditions,
+    conditions_of,
+    deciding_variables,
+    noting_variables,
+)
 from flops_fit.plugins.data_files import FileHashes, find_path
 from flops_fit.plugins.resolve import add_search_paths
+from flops_fit.plugins.unseen import not_followed, variables_in
 from flops_fit.plugins.uses import Uses, uses_identity
-from flops_fit.plugins.watch import Watch, not_followed, watching
+from flops_fit.plugins.watch import Watch, watching
 from flops_fit.process import collect_rarely, leave
 from flops_fit.sweep import COUNTED, Skipped, SweepPlan, plan_sweep
 
@@ -56,7 +65,7 @@ def make_plan(
     hashes = FileHashes(hashes_file(results))
     shared = kind_of(config).shared(config, search_paths, hashes)
     start = [*sys.path]  # plug-ins may add to it, and would then be looked for under other names
-    with watching(search_paths, [results]) as watch:
+    with watching(search_paths, [results]) as watch, noting_variables() as variables:
         planning = planning_of(config)
         planning.check()
         grid = sizes_by_budget(config, planning.costs.of)
@@ -106,11 +115,14 @@ def make_plan(
     _check_processes(grid_plan, config["resources"]["processes"])
     if has_trunks(config):
         _check_warmup(grid_plan, config["schedule"])
-    warnings = (
-        planning.warnings(counts)
-        + not_tried(config)
-        + not_followed(kind_of(config).users_files(config, uses, search_paths), watch)
-    )
+    unfollowed = _unfollowed(config, uses, watch, [*variables], search_paths)
+    keep_conditions(results, shared.hash, unfollowed)
+    warnings = [*planning.warnings(counts), *not_tried(config), *unfollowed.unfollowed]
+    if read := [name for name in unfollowed.variables if name not in PRECISION]:
+        warnings.append(
+            f"the plug-ins read the environment variables {', '.join(read)}; runs with different values "
+            "count as the same experiment"
+        )
     beyond = []
     if config["convention"] == COUNTED:  # 6 N D needs no count
         beyond = count_beyond(costs, grid_plan.experiments)
@@ -136,9 +148,26 @@ def _identified(
     key = plan_key(config, known, search_paths, hashes, kind.planning(config, search_paths))
     seen = kind.seen_uses(watch, config, search_paths)
     write_seen(results, key, seen)
-    uses = named | seen | kind.changed_late(results, config, hashes)
-    hashed = uses_identity(uses, hashes)
-    return replace(shared, uses=hashed), plan_fingerprint(key, hashed), uses
+    late = kind.changed_late(results, config, hashes, search_paths)
+    fingerprint = plan_fingerprint(key, uses_identity(named | seen | late, hashes))
+    uses = named | seen | late if kind.decided_by_trial else named | late
+    return replace(shared, uses=uses_identity(uses, hashes)), fingerprint, uses
+
+
+def _unfollowed(
+    config: Mapping[str, Any],
+    uses: Uses,
+    watch: Watch,
+    variables: list[str],
+    search_paths: list[str],
+) -> Conditions:
+    """What the user's code depends on that no identity follows; it was seen to read ``variables``."""
+    kind = kind_of(config)
+    code = kind.users_files(config, uses, search_paths)
+    elsewhere = kind.read_elsewhere(watch, config, search_paths)
+    sentences = not_followed(code, watch, elsewhere, kind.named_under)
+    read = deciding_variables([*variables, *variables_in(code)])
+    return conditions_of(code, watch, read, search_paths, sentences)
 
 
 def _longest_ends(grid: Mapping[float, list]) -> tuple[dict[float, list], list[Skipped]]:
@@ -182,7 +211,7 @@ def _specs(
 ) -> list[Spec]:
     """The spec of each experiment of the grid, in its order."""
     kind = kind_of(config)
-    folder = kind.data_folder(shared, results)
+    folder = kind.data_folder(shared, results, search_paths)
     launching = kind.launching(config, search_paths, planning.arguments)
     check = str(check_file(results, shared.hash[:16]))
     return [

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
@@ -22,6 +22,24 @@ def find_path(name: str, search_paths: Iterable[str]) -> Path | None:
         if os.path.exists(path):  # Path.exists raises where a text is too long to be a file name
             return path
     return None
+
+
+def all_files(folder: Path, without: Collection[str] = ("__pycache__",)) -> list[Path]:
+    """Return the files below ``folder``, sorted, but not those in folders with a name in ``without``.
+
+    Links to folders are followed, and a folder that is reached twice is read only once.
+    """
+    paths: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name not in without)
+        paths += [path for name in names if (path := Path(root, name)).is_file()]
+    return sorted(paths)
 
 
 class FileHashes:
@@ -44,10 +62,7 @@ class FileHashes:
         Raises `FlopsFitError` where a file cannot be read.
         """
         if path.is_dir():
-            files = sorted(
-                p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts
-            )
-            parts = [f"{p.relative_to(path)}={self.of(p)}" for p in files]
+            parts = [f"{p.relative_to(path)}={self.of(p)}" for p in all_files(path)]
             return hashlib.sha256("\n".join(parts).encode()).hexdigest()
         try:
             key, state = str(path.resolve()), file_state(path)

@@ -21,6 +21,12 @@ from flops_fit.plugins.arrays import array_part
 from flops_fit.plugins.bytecode import read_code
 from flops_fit.plugins.code import tree_digest
 from flops_fit.plugins.data_files import FileHashes
+from flops_fit.plugins.libraries import (
+    is_library_module,
+    is_users_function,
+    library_name,
+    version_of,
+)
 from flops_fit.plugins.origin import is_library
 from flops_fit.plugins.parts import ATOMS, Part, atom, mapping_part
 from flops_fit.plugins.randomness import generator_part
@@ -47,7 +53,6 @@ C_MEMBERS = (
 )
 WEAK_COLLECTIONS = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE, which classes built into a C library lack
-UNVERSIONED = {"torch", "numpy"}  # another version is the same experiment, as in the workflow
 TYPE_NAMES = {
     "lock": "a lock",
     "RLock": "a lock",
@@ -141,39 +146,9 @@ def _mapping(value: Any) -> Part | None:
 # Code
 
 
-def library_name(value: Any) -> str | None:
-    """Return ``module:name version`` where a library offers ``value`` under that name, else None."""
-    name, module = getattr(value, "__qualname__", None), getattr(value, "__module__", None)
-    if not isinstance(name, str) or not isinstance(module, str):
-        return None
-    member: Any = sys.modules.get(module)
-    if member is None or not _is_library(member):
-        return None
-    for step in name.split("."):
-        member = getattr(member, step, None)
-    return f"{module}:{name}{_version(module)}" if member is value else None
-
-
-def _version(module: str) -> str:
-    top = module.partition(".")[0]
-    version = getattr(sys.modules.get(top), "__version__", "")
-    return "" if top in UNVERSIONED else f" {str(version).partition('+')[0]}"
-
-
-def _is_library(module: types.ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    if file is not None:
-        return is_library(file)
-    folders = list(getattr(module, "__path__", ()))
-    if folders:  # a namespace package
-        return all(is_library(f"{folder}/__init__.py") for folder in folders)
-    spec = getattr(module, "__spec__", None)  # None: a notebook, an interpreter
-    return spec is not None and spec.origin in ("built-in", "frozen")
-
-
 def _module(value: types.ModuleType) -> Part:
-    if _is_library(value):
-        return Part(f"library {value.__name__}{_version(value.__name__)}")
+    if is_library_module(value):
+        return Part(f"library {value.__name__}{version_of(value.__name__)}")
     members = {name: member for name, member in vars(value).items() if not name.startswith("__")}
     return mapping_part(members.items(), ".{}".format)
 
@@ -212,15 +187,29 @@ def _globals(function: types.FunctionType) -> Part:
     for name, *attributes in code.names:
         if name not in namespace or (name.startswith("__") and name.endswith("__")):
             continue
-        value = namespace[name]
-        for attribute in attributes:
-            if not isinstance(value, types.ModuleType) or _is_library(value):
-                break
-            name, value = f"{name}.{attribute}", getattr(value, attribute, None)
+        name, value = _reached(name, namespace[name], attributes)
         values[name] = value
     for level, name, members in code.imports:
         values |= _imported(namespace.get("__package__") or "", level, name, members)
     return mapping_part(values.items(), " -> {}".format)
+
+
+def _reached(name: str, value: Any, attributes: list[str]) -> tuple[str, Any]:
+    """The attribute that code reads, as far as the user's modules lead to it.
+
+    Of a library's module a function counts that the user has put there.
+    """
+    kept = name, value
+    for attribute in attributes:
+        if not isinstance(value, types.ModuleType):
+            break
+        name = f"{name}.{attribute}"
+        if is_library_module(value):
+            value = vars(value).get(attribute)
+        else:
+            value = getattr(value, attribute, None)
+            kept = name, value
+    return (name, value) if is_users_function(value) else kept
 
 
 def _imported(package: str, level: int, name: str, members: tuple[str, ...]) -> dict[str, Any]:
@@ -231,7 +220,7 @@ def _imported(package: str, level: int, name: str, members: tuple[str, ...]) -> 
         spec = None if top in sys.modules else importlib.util.find_spec(top)
         if spec is not None and (not spec.has_location or is_library(spec.origin or "")):
             return {}
-        if top in sys.modules and _is_library(sys.modules[top]):
+        if top in sys.modules and is_library_module(sys.modules[top]):
             return {}
         module = importlib.import_module(name)
     except Exception:  # the user's module may raise anything, and will again when it is called
@@ -251,7 +240,14 @@ def _class(value: type) -> Part:
     if name is None and not value.__flags__ & HEAP_TYPE:
         name = f"{value.__module__}:{value.__qualname__}"
     if name is not None:
-        return Part(f"library {name}")
+        replaced = {
+            f"{base.__name__}.{attribute}": member
+            for base in value.__mro__
+            for attribute, member in vars(base).items()
+            if is_users_function(member)
+        }
+        parts = [("", mapping_part(replaced.items(), ".{}".format))] if replaced else []
+        return Part(f"library {name}", parts)
     members = {
         name: member
         for name, member in vars(value).items()

@@ -9,6 +9,7 @@ from pathlib import Path
 OWN_FOLDER = Path(str(resources.files("flops_fit")))
 STANDARD_LIBRARY = Path(os.__file__).parent
 INSTALLED = ("site-packages", "dist-packages")
+UNVERSIONED = {"torch", "numpy"}  # another version is the same experiment
 
 
 @lru_cache(maxsize=4096)
@@ -39,19 +40,25 @@ def is_library(file: str) -> bool:
         return is_core(path)
     for i, part in enumerate(path.parts):
         if part in INSTALLED:
-            return Path(path.parts[i + 1]).stem not in _copied_packages(Path(*path.parts[: i + 1]))
+            return Path(path.parts[i + 1]).stem not in copied_packages(Path(*path.parts[: i + 1]))
     return path.is_relative_to(STANDARD_LIBRARY)
 
 
 @cache
-def _copied_packages(folder: Path) -> frozenset[str]:
-    """Return the packages and modules in ``folder`` that came from a folder or a repository."""
+def copied_packages(folder: Path) -> frozenset[str]:
+    """Return the packages and modules in ``folder`` that came from a folder or a repository.
+
+    Packages of conda do not count, although all of them are built in a folder.
+    """
     names: set[str] = set()
     for origin in folder.glob("*.dist-info/direct_url.json"):
         try:
             if not {"dir_info", "vcs_info"} & json.loads(origin.read_text()).keys():
                 continue
             files = (origin.parent / "RECORD").read_text().splitlines()
+            installer = origin.parent / "INSTALLER"
+            if installer.exists() and installer.read_text().strip() == "conda":
+                continue
         except (OSError, ValueError):
             continue
         names |= {Path(line.split(",")[0].split("/")[0]).stem for line in files if ".py," in line}

@@ -10,7 +10,7 @@ code by its syntax tree, other files by all their bytes.
 
 import contextlib
 import hashlib
-import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,9 +27,10 @@ from flops_fit.plugins.code import (
     source_files,
     tree_digest,
 )
-from flops_fit.plugins.data_files import FileHashes, find_path
-from flops_fit.plugins.origin import is_core, is_installed
+from flops_fit.plugins.data_files import FileHashes, all_files, find_path
+from flops_fit.plugins.origin import INSTALLED, UNVERSIONED, copied_packages, is_core, is_installed
 
+COMPILED_FOR = re.compile(r"\.(?:cpython|abi3|pypy)[^/]*\.so$")
 START_PATH = tuple(sys.path)  # plug-ins may change sys.path; the search must not depend on that
 
 
@@ -105,24 +106,16 @@ def files_below(folder: Path) -> list[Path]:
 
     Links are followed, and each folder is read only once.
     """
-    paths, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(d for d in folders if d not in ("__pycache__", ".git", ".snakemake"))
-        paths += [Path(root, name) for name in names if not name.endswith(".pyc")]
-    return sorted(path for path in paths if path.is_file())
+    files = all_files(folder, ("__pycache__", ".git", ".snakemake"))
+    return [path for path in files if path.suffix != ".pyc"]
 
 
 def package_identity(name: str) -> str:
     """Return the version of the distribution ``name``, or ``missing``.
 
     For one that was installed from a folder or a repository a hash of its sources is added, because
-    its code often changes without a new version. Local labels (``+cpu``) are left out, because they
-    differ between machines.
+    its code often changes without a new version, and one of its other files, if it has any. Local
+    labels (``+cpu``) are left out, because they differ between machines.
     """
     from importlib import metadata  # slow to import, and rarely needed
 
@@ -133,9 +126,23 @@ def package_identity(name: str) -> str:
     version = str(distribution.version).partition("+")[0]
     if distribution.read_text("direct_url.json") is None:
         return version
-    record = distribution.read_text("RECORD") or ""
-    lines = sorted(line.rpartition(",")[0] for line in record.splitlines() if ".py," in line)
-    return f"{version} {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
+    record = (distribution.read_text("RECORD") or "").splitlines()
+    sources = [line for line in record if ".py," in line]
+    others = [line for line in record if line not in sources and not _is_made_by_pip(line)]
+    return " ".join([version, *map(_lines_digest, [sources, *([others] if others else [])])])
+
+
+def _lines_digest(lines: Iterable[str]) -> str:
+    """Return the hash of ``lines`` of a RECORD, which hold names and hashes of files."""
+    kept = sorted(line.rpartition(",")[0] for line in lines)
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
+
+
+def _is_made_by_pip(line: str) -> bool:
+    """Whether a ``line`` of a RECORD names no content of the package, but what its installation made."""
+    name = line.split(",")[0]
+    made = (".pyc", ".pth")
+    return ".dist-info/" in name or name.startswith("..") or name.endswith(made)
 
 
 def static_uses(references: Iterable[str], search_paths: Iterable[str]) -> Uses:
@@ -236,7 +243,7 @@ def installed_uses(references: Iterable[str], search_paths: Iterable[str]) -> Us
         module = find_module(top, roots)
         if module is None or module.file is None or not is_installed(module.file):
             continue
-        if owners := _owners(top):
+        if owners := owners_of(top):
             packages |= owners
         elif top not in sys.stdlib_module_names:
             files = source_files(reference, paths, installed=True)
@@ -244,7 +251,24 @@ def installed_uses(references: Iterable[str], search_paths: Iterable[str]) -> Us
     return Uses(code=code, packages=tuple(sorted(packages)))
 
 
-def _owners(top: str) -> set[str]:
+def copied_uses(files: Iterable[str]) -> Uses:
+    """Return the distributions with modules in ``files`` that came from a folder or a repository.
+
+    They are the user's own helpers, or libraries between two versions, so their code counts.
+    """
+    tops: set[str] = set()
+    for file in files:
+        parts = Path(file).parts
+        at = next((at for at, part in enumerate(parts) if part in INSTALLED), None)
+        if at is not None and not is_core(Path(file)):
+            top = Path(parts[at + 1]).stem
+            if top not in UNVERSIONED and top in copied_packages(Path(*parts[: at + 1])):
+                tops.add(top)
+    return Uses(packages=tuple(sorted(name for top in tops for name in owners_of(top))))
+
+
+def owners_of(top: str) -> set[str]:
+    """Return the names of the distributions that provide the installed module ``top``."""
     from importlib import metadata  # slow to import, and rarely needed
 
     owners = {*metadata.packages_distributions().get(top, ())}
@@ -263,6 +287,27 @@ def name_of(path: Path, roots: Iterable[Path]) -> str:
         if path.is_relative_to(root):
             return path.relative_to(root).as_posix()
     return path.name
+
+
+def names_of(paths: Iterable[Path], roots: Iterable[Path]) -> dict[Path, str]:
+    """Return a name for each of ``paths``, as `name_of` gives it with these ``roots``.
+
+    Where several files would have one name, as files of different folders outside of the roots, each
+    has as many of its folders before it as make the names differ. The name of a compiled library
+    is without the version of Python.
+    """
+    roots = list(roots)
+    named = {path: COMPILED_FOR.sub(".so", name_of(path, roots)) for path in paths}
+    sharing: dict[str, list[Path]] = {}
+    for path, name in named.items():
+        sharing.setdefault(name, []).append(path)
+    for group in sharing.values():
+        depth = 1
+        while len({path.parts[-depth:] for path in group}) < len(group):
+            depth += 1
+        if depth > 1:
+            named |= {path: "/".join(path.parts[-depth:]).lstrip("/") for path in group}
+    return named
 
 
 def named_files(arguments: Any, search_paths: Iterable[str]) -> dict[str, str]:

@@ -160,6 +160,7 @@ def unused(results: str | Path) -> dict[str, list[Path]]:
         "plans": {plan.fingerprint[:16] for plan in sweeps.values()},
         "checks": checks,
         "checked": checks,
+        "conditions": checks,
         "data": data,
     }
     return {

@@ -12,7 +12,7 @@ from torch import nn
 from flops_fit.data import Data
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import TrainOptions, part_of_batch
-from flops_fit.files import write_json
+from flops_fit.files import canonical_hash, write_json
 from flops_fit.model_factory import batch_norms, create_model
 from flops_fit.plan.items import looking
 from flops_fit.store.collect import read_results
@@ -120,15 +120,31 @@ class ResultsFile:
         if not self.path.exists():
             return {}
         try:
-            return {record["experiment_id"]: record for record in read_results(self.path)}
+            records = {record["experiment_id"]: record for record in read_results(self.path)}
         except (FlopsFitError, KeyError):
             if is_main_process():
                 kept = set_aside(self.path)
                 say(f"{self.path} is broken; it was moved to {kept.name}, and a new one is begun")
             return {}
+        sound = {name: record for name, record in records.items() if _is_sound(record)}
+        if edited := [name for name in records if name not in sound]:
+            say(f"{self.path}: edited by hand: {', '.join(edited)}; these runs are trained again")
+        return sound
 
     def add(self, record: dict[str, Any]) -> None:
         """Add ``record``, or replace the one with its id, and write the file."""
         self.records[record["experiment_id"]] = record
         if is_main_process():
-            write_json(self.path, list(self.records.values()))
+            sealed = [{**r, "checksum": _checksum(r)} for r in self.records.values()]
+            write_json(self.path, sealed)
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    """The hash of what came of a run; what was asked for is compared with the call anyway."""
+    return canonical_hash({k: v for k, v in record.items() if k not in ("hash", "identity")})
+
+
+def _is_sound(record: dict[str, Any]) -> bool:
+    """Whether a ``record`` is as it was written; takes its checksum, which old versions did not set."""
+    checksum = record.pop("checksum", None)
+    return checksum is None or checksum == _checksum(record)

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from flops_fit.experiment.build import call
 from flops_fit.experiment.places import DATA_MANIFEST, hashes_file, spec_file
 from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.spec import Spec, read_spec
+from flops_fit.experiment.used import late_prepare_uses, late_sentences, note_late
 from flops_fit.files import read_object, write_object
 from flops_fit.plugins.data_files import PACKAGE, FileHashes, find_path
 from flops_fit.plugins.resolve import add_search_paths, resolve
+from flops_fit.plugins.watch import watching
 from flops_fit.store.locks import LOCK, lock_if_free, run_lock
 
 UNFINISHED = ".prepare-"  # prefix of the folders in which data are being made
@@ -42,7 +45,8 @@ def prepare_data(plan: Plan, results: str | Path) -> Path:
             "sources": located_sources(spec),
             **dataset.prepare_kwargs,
         }
-        call(resolve(dataset.prepare), dataset.prepare, arguments)
+        with watching(spec.search_paths, [results]) as watch:
+            call(resolve(dataset.prepare), dataset.prepare, arguments)
         made = sorted(temporary.iterdir())
         if not made:
             raise FlopsFitError(
@@ -55,6 +59,10 @@ def prepare_data(plan: Plan, results: str | Path) -> Path:
                 shutil.rmtree(target)
             path.replace(target)
     hashes = FileHashes(hashes_file(results))
+    uses, more = late_prepare_uses(watch, spec)
+    late = note_late(results, [dataset.prepare], uses, hashes)
+    for sentence in late_sentences(late, more, "dataset.sources", "preparation"):
+        print(f"flops-fit: {sentence}", file=sys.stderr)
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != DATA_MANIFEST]
     manifest = {
         "prepared_by": dataset.prepare,
