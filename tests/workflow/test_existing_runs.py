@@ -46,6 +46,22 @@ def test_the_shipped_table_gives_an_answer_without_training(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_older_table_in_the_place_of_a_fitted_one_is_fitted(tmp_path):
+    config, table = tmp_path / "own.yaml", tmp_path / "runs.csv"
+    config.write_text("name: own\nruns: runs.csv\nfit: {bootstrap: 0}\n")
+    lines = (ROOT / "docs/standard/results.csv").read_text().splitlines(keepends=True)
+    table.write_text("".join(lines))
+    line = ("results/own/fit.json", "--configfile", str(config))
+    run(tmp_path, *line)
+    assert "Nothing to be done" in run(tmp_path, "-n", *line)
+    older = tmp_path / "older.csv"
+    older.write_text("".join(lines[:-1]))
+    os.utime(older, (0, 0))
+    older.replace(table)
+    assert "rule fit_law" in run(tmp_path, "-n", *line)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(
     "FLOPS_FIT_PUBLISHED_RUNS" not in os.environ, reason="FLOPS_FIT_PUBLISHED_RUNS is not set"
 )

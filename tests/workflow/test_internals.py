@@ -28,6 +28,7 @@ def seen(wildcards):
         "main": is_main_process(),
         "dry": is_dry_run(),
         "rewording": rewording_reruns(),
+        "settings": settings_rerun_nothing(),
         "asked": [name for name in ("a", "b") if is_asked_for(name)],
         "outside": OUTSIDE,
         "gpu": set_resource(OUTSIDE, "gpu"),
@@ -118,6 +119,7 @@ def test_a_run_by_hand_is_seen_as_it_was_asked_for(tmp_path):
         "main": True,
         "dry": True,
         "rewording": True,
+        "settings": False,
         "asked": ["a"],
         "outside": "a",
         "gpu": "2",
@@ -140,6 +142,7 @@ def test_a_real_run_as_a_module_by_our_triggers_is_seen_too(tmp_path):
         "main": True,
         "dry": False,
         "rewording": False,
+        "settings": False,
         "asked": [],
         "outside": "inner_a",
         "gpu": "1",
@@ -170,3 +173,9 @@ def test_no_other_rule_file_reaches_into_snakemake():
     found = {path.name: reaching.findall(path.read_text()) for path in files}
     assert not {name for name, uses in found.items() if uses}, found
     assert reaching.search(INTERNALS.read_text())
+
+
+def test_triggers_that_leave_out_params_are_seen(tmp_path):
+    first, *_ = seen(tmp_path, "-n", "a", "--rerun-triggers", "mtime", "input")
+    assert first["settings"]
+    assert not first["rewording"]

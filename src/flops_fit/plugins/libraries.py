@@ -46,3 +46,13 @@ def is_users_function(value: Any) -> bool:
         return False
     module = sys.modules.get(str(function.__module__))
     return module is not None and not is_library_module(module)
+
+
+def replaced_members(kind: type) -> dict[str, Any]:
+    """Return the methods that the user has put into the library's class ``kind`` or its bases."""
+    return {
+        f"{base.__name__}.{name}": member
+        for base in kind.__mro__
+        for name, member in vars(base).items()
+        if is_users_function(member)
+    }

@@ -25,6 +25,7 @@ from flops_fit.plugins.libraries import (
     is_library_module,
     is_users_function,
     library_name,
+    replaced_members,
     version_of,
 )
 from flops_fit.plugins.origin import is_library
@@ -197,7 +198,7 @@ def _globals(function: types.FunctionType) -> Part:
 def _reached(name: str, value: Any, attributes: list[str]) -> tuple[str, Any]:
     """The attribute that code reads, as far as the user's modules lead to it.
 
-    Of a library's module a function counts that the user has put there.
+    Of a library's module a function counts that the user has put there, and a class with such methods.
     """
     kept = name, value
     for attribute in attributes:
@@ -209,7 +210,8 @@ def _reached(name: str, value: Any, attributes: list[str]) -> tuple[str, Any]:
         else:
             value = getattr(value, attribute, None)
             kept = name, value
-    return (name, value) if is_users_function(value) else kept
+    replaced = isinstance(value, type) and library_name(value) and replaced_members(value)
+    return (name, value) if replaced or is_users_function(value) else kept
 
 
 def _imported(package: str, level: int, name: str, members: tuple[str, ...]) -> dict[str, Any]:
@@ -240,12 +242,7 @@ def _class(value: type) -> Part:
     if name is None and not value.__flags__ & HEAP_TYPE:
         name = f"{value.__module__}:{value.__qualname__}"
     if name is not None:
-        replaced = {
-            f"{base.__name__}.{attribute}": member
-            for base in value.__mro__
-            for attribute, member in vars(base).items()
-            if is_users_function(member)
-        }
+        replaced = replaced_members(value)
         parts = [("", mapping_part(replaced.items(), ".{}".format))] if replaced else []
         return Part(f"library {name}", parts)
     members = {
