@@ -181,7 +181,7 @@ class ScriptKind:
         return []
 
     def users_files(self, config: Config, uses: Uses, paths: Iterable[str]) -> list[str | Path]:
-        """The script of ``config`` and the modules that it imports, as ``uses`` has them."""
+        """The script of ``config`` and its modules below ``paths``, as ``uses`` has them."""
         return [*uses.code.values()]
 
     def planning(self, config: Config, paths: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -123,8 +123,8 @@ def script_sources(trainer: Mapping[str, Any], search_paths: Iterable[str]) -> U
     """
     paths, line = tuple(search_paths), line_of(trainer)
     uses = Uses()
-    words = [part for word in line for part in _words(word)]
-    for before, word in zip(["", *words], words, strict=False):
+    given = [part for word in line for part in _words(word)]
+    for before, word in zip(["", *given], given, strict=False):
         path = None if has_placeholder(word) else find_path(word, paths)
         if path is not None and (path / "__main__.py").is_file():  # Python runs a folder so
             path = path / "__main__.py"
@@ -132,9 +132,9 @@ def script_sources(trainer: Mapping[str, Any], search_paths: Iterable[str]) -> U
             uses |= static_uses([word, f"{word}.__main__"], paths)
         elif path is not None and path.is_file() and path.suffix == ".py":
             uses |= script_uses(path, paths)
-    if words and find_path(words[0], paths) is None:
-        uses |= static_uses(_entry_points(words[0]), paths)
-    texts = [part for word in words if not has_placeholder(word) for part in (word, _value(word))]
+    if given and find_path(given[0], paths) is None:
+        uses |= static_uses(_entry_points(given[0]), paths)
+    texts = [part for word in given if not has_placeholder(word) for part in (word, _value(word))]
     named = named_files([texts, accelerate_content(trainer, paths)], paths)
     files = {path for path in map(Path, named.values()) if not _is_interpreter(path, paths)}
     files |= {_existing("trainer.sources", source, paths) for source in trainer["sources"]}

@@ -259,7 +259,10 @@ def _calling_frame() -> int:
 
 @cache
 def is_watched_code(filename: str) -> bool:
-    """Whether a frame is the user's code; the examples declare what they read, so they are not."""
+    """Whether a frame of the file ``filename`` is the user's code.
+
+    The examples declare what they read, so they are not.
+    """
     path = Path(filename)
     return path.is_absolute() and is_user_code(filename) and not path.is_relative_to(OWN_FOLDER)
 
