@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+import zipimport
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,8 @@ class Folder:
         for path in self.root.rglob("*.py"):  # other tests have plug-ins of these names
             name = ".".join(path.relative_to(self.root).with_suffix("").parts)
             sys.modules.pop(name.removesuffix(".__init__"), None)
+        zipimport._zip_directory_cache.clear()
+        sys.path_importer_cache.clear()
         before, path = {*sys.modules}, [*sys.path]
         config, paths = complete_config(self.config), [str(self.root)]
         try:
@@ -263,6 +266,19 @@ def module_of_an_archive(f):
     return lambda: pack(2)
 
 
+def plug_in_in_an_archive(f):
+    def pack(body):
+        f.net(body=body)
+        with zipfile.ZipFile(f.root / "lib.zip", "w") as archive:
+            archive.writestr("packed.py", (f.root / "mymodel.py").read_text())
+
+    pack("pass")
+    f.monkeypatch.syspath_prepend(str(f.root / "lib.zip"))
+    f.monkeypatch.setattr("flops_fit.plugins.uses.START_PATH", tuple(sys.path))
+    f.config["model"]["factory"] = "packed:Net"
+    return lambda: pack("self.other = 1")
+
+
 def read_in_a_thread(f):
     f.write({"a.txt": "1"})
     f.data(
@@ -335,6 +351,7 @@ CHANGES = [
     compiled_without_source,
     library_of_c_code,
     module_of_an_archive,
+    plug_in_in_an_archive,
     read_in_a_thread,
     read_in_a_forked_process,
     folder_read_by_c_code,

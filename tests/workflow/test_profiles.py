@@ -8,7 +8,7 @@ import pytest
 import yaml
 from project import REPOSITORY
 
-from flops_fit.workflow import NO_PROFILE
+from flops_fit.workflow import NO_PARAMS, NO_PROFILE
 
 PLAIN = "rule a:\n    output: 'a.txt'\n    shell: 'touch {output}'\n"
 WITHOUT_US = """\
@@ -21,6 +21,10 @@ main(sys.argv[1:])
 
 def test_without_our_rerun_triggers_a_sweep_begins_with_a_warning(project):
     assert NO_PROFILE in project.dry_run("--workflow-profile", "none").output  # else: test_entries
+
+
+def test_triggers_by_which_no_changed_setting_reruns_are_warned_of(project):
+    assert NO_PARAMS in project.dry_run("--rerun-triggers", "mtime").output
 
 
 def test_the_default_profile_serves_a_snakemake_that_cannot_see_this_package(tmp_path):

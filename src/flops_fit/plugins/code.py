@@ -159,7 +159,8 @@ def _find_top(name: str, roots: list[Path], hooks: bool = True) -> Module | None
     for finder in sys.meta_path:  # an editable install adds its finder here
         spec = finder.find_spec(name, None) if hasattr(finder, "find_spec") else None
         if spec:
-            file = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+            origin = spec.origin or ""  # in an archive it is no file
+            file = Path(origin) if origin.endswith(".py") and os.path.isfile(origin) else None
             folders = tuple(Path(folder) for folder in spec.submodule_search_locations or ())
             return Module(name, file, folders)
     return None
