@@ -17,7 +17,7 @@ from flops_fit.experiment.places import spec_file
 from flops_fit.experiment.script_recipe import ScriptProgram, ScriptRecipe, ScriptShared
 from flops_fit.experiment.spec import read_spec
 from flops_fit.jobs.progress import Progress
-from flops_fit.jobs.script_trial import try_script
+from flops_fit.jobs.script_trial import UNTOLD, try_script
 from flops_fit.plan.planner import make_plan
 from flops_fit.plan.price import Rate
 from flops_fit.plan.table import plan_csv, plan_rows
@@ -267,6 +267,14 @@ def test_the_trial_runs_two_steps_and_says_why_it_fails(tmp_path, monkeypatch):
     sweep = ScriptSweep(tmp_path, "print('hello')\nraise KeyError('seed')")
     with pytest.raises(FlopsFitError, match=r"(?s)trial of 2 steps: KeyError: 'seed'.*hello"):
         try_script(read_spec(spec_file(sweep.results, sweep.id)))
+    alone = (
+        "import json, os\nspec = json.load(open(os.environ['FLOPS_FIT_SPEC']))\n"
+        "result = {k: spec[k] for k in ('format', 'experiment_id', 'hash', 'tokens')}\n"
+        "result |= {'status': 'completed', 'loss': 2.5, 'try': True}\n"
+        "json.dump(result, open(os.environ['FLOPS_FIT_RESULT'], 'w'))"
+    )
+    sweep = ScriptSweep(tmp_path, alone, head="")
+    assert try_script(read_spec(spec_file(sweep.results, sweep.id))) == [UNTOLD]
     sweep = ScriptSweep(
         tmp_path, "1 / 0", trainer={"command": ["python", "train.py"], "trial": False}
     )

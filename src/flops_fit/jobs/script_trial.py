@@ -20,6 +20,10 @@ from flops_fit.jobs.script import (
 from flops_fit.jobs.script_files import FOLDER, TRY, counts_of, outcome_of
 from flops_fit.run import FINAL
 
+UNTOLD = (
+    "the program does not report which files it read, so a change of one is only noticed where "
+    "trainer.sources names it"
+)
 LAST_LINES = 20  # of what the script prints, for an error
 
 
@@ -67,4 +71,4 @@ def try_script(spec: Spec) -> list[str]:
             f"(this was {spec.experiment_id}; trainer.trial: false skips the trial)"
         )
     notes = [] if outcome.status == Status.COMPLETED else [f"the trial diverged: {outcome.reason}"]
-    return [*outcome.notes, *notes]
+    return [*outcome.notes, *notes, *([] if outcome.used else [UNTOLD])]
