@@ -119,22 +119,28 @@ def assert_even(pool: Cells, have: np.ndarray) -> None:
         assert all(each == sizes[0] for each in sizes)
 
 
-def test_a_further_seed_is_a_step_like_any_other():
+def test_a_further_seed_is_a_step_where_no_size_is_left():
     pool = cells(seeds=2)
-    have = some(pool)
-    assert (pool.repeat[have] == 0).all()
     scores = Scores(pool, belief(), ASKED, {"params": 1.0})
-    (again,) = [s for s in steps(scores, have) if pool.repeat[s[0]] and pool.budget[s[0]] == 1e18]
-    assert len(again) == 5  # all sizes of the budget
+    assert all((pool.repeat[step] == 0).all() for step in steps(scores, some(pool)))
+    have = pool.repeat == 0
+    every = steps(scores, have)
+    assert [set(pool.budget[step]) for step in every] == [{c} for c in BUDGETS]
     after = have.copy()
-    after[again] = True
+    after[every[0]] = True
     assert_even(pool, after)
-    assert pool.price(after) - pool.price(have) == pytest.approx(5 * 2e18)
-    assert scores.worths(have, [again])[0] > 0
-    for step in steps(scores, after):  # a new size there has both seeds
-        grown = after.copy()
-        grown[step] = True
-        assert_even(pool, grown)
+    assert pool.price(after) - pool.price(have) == pytest.approx(7 * 2e18)
+    assert (scores.worths(have, every) > 0).all()
+
+
+def test_a_new_size_has_the_seeds_of_its_budget():
+    pool = cells(seeds=2)
+    scores = Scores(pool, belief(), ASKED, {"params": 1.0})
+    have = (pool.repeat == 0) | (pool.budget == BUDGETS[0])
+    new = (pool.budget == BUDGETS[0]) & (pool.log_n == np.unique(pool.log_n[:7])[4])
+    assert new.sum() == 2
+    (step,) = steps(scores, have & ~new)
+    assert sorted(step) == np.flatnonzero(new).tolist()
 
 
 def test_seeds_are_chosen_where_no_size_is_left():

@@ -32,9 +32,6 @@ BEND, FARTHEST = 0.3, 1.5  # ln N around N*: where the bend of a curve is read, 
 BRACKET = (-0.5, 0.5)  # ln N around N*: the sizes of a new budget
 LEAST_NOISE, USUAL_NOISE, MOST_NOISE = 0.0005, 0.003, 0.005  # of ln L between runs
 MOST_MISFIT = 10.0
-WORTH_OF_SEEDS = (
-    0.01  # least share of the variance: many far runs tilt a fit, and cost next to nothing
-)
 FIRST_BUDGETS, FIRST_SIZES = 3, 5  # of the first grid
 
 
@@ -242,18 +239,19 @@ def first_grid(cells: Cells) -> np.ndarray:
 def steps(scores: Scores, have: np.ndarray) -> list[list[int]]:
     """What can be added to the runs ``have`` (n,) of ``scores`` in one step: lists of runs.
 
-    At a budget that has runs already, a size not farther from N* than a measured minimum reaches, or
-    one more seed of all of its sizes; at a new budget the sizes that bracket its minimum.
+    At a budget that has runs already, a size not farther from N* than a measured minimum reaches; at a
+    new budget the sizes that bracket its minimum. Only where there is none of these, one more seed of
+    all sizes of a budget: before, cheap repeats far below the budget asked would tilt the fit.
     """
     cells, every = scores.cells, openings(scores, have)
     for c in np.unique(cells.budget[have]):
         away = np.abs(cells.log_n - scores.optimum(c))
         new = (cells.budget == c) & (cells.repeat == 0) & ~have & (away < REACH)
         every += [cells.size_in(have, int(run)) for run in np.flatnonzero(new)]
-        again = cells.next_seed(have, c)
-        if again and scores.worths(have, [again])[0] >= WORTH_OF_SEEDS:
-            every.append(again)
-    return every
+    if every:
+        return every
+    again = (cells.next_seed(have, c) for c in np.unique(cells.budget[have]))
+    return [step for step in again if step]
 
 
 def openings(scores: Scores, have: np.ndarray) -> list[list[int]]:
