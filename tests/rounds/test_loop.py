@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,6 +168,19 @@ def test_a_small_choice_that_plays_call_useless_is_not_the_end(here, monkeypatch
     following, why = after(rounds, last, fitted(rounds, last.runs))
     assert following.sum() > last.runs.sum()
     assert "N within 1.22x" in why
+
+
+def test_an_interval_of_noise_alone_is_not_the_goal(here, quick):
+    """Where the runs determine too little for the stack, one estimator answers, surely and wrongly."""
+    rounds = rounds_of(here, "N within 1.6x at 2.43e11")
+    last = rounds.write(1, rounds.first(), "Why: first")
+    fit = replace(fitted(rounds, last.runs, noise=1e-5), stack=None)
+    played = outcome_of(rounds, last, fit)
+    assert played.goal.reached(played.answer)
+    assert not played.reached
+    assert played.interval.endswith("of noise alone")
+    following, _ = played.following()
+    assert following.sum() > last.runs.sum()
 
 
 def test_a_run_without_a_loss_says_nothing_and_is_not_chosen_again(here, quick):

@@ -276,7 +276,7 @@ class Rounds:
             "flops": outcome.cells.total(last.runs),
             "estimate": getattr(answer, self.goal.quantity),
             "interval": (answer.ci or {}).get(self.goal.quantity),
-            "reached": self.goal.reached(answer),
+            "reached": outcome.reached,
             "verdict": answer.verdict,
         }
 

@@ -66,14 +66,24 @@ class Outcome:
     @property
     def interval(self) -> str:
         """The interval of the quantity of the goal as text."""
-        return interval_text(self.goal, self.answer)
+        text = interval_text(self.goal, self.answer)
+        alone = self.fit.stack is None and self.answer.ci
+        return f"{text}, of noise alone" if alone else text
+
+    @property
+    def reached(self) -> bool:
+        """Whether the interval is as narrow as the goal, and holds the error of the form.
+
+        Without a stack a single estimator answers, however far it may be off.
+        """
+        return self.fit.stack is not None and self.goal.reached(self.answer)
 
     def following(self) -> tuple[np.ndarray, str] | End:
         """The runs (n,) of the round after this one and why, or the end."""
         runs = self.runs | self._unbracketed()
         if (runs != self.runs).any() and self.cells.total(runs) <= self.most:
             return runs, "Why: they bracket minima that the fit does not show"
-        if self.goal.reached(self.answer):
+        if self.reached:
             return End(REACHED, self.interval)
         chosen = choose(self._scores, self.runs, self.most, self._enough)
         if (chosen == self.runs).all():
@@ -92,6 +102,8 @@ class Outcome:
 
     def _helps(self, then: float | None) -> bool:
         """Whether half of an interval of ``then``, in ln, is the goal or narrower by `WORTH`."""
+        if self.fit.stack is None:
+            return True
         now, most = reach_of(self.goal, self.answer), self.goal.half_width(self.answer.loss)
         return not (now and then and most) or then <= max((1 - WORTH) * now, most)
 
