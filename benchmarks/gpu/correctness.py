@@ -7,7 +7,19 @@ import subprocess
 import time
 
 import yaml
-from common import ROOT, Bench, Failed, Sweep, call, curve, flops_fit, largest_gap, small, snakemake
+from common import (
+    ROOT,
+    Bench,
+    Failed,
+    Sweep,
+    call,
+    curve,
+    flops_fit,
+    largest_gap,
+    params_of,
+    small,
+    snakemake,
+)
 
 RETRY_STATUS = 75
 PATIENCE = 600.0
@@ -145,8 +157,19 @@ def _deterministic(bench: Bench) -> None:
 
 
 def _resume(bench: Bench, precision: str, bound: float) -> None:
-    """A run that was stopped with SIGTERM and started again, against one that never stopped."""
-    config = small(bench, precision=precision, deterministic=True)
+    """A run that was stopped with SIGTERM and started again, against one that never stopped.
+
+    A small model, because a checkpoint is written after every step.
+    """
+    depth = bench.scale.sizes[0]
+    tokens = bench.scale.steps * bench.scale.items * bench.scale.kwargs["seq_len"]
+    config = small(
+        bench,
+        precision=precision,
+        deterministic=True,
+        sizes={"values": [depth]},
+        budgets=[6.0 * tokens * params_of(bench.scale, depth)],
+    )
     config["resources"] = {"gpus": bench.gpus, "checkpoint_minutes": 0}
     sweep = Sweep(bench, f"stopped-{precision}", config)
     (name,) = sweep.ids

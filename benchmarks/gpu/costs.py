@@ -18,7 +18,7 @@ from flops_fit.examples.gpt_large import GPT, optimizer
 from flops_fit.examples.loss import cross_entropy
 from flops_fit.experiment.options import TrainOptions
 from flops_fit.plan.counting import count_model
-from flops_fit.plan.devices import device_name, matmul_format, measured_peak
+from flops_fit.plan.devices import device_name, matmul_format, measured_peak, peak_flops
 from flops_fit.plan.peaks import known_peak
 from flops_fit.plan.price import CONTEXT_BYTES
 from flops_fit.trainer import train
@@ -107,7 +107,10 @@ def throughput(bench: Bench) -> None:
         ratio = statistics.median(plain / ours for (ours, _), plain in pairs)
         seconds = statistics.median(ours for (ours, _), _ in pairs)
         waiting = max(data_seconds for (_, data_seconds), _ in pairs) / seconds
-        text = f"{ratio:.3f} ({items * kwargs['seq_len'] / seconds:,.0f} tokens/s; "
+        rate = items * kwargs["seq_len"] / seconds
+        counted = count_model(build, train_part[0], cross_entropy, kwargs["seq_len"])
+        share = counted.flops_per_token * rate / peak_flops(torch.device(bench.device), "bf16")
+        text = f"{ratio:.3f} ({rate:,.0f} tokens/s, {share:.1%} of the peak; "
         text += f"{waiting:.2%} of it waiting for data)"
         holds = ratio >= ENOUGH_SPEED if bench.gpu else None
         bench.note(f"depth {depth}: tokens/s, trainer / plain loop", text, "train()", holds)
@@ -129,7 +132,7 @@ def _ours(bench: Bench, build, data: Data, items: int, steps: int) -> tuple[floa
         gpus=bench.gpus,
         compile=bench.gpu,
         micro_batch_items=items // 2,
-        evaluation_tokens=1,
+        evaluation_tokens=items // 2 * length,  # one batch, of the shape that is trained
         evaluation_batch_items=items // 2,
         progress=False,
     )

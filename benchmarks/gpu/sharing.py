@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from common import Bench, Failed, Sweep, call, small
 
 from flops_fit.jobs.mps import CONTROL, mps_runs
+from flops_fit.plan.nvidia_smi import ask
 
 LIMIT = 900.0  # seconds of one measurement
 
@@ -58,7 +59,7 @@ def _measure(bench: Bench, width: int, share: int, how: str) -> None:
             if time.perf_counter() - started > LIMIT:
                 raise Failed(f"{sweep.name}: more than {LIMIT:.0f} s")
             if bench.gpu and how != "MPS":
-                most = max(most, _processes_on_gpu())
+                most = max(most, _processes_on_gpu(only["CUDA_VISIBLE_DEVICES"]))
             time.sleep(0.5)
     finally:
         for job in jobs:
@@ -73,10 +74,11 @@ def _measure(bench: Bench, width: int, share: int, how: str) -> None:
     bench.note(what, text, "flops-fit train", not failed and most <= share)
 
 
-def _processes_on_gpu() -> int:
-    query = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
-    printed = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-    return len(set(printed.split()))
+def _processes_on_gpu(gpu: str) -> int:
+    """The processes that compute on ``gpu``; 0 where a container does not show them."""
+    answer = ask(f"--id={gpu}", "--query-compute-apps=pid", "--format=csv,noheader")
+    lines = answer.printed.split() if answer else []
+    return len({line for line in lines if line.isdigit()})
 
 
 @contextmanager

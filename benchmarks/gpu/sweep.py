@@ -70,9 +70,9 @@ def _config(bench: Bench) -> dict:
 def _text(bench: Bench) -> Path:
     """One file of text that every machine has: the sources of the installed packages."""
     file, most = bench.work / "text.txt", 400e6 if bench.gpu else 3e5
-    with file.open("w") as text:
+    with file.open("wb") as text:
         for path in sorted(Path(sysconfig.get_path("purelib")).glob("**/*.py")):
-            text.write(path.read_text(errors="replace") + "\n")
+            text.write(path.read_text("utf-8", "replace").encode() + b"\n")
             if text.tell() > most:
                 break
     return file

@@ -19,6 +19,7 @@ from flops_fit.examples.loss import cross_entropy
 from flops_fit.experiment.options import Resources, TrainOptions
 from flops_fit.experiment.spec import Spec, options_of
 from flops_fit.optimizer import OptimizerList, adamw
+from flops_fit.plan import devices
 from flops_fit.plan.devices import device_name, matmul_format, measured_peak, peak_flops
 from flops_fit.plan.peaks import PEAK_TFLOPS, known_peak
 from flops_fit.plan.schedule import multiplier
@@ -361,6 +362,15 @@ class TestSpeed:
         assert 1e8 < first < 1e14
         assert peak_flops(CPU, "no") == first
         assert measured_peak.cache_info().hits > 0
+
+    def test_a_peak_is_measured_with_what_memory_is_left(self, monkeypatch):
+        def product(a):
+            if len(a) > 512:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return 1e-4
+
+        monkeypatch.setattr(devices, "_seconds_of_product", product)
+        assert measured_peak.__wrapped__(CPU, "fp32", 1) == pytest.approx(2 * 512**3 / 1e-4)
 
     def test_the_share_is_flops_per_second_over_the_peak(self):
         outcome = {"tokens_per_second": 1000.0, "peak_flops_per_second": 8e6}

@@ -75,6 +75,7 @@ def test_running_out_of_memory_leaves_the_advice(planned):
         "HIP error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "NCCL Error 1: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'",
         "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory",
     ],
 )

@@ -52,3 +52,6 @@ def test_a_backend_that_lost_a_process_is_told_from_an_error_of_the_user(monkeyp
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert has_lost_another(gloo)
     assert not has_lost_another(ZeroDivisionError("a bug of mine"))
+    no_room = "NCCL Error 1: unhandled cuda error\nCuda failure 2 'out of memory'"
+    assert not has_lost_another(RuntimeError(no_room))  # this process itself lacks memory
+    assert has_lost_another(RuntimeError("NCCL Error 6: remote process exited"))

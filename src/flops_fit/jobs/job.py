@@ -49,7 +49,7 @@ OUT_OF_MEMORY = (
 # How torch reports memory that CUDA, ROCm and their libraries could not allocate themselves
 OF_LIBRARIES = re.compile(
     r"can't allocate memory|(CUDA|HIP) error: out of memory|BLAS_STATUS_ALLOC_FAILED"
-    r"|CUDNN_STATUS_ALLOC_FAILED|CUDA out of memory"
+    r"|CUDNN_STATUS_ALLOC_FAILED|CUDA out of memory|Cuda failure\b.*out of memory"
 )
 
 
@@ -119,7 +119,7 @@ def has_lost_another(error: Exception) -> bool:
     """Whether ``error`` comes from the backend (gloo, NCCL) because another process ended."""
     import torch
 
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or is_out_of_memory(error):
         return False
     backend = isinstance(error, torch.distributed.DistError)
     return backend or bool(BACKEND_ERROR.search(str(error)))

@@ -58,14 +58,11 @@ def check_accelerator(accelerator: Accelerator, options: TrainOptions) -> None:
             f"resources.processes: {options.processes} requested, but {world} running; launch with "
             "`flops-fit train`, or with accelerate's --multi_gpu and ACCELERATE_USE_CPU=true"
         )
-    if (
-        options.gpus
-        and accelerator.device.type == "cpu"
-        and not parse_flag_from_env("ACCELERATE_USE_CPU")
-    ):
+    seen = 0 if accelerator.device.type == "cpu" else torch.accelerator.device_count()
+    if seen < options.gpus and not parse_flag_from_env("ACCELERATE_USE_CPU"):
         raise FlopsFitError(
-            f"resources.gpus: {options.gpus} given, but the job sees none; check the driver and "
-            "CUDA_VISIBLE_DEVICES, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
+            f"resources.gpus: {options.gpus} given, but the job sees {seen or 'none'}; check the driver "
+            "and CUDA_VISIBLE_DEVICES, or set ACCELERATE_USE_CPU=true to train on the CPU on purpose"
         )
     if options.precision != "no" and not accelerator.native_amp:
         raise FlopsFitError(

@@ -49,8 +49,10 @@ def new_accelerator(
     logs = ProjectConfiguration(
         logging_dir=str(checkpoint_folder.parent / "logs") if checkpoint_folder else None
     )
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
     try:
-        return make(
+        accelerator = make(
             mixed_precision=options.precision,
             # an environment variable would override the plain number
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -63,6 +65,11 @@ def new_accelerator(
         raise FlopsFitError(
             f"precision: {options.precision}, log_with: {options.log_with}: {error}"
         ) from error
+    if products.fp32_precision != before:
+        # accelerate allows TF32 where it compiles in fp32 on a GPU, but compiling is only a resource
+        products.allow_tf32 = False
+        products.fp32_precision = before
+    return accelerator
 
 
 def forget_earlier_run(device: torch.device, options: TrainOptions) -> None:
@@ -127,7 +134,7 @@ def run_line(
     world = accelerator.num_processes
     processes = "1 process" if world == 1 else f"{world} processes"
     return (
-        f"{name}: {type(getattr(model, '_orig_mod', model)).__name__} with N = {count_text(params)}, "
+        f"{name}: {type(model).__name__} with N = {count_text(params)}, "
         f"D = {count_text(tokens)} (D/N = {count_text(tokens / params)}); "
         f"{steps} steps ({spent}) of {batch} items = {batch_tokens} tokens, "
         f"peak learning rate {options.learning_rate:.3g}; "
