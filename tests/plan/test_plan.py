@@ -68,6 +68,18 @@ def test_runs_that_do_not_fit_into_a_gpu_or_their_share_of_it_are_named(sharing,
     assert not [s for s in plan_warnings(on_cpu, rows, (), 1.0) if "GB of a GPU" in s]
 
 
+def test_the_advice_is_on_the_batch_that_takes_most_memory():
+    counts = [replace(e.count, evaluation_bytes=1e13) for e in grid()]
+    cells = [replace(e, count=count) for e, count in zip(grid(), counts, strict=True)]
+    for experiments, advice in (
+        (grid(), "lower resources.micro_batch_items"),
+        (cells, "lower evaluation.batch_items"),
+    ):
+        plan = replace(plan_of(experiments), resources=Resources(gpus=1))
+        rows = plan_rows(plan, RATE, None, None)
+        assert advice in plan_warnings(plan, rows, (), 1e6)[0]
+
+
 @pytest.mark.parametrize(
     ("name", "gigabytes"),
     [

@@ -44,7 +44,7 @@ BACKEND_ERROR = re.compile(
 OUT_OF_MEMORY = (
     "out of memory; set resources.micro_batch_items (gradients are then accumulated, and the result "
     "stays the same) or resources.activation_checkpointing, request more memory, or lower "
-    "resources.runs_per_gpu where runs share a GPU"
+    "resources.runs_per_gpu where runs share a GPU, or evaluation.batch_items after the last step"
 )
 # How torch reports memory that CUDA, ROCm and their libraries could not allocate themselves
 OF_LIBRARIES = re.compile(

@@ -243,14 +243,20 @@ def process_bytes(work: Work, resources: Resources) -> float:
     training and a batch in evaluation. This is an upper estimate: an optimiser with fewer states
     needs less, and so does a compiled model. It leaves out what the allocator of a GPU holds unused.
     """
-    processes = resources.processes
-    items = math.ceil(work.batch_items / processes)
-    items = min(items, resources.micro_batch_items or items)
-    state = PARAM_BYTES + (BUCKET_BYTES if processes > 1 else 0)
+    state = PARAM_BYTES + (BUCKET_BYTES if resources.processes > 1 else 0)
     base = BASE_BYTES[device_kind(resources.gpus)]
+    return base + state * work.params_total + max(passing_bytes(work, resources))
+
+
+def passing_bytes(work: Work, resources: Resources) -> tuple[float, float]:
+    """Bytes of a process that come and go in training, and in evaluation in the place of gradients.
+
+    They are those of ``work`` with ``resources``.
+    """
+    items = math.ceil(work.batch_items / resources.processes)
+    items = min(items, resources.micro_batch_items or items)
     training = items * work.tokens_per_item * work.activation_bytes + work.fixed_bytes
-    evaluation = work.evaluation_bytes - GRADIENT_BYTES * work.params_total  # there are none then
-    return base + state * work.params_total + max(training, evaluation)
+    return training, work.evaluation_bytes - GRADIENT_BYTES * work.params_total
 
 
 def job_minutes(price: Price) -> int:

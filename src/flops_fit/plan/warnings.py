@@ -10,6 +10,7 @@ from flops_fit.constants import MOST_EPOCHS, PUBLISHED_RATIO, TRUNK
 from flops_fit.experiment.plan import Plan
 from flops_fit.plan.amounts import shortage
 from flops_fit.plan.conditioning import POOR
+from flops_fit.plan.price import passing_bytes, work_of
 from flops_fit.plan.table import PlanRow, design_condition
 from flops_fit.plan.window import FEWEST_SIZES
 
@@ -71,9 +72,12 @@ def _too_large(plan: Plan, rows: list[PlanRow], device_bytes: float | None) -> l
         return []
     names = ", ".join(row.experiment.experiment_id for row in large[:SHOWN])
     more = f" and {len(large) - SHOWN} more" if len(large) > SHOWN else ""
-    most = max(row.price.memory_bytes for row in large) / 1e9
+    largest = max(large, key=lambda row: row.price.memory_bytes)
+    most = largest.price.memory_bytes / 1e9
     each = f" for each of {sharing} runs" if sharing > 1 else ""
-    advice = "resources.micro_batch_items" + (" or resources.runs_per_gpu" if sharing > 1 else "")
+    training, evaluation = passing_bytes(work_of(largest.experiment), plan.resources)
+    advice = "resources.micro_batch_items" if training > evaluation else "evaluation.batch_items"
+    advice += " or resources.runs_per_gpu" if sharing > 1 else ""
     return [
         f"{names}{more}: the estimated memory, up to {most:.2g} GB{each}, does not fit into the "
         f"{device_bytes / 1e9:.3g} GB of a GPU; lower {advice}"
