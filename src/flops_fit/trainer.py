@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from flops_fit.data import Data, as_data, bytes_per_token, first_item
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import Metric
-from flops_fit.experiment.exact import agree, last_micro_batch_syncs, target_elements, trim
+from flops_fit.experiment.exact import Votes, last_micro_batch_syncs, target_elements, trim
 from flops_fit.experiment.options import TrainOptions
 from flops_fit.model_factory import call_model, enable_activation_checkpointing, num_params
 from flops_fit.optimizer import adamw, as_one_optimizer, check_optimizer, switch_mode
@@ -122,7 +122,9 @@ def train(
     model, optimizer, dataloader = accelerator.prepare(model, optimizer, dataloader)
     if accelerator.scaler is None:  # accelerate's wrapper searches for a package at each step
         optimizer = optimizer.optimizer
-    params = num_params(accelerator.unwrap_model(model))
+    # accelerate would else put the bare model into the compiled one, which then loses DDP's no_sync
+    bare = accelerator.unwrap_model(model, keep_torch_compile=False)
+    params = num_params(bare)
     torch.manual_seed(options.seed + accelerator.process_index)  # other dropout in each process
 
     # Schedule: not through `prepare`, which would step it once per process
@@ -145,19 +147,11 @@ def train(
     loop_started, data_seconds, bad_step = time.perf_counter(), 0.0, None
     if accelerator.is_main_process:
         log.info(
-            run_line(
-                name,
-                accelerator.unwrap_model(model),
-                params,
-                batches.total_items,
-                flops_per_token,
-                options,
-                accelerator,
-            )
+            run_line(name, bare, params, batches.total_items, flops_per_token, options, accelerator)
         )
     trackers = Trackers(accelerator, name, options.log_with)
     inputs_seen = InputPositions(accelerator, saved["input_positions"])
-    incoming = read_ahead(dataloader)
+    incoming, votes = read_ahead(dataloader), Votes(accelerator)
     model.train()
     switch_mode(optimizer, training=True)  # checkpoints contain these weights
     with progress_bar(name, options, seen, accelerator) as bar:
@@ -166,9 +160,7 @@ def train(
             micro_batches = list(itertools.islice(incoming, batches.micro_batches(position)))
             data_seconds += time.perf_counter() - asked
 
-            total, stopping, saving = agree(
-                accelerator, micro_batches, bool(stop), checkpoints.due()
-            )
+            total, stopping, saving = votes.agree(micro_batches, bool(stop), checkpoints.due())
             if stopping or saving or shared.due(seen, total):
                 bad_step = curve.flush(accelerator, force=True)
                 if bad_step is not None:
@@ -265,6 +257,7 @@ def train(
         "data_share": data_seconds / max(loop_seconds, 1e-9),
         "tokens_per_second": (seen - saved["seen"]) / max(loop_seconds, 1e-9),
     }
+    votes.close()
     accelerator.free_memory()
     return outcome
 

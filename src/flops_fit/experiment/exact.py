@@ -29,20 +29,37 @@ def target_elements(targets: Any, loss_fn: Callable[..., Any]) -> int:
     return max(sum(leaf.numel() for leaf in tree_leaves(as_targets(targets))), 1)
 
 
-def agree(
-    accelerator: Accelerator, micro_batches: list, stop: bool, save: bool
-) -> tuple[int, bool, bool]:
-    """Agree on a step: its global target count, and whether any process wants to stop or to save.
+class Votes:
+    """What the processes that ``accelerator`` links agree on before each step.
 
-    ``accelerator`` links the processes; ``micro_batches`` are those of this process, as
-    ``(inputs, targets, counts)``; ``stop`` and ``save``: whether this process wants it.
+    Their CPUs exchange it over gloo, whatever their devices use: a number that comes from a GPU is
+    there only once all work in its queue is done, so that it would have nothing to do while the next
+    step is prepared.
     """
-    local = sum(int(counts.sum()) for _, _, counts in micro_batches)
-    if accelerator.num_processes == 1:
-        return local, stop, save
-    votes = torch.tensor([local, stop, save], device=accelerator.device)
-    total, stops, saves = accelerator.reduce(votes, reduction="sum").tolist()
-    return total, stops > 0, saves > 0
+
+    def __init__(self, accelerator: Accelerator):
+        self.group = None
+        if accelerator.num_processes > 1:
+            self.group = torch.distributed.new_group(backend="gloo")
+
+    def agree(self, micro_batches: list, stop: bool, save: bool) -> tuple[int, bool, bool]:
+        """Agree on a step: its global target count, and whether any process wants to stop or to save.
+
+        ``micro_batches`` are those of this process, as ``(inputs, targets, counts)``; ``stop`` and
+        ``save``: whether this process wants it.
+        """
+        local = sum(int(counts.sum()) for _, _, counts in micro_batches)
+        if self.group is None:
+            return local, stop, save
+        votes = torch.tensor([local, stop, save])
+        torch.distributed.all_reduce(votes, group=self.group)
+        total, stops, saves = votes.tolist()
+        return total, stops > 0, saves > 0
+
+    def close(self) -> None:
+        """Give up the connections; every process must call this."""
+        if self.group is not None:
+            torch.distributed.destroy_process_group(self.group)
 
 
 def last_micro_batch_syncs(
@@ -81,7 +98,7 @@ def trim(
         kept[p % world].append(min(count, left))
         left -= kept[p % world][-1]
     mine_kept = iter(kept[rank])
-    model = accelerator.unwrap_model(model)
+    model = accelerator.unwrap_model(model, keep_torch_compile=False)
     return [
         trim_micro_batch(model, loss_fn, batch, list(itertools.islice(mine_kept, len(batch[2]))))
         for batch in micro_batches
