@@ -51,6 +51,7 @@ TRACKED = {
     "PF-days in cells": {"N": N, "C": text_of(C / 8.64e19, "{} PF-days".format), "loss": LOSS},
     "a perplexity held out": {"N": N, "D": D, "val_ppl": np.exp(LOSS), "train_loss": 9.0},
     "a loss that is normalised": {"N": N, "D": D, "normalized_loss": LOSS / 3, "nll": LOSS},
+    "a total with more in it": {"N": N, "D": D, "total_loss": LOSS + 1, "lm_loss": LOSS},
     "bits": {"N": N, "D": D, "val_bpc": LOSS},
 }
 

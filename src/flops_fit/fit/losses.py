@@ -52,9 +52,15 @@ class Loss:
 
 
 def losses_in(frame: pd.DataFrame) -> list[str]:
-    """The columns of ``frame`` that may be the loss, the best first."""
-    ranked = [(_rank(fold(c)), i, c) for i, c in enumerate(frame.columns)]
-    return [c for rank, _, c in sorted(r for r in ranked if r[0] is not None)]
+    """The columns of ``frame`` that may be the loss, the best first.
+
+    Among equals a total comes last, since it holds more than the loss of the task.
+    """
+    ranked = []
+    for place, column in enumerate(frame.columns):
+        rank, total = _rank(fold(column)), "total" in fold(column).split("_")
+        ranked += [] if rank is None else [(rank, total, place, column)]
+    return [column for *_, column in sorted(ranked)]
 
 
 def _rank(folded: str) -> int | None:

@@ -113,7 +113,8 @@ def header_hint(columns: object) -> str:
         return "; is the header further down? Delete the lines above it"
     if sum(re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", name) is not None for name in names) > 1:
         return "; the first line must name the columns: params,tokens,loss"
-    logs = [legible(name) for name in names if set(fold(name).split("_")) & LOGARITHMS]
+    parts = {name: set(fold(name).split("_")) for name in names}
+    logs = [legible(n) for n in names if parts[n] & LOGARITHMS and "likelihood" not in parts[n]]
     if logs:
         return (
             f"; logarithms are not read ({', '.join(logs)}): add columns of the numbers themselves"
