@@ -367,4 +367,6 @@ def test_runs_that_a_flag_calls_unfit_are_left_out_and_named(column, cells, reas
 
 
 def test_a_column_called_like_a_flag_with_other_values_leaves_nothing_out():
-    assert not prepare_runs(RUNS.assign(failed=np.arange(len(N)))).left_out
+    table = prepare_runs(RUNS.assign(failed=np.arange(len(N))))
+    assert not table.left_out
+    assert "column 'failed' holds more than true and false, and leaves no run out" in table.notes

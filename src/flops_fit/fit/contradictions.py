@@ -10,6 +10,7 @@ from scipy.special import fdtrc
 
 from flops_fit.constants import flops_6nd
 from flops_fit.fit.columns import Columns
+from flops_fit.fit.left_out import unread_flags
 from flops_fit.fit.names import bare, fold, legible, listed
 from flops_fit.fit.tables import spoken_floats
 
@@ -51,6 +52,7 @@ def contradictions(
     ``cost_as_given`` the counts are believed however large they are.
     """
     notes, reasons = _steps(frame, raw)
+    notes += unread_flags(raw, columns.names)
     reasons += _other_tokens(frame, raw, columns) + _mean_loss(raw, columns) + _stopped(frame, raw)
     reasons += _summaries(frame, raw) + _off_cost(frame, columns) + _multiplied(frame, raw, columns)
     again, few = _same_numbers(frame)

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fit.names import fold, listed
+from flops_fit.fit.names import fold, legible, listed
 
 # An empty status leaves no run out; the others are how trackers and jobs say that a run ended well.
 COMPLETED = set(listed("completed complete finished success succeeded done ok nan none")) | {""}
@@ -38,10 +38,8 @@ def reasons(
         before = first.setdefault(cells, at)
         if before != at:
             reason[at] = f"repeats row {int(frame.loc[before, 'row'])}"
-    for column in raw.columns:
-        name = fold(column)
-        if name in UNFIT | FIT and column not in names.values():
-            reason[_flagged(raw[column], name)] = name if name in UNFIT else f"not {name}"
+    for column, name in _flags(raw, names):
+        reason[_flagged(raw[column], name)] = name if name in UNFIT else f"not {name}"
     if "outlier" in frame:
         reason[_outliers(frame["outlier"], frame["row"], source, names["outlier"])] = "outlier"
     if "status" in frame:
@@ -51,10 +49,31 @@ def reasons(
     return reason
 
 
+def unread_flags(raw: pd.DataFrame, names: dict[str, str]) -> list[str]:
+    """Notes on columns of ``raw``, one row per run, that are called like flags and hold something else.
+
+    ``names``: the file's names of our columns.
+    """
+    unread = [c for c, _ in _flags(raw, names) if not _is_flag(raw[c])]
+    return [
+        f"column {legible(c)} holds more than true and false, and leaves no run out" for c in unread
+    ]
+
+
+def _flags(raw: pd.DataFrame, names: dict[str, str]) -> list[tuple[str, str]]:
+    """(column, folded name) of the columns of ``raw`` that are called like flags."""
+    folded = [(c, fold(c)) for c in raw.columns if c not in names.values()]
+    return [(c, name) for c, name in folded if name in UNFIT | FIT]
+
+
+def _is_flag(column: pd.Series) -> bool:
+    return bool(words_of(column).isin(TRUE | FALSE | MARKS).all())
+
+
 def _flagged(column: pd.Series, name: str) -> pd.Series:
     """Which cells of a column of flags leave their row out; none where it holds anything else."""
     cells = words_of(column)
-    if not cells.isin(TRUE | FALSE | MARKS).all():
+    if not _is_flag(column):
         return pd.Series(False, column.index)
     if name in UNFIT:
         return cells.isin(TRUE | (MARKS - {"n"}))
