@@ -38,9 +38,7 @@ REPEATED = 0.05  # share of rows with the numbers of another that narrows an int
 NEIGHBOURS, COSTLIER, FEW = 5, 0.6, 0.2  # of runs by N; ln of C / (N D) off them; share of runs
 MOST_GROUPS, FEWEST_PER_GROUP = 8, 3  # values of a column, and runs of each
 SURELY, CLEARLY = 1e-6, 0.01  # probability of so much by chance; shift in ln L
-APART = (
-    0.6  # share of a group's variance that N and D explain: beyond, it may be an effect of theirs
-)
+APART = 0.4  # share of a group that N and D explain: beyond, it may be an effect of theirs
 
 
 def contradictions(
