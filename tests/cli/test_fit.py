@@ -91,6 +91,19 @@ def test_fit_ends_with_one_line_that_names_the_file_and_the_headline(fitted, cap
     assert f"35 runs, 1 left out ({left['experiment_id']}: {left['reason']})" in last
 
 
+def test_what_counts_against_trust_is_a_warning_beside_the_notes(tmp_path, capsys):
+    frame = sweep(LAWS["besiroglu"], sizes=4, budgets=2).assign(
+        total_tokens=lambda f: 8 * f["tokens"]
+    )
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    words = ("--runs", tmp_path / "runs.csv", "--out", tmp_path / "fit.json", "--bootstrap", 0)
+    run("fit", *words, "--method", "surface", "--cost", "6nd")
+    said = capsys.readouterr().out.splitlines()
+    (warning,) = (line for line in said if line.startswith("warning: "))
+    assert "'total_tokens' is 8 times as much" in warning
+    assert "note: flops = 6 params tokens" in said
+
+
 def test_predict_prints_the_answer_readable_and_as_json(fitted, capsys):
     run("predict", "--fit", fitted / "fit.json", "--flops", 1e21)
     text = capsys.readouterr().out

@@ -289,7 +289,7 @@ def run(args: argparse.Namespace) -> None:
         )
     write_json(out, fit.to_dict())
     for note in fit.data.notes:
-        print(f"note: {note}")
+        print(f"{'warning' if note in table.doubts else 'note'}: {note}")
     if fit.accuracy:
         print(f"note: {describe_sigmoid(fit.accuracy)}")
     headline = fit.headline
