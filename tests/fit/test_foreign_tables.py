@@ -211,7 +211,12 @@ def test_logarithms_of_a_cost_are_refused_as_such():
 
 @pytest.mark.parametrize(
     ("times", "words"),
-    [(3, "multiply-adds (MACs)"), (2, "the forward pass alone"), (8, "the recomputation")],
+    [
+        (3, "multiply-adds (MACs)"),
+        (2, "the forward pass alone"),
+        (1.5, "those of one device"),
+        (8, "the recomputation"),
+    ],
 )
 def test_a_cost_that_counts_something_else_says_what(times, words):
     frame = RUNS[["params", "tokens", "loss"]].assign(flops=times * N * D)

@@ -136,11 +136,14 @@ def miscounted(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
     ``frame``: one row per run, columns params, tokens and flops; ``names``: the file's names of these
     columns. A budget in FLOPs then buys less than the law says.
     """
-    times = _same_times(frame["flops"] / (frame["params"] * frame["tokens"]))
-    if times is None or times > ALL:
+    ratio = frame["flops"] / (frame["params"] * frame["tokens"])
+    usual = float(ratio.median())
+    if usual > ALL * (1 - PARTS) or (np.log(ratio / usual).abs() > PARTS).any():
         return []
+    times = _same_times(ratio)
+    what = COUNTED_AS[times] if times else "those of one device, or a part of the training"
     return [
-        f"{_cost_column(names)} is {times:g} N D in each run, as if it counted {COUNTED_AS[times]}: "
+        f"{_cost_column(names)} is {usual:.3g} N D in each run, as if it counted {what}: "
         f"budgets are then counted so too; --cost 6nd (fit.cost_column) takes 6 N D {_BELIEVE}"
     ]
 
