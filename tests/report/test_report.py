@@ -759,7 +759,8 @@ def test_what_cannot_be_identified_is_headed_so(tmp_path):
     assert not page.all("dd", within=card)
     assert not page.all("code", within=card, data_name="config")
     drawn = {e["attrs"]["id"] for e in page.all("figure")}
-    assert drawn == {"figure-isoflop"}
+    assert drawn == {"figure-isoflop", "figure-optima"}
+    assert "dashed: extrapolated" not in page.all("section", id="why")[0]["text"]
     assert not page.all("table", id="law")
     assert "grows as" not in page.all("section", id="answer")[0]["text"]
     (section,) = page.all("section", id="sensitivity")

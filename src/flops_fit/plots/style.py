@@ -138,13 +138,14 @@ def _ticks(axis: XAxis | YAxis, text: Callable[[float], str]) -> Locator:
     low, high = sorted(getattr(axis.axes, f"get_{axis.axis_name}lim")())
     decades = np.log10(high / low)
     linear = [MaxNLocator(n, steps=(1, 2, 2.5, 5, 10)) for n in (5, 4, 3, 2)]  # for under a decade
-    logs = [LogLocator(subs=subs, numticks=30) for subs in ((1, 2, 5), (1, 3), (1,))]
+    logs = [LogLocator(subs=subs, numticks=30) for subs in ((1, 2, 5), (1, 3), (1,), (3,), (5,))]
     logs += [LogLocator(numticks=n) for n in (9, 6, 4, 3)]
     dense = 0 if decades < 1.6 else 1 if decades < 3.2 else 2
     choices = linear if decades < 0.8 else logs[dense:]
     for locator in choices if axis.axis_name == "x" else choices[:1]:
         values = [v for v in locator.tick_values(low, high) if low <= v <= high]
-        if axis.axis_name == "y" or _apart(axis.axes, np.log(values), decades * np.log(10), text):
+        apart = _apart(axis.axes, np.log(values), decades * np.log(10), text)
+        if axis.axis_name == "y" or (apart and len(values) > 1):
             break
     return locator
 
@@ -153,12 +154,14 @@ def _apart(ax: Axes, places: np.ndarray, span: float, text: Callable[[float], st
     """Whether the labels at ``places`` (ln x) leave a gap between them on ``ax``, ``span`` wide."""
     room = 0.85 * 72 * ax.get_window_extent().width / ax.figure.dpi  # points, without the margins
     labels = [text(float(f"{np.exp(place):.6g}")) for place in places]
-    raised = [sum(letter in RAISED for letter in label) for label in labels]
-    widths = (
-        0.62 * TICK_SIZE * (np.array([len(label) for label in labels]) - 0.4 * np.array(raised))
-    )
+    widths = 0.62 * TICK_SIZE * np.array([_letters(label) for label in labels])
     gaps = np.diff(places) / span * room
     return bool((gaps > (widths[:-1] + widths[1:] + TICK_SIZE) / 2).all())
+
+
+def _letters(label: str) -> float:
+    """The width of a ``label`` in digits: points are half as wide, raised digits 0.6 times."""
+    return len(label) - 0.5 * label.count(".") - 0.4 * sum(letter in RAISED for letter in label)
 
 
 def tick_count(value: float) -> str:
