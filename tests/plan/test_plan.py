@@ -187,7 +187,7 @@ def test_a_good_plan_is_not_warned_of():
     [
         (grid(budgets=[1e12, 1e14]), {}, r"^2 budgets: a power law .* 3 or more"),
         (grid(budgets=[1e12, 2e12, 4e12]), {}, r"^the budgets span a factor of 4"),
-        (grid(ratios=[5, 20.5, 80]), {}, r"^budget 1e\+12 has 3 sizes: .* fewer than 5"),
+        (grid(ratios=[5, 20.5, 80]), {}, r"^budget 10¹² has 3 sizes: .* fewer than 5"),
         (grid(ratios=[15, 17, 21, 25, 30]), {}, r"span a factor of 1.4 in N: .* look flat"),
         (
             grid(ratios=[30, 60, 120, 400, 900]),
@@ -213,7 +213,7 @@ def test_a_good_plan_is_not_warned_of():
         ),
         (grid(steps=80), {}, r"^15 of 15 runs have fewer than 100 steps .* 80"),
         (grid(steps=120), {"warmup": 0.02}, r"^the shortest warm-up has 2 steps"),
-        (grid(), {"answers": [1e15, 2e15]}, r"^an answer is asked for at 2e\+15 FLOPs, 20 times"),
+        (grid(), {"answers": [1e15, 2e15]}, r"^an answer is asked for at 2×10¹⁵ FLOPs, 20 times"),
         (grid(), {"unique": 3 * 10**6}, r"runs repeat data, up to .* passes: beyond 4"),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_batch_floor_that_drops_one_side_is_named():
     reason = "3 steps of 8 items; the floor is 8"
     skipped = [Skipped(1e12, max(sizes) * k, reason) for k in (2, 3)]
     (text,) = warned(cells, skipped=skipped)
-    assert re.search(r"drops the 2 largest sizes of budget 1e\+12: .* right side", text)
+    assert re.search(r"drops the 2 largest sizes of budget 10¹²: .* right side", text)
 
 
 class Page(HTMLParser):
@@ -388,3 +388,10 @@ def test_a_rate_measured_here_is_used_from_then_on(tmp_path, capsys, monkeypatch
     assert rate["flops_per_second"] > 0
     assert main(["plan", "--config", "c.yaml"]) == 0
     assert "measured here on" in capsys.readouterr().out
+
+
+def test_a_sweep_of_rates_is_not_warned_about_a_law_that_it_does_not_fit():
+    cells = [cell for cell in grid() if cell.compute_budget == 1e12]
+    rates = [replace(c, learning_rate=rate) for c in cells for rate in (0.01, 0.02)]
+    assert any("a power law of the optimum" in text for text in warned(cells))
+    assert not any("a power law of the optimum" in text for text in warned(rates))

@@ -347,10 +347,11 @@ def sharing(plan: Plan, rows: list[PlanRow], rate: Rate) -> str:
     share = together.flops_counted / separate.flops_counted
     longest = max(chains.values())
     return (
-        f"{len(chains)} trunks: {share:.2f} of the {flops_text(separate.flops_counted)} FLOPs that "
-        f"separate runs take, and {time_text(together.seconds)} one after another instead of "
-        f"{time_text(separate.seconds)}; with a device for each trunk {time_text(longest)}, "
-        f"where separate runs with a device for each take {time_text(separate.longest_seconds)}"
+        f"{len(chains)} trunks: {share:.2f} of the "
+        f"{flops_text(separate.flops_counted)} FLOPs of separate runs, and one after another "
+        f"{time_text(together.seconds)} instead of {time_text(separate.seconds)}; with a device for "
+        f"each trunk it takes {time_text(longest)}, and separate runs with a device for each take "
+        f"{time_text(separate.longest_seconds)}"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from flops_fit.constants import MOST_EPOCHS, PUBLISHED_RATIO, TRUNK
 from flops_fit.experiment.plan import Plan
+from flops_fit.notation import flops_text
 from flops_fit.plan.amounts import shortage
 from flops_fit.plan.conditioning import POOR
 from flops_fit.plan.price import passing_bytes, work_of
@@ -39,20 +40,28 @@ def plan_warnings(
     ``rows``: those of `flops_fit.plan.table.plan_rows`; ``answers``: the budgets, in FLOPs, that will
     be answered for; ``device_bytes``: the memory of a GPU (None: not known).
     """
+    of_law = (_one_axis, _collinear, _few_budgets, _few_sizes, _lopsided, _off_centre)
     checks: list[Callable[[Plan, list[PlanRow]], list[str]]] = [
         _too_little,
-        _one_axis,
-        _collinear,
-        _few_budgets,
-        _few_sizes,
-        _lopsided,
-        _off_centre,
+        *(() if tunes(rows) else of_law),
         _short,
         _short_ends,
         _repeated,
     ]
     sentences = [sentence for check in checks for sentence in check(plan, rows)]
     return [*_too_large(plan, rows, device_bytes), *sentences, *_far(rows, answers), *plan.warnings]
+
+
+def tunes(rows: Sequence[PlanRow]) -> bool:
+    """Whether ``rows`` try several rates, batches or weight decays at a size and a budget.
+
+    They are for a rule of the rate then, not for a law of the loss.
+    """
+    cells = {
+        (e.compute_budget, e.size_param_value, e.seed, e.unique_fraction)
+        for e in (row.experiment for row in rows)
+    }
+    return len(cells) < len(rows)
 
 
 def _too_little(plan: Plan, rows: list[PlanRow]) -> list[str]:
@@ -149,13 +158,14 @@ def _few_sizes(plan: Plan, rows: list[PlanRow]) -> list[str]:
         params = sorted({row.experiment.count.params for row in cells})
         if len(params) < FEWEST_SIZES:
             sentences.append(
-                f"budget {budget:g} has {len(params)} sizes: with fewer than {FEWEST_SIZES} a "
+                f"budget {flops_text(budget)} has {len(params)} sizes: with fewer than {FEWEST_SIZES} a "
                 "minimum can hardly be distinguished from noise"
             )
         elif params[-1] / params[0] < NARROWEST_SIZES:
             sentences.append(
-                f"the sizes at budget {budget:g} span a factor of {params[-1] / params[0]:.2g} in "
-                f"N: the curve will look flat; a factor of {NARROWEST_SIZES} or more shows its sides"
+                f"the sizes at budget {flops_text(budget)} span a factor of "
+                f"{params[-1] / params[0]:.2g} in N: the curve will look flat; a factor of "
+                f"{NARROWEST_SIZES} or more shows its sides"
             )
     return sentences
 
@@ -171,8 +181,9 @@ def _lopsided(plan: Plan, rows: list[PlanRow]) -> list[str]:
         kept = [row.experiment.size_param_value for row in cells]
         if len(skipped) > 1 and min(skipped) > max(kept):
             sentences.append(
-                f"the floor of steps drops the {len(skipped)} largest sizes of budget {budget:g}: "
-                "its curve may lose its right side; a smaller batch would keep them"
+                f"the floor of steps drops the {len(skipped)} largest sizes of budget "
+                f"{flops_text(budget)}: its curve may lose its right side; a smaller batch would "
+                "keep them"
             )
     return sentences
 
@@ -187,9 +198,9 @@ def _off_centre(plan: Plan, rows: list[PlanRow]) -> list[str]:
         if len(ratios) > 1 and not low < PUBLISHED_RATIO < high:
             side = "smaller" if high <= PUBLISHED_RATIO else "larger"
             sentences.append(
-                f"budget {budget:g} has {low:.3g} to {high:.3g} tokens per parameter, all on one "
-                f"side of the {PUBLISHED_RATIO} that published laws of text find: its minimum may lie "
-                f"outside; add {side} sizes"
+                f"budget {flops_text(budget)} has {low:.3g} to {high:.3g} tokens per parameter, all on "
+                f"one side of the {PUBLISHED_RATIO} that published laws of text find: its minimum may "
+                f"lie outside; add {side} sizes"
             )
     return sentences
 
@@ -254,7 +265,7 @@ def _far(rows: list[PlanRow], answers: Sequence[float]) -> list[str]:
     largest = max(row.experiment.compute_budget for row in rows)
     far = [c for c in answers if c > FARTHEST_ANSWER * largest * (1 + 1e-9)]
     return [
-        f"an answer is asked for at {c:g} FLOPs, {c / largest:.3g} times the largest budget: beyond "
-        f"{FARTHEST_ANSWER} times it is a guess"
+        f"an answer is asked for at {flops_text(c)} FLOPs, {c / largest:.3g} times the largest budget: "
+        f"beyond {FARTHEST_ANSWER} times it is a guess"
         for c in far
     ]

@@ -14,7 +14,7 @@ from flops_fit.fit.answer import (
 from flops_fit.fit.repeats import NONE
 from flops_fit.fit.result import Fit
 from flops_fit.fit.verdict import promise_text
-from flops_fit.notation import count_text, flops_text, loss_text, waste_text
+from flops_fit.notation import count_text, flops_text, loss_text, unit_text, waste_text
 
 Write = Callable[[float], str]
 
@@ -39,7 +39,7 @@ def describe(answer: Answer, fit: Fit) -> str:
 
 
 def _row(label: str, text: str) -> str:
-    return f"  {label:<22}{text}"
+    return f"  {label:<23}{text}"
 
 
 def _to(ends: list[float], write: Write) -> str:
@@ -54,7 +54,7 @@ def _interval(ends: list[float] | None, write: Write, fit: Fit, noise: str = "")
 
 
 def _loss_label(fit: Fit) -> str:
-    return f"loss ({fit.data.loss_unit})"
+    return f"loss ({unit_text(fit.data.loss_unit)})"
 
 
 def bought_text(purchase: Purchase) -> str:
@@ -97,9 +97,7 @@ def _optimum(answer: Answer, best: Optimum, fit: Fit) -> list[str]:
         line(_loss_label(fit), "loss", loss_text),
     ]
     for percent, ends in ((1, answer.range_1pct), (5, answer.range_5pct)):
-        lines += (
-            [_row(f"N within {percent}% of compute", f" {_to(ends, count_text)}")] if ends else []
-        )
+        lines += [_row(f"N within {percent}% of C", _to(ends, count_text))] if ends else []
     if answer.promise is not None:
         lines.append(
             _row("at most 5% wasted", f"with a probability of {promise_text(answer.promise)}")

@@ -4,6 +4,7 @@ from flops_fit.experiment.plan import Plan
 from flops_fit.notation import time_text
 from flops_fit.plan.price import DEVICES, Rate, device_kind, usable_cores
 from flops_fit.plan.table import PlanRow, closing, opening, totals
+from flops_fit.plan.warnings import tunes
 from flops_fit.report.pages import fill
 
 MOST_ROWS = 500  # of the table on the page; the CSV has all rows
@@ -38,6 +39,7 @@ def plan_page(
         estimate=estimate,
         opening=opening(plan, rows, currency, usable_cores()),
         currency=currency,
+        tuned=tunes(rows),
         seeds=len({row.experiment.seed for row in rows}),
         epochs_known=all(row.epochs is not None for row in rows),
         budgets=sorted({row.experiment.compute_budget for row in rows}),
