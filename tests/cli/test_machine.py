@@ -64,7 +64,7 @@ def test_a_measured_speed_is_used(file, capsys, tmp_path, kind):
     measured_file(tmp_path, kind).parent.mkdir(parents=True)
     write_object(measured_file(tmp_path, kind), rate)
     text = ask(file, capsys, "--hours", 1, "--results", tmp_path)
-    assert "1 hours of one device at 2×10¹³ FLOP/s each (measured here): C = 7.2×10¹⁶" in text
+    assert "1 hour of one device at 2×10¹³ FLOP/s each (measured here): C = 7.2×10¹⁶" in text
 
 
 @pytest.mark.parametrize(

@@ -552,6 +552,17 @@ def test_a_job_that_sees_copies_of_files_names_those_of_its_user():
     assert place("elsewhere/results/a/fit.json") == "elsewhere/results/a/fit.json"
 
 
+def test_numbers_that_would_bloat_the_page_stay_in_their_file(folder, fit, tmp_path):
+    shutil.copytree(folder / "plots", tmp_path / "plots")
+    (tmp_path / "plots/regret.csv").write_text("kind,flops\n" + "curve,1e12\n" * 30_000)
+    table = read_runs(folder / "results.csv")
+    text = report_page(table, [], fit, tmp_path / "plots", BUDGETS, "large")
+    (figure,) = Page(text).all("figure", id="figure-regret")
+    assert not Page(text).all("a", within=figure)
+    assert f"Numbers: {tmp_path}/plots/regret.csv" in figure["text"]
+    assert len(text) < 3_000_000
+
+
 def test_text_in_figures_is_text_in_fonts_of_known_widths(page):
     (figure,) = page.all("figure", id="figure-isoflop")
     texts = page.all("text", within=figure)

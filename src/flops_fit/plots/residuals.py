@@ -16,7 +16,7 @@ COLUMNS = ["experiment_id", "status", "flops", "params", "tokens", "loss", "fitt
 PANELS = {"flops": "compute C (FLOPs)", "params": "parameters N", "tokens": "tokens D"}
 BINS, FEWEST_IN_BIN = 6, 3
 NEAR = 0.05  # in ln x: closer values, such as those of one budget, form a group
-MANY = 1500  # runs; with more, an SVG holds the points as one image
+MANY = 300  # runs in four panels; with more, an SVG holds the points as one image
 
 
 def residuals_of(runs: pd.DataFrame, fit: Fit) -> pd.Series:

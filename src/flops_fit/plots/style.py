@@ -79,7 +79,9 @@ SEQUENCE = LinearSegmentedColormap.from_list(
 )
 # Greys, which differ from the colours of budgets.
 NEUTRAL = LinearSegmentedColormap.from_list("neutral", ["#c9cfd9", "#f8f9fb"])
-MOST_MARKS = 2000  # per panel; with more, an SVG holds them as an image
+MOST_MARKS = (
+    500  # per panel; with more, an SVG holds them as an image, and the page stays under 3 MB
+)
 MOST_LABELS = 8  # budgets with a label each; more get a colour bar
 
 

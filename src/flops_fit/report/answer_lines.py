@@ -60,8 +60,9 @@ def _loss_label(fit: Fit) -> str:
 def bought_text(purchase: Purchase) -> str:
     """What a ``purchase`` is in one line: hours, devices, their speed, and the price of one and all."""
     devices = "one device" if purchase.devices == 1 else f"{purchase.devices} devices"
+    hours = "1 hour" if purchase.hours == 1 else f"{purchase.hours:.6g} hours"
     text = (
-        f"{purchase.hours:.6g} hours of {devices} at {flops_text(purchase.flops_per_second)} FLOP/s "
+        f"{hours} of {devices} at {flops_text(purchase.flops_per_second)} FLOP/s "
         f"each ({purchase.source})"
     )
     if purchase.money is None:
@@ -75,7 +76,7 @@ def _purchase(purchase: Purchase, answer: Answer, fit: Fit) -> list[str]:
     lines = [f"{bought_text(purchase)}: C = {flops_text(purchase.flops)} FLOPs"]
     more = purchase.one_more_day
     if more is not None and answer.loss is not None:
-        gain = f"{more.loss - answer.loss:+.4f} {fit.data.loss_unit}"
+        gain = f"{more.loss - answer.loss:+.4f} {unit_text(fit.data.loss_unit)}"
         size = f"N* {count_text(more.params)}, D* {count_text(more.tokens)}"
         lines.append(_row("one more day", f"loss {loss_text(more.loss)} ({gain}) with {size}"))
     return lines

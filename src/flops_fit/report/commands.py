@@ -26,14 +26,14 @@ def commands_of(
     """
     runs = files.get("runs") or files.get("results") or "runs.csv"
     out = place(files.get("fit", "fit.json"))
-    words = ["flops-fit", "fit", "--runs", place(runs), "--out", out, *_options(fit)]
+    parts = ["flops-fit", "fit", "--runs", place(runs), "--out", out, *_options(fit)]
     if plan_file:
-        words += ["--sizes", place(plan_file)]
+        parts += ["--sizes", place(plan_file)]
     if fit.envelope and "records" in files:
-        words += ["--curves", place(files["records"])]
+        parts += ["--curves", place(files["records"])]
     ask = ["flops-fit", "predict", "--fit", out, "--flops", f"{flops:.6g}"]
     train = [f"snakemake --cores all --configfile CONFIG.yaml   # the config with name: {name}"]
-    return [*(train if plan_file else []), shlex.join(words), shlex.join(ask)]
+    return [*(train if plan_file else []), shlex.join(parts), shlex.join(ask)]
 
 
 def _options(fit: Fit) -> list[str]:
@@ -49,9 +49,9 @@ def _options(fit: Fit) -> list[str]:
     given |= {k: v for k, v in resampling.items() if v != getattr(default, k)}
     if data.params_column != "params":
         given["params"] = data.params_column
-    words: list[str] = []
+    parts: list[str] = []
     for name, value in given.items():
         option = f"--{name.replace('_', '-')}"
         for each in value if isinstance(value, tuple) else (value,):
-            words += [option] if each is True else [option, str(each)]
-    return words
+            parts += [option] if each is True else [option, str(each)]
+    return parts

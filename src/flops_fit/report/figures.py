@@ -7,7 +7,9 @@ from xml.etree import ElementTree
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.plots import FIGURES
+from flops_fit.report.commands import place
 
+MOST_BYTES = 250_000  # of a figure's numbers that the page holds; more lie beside the figure only
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
@@ -48,14 +50,19 @@ def inline_svg(path: Path, name: str, title: str) -> str:
 
 
 def figures_of(folder: str | Path) -> dict[str, dict]:
-    """Each figure in ``folder`` as inline SVG, with its numbers as a data link."""
+    """Each figure in ``folder`` as inline SVG, with its numbers as a data link.
+
+    Where they would make the page too large, ``file`` names the file of the numbers instead.
+    """
     figures = {}
     for name, title in FIGURES.items():
         numbers = Path(folder, f"{name}.csv")
-        data = base64.b64encode(numbers.read_bytes()).decode() if numbers.exists() else ""
+        content = numbers.read_bytes() if numbers.exists() else b""
+        held = 0 < len(content) <= MOST_BYTES
         figures[name] = {
             "name": name,
             "svg": inline_svg(Path(folder, f"{name}.svg"), name, title),
-            "csv": f"data:text/csv;base64,{data}" if data else "",
+            "csv": f"data:text/csv;base64,{base64.b64encode(content).decode()}" if held else "",
+            "file": "" if held or not content else place(numbers),
         }
     return figures
