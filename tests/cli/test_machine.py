@@ -44,7 +44,7 @@ def test_hours_of_devices_give_their_flops_and_another_day(file, capsys):
     assert answer["purchase"]["money"] is None
     text = ask(file, capsys, *options)
     assert "10 hours of 4 devices at 10¹⁴ FLOP/s each (as stated)" in text
-    assert f"loss {more['loss']:.4f} ({more['loss'] - answer['loss']:+.4f} nats)" in text
+    assert f"loss {more['loss']:.4f} ({more['loss'] - answer['loss']:+.4f} nats per token)" in text
 
 
 def test_money_pays_for_hours_and_a_device_has_a_share_of_its_peak(file, capsys):
