@@ -4,6 +4,7 @@ The tests' models are small; a second thread only waits for the first, and for o
 of Hypothesis are the same at each run, and may take as long as a busy machine needs.
 """
 
+import gc
 import os
 import random
 import sys
@@ -11,6 +12,7 @@ import sys
 import pytest
 from hypothesis import HealthCheck, settings
 
+gc.disable()  # while tests are collected: it would look through all that they import, again and again
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile(
     "same", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -47,3 +49,9 @@ def pytest_collection_modifyitems(items):
         return 1 if item.get_closest_marker("seconds") else 3
 
     items.sort(key=turn)
+
+
+def pytest_collection_finish():
+    """What was imported is never looked through again."""
+    gc.freeze()
+    gc.enable()
