@@ -1438,6 +1438,7 @@ def test_data_that_do_not_fit_are_refused_before_any_training(here, capsys, chan
     assert planned.experiments
     assert message in refused(capsys, here / "results", "check", "--plan", plan)
     assert not Path(planned.plan.check).exists()
+    Path(plan).unlink()  # the other tests know one sweep
 
 
 @pytest.fixture
