@@ -63,7 +63,7 @@ def muon_and_adamw(model, lr):
     return [torch.optim.Muon(matrices, lr=lr), torch.optim.AdamW(rest, lr=lr)]
 
 
-# name -> (dataset, optimiser, options); a batch of 7 or 9 shares unevenly among 2 or 4 processes
+# name -> (dataset, optimiser, options); a batch of 7 shares unevenly among 2 or 3 processes
 SCENARIOS = {
     "plain": (Bigrams(64), adamw, {"batch_items": 8, "tokens": 8 * LENGTH * 30}),
     "uneven batch": (Bigrams(64), adamw, {"batch_items": 7, "tokens": 7 * LENGTH * 30}),
