@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-PATIENCE = 300.0  # seconds until something is given up that should come at once
+PATIENCE = 600.0  # seconds until something is given up that should come at once
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -65,7 +65,7 @@ def jobs_after(job: int) -> list[Job]:
 
 @pytest.fixture
 def controllers(project) -> Controllers:
-    order(project, {CELL: {"seconds": 2}})
+    order(project, {CELL: {"seconds": 3}})
     return Controllers(project)
 
 

@@ -143,12 +143,13 @@ def test_a_run_on_a_drained_node_ends_well_and_others_wait_for_the_node(shaken):
 
 
 def test_after_a_kill_of_snakemake_nothing_is_repeated_and_nobody_races(project):
-    order(project, {LIMITED: {"seconds": 5}})  # it must outlast two starts of Snakemake
+    order(project, {LIMITED: {"seconds": 1}})
     both = [result_of(project, cell) for cell in (SPARED, LIMITED)]
     options = ("--", *both)
     killed = Submission(project, *options, profile="slurm-gres")
     killed.wait((project.work / both[0]).exists, f"{SPARED} finished")
     killed.wait_for_steps(LIMITED, 3)
+    order(project, {LIMITED: {"seconds": 20}})  # so that it outlasts two starts of Snakemake
     Submission.kill_all()
     before = [path.stat().st_ino for path in project.runs.glob("*/record.json")]
     assert len(before) == 1
@@ -168,7 +169,7 @@ def test_after_a_kill_of_snakemake_nothing_is_repeated_and_nobody_races(project)
 
 def test_four_runs_of_two_processes_at_once_do_not_clash(project):
     cells = (CANCELLED, LIMITED, WARNED, FAILING)
-    order(project, {cell: {"seconds": 3} for cell in cells})
+    order(project, {cell: {"seconds": 15} for cell in cells})  # until all have started
     project.configure(resources={"checkpoint_minutes": 0, "processes": 2})
     sweep = Submission(
         project,
