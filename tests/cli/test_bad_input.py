@@ -1498,6 +1498,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_trained_again(
 @pytest.mark.seconds
 def test_the_planner_in_its_own_process_says_the_same(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(cache, "NOTE_AFTER", 3600)  # a busy machine plans for half a minute, too
     Path("bad.yaml").write_text(text_of(with_model(size_param="depth")))
     apart = refused(capsys, folder / "results", "plan", "--config", "bad.yaml")
     from flops_fit.config.load import load_config
