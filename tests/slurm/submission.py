@@ -150,6 +150,13 @@ def slurm(*line: str) -> str:
     return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def warn_soon(job: int) -> None:
+    """Bring the time limit of a running job so near that SLURM warns it, and not so near that it ends."""
+    used = slurm("squeue", "-h", "-j", str(job), "-O", "timeused")  # such as 1:05
+    seconds = sum(int(part) * 60**i for i, part in enumerate(reversed(used.split(":"))))
+    slurm("scontrol", "update", f"jobid={job}", f"timelimit={(seconds + 149) // 60}")
+
+
 def node() -> str:
     return slurm("sinfo", "-h", "-p", "main", "-o", "%n")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cluster import KILL_WAIT
 from project import Project, label
-from submission import QUICK, Job, order, slurm, steps, train_jobs
+from submission import QUICK, Job, order, slurm, steps, train_jobs, warn_soon
 from waiting import PATIENCE
 
 pytestmark = pytest.mark.slurm
@@ -74,7 +74,7 @@ def test_a_sweep_goes_on_from_job_to_job_and_after_a_lost_node(controllers):
     first, second = controllers.submit(), controllers.submit()
     controllers.wait(first, lambda: steps(project, CELL) > 2, "at work")
     assert (state(first), state(second)) == ("RUNNING", "PENDING")
-    slurm("scontrol", "update", f"jobid={first}", "timelimit=1")  # so it is warned now
+    warn_soon(first)
     controllers.wait(first, lambda: state(first) != "RUNNING", "over")
     (cancelled,) = jobs_after(first)
     before = steps(project, CELL)

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 from project import REPOSITORY, label
-from submission import Submission, fresh, order, record, set_node, slurm, steps, train_jobs
+from submission import (
+    Submission,
+    fresh,
+    order,
+    record,
+    set_node,
+    slurm,
+    steps,
+    train_jobs,
+    warn_soon,
+)
 
 pytestmark = pytest.mark.slurm
 
@@ -43,7 +53,7 @@ def struck(planned, slurm_up):
     sweep.wait_for_steps(LIMITED, 4)
     sweep.wait_for_steps(WARNED, 2)
     for cell in (LIMITED, WARNED):
-        slurm("scontrol", "update", f"jobid={sweep.jobs(cell)[-1].id}", "timelimit=1")
+        warn_soon(sweep.jobs(cell)[-1].id)
     sweep.wait_for_steps(CANCELLED, 3)
     slurm("scancel", str(sweep.jobs(CANCELLED)[-1].id))
     sweep.wait_for_steps(REQUEUED, 3)
@@ -232,7 +242,7 @@ def test_a_run_longer_than_the_ceiling_goes_on_in_the_same_job_without_a_retry(p
     sweep = Submission(project, *options, "--", result_of(project, CANCELLED))
     sweep.wait_for_steps(CANCELLED, 2)
     (job,) = sweep.jobs(CANCELLED)
-    slurm("scontrol", "update", f"jobid={job.id}", "timelimit=1")
+    warn_soon(job.id)
     sweep.wait(lambda: sweep.jobs(CANCELLED)[-1].state == "PENDING", "requeued")
     order(project, {})
     slurm("scontrol", "update", f"jobid={job.id}", "timelimit=10")
