@@ -81,9 +81,9 @@ class Sweep:
     """
 
     def __init__(self, config: dict, checkout: str):
-        self.config = complete_config(config)
-        self.name = self.config["name"]
         self.paths = search_paths([checkout])
+        self.config = complete_config(config, self.paths)
+        self.name = self.config["name"]
         self._planned: PlannedSweep | None = None
 
     @property

@@ -411,6 +411,12 @@ PLUGINS = [
         "model: Net has no argument 'depth', which flops-fit sets; allowed: width, vocabulary",
     ),
     (
+        "no size parameter, and no argument that stands out",
+        {"model": {"factory": "parts:Net", "kwargs": {"width": 4}}},
+        "model.size_param: missing, and parts:Net requires no argument, so none stands out as the size; "
+        "allowed: one of its arguments, vocabulary",
+    ),
+    (
         "an unknown model argument",
         with_model(kwargs={"heads": 2}),
         "model.kwargs: Net has no argument 'heads'; allowed: vocabulary",
@@ -1499,13 +1505,18 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_trained_again(
 def test_the_planner_in_its_own_process_says_the_same(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(cache, "NOTE_AFTER", 3600)  # a busy machine plans for half a minute, too
-    Path("bad.yaml").write_text(text_of(with_model(size_param="depth")))
-    apart = refused(capsys, folder / "results", "plan", "--config", "bad.yaml")
+    Path("loud.py").write_text(
+        "import sys\nfrom parts import Net\nsys.stderr.write('library: hi\\n')\n"
+    )
+    Path("bad.yaml").write_text(text_of(with_model(factory="loud:Net", size_param="depth")))
+    assert main(["plan", "--config", "bad.yaml"]) == 2
+    before, _, apart = capsys.readouterr().err.partition("library: hi\n")
+    assert not before  # what the user's code prints is no part of the message
     from flops_fit.config.load import load_config
 
     with pytest.raises(FlopsFitError) as error:
         make_plan(load_config("bad.yaml"), "results", [os.getcwd()])
-    assert apart == f"flops-fit: error: {error.value}"
+    assert apart == f"flops-fit: error: {error.value}\n"
 
 
 # ------------------------------------------------------------------------------ the documented

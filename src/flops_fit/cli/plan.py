@@ -81,13 +81,14 @@ def run(args: argparse.Namespace) -> None:
         from flops_fit.config.load import load_config
         from flops_fit.plan.cache import plan_config, search_paths
 
-        config = load_config(args.config)
+        paths = search_paths(args.search_path)
+        config = load_config(args.config, paths)
         if config["runs"] is not None:
             raise FlopsFitError(
                 f"{args.config}: runs: there is nothing to plan, because the runs are given"
             )
         with at_work(args, "planning the sweep"):
-            plan = plan_config(config, args.results, search_paths(args.search_path))
+            plan = plan_config(config, args.results, paths)
         budgets = args.budgets or config["answer"]["budgets"]
     check_section("answer", {"budgets": budgets})
     kept = None

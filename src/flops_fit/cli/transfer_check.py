@@ -72,14 +72,15 @@ def _measured(args: argparse.Namespace) -> "Transfer":
     from flops_fit.store.plan_file import keep_plan
     from flops_fit.training.transfer import transfer_of
 
-    config = load_config(args.config)
+    paths = search_paths(args.search_path)
+    config = load_config(args.config, paths)
     kind = kind_of_sweep(config)
     if kind is not PLUGINS:
         raise FlopsFitError(
             f"{args.config}: {kind.key}: the layers of the model are not known here, only what trains "
             "it elsewhere; allowed: a sweep with model, dataset and optimizer"
         )
-    plan = plan_config(config, args.results, search_paths(args.search_path))
+    plan = plan_config(config, args.results, paths)
     kept = keep_plan(plan, config["name"], args.results)
     rates = _rates(plan, args.sizes)
     spec = read_spec(spec_file(args.results, plan.experiments[0].experiment_id))

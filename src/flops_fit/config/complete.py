@@ -1,11 +1,12 @@
 """Complete a config: convert text to numbers where the schema asks for them, fill in defaults."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flops_fit.config.check import (
     MOST_VALUES,
+    PLUGINS,
     check_across_keys,
     check_plain,
     check_size,
@@ -15,16 +16,18 @@ from flops_fit.config.check import (
 from flops_fit.config.schedule import keys_of_other_schedules
 from flops_fit.config.schema import schema
 from flops_fit.errors import FlopsFitError
+from flops_fit.plugins.signature import only_required
 
 SCIENTIFIC = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
 
-def complete_config(raw: object) -> dict:
+def complete_config(raw: object, search_paths: Iterable[str] = (".",)) -> dict:
     """Check the config ``raw`` and return a copy of it with all defaults filled in.
 
-    Text becomes a number or a boolean where the schema asks for one: YAML 1.1 reads ``1e12`` as
-    text, and so does Snakemake's command line with ``true``. Raises `FlopsFitError` that names the
-    key, its value and what is allowed.
+    A size parameter that it leaves out is the only argument that the model requires; the model's
+    source is looked for below ``search_paths``, and not imported. Text becomes a number or a boolean
+    where the schema asks for one: YAML 1.1 reads ``1e12`` as text, and so does Snakemake's command
+    line with ``true``. Raises `FlopsFitError` that names the key, its value and what is allowed.
     """
     if not isinstance(raw, dict):
         kind = "an empty file" if raw is None else f"a {type(raw).__name__}"
@@ -35,6 +38,8 @@ def complete_config(raw: object) -> dict:
     validate(config)
     if plans_alone(config):
         config["trainer"] = {}
+    if kind_of_sweep(config) is PLUGINS:
+        _name_size(config.get("model") or {}, search_paths)
     check_across_keys(config)
     refused = kind_of_sweep(config).refused
     config = _convert(config, schema(), fill=True)
@@ -51,6 +56,13 @@ def plans_alone(config: Mapping[str, Any]) -> bool:
     return counted and all(
         config.get(key) is None for key in ("trainer", "dataset", "runs", "compare")
     )
+
+
+def _name_size(model: dict, search_paths: Iterable[str]) -> None:
+    """Fill in ``size_param``, as if it were written, where ``model`` has only one candidate."""
+    if "factory" in model and "size_param" not in model:
+        given = model.get("kwargs", {})
+        model["size_param"] = only_required(model["factory"], given, search_paths)
 
 
 def _spell_sizes(sizes: dict) -> None:

@@ -11,13 +11,14 @@ from flops_fit.config.complete import complete_config
 from flops_fit.errors import FlopsFitError
 
 
-def load_config(path: str | Path) -> dict:
+def load_config(path: str | Path, search_paths: Iterable[str] = (".",)) -> dict:
     """Read, check and complete the config file ``path``, and return the config.
 
-    Raises `FlopsFitError` that names the file, the key, its value and what is allowed, also for the
-    config of a comparison, which is no sweep.
+    The model may be looked for below ``search_paths``, as `complete_config` does. Raises
+    `FlopsFitError` that names the file, the key, its value and what is allowed, also for the config of
+    a comparison, which is no sweep.
     """
-    config = _load(path)
+    config = _load(path, search_paths)
     if kind_of_sweep(config) is COMPARISON:
         raise FlopsFitError(
             f"{path}: compare: a comparison is no sweep; allowed: the config of one of its arms here, "
@@ -37,7 +38,7 @@ def load_comparison(path: str | Path) -> dict:
     return config
 
 
-def _load(path: str | Path) -> dict:
+def _load(path: str | Path, search_paths: Iterable[str] = (".",)) -> dict:
     try:
         raw = _read_yaml(Path(path).read_text())
     except FileNotFoundError:
@@ -52,7 +53,7 @@ def _load(path: str | Path) -> dict:
     except FlopsFitError as error:
         raise FlopsFitError(f"{path}: {error}") from None
     try:
-        return complete_config(raw)
+        return complete_config(raw, search_paths)
     except FlopsFitError as error:
         raise FlopsFitError(f"{path}: {error}") from None
 

@@ -119,6 +119,11 @@ def tables_file(results: str | Path, sweep: str) -> Path:
     return plan_folder(results) / "tables" / f"{sweep}.json"
 
 
+def problem_file(config: str | Path) -> Path:
+    """Where the process that plans the file ``config`` says what is wrong with it."""
+    return Path(config).with_suffix(".problem")
+
+
 def hashes_file(results: str | Path) -> Path:
     """The file of hashes of files that were read before, below ``results``."""
     return plan_folder(results) / "hashes.json"

@@ -58,6 +58,7 @@ class Plan:
         check: the file in which the check of the inputs leaves what it finds.
         data: what is known of the data (None where they are not there yet).
         beyond: sizes above the grid that were counted only, for answers beyond it.
+        size_of: which argument of which model the sizes are values of, as text (empty: not known).
         rate_from: where the learning rates are from, as text (empty where it is not known).
         branches: where each run leaves its trunk, by its id; empty where runs share no steps.
     """
@@ -74,6 +75,7 @@ class Plan:
     check: str = ""
     data: PlannedData | None = None
     beyond: list[CountedSize] = field(default_factory=list)
+    size_of: str = ""
     rate_from: str = ""
     branches: Mapping[str, Branch] = field(default_factory=dict)
 
@@ -109,6 +111,8 @@ class Plan:
             value["data"] = vars(self.data)
         if self.beyond:
             value["beyond"] = [size.to_dict() for size in self.beyond]
+        if self.size_of:
+            value["size_of"] = self.size_of
         if self.rate_from:
             value["rate_from"] = self.rate_from
         if self.branches:
@@ -131,6 +135,7 @@ class Plan:
             resources=Resources.from_dict(value["resources"]),
             data=None if data is None else PlannedData(**data),
             beyond=[CountedSize.from_dict(row) for row in value.get("beyond", [])],
+            size_of=value.get("size_of", ""),
             rate_from=value.get("rate_from", ""),
             branches={name: Branch(**row) for name, row in value.get("branches", {}).items()},
         )

@@ -18,7 +18,7 @@ from typing import Any
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import plan_fingerprint, plan_key
 from flops_fit.experiment.kinds import kind_of
-from flops_fit.experiment.places import hashes_file, plan_file, plan_folder, spec_file
+from flops_fit.experiment.places import hashes_file, plan_file, plan_folder, problem_file, spec_file
 from flops_fit.experiment.plan import Plan
 from flops_fit.experiment.unfollowed import changed_folders, say_unfollowed
 from flops_fit.experiment.used import read_seen
@@ -113,6 +113,10 @@ def _make_plan(config: Mapping[str, Any], results: str, paths: list[str]) -> Non
             done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         finally:
             note.cancel()
-    if done.returncode:
+        problem = problem_file(path)
+        what = problem.read_text() if problem.exists() else ""
+    if done.returncode and not what:  # it could not say what is wrong
         raise FlopsFitError(done.stderr.strip() or f"planning ended with {done.returncode}")
-    sys.stderr.write(done.stderr)
+    sys.stderr.write(done.stderr)  # what the user's code and its libraries print
+    if what:
+        raise FlopsFitError(what)

@@ -17,7 +17,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.identity import plan_fingerprint, plan_key
 from flops_fit.experiment.kinds import Shared, kind_of
 from flops_fit.experiment.options import Resources
-from flops_fit.experiment.places import check_file, hashes_file, plan_file, spec_file
+from flops_fit.experiment.places import check_file, hashes_file, plan_file, problem_file, spec_file
 from flops_fit.experiment.plan import Plan, PlannedData
 from flops_fit.experiment.spec import Spec
 from flops_fit.experiment.unfollowed import keep_conditions
@@ -265,10 +265,17 @@ def _write(
         check=specs[0].check,
         data=data,
         beyond=grid_plan.beyond,
+        size_of=size_origin(config.get("model") or {}),
         rate_from=rate_origin(config, specs[0].search_paths),
         branches=branches,
     )
     write_json(plan_file(results, fingerprint), plan.to_dict())
+
+
+def size_origin(model: Mapping[str, Any]) -> str:
+    """Which argument of the section ``model`` of a config the sizes are values of; empty without one."""
+    name = model.get("size_param")
+    return f"{name}, an argument of {model['factory']}" if name else ""
 
 
 def rate_origin(config: dict[str, Any], search_paths: Iterable[str] = ()) -> str:
@@ -309,5 +316,5 @@ if __name__ == "__main__":
     collect_rarely()
     problem = main(sys.argv[1:])
     if problem is not None:
-        print(problem, file=sys.stderr)
+        problem_file(sys.argv[1]).write_text(problem)
     leave(int(problem is not None))

@@ -318,6 +318,7 @@ def closing(plan: Plan, rows: list[PlanRow], rate: Rate, currency: str) -> list[
         f"{time_text(total.seconds)} one "
         f"after another, the longest run {time_text(total.longest_seconds)}",
         *([f"learning rate: {plan.rate_from}"] if plan.rate_from else []),
+        *([f"size: {plan.size_of}"] if plan.size_of else []),
         *([shared] if shared else []),
         f"condition number of the design: {design_condition(rows):.3g} (up to about {POOR:.0f} the runs "
         "separate the effects of N and D well)",

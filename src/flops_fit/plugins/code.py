@@ -45,7 +45,7 @@ def source_fingerprint(reference: str, search_paths: Iterable[str | Path] | None
     files nor on the version of Python (3.11 or newer). Raises `FlopsFitError` where the module
     does not exist or does not parse.
     """
-    module, top = _located(
+    module, top = located(
         split_reference(reference)[0], tuple(search_paths or ()), reference=reference
     )
     digest = hashlib.sha256()
@@ -71,7 +71,7 @@ def import_closure(
     imports, where ``leave_out(name)`` is true. Raises `FlopsFitError` where the module does not
     exist or a file does not parse.
     """
-    module, top = _located(module_name, reference=module_name)
+    module, top = located(module_name, reference=module_name)
     files = _closure(module, top, lambda imported: leave_out(imported.name))
     return {name: _known_source(file)[0] for name, file in files.items()}
 
@@ -84,16 +84,20 @@ def source_files(
     Files of flops-fit itself are never included, and files of installed packages only where
     ``installed`` is true. Raises `FlopsFitError` where the module does not exist.
     """
-    module, top = _located(split_reference(reference)[0], tuple(search_paths), reference=reference)
+    module, top = located(split_reference(reference)[0], tuple(search_paths), reference=reference)
     if module.file is None or (is_installed(module.file) and not installed):
         return set()
     return {*_closure(module, top, lambda imported: is_core(imported.file)).values()}
 
 
-def _located(
+def located(
     module_name: str, search_paths: Iterable[str | Path] = (), *, reference: str
 ) -> tuple[Module, Module]:
-    """Find a module and the top-level module above it; an error names the ``reference``."""
+    """Return the module ``module_name`` and the top-level module above it.
+
+    Modules are looked for below ``search_paths``, then on Python's path. Raises `FlopsFitError` that
+    names the ``reference`` where there is no such module.
+    """
     roots = [Path(path).absolute() for path in [*search_paths, *sys.path]]
     top = _find_top(module_name.partition(".")[0], roots)
     module = _find(module_name, top)
