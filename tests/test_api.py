@@ -11,6 +11,7 @@ from flops_fit import FlopsFitError, SweepPlan, find_optimal
 from flops_fit.api import run_frame
 from flops_fit.fit import read_runs
 from flops_fit.store.collect import write_results
+from flops_fit.training.arguments import checked_options
 
 FEATURES, CLASSES = 8, 5
 
@@ -183,7 +184,17 @@ def test_too_few_runs_for_a_law_are_said_and_not_an_error(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"compute_budgets": [-1.0]}, "compute_budgets: -1 given"),
+        ({"compute_budgets": [-1.0]}, "compute_budgets: -1.0 given; allowed: positive numbers"),
+        ({"compute_budgets": "1e9"}, "compute_budgets: '1e9' given; allowed: positive numbers"),
+        ({"batch_size": 0}, "batch_size: 0 given; allowed: positive numbers"),
+        ({"seeds": []}, r"seeds: \[\] given; allowed: whole numbers"),
+        ({"epochs": 3}, r"epochs: no such argument; did you mean max_epochs\?"),
+        (
+            {"colour": 3},
+            "colour: no such argument; allowed: activation_checkpointing, checkpoint_minutes",
+        ),
+        ({"precison": "bf16"}, r"precison: no such argument; did you mean precision\?"),
+        ({"schedule": "linaer"}, "schedule.kind: 'linaer' is not allowed"),
         ({"convention": "6n"}, "convention: '6n' given; allowed: 6nd, counted"),
         ({"convention": "counted"}, "needs a dataset and a loss"),
         ({"dataset": 3}, "int is not a dataset"),
@@ -193,6 +204,14 @@ def test_too_few_runs_for_a_law_are_said_and_not_an_error(dataset, tmp_path):
 def test_bad_arguments_are_refused_before_anything_trains(arguments, message):
     with pytest.raises(FlopsFitError, match=message):
         find_optimal(Net, "width", **arguments)
+
+
+def test_numbers_may_stand_alone_and_a_schedule_be_named():
+    plan = find_optimal(Net, compute_budgets=1e8, sizes=8, seeds=2, schedule="linear")
+    assert [(e.size_param_value, e.seed) for e in plan.experiments] == [(8, 0), (8, 1)]
+    full = {"kind": "linear", "warmup": 0.02, "decay": 0.2, "final": 0.0}
+    assert checked_options({"schedule": "linear"}) == {"schedule": full}
+    assert checked_options({"schedule": full}) == {"schedule": full}
 
 
 @pytest.mark.parametrize(("convention", "n"), [("6nd", 100), ("counted", 160)])

@@ -22,7 +22,7 @@ DECIDE_RESULTS = (
     "training/evaluation",
     "training/trunk",
 )
-RECORDED = {1: "27573c14d589c30f"}
+RECORDED = {1: "0"}
 
 
 def trainer_fingerprint() -> str:

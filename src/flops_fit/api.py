@@ -18,7 +18,14 @@ from flops_fit.plan.local import LocalSweep
 from flops_fit.plan.script_costs import stated_costs
 from flops_fit.sweep import SIX_ND, SweepPlan
 from flops_fit.trainer import TrainingRunner
-from flops_fit.training.local import Call, is_main_process
+from flops_fit.training.arguments import (
+    check_arguments,
+    checked_options,
+    numbers,
+    only_size,
+    seeds_of,
+)
+from flops_fit.training.local import Call, is_main_process, say
 from flops_fit.training.local_identity import LocalIdentity, check_resume
 
 if TYPE_CHECKING:
@@ -39,13 +46,13 @@ def find_optimal(
     model_kwargs: dict | None = None,
     dataset: Any = None,
     loss_fn: Callable | None = None,
-    compute_budgets: Sequence[float] | None = None,
+    compute_budgets: Sequence[float] | float | None = None,
     train: bool = True,
     output_dir: str | Path = "results/local",
     resume: bool | str = True,
     sizes: Sequence | None = None,
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | int = (0,),
     convention: str = SIX_ND,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
@@ -63,11 +70,12 @@ def find_optimal(
 
     Args:
         model_cls: called as ``model_cls(**{model_size_param: size}, **model_kwargs)``.
-        model_size_param: the name of the argument that sets the model's size.
+        model_size_param: the name of the argument that sets the model's size; by default the only
+            one that model_cls requires beside model_kwargs.
         model_kwargs: its other arguments, the same for every size.
         dataset: a torch dataset or DataLoader, or ``(train, heldout)`` of them; a single one is
             split by a fixed hash of the index.
-        loss_fn: ``loss_fn(outputs, targets)``, the mean over target elements.
+        loss_fn: ``loss_fn(outputs, targets)``, the mean over target elements; a class is called first.
         compute_budgets: training FLOPs, one IsoFLOP curve each (default: 1e11, 3e11, 1e12, 3e12).
         train: whether to train; False makes the plan only.
         output_dir: where ``results.json``, ``fit.json`` and figures go.
@@ -77,7 +85,7 @@ def find_optimal(
             such as a lock or an open file, as unchanged.
         sizes: values of the size parameter for every budget; by default integers, even in ln N,
             for 2 to 200 tokens per parameter.
-        seeds: every size and budget is trained once with each.
+        seeds: every size and budget is trained once with each; a number means as many, from 0 on.
         convention: what a budget means: ``6nd`` (6 N D with the model's own N) or ``counted``.
         batch_size: global batch in items.
         learning_rate: peak rate of every experiment.
@@ -100,7 +108,11 @@ def find_optimal(
         FlopsFitError: for input that breaks a contract, before anything trains.
     """
     check_resume(resume)
-    _check_arguments(model_cls, model_size_param, dataset, loss_fn, train_fn, counts, train_options)
+    if model_cls is not None and model_size_param is None:
+        model_size_param = only_size(model_cls, model_kwargs or {})
+    loss_fn = loss_fn() if isinstance(loss_fn, type) else loss_fn
+    check_arguments(model_cls, dataset, loss_fn, train_fn, counts, train_options)
+    train_options = checked_options(train_options)
     data = None if dataset is None else as_data(dataset)
     if sizes is None and isinstance(counts, Mapping):
         sizes = sorted(counts)
@@ -111,20 +123,22 @@ def find_optimal(
         data,
         loss_fn,
         convention,
-        sorted(compute_budgets or COMPUTE_BUDGETS),
-        sizes,
-        seeds,
-        batch_size,
-        learning_rate,
+        sorted(numbers("compute_budgets", compute_budgets or COMPUTE_BUDGETS)),
+        None if sizes is None else numbers("sizes", sizes),
+        seeds_of(seeds),
+        numbers("batch_size", batch_size)[0],
+        numbers("learning_rate", learning_rate)[0],
         None if counts is None else stated_costs(counts, "counts", tokens_per_item),
         tokens_per_item,
     )
     sweep.check()
-    if train and train_fn is not None:
+    if not train:
+        return sweep.plan()
+    if train_fn is not None:
         plan = sweep.plan()
         records = train_by_function(plan, train_fn, output_dir, tokens_per_item, resume, retries)
         return Result.of(plan, records, convention, Path(output_dir), fit_options or {})
-    if not train or data is None or loss_fn is None:
+    if data is None or loss_fn is None:
         return sweep.plan()
     assert model_cls is not None
     assert model_size_param is not None
@@ -132,47 +146,14 @@ def find_optimal(
     call = Call(model_cls, model_size_param, model_kwargs, data, loss_fn, optimizer)
     identity = LocalIdentity.of(call, Path(output_dir))  # before planning runs the model
     plan = sweep.plan()
+    for warning in plan.warnings:
+        say(f"warning: {warning}")
     options = {"batch_size": batch_size, "learning_rate": learning_rate, **train_options}
     runner = TrainingRunner(output_dir)
     records = runner.run_sweep_from_plan(
         plan, model_cls, model_size_param, model_kwargs, data, loss_fn, resume, identity, **options
     )
     return Result.of(plan, records, convention, Path(output_dir), fit_options or {})
-
-
-def _check_arguments(
-    model_cls: Any,
-    model_size_param: str | None,
-    dataset: Any,
-    loss_fn: Any,
-    train_fn: Any,
-    counts: Any,
-    train_options: Mapping[str, Any],
-) -> None:
-    """Refuse arguments of `find_optimal` that do not go together (raises `FlopsFitError`)."""
-    model = model_cls is not None
-    if model and model_size_param is None:
-        raise FlopsFitError(
-            "model_size_param: missing; allowed: the name of an argument of model_cls"
-        )
-    if train_fn is None:
-        if not model:
-            raise FlopsFitError("model_cls: missing; allowed: a model, or train_fn with counts")
-        if counts is not None:
-            raise FlopsFitError("counts: the model itself is counted; allowed: with train_fn alone")
-        return
-    if not callable(train_fn):
-        raise FlopsFitError(f"train_fn: {train_fn!r:.60}; allowed: a function, called with a run")
-    if model == (counts is not None):
-        raise FlopsFitError(
-            "counts: what a size holds and costs must be known once; allowed: exactly one of counts "
-            "and model_cls"
-        )
-    decided = {"dataset": dataset, "loss_fn": loss_fn, **train_options}
-    for name in [name for name, value in decided.items() if value is not None]:
-        raise FlopsFitError(
-            f"{name}: cannot be combined with train_fn, because the function decides it"
-        )
 
 
 class Result:

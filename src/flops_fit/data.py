@@ -3,11 +3,12 @@
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import (
     BatchSampler,
@@ -22,6 +23,7 @@ from torch.utils.data import (
 )
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.plugins.resolve import one_line_errors
 
 HELDOUT_SHARE = 0.05  # for a dataset that has no held-out part
 MIN_HELDOUT_ITEMS = 32
@@ -35,13 +37,15 @@ ORDERS = (SequentialSampler, RandomSampler, DistributedSampler)  # each item onc
 class Data:
     """The ``train`` and ``heldout`` items, and ``collate``, which makes a batch of a list of items.
 
-    ``notes`` holds sentences on which settings of the user's objects are not used.
+    ``notes`` holds sentences on which settings of the user's objects are not used. ``drawn`` tells
+    whether what makes them draws with NumPy or Python, under a seed of flops-fit.
     """
 
     train: Dataset
     heldout: Dataset
     collate: Callable[[list], tuple]
     notes: tuple[str, ...] = ()
+    drawn: bool = False
 
     @property
     def is_stream(self) -> bool:
@@ -84,8 +88,14 @@ def as_data(made: Any, reference: str = "dataset") -> Data:
     if isinstance(made, Data):
         return made
     if isinstance(made, (tuple, list)) and len(made) == 2:
+        if all(isinstance(part, (torch.Tensor, np.ndarray)) for part in made):
+            raise FlopsFitError(
+                f"{reference}: a pair of arrays; allowed: a (train, heldout) pair of datasets, or one "
+                "dataset, such as torch.utils.data.TensorDataset(inputs, targets)"
+            )
         train, heldout = (_dataset_of(part, reference) for part in made)
         return Data(train, heldout, _collate_of(made[0]), _not_used(made[0], reference))
+    _check_one(made, reference)
     dataset = _dataset_of(made, reference)
     if isinstance(dataset, IterableDataset):
         raise FlopsFitError(
@@ -93,6 +103,19 @@ def as_data(made: Any, reference: str = "dataset") -> Data:
         )
     train, heldout = split_by_hash(dataset, reference)
     return Data(train, heldout, _collate_of(made), _not_used(made, reference))
+
+
+def _check_one(made: Any, reference: str) -> None:
+    """Refuse several datasets that are not a pair, such as three parts or a mapping of parts."""
+    if isinstance(made, Mapping):
+        raise FlopsFitError(
+            f"{reference}: {describe(made)}; allowed: a (train, heldout) pair, such as two of its values"
+        )
+    parts = made if isinstance(made, tuple | list) else ()
+    if parts and all(isinstance(part, Dataset | DataLoader) for part in parts):
+        raise FlopsFitError(
+            f"{reference}: {describe(made)}, all of them datasets; allowed: a (train, heldout) pair"
+        )
 
 
 def as_heldout(made: Any, reference: str) -> Data:
@@ -268,15 +291,53 @@ def first_item(data: Data) -> tuple[Any, Any]:
 
     Raises `FlopsFitError` where the item is not such a pair, and where there is no item.
     """
-    item = next(iter(data.train), None) if data.is_stream else data.train[0]
+    with one_line_errors("dataset: the first item cannot be read"):
+        item = next(iter(data.train), None) if data.is_stream else data.train[0]
     if item is None and data.is_stream:
         raise FlopsFitError("dataset: the iterable has no items; allowed: at least one item")
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise FlopsFitError(
-            f"dataset: an item is a {type(item).__name__}; allowed: a pair (inputs, targets)"
-        )
-    inputs, targets = item
+    inputs, targets = as_pair(item, "an item is")
     return inputs, as_targets(targets)
+
+
+def as_pair(value: Any, what: str) -> tuple[Any, Any]:
+    """Return ``value``, an item or a batch, as the pair (inputs, targets) that it must be.
+
+    Raises `FlopsFitError` that begins with ``what`` where it is anything else.
+    """
+    if isinstance(value, tuple | list) and len(value) == 2:
+        inputs, targets = value
+        return inputs, targets
+    raise FlopsFitError(
+        f"dataset: {what} {describe(value)}; allowed: a pair (inputs, targets), of which the inputs may "
+        "be a tensor, or a tuple or dict that the model gets as arguments"
+    )
+
+
+def describe(value: Any) -> str:
+    """Return what ``value`` is, in a few words: its type, and its length or keys."""
+    kind = type(value).__name__
+    if isinstance(value, Mapping):
+        keys = list(map(str, value))
+        return f"a {kind} with the keys {', '.join(keys[:5])}{', ...' * (len(keys) > 5)}"
+    return f"a {kind} of {len(value)}" if isinstance(value, tuple | list) else f"a {kind}"
+
+
+def leaves_of(inputs: Any) -> list[Any]:
+    """Return all that ``inputs`` hold, of an item or a batch, at any depth.
+
+    A packed sequence counts with its data; mappings and dataclasses of any type with their values.
+    """
+    leaves: list[Any] = []
+    for leaf in tree_leaves(inputs, is_leaf=lambda value: isinstance(value, PackedSequence)):
+        if isinstance(leaf, PackedSequence):
+            leaves.append(leaf.data)
+        elif isinstance(leaf, Mapping):
+            leaves += leaves_of(dict(leaf))
+        elif is_dataclass(leaf):
+            leaves += leaves_of(vars(leaf))
+        else:
+            leaves.append(leaf)
+    return leaves
 
 
 def as_targets(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from flops_fit.errors import FlopsFitError
@@ -28,6 +28,11 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     )
 
 
+def on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Return ``function``, a loss or a metric, with its tensors (class weights) on ``device``."""
+    return function.to(device) if isinstance(function, nn.Module) else function
+
+
 def _not_logits(outputs: Any, targets: Any) -> str:
     """Explain why the default loss cannot be called, and which loss to write instead."""
     if isinstance(outputs, Tensor):
@@ -44,7 +49,8 @@ def _not_logits(outputs: Any, targets: Any) -> str:
     return (
         f"loss: the model returns {_kind(outputs)}, and the default loss takes only the logits; "
         "allowed: a model that returns the logits, or your loss under loss.function, such as "
-        f"def loss(outputs, targets): return cross_entropy({part}, targets)"
+        f"def loss(outputs, targets): return cross_entropy({part}, targets), with cross_entropy from "
+        "flops_fit.loss"
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.plugins.resolve import check_arguments, one_line
@@ -26,6 +27,11 @@ def create_model(
     lazy layers.
     """
     kwargs = dict(model_kwargs or {})
+    if isinstance(model_cls, nn.Module):
+        raise FlopsFitError(
+            f"model: a {type(model_cls).__name__} that is built already; allowed: its class, or a "
+            f"function that returns one for a value of {size_param}"
+        )
     name = getattr(model_cls, "__qualname__", repr(model_cls))
     check_arguments(model_cls, name, kwargs, "model.kwargs", supplied=(size_param,))
     try:
@@ -40,7 +46,19 @@ def create_model(
             "not a torch.nn.Module"
         )
     _check_shapes(model, f"{name}({size_param}={size!r})")
+    _check_values(model, f"{name}({size_param}={size!r})")
     return model
+
+
+def _check_values(model: nn.Module, name: str) -> None:
+    """Refuse parameters without values, where they are to have some."""
+    empty = [path for path, parameter in model.named_parameters() if parameter.is_meta]
+    if empty and torch.get_default_device().type != "meta":
+        raise FlopsFitError(
+            f"model: {name} has parameters without values ({empty[0]}, on the meta device), since it "
+            "returns a model or a part of one that was built before; allowed: a factory that makes "
+            "every parameter anew (no cached model, and no module from outside of it)"
+        )
 
 
 def _check_shapes(model: nn.Module, name: str) -> None:
@@ -128,10 +146,10 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     """Call ``model`` and return its output.
 
     ``inputs`` are passed as ``*inputs`` where they are a tuple or list, as ``**inputs`` where they
-    are a mapping, and else as one argument.
+    are a mapping, and else as one argument, as a packed sequence is.
     """
     if isinstance(inputs, Mapping):
         return model(**inputs)
-    if isinstance(inputs, tuple | list):
+    if isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence):
         return model(*inputs)
     return model(inputs)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,7 +27,8 @@ def adamw(model: nn.Module, lr: float, **kwargs: Any) -> Optimizer:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if "foreach" not in kwargs and all(p.device.type in FUSED_DEVICES for p in trained):
+    fusible = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in trained)
+    if "foreach" not in kwargs and fusible:
         kwargs.setdefault("fused", True)
     return torch.optim.AdamW(groups, lr=lr, **{"betas": (0.9, 0.95), **kwargs})
 
@@ -80,6 +81,18 @@ class OptimizerList(Optimizer):
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self._refresh()
+
+
+def build_optimizer(factory: Any, model: nn.Module, lr: float, **kwargs: Any) -> Any:
+    """Return what ``factory(model, lr, **kwargs)`` returns.
+
+    A class of optimisers, such as `torch.optim.SGD`, is called with the trainable parameters of
+    ``model`` instead of the model.
+    """
+    if isinstance(factory, type) and issubclass(factory, Optimizer):
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return cast(Any, factory)(trained, lr=lr, **kwargs)
+    return factory(model, lr, **kwargs)
 
 
 def as_one_optimizer(made: Optimizer | Sequence[Optimizer]) -> Optimizer:
@@ -139,6 +152,13 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
                 f"optimizer.factory: {name} has no learning rate (lr) in its param_groups, so "
                 "learning_rate and schedule would have no effect; allowed: an optimiser with a "
                 "learning rate"
+            )
+        scheduled = [g for g in member.param_groups if "initial_lr" in g]
+        if any(float(group["lr"]) != float(group["initial_lr"]) for group in scheduled):
+            raise FlopsFitError(
+                f"optimizer.factory: a scheduler has changed the learning rate of {name} from "
+                f"{float(scheduled[0]['initial_lr']):g} to {float(scheduled[0]['lr']):g}; allowed: an "
+                "optimiser without a scheduler, since learning_rate is the peak and schedule changes it"
             )
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in trained for p in model.parameters()):

@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import Metric
 from flops_fit.experiment.exact import Votes, last_micro_batch_syncs, target_elements, trim
 from flops_fit.experiment.options import TrainOptions
+from flops_fit.loss import on_device
 from flops_fit.model_factory import call_model, enable_activation_checkpointing, num_params
 from flops_fit.optimizer import adamw, as_one_optimizer, check_optimizer, switch_mode
 from flops_fit.plan.devices import device_name, peak_flops
@@ -93,6 +95,7 @@ def train(
     accelerator = new_accelerator(Accelerator, options, checkpoint_folder)
     check_accelerator(accelerator, options)
     forget_earlier_run(accelerator.device, options)
+    loss_fn = on_device(loss_fn, accelerator.device)
 
     # Data
     per_item = target_elements(first_item(data)[1], loss_fn)
@@ -324,7 +327,7 @@ class TrainingRunner:
             lambda: call.model(experiment.size_param_value),
             call.data,
             call.loss_fn,
-            call.optimizer,
+            call.build_optimizer,
             options,
             folder,
             digest if identity is None or trust else identity.once(digest),
@@ -375,10 +378,9 @@ class TrainingRunner:
         call = Call(model_cls, size_param, model_kwargs, data, loss_fn, optimizer)
         call.check_data(len(plan))
         identity = identity or LocalIdentity.of(call, self.output_dir)
-        train_options = {"progress": False, **train_options}
-        planned = [(e, options_for(e, **train_options)) for e in plan.experiments]
-        for pair in planned[:1]:
-            call.check_parts(*pair)
+        options = {"progress": False, **train_options}
+        planned = [(e, options_for(e, **options)) for e in plan.experiments]
+        call.check_parts(planned)
 
         def train_one(experiment: Experiment, options: TrainOptions) -> dict:
             record = self._record(experiment, call, options, identity, resume == TRUST)
@@ -387,4 +389,5 @@ class TrainingRunner:
                 shutil.rmtree(self._checkpoints(experiment), ignore_errors=True)
             return record
 
-        return train_missing(planned, results, identity, resume, train_one)
+        try_out = partial(call.try_out, planned, identity.generators, train)
+        return train_missing(planned, results, identity, resume, train_one, try_out)

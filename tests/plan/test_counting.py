@@ -416,6 +416,30 @@ def test_a_models_own_num_params_is_n_and_changes_no_other_figure():
     assert (count.params, count.flops_per_token) == (plain.params, plain.flops_per_token)
 
 
+@pytest.mark.parametrize(("stated", "warned"), [(200, False), (1, True), (10**9, True)])
+def test_a_num_params_of_another_unit_is_pointed_out(stated, warned):
+    class Own(LanguageModel):
+        def num_params(self):
+            return stated
+
+    texts = [w for w in count_text(lambda: Own(MLP())).warnings if "its num_params() is" in w]
+    assert len(texts) == warned
+
+
+def test_complex_parameters_are_said_to_be_counted_as_real_ones():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 5, dtype=torch.complex64))
+
+        def forward(self, x):
+            return (x.to(torch.complex64) @ self.weight).abs()
+
+    example = torch.randn(3), torch.tensor(1)
+    (warning,) = count_model(Complex, example, nn.CrossEntropyLoss(), 1).warnings
+    assert "has complex parameters" in warning
+
+
 # --------------------------------------------------------------------- experts, top 2 of 4
 
 E, K, WIDE = 4, 2, 24
@@ -721,7 +745,7 @@ def test_a_cost_far_from_six_n_is_pointed_out(num_params, ratio):
             lambda o, t: F.cross_entropy(o.flatten(0, 1), t.flatten(), reduction="none"),
             r"loss: shape \(64,\); allowed: a scalar, the mean over",
         ),
-        (lambda o, t: 3.0, r"loss: 3\.0; allowed: a scalar"),
+        (lambda o, t: 3.0, r"loss: a float; allowed: a scalar"),
         (lambda o, t: o.mean().detach(), "loss: depends on no trainable parameter"),
         (lambda o, t: F.cross_entropy(o, t), r"loss: fails on LanguageModel: RuntimeError.*\.py:"),
     ],

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,12 +11,20 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
+import torch
 
 import flops_fit
 from flops_fit.errors import FlopsFitError
 from flops_fit.plugins import code as plugins
 from flops_fit.plugins.code import _write_tree, source_fingerprint
-from flops_fit.plugins.resolve import add_search_paths, check_arguments, one_line, resolve
+from flops_fit.plugins.resolve import (
+    add_search_paths,
+    check_arguments,
+    draw_at_import,
+    one_line,
+    resolve,
+)
+from flops_fit.training.doubts import doubts_about_imports
 
 
 @pytest.fixture
@@ -69,7 +78,7 @@ def test_a_missing_module_is_told_from_a_module_that_misses_one(write):
     [
         ("x = 1\ny = x / 0\n", r"ZeroDivisionError: division by zero \(.*broken\.py:2\)"),
         ("raise ValueError('first\\nsecond')", r"ValueError: first \(.*broken\.py:1\)"),
-        ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(.*broken\.py:2\)"),
+        ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(.*broken\.py:2\); keep what reads .*:`"),
         ("x = 1\ndef f(:\n", r"SyntaxError: .*\(.*broken\.py:2\)"),
         ("import json\njson.loads('{')\n", r"JSONDecodeError: .*\(.*broken\.py:2\)"),
     ],
@@ -81,6 +90,33 @@ def test_a_module_that_fails_on_import_is_reported_in_one_line_of_the_users_own(
     with pytest.raises(FlopsFitError) as error:
         resolve("broken:f")
     assert re.fullmatch(f"broken:f: broken cannot be imported: {expected}", str(error.value))
+
+
+def test_a_module_that_changes_the_working_directory_is_refused_and_the_change_undone(write):
+    folder = os.getcwd()
+    write(moves="import os\nos.chdir('/')\ndef f(): pass\n")
+    with pytest.raises(
+        FlopsFitError, match="moves changes the working directory to / when it is imp"
+    ):
+        resolve("moves:f")
+    assert os.getcwd() == folder
+
+
+@pytest.mark.parametrize(
+    ("line", "noted"),
+    [
+        ("torch.manual_seed(12345)", True),
+        ("random.random()", True),
+        ("numpy.random.rand()", True),
+        ("torch.Generator().manual_seed(0)", False),
+    ],
+)
+def test_a_module_that_seeds_or_draws_when_it_is_imported_is_noted(write, line, noted):
+    write(drawing=f"import random, numpy, torch\n{line}\ndef f(): pass\n")
+    draw_at_import.discard("drawing")
+    with torch.random.fork_rng():
+        resolve("drawing:f")
+    assert [note[:8] for note in doubts_about_imports(["drawing:f"])] == ["drawing:"] * noted
 
 
 def test_a_misspelt_name_brings_close_matches_and_a_constant_is_no_callable(write):

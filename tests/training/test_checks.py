@@ -14,8 +14,9 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.spec import read_spec
 from flops_fit.plan.planner import make_plan
 from flops_fit.trainer import train
-from flops_fit.training.checks import check_batch, check_inputs
+from flops_fit.training.checks import check_inputs
 from flops_fit.training.mean import check_mean
+from flops_fit.training.tryout import check_batch
 
 cross_entropy, mse = nn.functional.cross_entropy, nn.functional.mse_loss
 

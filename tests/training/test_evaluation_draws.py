@@ -1,8 +1,12 @@
 """A model that draws at random is evaluated on the same draws in every run."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from small_runs import FEATURES, Net, points
 from torch import nn
 
@@ -28,20 +32,30 @@ class NoisyChoice(Net):
         return super().forward(inputs * torch.bernoulli(torch.full((FEATURES,), 0.5)))
 
 
+class NoisyOutside(Net):
+    """Draws with the generators of NumPy and Python."""
+
+    def forward(self, inputs):
+        return super().forward(inputs * np.random.rand() + random.random())
+
+
 def batches():
     x, y = points(64).tensors
     return [(x[i : i + 16], y[i : i + 16], torch.ones(16)) for i in range(0, 64, 16)]
 
 
-@pytest.mark.parametrize("model", [Noisy, NoisyTime, NoisyChoice])
+@pytest.mark.parametrize("model", [Noisy, NoisyTime, NoisyChoice, NoisyOutside])
 def test_the_draws_do_not_depend_on_what_was_drawn_before(model):
     torch.manual_seed(0)
     net, losses = model(), []
     for seed in (1, 2):
-        torch.manual_seed(seed)
+        set_seed(seed)
         before = torch.get_rng_state()
         losses.append(evaluate(Accelerator(), net, batches(), nn.CrossEntropyLoss())["loss"])
         assert torch.equal(torch.get_rng_state(), before)
+        drawn = random.random(), np.random.rand()
+        set_seed(seed)
+        assert (random.random(), np.random.rand()) == drawn
     assert losses[0] == losses[1]
 
 

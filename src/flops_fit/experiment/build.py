@@ -12,7 +12,12 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.recipe import PluginRecipe
 from flops_fit.experiment.spec import Spec
 from flops_fit.model_factory import create_model
+from flops_fit.optimizer import build_optimizer
+from flops_fit.plugins.randomness import random_state, seeded
 from flops_fit.plugins.resolve import one_line, resolve
+
+# Of what a dataset's factory draws with NumPy or Python, such as a split: the same in every run.
+DATA_SEED = 0
 
 
 def call(function: Callable[..., Any], reference: str, kwargs: Mapping[str, Any]) -> Any:
@@ -43,7 +48,27 @@ def load_data(spec: Spec) -> Data:
 def _make_data(spec: Spec, factory: str, kwargs: Mapping[str, Any]) -> Any:
     """What the ``factory`` of a dataset returns for ``kwargs`` and the prepared files of ``spec``."""
     prepared = {} if spec.data_dir is None else {"data_dir": spec.data_dir}
-    return call(resolve(factory), factory, {**kwargs, **prepared})
+    with seeded(DATA_SEED):
+        return call(resolve(factory), factory, {**kwargs, **prepared})
+
+
+def make_seeded(
+    factory: Callable[..., Any], reference: str, kwargs: Mapping[str, Any]
+) -> tuple[Any, bool]:
+    """Call the ``factory`` of a dataset with ``kwargs``; ``reference`` names it in an error.
+
+    Returns what it makes under `DATA_SEED`, and whether that would be different under another seed.
+    """
+    moves = []
+    for seed in (DATA_SEED + 1, DATA_SEED):
+        with seeded(seed):
+            before = random_state()
+            made = call(factory, reference, kwargs)
+            after = random_state()
+        if after == before:  # it draws nothing
+            return made, False
+        moves.append([end for start, end in zip(before, after, strict=True) if end != start])
+    return made, moves[0] != moves[1]  # else it seeds what it draws from
 
 
 @dataclass(frozen=True)
@@ -91,7 +116,7 @@ def make_optimizer(recipe: PluginRecipe, model: nn.Module, learning_rate: float)
     if recipe.weight_decay is not None:
         kwargs = {**kwargs, "weight_decay": recipe.weight_decay}
     try:
-        return factory(model, learning_rate, **kwargs)
+        return build_optimizer(factory, model, learning_rate, **kwargs)
     except FlopsFitError:
         raise
     except Exception as error:

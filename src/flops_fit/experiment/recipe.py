@@ -122,9 +122,10 @@ class SharedRecipe:
     ``model``, ``dataset``, ``loss``, ``optimizer`` and ``evaluation`` as their parts say;
     ``schedule`` (of the learning rate), ``precision`` and ``deterministic`` as `TrainOptions` has
     them; ``trainer_version`` is that of our training loop. ``uses``: what plug-ins use beside their
-    packages and named data (empty where that is nothing); ``draws_when_evaluated``: set where an
-    evaluation draws random numbers. ``metrics``: by name, what is measured beside the loss. They
-    decide no weight, but the record of a run, which is all that is left of it.
+    packages and named data (empty where that is nothing); ``draws_when_evaluated`` and
+    ``data_drawn``: set where an evaluation, or the factory of the data, draws random numbers.
+    ``metrics``: by name, what is measured beside the loss. They decide no weight, but the record of a
+    run, which is all that is left of it.
     """
 
     model: ModelPart
@@ -138,6 +139,7 @@ class SharedRecipe:
     trainer_version: int = TRAINER_VERSION
     uses: dict[str, dict[str, str]] = field(default_factory=dict)
     draws_when_evaluated: str | None = None
+    data_drawn: str | None = None
     metrics: dict[str, MetricPart] = field(default_factory=dict)
 
     @classmethod
@@ -169,7 +171,7 @@ class SharedRecipe:
         for name in ("uses", "metrics"):
             if not value[name]:
                 del value[name]
-        return _without_none(value, "draws_when_evaluated")
+        return _without_none(value, "draws_when_evaluated", "data_drawn")
 
     @property
     def hash(self) -> str:

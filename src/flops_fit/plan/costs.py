@@ -98,9 +98,10 @@ class Costs:
         return [
             *self.items.warnings(),
             "loss: an item costs more or less FLOPs in a larger batch, as where a loss compares the "
-            "items of a batch (contrastive losses): FLOPs are those of the planned batch. Such a loss "
-            "is no mean over items: its value depends on the batch, so compare runs of one batch size "
-            "only, and do not split a batch (resources.micro_batch_items, resources.processes)",
+            "items of a batch (contrastive losses) or a weight is computed once per batch: FLOPs are "
+            "those of the planned batch. A loss that compares items is no mean over items: its value "
+            "depends on the batch, so compare runs of one batch size only, and do not split a batch "
+            "(resources.micro_batch_items, resources.processes)",
         ]
 
     @property

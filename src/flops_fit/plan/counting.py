@@ -39,7 +39,7 @@ from flops_fit.plan.one_pass import (
     reproducible,
     trainable_params,
 )
-from flops_fit.sweep import ModelCount
+from flops_fit.sweep import SIX_ND, ModelCount
 
 CPU_PARAMS = 20_000_000  # models up to here are run for real where they cannot run on meta
 EXTRAPOLATED_FROM = 5  # sizes: a cubic through the upper four, another through the lower four
@@ -122,6 +122,29 @@ def count_sizes(
     else:
         counts |= {size: count(size, "meta") for size in sizes if size not in counts}
     return {size: counts[size] for size in sizes}
+
+
+def count_warnings(counts: Mapping[Any, ModelCount], size_param: str, convention: str) -> list[str]:
+    """Sentences on ``counts``, by size, that are to be read before the figures are trusted.
+
+    ``size_param`` is the name of the size, and ``convention`` what a budget means.
+    """
+    warnings = list(dict.fromkeys(w for count in counts.values() for w in count.warnings))
+    warnings += _equal_sizes(counts, size_param)
+    return warnings + (ratio_warnings(counts, size_param) if convention == SIX_ND else [])
+
+
+def _equal_sizes(counts: Mapping[Any, ModelCount], size_param: str) -> list[str]:
+    """A sentence for sizes that cannot be distinguished from each other."""
+    alike: dict[tuple[int, float], list[str]] = {}
+    for size, count in counts.items():
+        alike.setdefault((count.params_total, count.flops_per_token), []).append(str(size))
+    return [
+        f"{size_param}={', '.join(sizes)}: all have {params} parameters and {flops:g} FLOPs per token, "
+        f"so they are one size: does the model use {size_param}?"
+        for (params, flops), sizes in alike.items()
+        if len(sizes) > 1
+    ]
 
 
 def ratio_warnings(counts: Mapping[Any, ModelCount], size_param: str) -> list[str]:

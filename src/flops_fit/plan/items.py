@@ -16,9 +16,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
-from flops_fit.data import Data, first_item
+from flops_fit.data import Data, as_pair, first_item, leaves_of
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.exact import target_elements
 from flops_fit.loss import count_per_item
@@ -62,8 +63,14 @@ class Items:
 
     def warnings(self) -> list[str]:
         """What a plan assumes of the items, as sentences; none where all are alike."""
+        unseen = []
+        if self.looked_at and not self.positions:
+            unseen.append(
+                "dataset: no tensors are seen in the inputs, so items of different sizes are counted as "
+                "if all were like the first; let the inputs be tensors, or a tuple, dict or dataclass"
+            )
         if self.ordinary:
-            return []
+            return unseen
         basis = f"measured over {self.looked_at} items" if self.looked_at else "as stated"
         sentences = [
             f"dataset: an item brings {self.tokens:g} kept targets and {self.positions:g} input "
@@ -76,7 +83,7 @@ class Items:
                 "dataset: items differ each time they are read, whatever the seeds of torch, NumPy "
                 "and Python, so a new plan may be another sweep; state dataset.per_item"
             )
-        return sentences
+        return [*unseen, *sentences]
 
 
 def measure_items(data: Data, loss_fn: Callable) -> Items:
@@ -121,7 +128,7 @@ def kept_sample(data: Data) -> Data:
         return data
     items = Kept(itertools.islice(iter(data.train), SAMPLE))
     items.ended = len(items) < SAMPLE
-    return Data(cast(Any, items), data.heldout, data.collate)
+    return replace(data, train=cast(Any, items))
 
 
 def stream_length(data: Data) -> int | None:
@@ -177,7 +184,7 @@ def batch_elements(targets: Any, loss_fn: Callable) -> int:
 
 def positions_of(inputs: Any) -> int:
     """Elements of all tensors in ``inputs``, of an item or a batch, padding included."""
-    return sum(math.prod(leaf.shape) for leaf in tree_leaves(inputs) if hasattr(leaf, "shape"))
+    return sum(math.prod(leaf.shape) for leaf in leaves_of(inputs) if hasattr(leaf, "shape"))
 
 
 def batches(data: Data, batch_items: int, count: int) -> Iterator[tuple[Any, Any, int]]:
@@ -338,12 +345,18 @@ def _length(data: Data) -> int:
 
 def _collated(data: Data, items: list) -> Batch:
     try:
-        inputs, targets = data.collate(items)
+        made = data.collate(items)
     except Exception as error:
         raise FlopsFitError(
             f"dataset: items make no batch: {one_line(error)}; allowed: items of one shape, or a "
             "DataLoader whose collate_fn pads them"
         ) from error
+    inputs, targets = as_pair(made, "the collate function returns")
+    if isinstance(targets, PackedSequence):
+        raise FlopsFitError(
+            "dataset: the targets of a batch are a PackedSequence; allowed: a tensor, padded with the "
+            "index that the loss ignores"
+        )
     return inputs, tree_map(torch.as_tensor, targets)
 
 
@@ -355,7 +368,7 @@ def _shapes(inputs: Any) -> tuple:
         else len(leaf)
         if hasattr(leaf, "__len__")
         else 0
-        for leaf in tree_leaves(inputs)
+        for leaf in leaves_of(inputs)
     )
 
 

@@ -12,6 +12,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.model_factory import create_model, create_on_meta, num_params
 from flops_fit.plan.beyond import count_beyond
 from flops_fit.plan.costs import Costs
+from flops_fit.plan.counting import count_warnings
 from flops_fit.plan.items import measure_items, stated_items
 from flops_fit.plan.script_costs import ScriptCosts
 from flops_fit.plan.window import window_sizes
@@ -57,11 +58,7 @@ class LocalSweep:
     known: dict[Any, ModelCount] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Refuse budgets or a convention that are not allowed (raises `FlopsFitError`)."""
-        if min(self.budgets) <= 0:
-            raise FlopsFitError(
-                f"compute_budgets: {min(self.budgets):g} given; allowed: positive FLOPs"
-            )
+        """Refuse a convention that is not allowed (raises `FlopsFitError`)."""
         if self.convention not in (SIX_ND, COUNTED):
             raise FlopsFitError(
                 f"convention: {self.convention!r} given; allowed: {SIX_ND}, {COUNTED}"
@@ -116,7 +113,9 @@ class LocalSweep:
         beyond = []
         if self.convention == COUNTED:
             beyond = count_beyond(self.costs, plan.experiments)
-        return replace(plan, warnings=self.costs.warnings(), beyond=beyond)
+        used = {e.size_param_value: e.count for e in plan.experiments}
+        warnings = count_warnings(used, self.size_param or "size", self.convention)
+        return replace(plan, warnings=[*warnings, *self.costs.warnings()], beyond=beyond)
 
     def count(self, sizes: Sequence) -> dict[Any, ModelCount]:
         """The count of every one of ``sizes``, and of those counted before."""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from accelerate.utils import convert_to_fp32
 from scipy.optimize import nnls
-from torch.utils._pytree import tree_map_only
 from torch.utils.data import default_collate
 
 from flops_fit.errors import FlopsFitError
@@ -19,7 +18,7 @@ from flops_fit.experiment.spec import Spec
 from flops_fit.model_factory import call_model, enable_activation_checkpointing
 from flops_fit.plan.devices import device_name
 from flops_fit.plan.items import batches
-from flops_fit.plan.one_pass import mover
+from flops_fit.plan.one_pass import moved
 from flops_fit.plan.planning import example_item, plan_data
 from flops_fit.plan.price import Rate
 from flops_fit.plugins.resolve import add_search_paths
@@ -124,7 +123,7 @@ def _batch(config: dict[str, Any], items: int) -> tuple:
 
 def _seconds_per_step(spec: Spec, config: dict[str, Any], device: torch.device) -> float:
     passes, items = _passes(spec)
-    inputs, targets = tree_map_only(torch.Tensor, mover(device), _batch(config, items))
+    inputs, targets = moved(_batch(config, items), device)
     model = make_model(spec.plugins).to(device).train()
     if spec.resources.activation_checkpointing:
         enable_activation_checkpointing(model)

@@ -11,12 +11,15 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
+from flops_fit.data import describe
 from flops_fit.errors import FlopsFitError
 from flops_fit.model_factory import call_model, num_params
 from flops_fit.plan.flop_tracker import FlopTracker
+from flops_fit.plugins.randomness import random_state
 from flops_fit.plugins.resolve import one_line
 from flops_fit.sweep import ModelCount
 
@@ -25,6 +28,7 @@ READY_BATCH = (
     "(inputs, targets) items, which are put into batches of the sweep's size"
 )
 FAR = 2.5  # factor between FLOPs that a model states and those that are counted
+APART = 100  # factor between the N that a model states and its parameters, beyond active experts
 ITEMS = 2  # one item alone breaks batch norm and .squeeze(), and lets an unreduced loss pass
 
 
@@ -88,6 +92,7 @@ class Pass:
             warnings=(
                 *broadcast,
                 *_far_from_counted(stated, tracker.flops / self.tokens, where),
+                *_doubtful_params(model, where),
                 *(
                     f"{where}: operator {name} uses parameters but has no FLOP formula: neither its "
                     "FLOPs nor they are counted; torch.utils.flop_counter.register_flop_formula helps"
@@ -100,7 +105,7 @@ class Pass:
     def _takes_an_item(self, model: nn.Module, device: str) -> bool:
         """Whether the model takes one item as it is: the items then are batches already."""
         try:
-            call_model(model, tree_map_only(torch.Tensor, mover(device), self.example[0]))
+            call_model(model, moved(self.example[0], device))
         except Exception:
             return False
         return True
@@ -108,7 +113,7 @@ class Pass:
     def _loss(
         self, model: nn.Module, device: str, where: str
     ) -> tuple[torch.Tensor, tuple[str, ...]]:
-        inputs, targets = tree_map_only(torch.Tensor, mover(device), self.batch)
+        inputs, targets = moved(self.batch, device)
         try:
             outputs = call_model(model, inputs)
         except Exception as error:
@@ -123,9 +128,14 @@ class Pass:
             if loss is None:
                 raise FlopsFitError(f"loss: fails on {where}: {one_line(error)}") from error
         if not isinstance(loss, torch.Tensor) or loss.shape != ():
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else describe(loss)
             raise FlopsFitError(
                 f"loss: {got}; allowed: a scalar, the mean over the target elements"
+            )
+        if not torch.is_grad_enabled():
+            raise FlopsFitError(
+                "model: gradients are switched off, so nothing could be trained; allowed: no "
+                "torch.set_grad_enabled(False) in a module, and no call under torch.no_grad()"
             )
         if not loss.requires_grad:
             raise FlopsFitError(f"loss: depends on no trainable parameter of {where}")
@@ -147,10 +157,11 @@ def draws_when_evaluated(
         draws = _Draws()
         with contextlib.suppress(Exception), reproducible(), _countable_kernels():
             model = build_on(build, device).eval()
-            inputs, targets = tree_map_only(torch.Tensor, mover(device), batch)
+            inputs, targets = moved(batch, device)
+            before = random_state()
             with torch.no_grad(), torch.device(device), draws:
                 loss_fn(call_model(model, inputs), targets)
-            return draws.seen
+            return draws.seen or random_state() != before
     return False
 
 
@@ -249,6 +260,26 @@ def _far_from_counted(stated: float | None, counted: float, where: str) -> tuple
     )
 
 
+def _doubtful_params(model: nn.Module, where: str) -> tuple[str, ...]:
+    """Warnings where N is not the number of real parameters, by much."""
+    sentences = []
+    held = sum(p.numel() for p in model.parameters())
+    embedded = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
+    stated = num_params(model)
+    if not (held - embedded) / APART < stated < held * APART:
+        sentences.append(
+            f"{where}: its num_params() is {stated}, while it holds {held} parameters; N of 6 N D is "
+            "what it returns, so is that a number of single parameters?"
+        )
+    if any(p.is_complex() for p in model.parameters()):
+        sentences.append(
+            f"{where}: has complex parameters, of which each counts as one parameter, and a product of "
+            "them as if it were real, which is a quarter of its FLOPs; give the model num_params() and "
+            "flops_per_token() to have them counted otherwise"
+        )
+    return tuple(sentences)
+
+
 @contextlib.contextmanager
 def reproducible() -> Iterator[None]:
     """Leaves the caller's random state alone, and Python's warnings unprinted."""
@@ -269,17 +300,19 @@ def _countable_kernels() -> Iterator[None]:
         yield
 
 
-def mover(device: str | torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that brings a tensor to ``device``, in its shape; one on meta gets made-up values."""
+def moved(batch: Any, device: str | torch.device) -> Any:
+    """``batch`` with all that can be moved to ``device``; tensors on meta get made-up values there."""
 
-    def move(tensor: torch.Tensor) -> torch.Tensor:
+    def move(tensor: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor):  # a packed sequence, or a type of the user's
+            return tensor.to(device) if hasattr(tensor, "to") else tensor
         if device == "meta" or not tensor.is_meta:
             return tensor.to(device)
         if tensor.is_floating_point() or tensor.is_complex():
             return torch.randn(tensor.shape, dtype=tensor.dtype, device=device)
         return torch.randint(0, 2, tensor.shape, device=device).to(tensor.dtype)  # any vocabulary
 
-    return move
+    return tree_map(move, batch, is_leaf=lambda value: isinstance(value, PackedSequence))
 
 
 def needs_values(error: Exception) -> bool:

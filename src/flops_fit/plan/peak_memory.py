@@ -28,7 +28,7 @@ from flops_fit.plan.costs import Costs
 from flops_fit.plan.devices import DTYPES
 from flops_fit.plan.items import positions_of
 from flops_fit.plan.meta_kernels import MetaKernels, tensors_in
-from flops_fit.plan.one_pass import build_on, mover, needs_values, reproducible, sum_of_outputs
+from flops_fit.plan.one_pass import build_on, moved, needs_values, reproducible, sum_of_outputs
 from flops_fit.sweep import Experiment
 
 ITEMS = 16  # of the batch that is counted: enough for activations to outweigh one weight's gradient
@@ -227,7 +227,7 @@ def step_bytes(
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(lambda p: live.forget(p.grad))
-        batch = tree_map_only(torch.Tensor, mover("meta"), batch)
+        batch = moved(batch, "meta")
         with live:
             live.hold(leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor))
             loss = _loss(model, batch, loss_fn, manner, live)
@@ -285,7 +285,7 @@ def with_memory(
     ``costs`` has the model and the items; ``evaluation`` is that section of the config. A size that
     does not run on the meta device keeps what was counted with its FLOPs.
     """
-    example = tree_map_only(torch.Tensor, mover("meta"), costs.example)
+    example = moved(costs.example, "meta")
     tokens, longer = costs.items.tokens, costs.items.positions / positions_of(costs.example[0])
     evaluated_items = min(evaluation["batch_items"], math.ceil(evaluation["tokens"] / tokens))
     known: dict[tuple[Any, int], StepBytes | None] = {}

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from flops_fit.data import Data, as_data, first_item
 from flops_fit.errors import FlopsFitError
-from flops_fit.experiment.build import call, load_loss
+from flops_fit.experiment.build import call, load_loss, make_seeded
 from flops_fit.experiment.identity import recipe_of
 from flops_fit.experiment.kinds import script_recipe
 from flops_fit.experiment.options import Resources, part_of_batch
@@ -14,14 +14,14 @@ from flops_fit.experiment.recipe import PluginRecipe, Recipe, SharedRecipe, reci
 from flops_fit.experiment.script_config import line_of
 from flops_fit.experiment.script_recipe import ScriptRecipe, ScriptShared
 from flops_fit.plan.costs import Costs
-from flops_fit.plan.counting import ratio_warnings
+from flops_fit.plan.counting import count_warnings
 from flops_fit.plan.items import kept_sample, measure_items, stated_items
 from flops_fit.plan.peak_memory import Manner, with_memory
 from flops_fit.plan.script_costs import ScriptCosts, script_costs, size_arguments
 from flops_fit.plan.trial import Behaviour, behaviour_of, try_plugins
 from flops_fit.plan.window import window_sizes
 from flops_fit.plugins.resolve import check_arguments, resolve
-from flops_fit.sweep import SIX_ND, Experiment, ModelCount, flops_per_token
+from flops_fit.sweep import Experiment, ModelCount, flops_per_token
 
 PLANNED_ALONE = (
     "without a trainer nothing is trained here: train these runs, write their losses into plan.csv "
@@ -94,6 +94,8 @@ class PluginPlanning:
         # Every run evaluates with the same draws, which was not always so
         if self.costs.draws_when_evaluated():
             shared = replace(shared, draws_when_evaluated="fixed")
+        if self.costs.data is not None and self.costs.data.drawn:  # once different in each run
+            shared = replace(shared, data_drawn="seeded")
         return shared
 
     def recipe(self, shared: SharedRecipe, experiment: Experiment) -> Recipe:
@@ -122,7 +124,10 @@ class PluginPlanning:
     def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
         """What was assumed to get ``counts``, and of the items of the data."""
         size_name = self.config["model"]["size_param"]
-        warnings = [*_count_warnings(self.config, counts, size_name), *self.costs.warnings()]
+        warnings = [
+            *count_warnings(counts, size_name, self.config["convention"]),
+            *self.costs.warnings(),
+        ]
         if self.behaviour.norms and (
             self.resources.processes > 1 or self.resources.micro_batch_items
         ):
@@ -164,7 +169,8 @@ class ScriptPlanning:
     def warnings(self, counts: Mapping[Any, ModelCount]) -> list[str]:
         """What was assumed to get ``counts``, and whether anything trains the sweep."""
         line = line_of(self.config["trainer"])
-        return [*([] if line else [PLANNED_ALONE]), *_count_warnings(self.config, counts, "size")]
+        counted = count_warnings(counts, "size", self.config["convention"])
+        return [*([] if line else [PLANNED_ALONE]), *counted]
 
 
 PLANNINGS: Mapping[type[Recipe], Callable[[dict[str, Any]], Planning]] = {
@@ -176,29 +182,6 @@ PLANNINGS: Mapping[type[Recipe], Callable[[dict[str, Any]], Planning]] = {
 def planning_of(config: dict[str, Any]) -> Planning:
     """The planning of ``config`` for its kind of trainer."""
     return PLANNINGS[recipe_kind(config)](config)
-
-
-def _count_warnings(
-    config: Mapping[str, Any], counts: Mapping[Any, ModelCount], size_name: str
-) -> list[str]:
-    warnings = list(dict.fromkeys(w for count in counts.values() for w in count.warnings))
-    warnings += _equal_sizes(counts, size_name)
-    if config["convention"] == SIX_ND:
-        warnings += ratio_warnings(counts, size_name)
-    return warnings
-
-
-def _equal_sizes(counts: Mapping[Any, ModelCount], size_name: str) -> list[str]:
-    """A sentence for sizes that cannot be distinguished from each other."""
-    alike: dict[tuple[int, float], list[str]] = {}
-    for size, count in counts.items():
-        alike.setdefault((count.params_total, count.flops_per_token), []).append(str(size))
-    return [
-        f"{size_name}={', '.join(sizes)}: all have {params} parameters and {flops:g} FLOPs per token, "
-        f"so they are one size: does the model use {size_name}?"
-        for (params, flops), sizes in alike.items()
-        if len(sizes) > 1
-    ]
 
 
 def plugin_costs(config: dict[str, Any]) -> Costs:
@@ -224,8 +207,8 @@ def plan_data(dataset: dict[str, Any]) -> Data | None:
         return None
     factory = resolve(dataset["factory"])
     check_arguments(factory, dataset["factory"], dataset["kwargs"], "dataset.kwargs")
-    made = call(factory, dataset["factory"], dataset["kwargs"])
-    return kept_sample(as_data(made, dataset["factory"]))
+    made, drawn = make_seeded(factory, dataset["factory"], dataset["kwargs"])
+    return kept_sample(replace(as_data(made, dataset["factory"]), drawn=drawn))
 
 
 def _check_prepare(dataset: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 
 from flops_fit.experiment.build import load_loss
 from flops_fit.model_factory import batch_norms, call_model, create_model, create_on_meta
-from flops_fit.optimizer import as_one_optimizer, has_modes
+from flops_fit.optimizer import as_one_optimizer, build_optimizer, has_modes
 from flops_fit.plugins.resolve import resolve
 from flops_fit.sweep import ModelCount
 
@@ -30,7 +30,7 @@ def try_plugins(config: dict, size: Any, count: ModelCount, example: tuple[Any, 
     with contextlib.suppress(Exception), torch.compiler.set_stance("force_eager"):
         factory = resolve(model_config["factory"])
         model = create_model(factory, model_config["size_param"], size, model_config["kwargs"])
-        resolve(optimizer["factory"])(model, 1e-3, **_arguments(config))
+        build_optimizer(resolve(optimizer["factory"]), model, 1e-3, **_arguments(config))
         inputs, targets = default_collate([example] * 2)
         load_loss(config["loss"]["function"])(call_model(model, inputs), targets).backward()
 
@@ -64,7 +64,7 @@ def behaviour_of(config: dict, size: Any) -> Behaviour:
     for create in (create_on_meta, create_model):
         try:
             built = create(resolve(model["factory"]), model["size_param"], size, model["kwargs"])
-            made = make(built, 1e-3, **_arguments(config))
+            made = build_optimizer(make, built, 1e-3, **_arguments(config))
             return Behaviour(has_modes(as_one_optimizer(made)), batch_norms(built))
         except Exception:  # the check of the inputs says what is wrong with it
             continue

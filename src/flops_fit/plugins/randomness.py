@@ -1,6 +1,7 @@
 """Identify random generators by their seeds, and run code as if all had just been seeded."""
 
 import contextlib
+import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -79,6 +80,36 @@ def fixed_seeds(generators: Iterable[Any]) -> Iterator[None]:
     finally:
         for restore, state in reversed(before):  # a generator may be listed twice
             restore(state)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block, let Python and NumPy draw as if seeded with ``seed``; then restore them."""
+    before = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def random_state() -> tuple[str, str]:
+    """Return digests of the states of the generators of Python and of NumPy that all code shares."""
+    numpys = [np.asarray(part).tobytes() for part in np.random.get_state(legacy=True)]
+    states = repr(random.getstate()), repr(numpys)
+    python, numpy = (hashlib.sha256(state.encode()).hexdigest() for state in states)
+    return python, numpy
+
+
+def states_of_all() -> tuple[str, ...]:
+    """Return digests of the states of the generators of Python, NumPy and torch that all code shares."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return random_state()
+    state = torch.default_generator.get_state().numpy().tobytes()
+    return (*random_state(), hashlib.sha256(state).hexdigest())
 
 
 def _state_setter(generator: np.random.BitGenerator) -> Callable[[Any], None]:

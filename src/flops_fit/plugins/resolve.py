@@ -1,17 +1,20 @@
 """Reach the user's code by its import path, check its arguments, and shorten its errors."""
 
+import contextlib
 import difflib
 import importlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.plugins.origin import is_user_code
+
+draw_at_import: set[str] = set()  # modules whose import sets seeds or draws random numbers
 
 
 def resolve(reference: str) -> Callable:
@@ -22,11 +25,23 @@ def resolve(reference: str) -> Callable:
     exception and its line), where the module lacks the name (with close matches), and where the
     name is not callable.
     """
+    from flops_fit.plugins.randomness import states_of_all  # imports NumPy, which is slow
+
     module_name, name = split_reference(reference)
+    folder, before = os.getcwd(), None if module_name in sys.modules else states_of_all()
     try:
         value = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a module may do anything on import, even exit
         raise FlopsFitError(f"{reference}: {_import_failure(module_name, error)}") from error
+    if before is not None and states_of_all() != before:
+        draw_at_import.add(module_name)
+    if os.getcwd() != folder:
+        moved = os.getcwd()
+        os.chdir(folder)
+        raise FlopsFitError(
+            f"{reference}: {module_name} changes the working directory to {moved} when it is imported; "
+            "allowed: a module that does not, and paths that do not depend on it"
+        )
     path = module_name
     for attribute in name.split("."):
         try:
@@ -115,6 +130,20 @@ def one_line(error: BaseException) -> str:
     return f"{text} ({frame.filename}:{frame.lineno})" if frame else text
 
 
+@contextlib.contextmanager
+def one_line_errors(what: str) -> Iterator[None]:
+    """Turn an exception of the user's code within the block into one line that begins with ``what``.
+
+    Raises `FlopsFitError`.
+    """
+    try:
+        yield
+    except FlopsFitError:
+        raise
+    except Exception as error:
+        raise FlopsFitError(f"{what}: {one_line(error)}") from error
+
+
 def split_reference(reference: str) -> tuple[str, str]:
     """Split ``reference``, ``"package.module:callable"``, into the module and the callable's name.
 
@@ -130,7 +159,10 @@ def _import_failure(module_name: str, error: BaseException) -> str:
     missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
     if missing and (module_name == missing or module_name.startswith(missing + ".")):
         return f"no module named '{missing}' in {os.getcwd()} or on the Python path"
-    return f"{module_name} cannot be imported: {one_line(error)}"
+    hint = ""
+    if isinstance(error, SystemExit):
+        hint = '; keep what reads arguments or trains under `if __name__ == "__main__":`'
+    return f"{module_name} cannot be imported: {one_line(error)}{hint}"
 
 
 def _close_matches(name: str, allowed: Iterable[str]) -> str:

@@ -1,18 +1,14 @@
 """Checks before the first step: devices, amounts of data, and the contracts of plug-ins."""
 
-import itertools
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
-from flops_fit.data import Data, as_targets, bytes_per_token, length_of
+from flops_fit.data import Data, bytes_per_token, length_of
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import (
     load_data,
@@ -25,23 +21,14 @@ from flops_fit.experiment.options import TrainOptions, part_of_batch
 from flops_fit.experiment.spec import Spec, options_of
 from flops_fit.loss import ignore_index_of, masks_targets
 from flops_fit.model_factory import call_model
-from flops_fit.optimizer import as_one_optimizer, check_optimizer
 from flops_fit.plan.amounts import CheckedData
-from flops_fit.plan.counting import CPU_PARAMS
 from flops_fit.plan.items import Items, check_items, known_amount, leading_items
 from flops_fit.plan.price import PLAN_HINT
-from flops_fit.plugins.resolve import add_search_paths, one_line
+from flops_fit.plugins.resolve import add_search_paths
 from flops_fit.training.batches import GlobalBatches
-from flops_fit.training.doubts import (
-    doubts_about_data,
-    doubts_about_model,
-    doubts_about_optimizer,
-    doubts_about_seed,
-)
-from flops_fit.training.mean import check_mean
+from flops_fit.training.doubts import doubts_about_imports
+from flops_fit.training.tryout import Parts, take_two_steps, try_parts
 
-SAMPLED_ITEMS = 256  # items of each part of the data that are inspected
-STEP_ITEMS = 8  # items of a batch in the two trial steps, which test the code, not the machine
 PARTIAL_ITEMS = 32  # more than one, because the loss may ignore all targets of an item
 SHARDING = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 
@@ -137,26 +124,20 @@ def check_inputs(spec: Spec, train: Callable[..., dict[str, Any]]) -> CheckedDat
             f"{reference}: an item has {items.tokens} target elements, but the plan was made with "
             f"{planned.tokens}; allowed: a dataset.example that returns an item of the same shape"
         )
-    model = make_model(recipe)
-    check_batch(model, data, loss_fn, reference)
-
-    def optimizer_of(rate: float) -> torch.optim.Optimizer:
-        return as_one_optimizer(make_optimizer(recipe, model, rate))
-
-    try:
-        check_optimizer(optimizer_of(recipe.learning_rate), model)
-    except TypeError as error:
-        raise FlopsFitError(f"{recipe.shared.optimizer.factory}: {error}") from None
     given = spec.resources
-    part = part_of_batch(recipe.batches.last, given.processes, given.micro_batch_items)
-    notes = [*data.notes, *check_mean(model, reread(data, spec), loss_fn, part)]
-    notes += doubts_about_optimizer(optimizer_of, model, recipe.learning_rate)
-    notes += doubts_about_model(model, reread(data, spec), loss_fn)
-    if not data.read_once:
-        notes += doubts_about_data(data)
-    if spec.count.params_total <= CPU_PARAMS:
-        notes += doubts_about_seed(lambda: make_model(recipe))
-    take_two_steps(spec, reread(data, spec), loss_fn, items.tokens, train)
+    parts = Parts(
+        lambda: make_model(recipe),
+        lambda: reread(data, spec),
+        loss_fn,
+        lambda model, rate: make_optimizer(recipe, model, rate),
+        options_of(spec),
+        spec.count.params_total,
+        part_of_batch(recipe.batches.last, given.processes, given.micro_batch_items),
+        reference,
+        recipe.shared.optimizer.factory,
+    )
+    notes = [*data.notes, *try_parts(parts), *doubts_about_imports(recipe.references)]
+    take_two_steps(parts, items.tokens, train, load_metrics(spec))
     if data.read_once:
         notes.append(
             f"{reference}: this is a generator, which can be read only once; a run that needs more "
@@ -185,152 +166,3 @@ def planned_items(spec: Spec) -> Items:
 def reread(data: Data, spec: Spec) -> Data:
     """Return ``data`` from their beginning; data that can be read only once are loaded by ``spec``."""
     return load_data(spec) if data.read_once else data
-
-
-def take_two_steps(
-    spec: Spec, data: Data, loss_fn: Callable, per_item: float, train: Callable[..., dict[str, Any]]
-) -> None:
-    """Train two small batches of ``data`` as the job of ``spec`` would, on the CPU, and evaluate one.
-
-    Its metrics are measured too. An item has ``per_item`` target elements; ``loss_fn`` and ``train``
-    are those of `check_inputs`. Raises `FlopsFitError` where a step fails.
-    """
-    options = options_of(spec)
-    few = math.ceil(STEP_ITEMS / min(per_item, 1))  # enough items for a kept target in each step
-    items = min(options.batch_items, few, data.unique_items or few)
-    options = replace(
-        options,
-        tokens=math.ceil(2 * items * per_item),
-        batch_items=items,
-        max_epochs=None,
-        expected_items=None if options.expected_items is None else 2 * items,
-        batch_growth=[],
-        progress=False,
-        evaluation_batch_items=items,
-        evaluation_tokens=math.ceil(items * per_item),
-        compile=False,
-        log_with=None,
-        precision="bf16" if options.precision == "bf16" else "no",
-    )
-    try:
-        train(
-            "check",
-            lambda: make_model(spec.plugins),
-            data,
-            loss_fn,
-            lambda model, rate: make_optimizer(spec.plugins, model, rate),
-            options,
-            metrics=load_metrics(spec),
-        )
-    except FlopsFitError:
-        raise
-    except Exception as error:
-        raise FlopsFitError(f"two trial steps of training failed: {one_line(error)}") from error
-
-
-def check_batch(model: nn.Module, data: Data, loss_fn: Callable, reference: str) -> None:
-    """Run a real batch of the training and of the held-out part of ``data``, forward and backward.
-
-    ``model`` and ``loss_fn`` compute the loss; ``reference`` names the dataset in an error. Raises
-    `FlopsFitError` that says which part of the contract is broken.
-    """
-    for part, name in ((data.train, "training"), (data.heldout, "held-out")):
-        sample = sample_items(
-            itertools.islice(iter(part), SAMPLED_ITEMS) if data.is_stream else part
-        )
-        inputs, targets = data.collate([(i, as_targets(t)) for i, t in extreme_items(sample)])
-        if has_nonfinite([targets, *(target for _, target in sample)]):
-            raise FlopsFitError(
-                f"{reference}: {name} targets have values that are not finite; allowed: finite numbers"
-            )
-        try:
-            outputs = call_model(model, inputs)
-        except Exception as error:
-            raise FlopsFitError(
-                f"{reference}: the model refuses a {name} batch ({describe_batch(inputs)}): "
-                f"{one_line(error)}"
-            ) from error
-        try:
-            loss = loss_fn(outputs, targets)
-        except Exception as error:
-            raise FlopsFitError(
-                f"{reference}: the loss refuses a {name} batch (targets: {describe_batch(targets)}): "
-                f"{one_line(error)}"
-            ) from error
-        check_loss(loss, loss_fn)
-    loss.backward()
-
-
-def has_nonfinite(targets: Any) -> bool:
-    """Whether ``targets``, at any depth, contain NaN or infinity, which make every loss NaN."""
-    return any(
-        leaf.is_floating_point() and not bool(torch.isfinite(leaf).all())
-        for leaf in map(torch.as_tensor, tree_leaves(targets))
-    )
-
-
-def sample_items(part: Any) -> list:
-    """Return `SAMPLED_ITEMS` items spread evenly over ``part``, or all items where it has no length."""
-    if hasattr(part, "__len__"):
-        last, steps = len(part) - 1, SAMPLED_ITEMS - 1
-        part = [part[i] for i in sorted({last * i // steps for i in range(SAMPLED_ITEMS)})]
-    return list(part)
-
-
-def extreme_items(items: list) -> list:
-    """Return the first and the last of ``items``, and those with the smallest and largest integers.
-
-    A token beyond the vocabulary may be rare, so the first items need not contain it.
-    """
-    chosen = {0, len(items) - 1}
-    for leaves in zip(*(tree_leaves(tuple(item)) for item in items), strict=False):
-        values = [integers(leaf) for leaf in leaves]
-        with_values = [i for i, value in enumerate(values) if len(value)]
-        if with_values:
-            chosen.add(min(with_values, key=lambda i: values[i].min().item()))
-            chosen.add(max(with_values, key=lambda i: values[i].max().item()))
-    return [items[i] for i in sorted(chosen)]
-
-
-def integers(leaf: Any) -> torch.Tensor:
-    """Return the integers in ``leaf``, a leaf of an item, as a flat tensor; it may be empty."""
-    if isinstance(leaf, int) or hasattr(leaf, "__array__"):
-        values = torch.as_tensor(leaf).flatten()
-        if not values.is_floating_point():
-            return values
-    return torch.empty(0)
-
-
-def check_loss(loss: Any, loss_fn: Callable) -> None:
-    """Check that ``loss``, which ``loss_fn`` returned, is a finite positive scalar with a gradient.
-
-    Raises `FlopsFitError` that names the function and the value.
-    """
-    name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
-    if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
-        shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise FlopsFitError(
-            f"loss.function: {name} returned {shape}; allowed: a scalar, the mean over targets"
-        )
-    if not torch.isfinite(loss):
-        raise FlopsFitError(
-            f"loss.function: {name} is {loss.item()} on a real batch before any training; "
-            "allowed: a finite number"
-        )
-    if loss <= 0:
-        raise FlopsFitError(
-            f"loss.function: {name} is {loss.item():.4g} on a real batch before any training; "
-            "allowed: a loss that stays above zero, as the law L = E + A/N^alpha + B/D^beta does (add a "
-            "constant to a log-likelihood)"
-        )
-    if not loss.requires_grad:
-        raise FlopsFitError(
-            f"loss.function: {name} returned a value without a gradient; allowed: a value with one"
-        )
-
-
-def describe_batch(value: Any) -> str:
-    """Describe the tensor ``value`` by its shape and range, and anything else by its type."""
-    if not isinstance(value, torch.Tensor):
-        return type(value).__name__
-    return f"shape {tuple(value.shape)}, values {value.min().item():g} to {value.max().item():g}"

@@ -12,17 +12,20 @@ from torch.utils._pytree import tree_leaves
 from flops_fit.data import Data, as_targets, length_of
 from flops_fit.model_factory import call_model
 from flops_fit.plan.items import looking
+from flops_fit.plugins.resolve import draw_at_import, split_reference
 
 COMPARED = 128  # items of each part that are compared with those of the other
 SHARED = 0.1  # share of the held-out items that may be among the training items by chance
+READ_TWICE = 8  # held-out items
 FEWEST_HELDOUT = 32  # items: as many as the split of a single dataset holds out at least
+USUAL_WEIGHTS = ("float32", "complex64")
 FEW_DIGITS = (torch.bfloat16, torch.float16)
 
 
 def doubts_about_data(data: Data) -> list[str]:
     """Return notes on the held-out part of ``data``: too few items, or items of the training part."""
     with looking():
-        return [*_few_heldout(data), *_shared_items(data)]
+        return [*_few_heldout(data), *_shared_items(data), *_drawn_heldout(data)]
 
 
 def doubts_about_model(model: nn.Module, data: Data, loss_fn: Callable) -> list[str]:
@@ -42,6 +45,14 @@ def doubts_about_model(model: nn.Module, data: Data, loss_fn: Callable) -> list[
             "(outputs.float()), or set precision: bf16 and keep the weights in float32"
         )
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    kinds = {str(p.dtype).removeprefix("torch."): name for name, p in trained.items()}
+    unusual = {kind: name for kind, name in kinds.items() if kind not in USUAL_WEIGHTS}
+    for kind, name in unusual.items():
+        notes.append(
+            f"model: its parameters ({name}, for one) are {kind} numbers, "
+            f"{'which lose small updates' if kind in ('bfloat16', 'float16') else 'which cost more'}, "
+            "whatever the key precision says; it is meant for parameters in float32"
+        )
     idle = [name for name, parameter in trained.items() if parameter.grad is None]
     if idle:
         count = sum(trained[name].numel() for name in idle)
@@ -52,6 +63,31 @@ def doubts_about_model(model: nn.Module, data: Data, loss_fn: Callable) -> list[
             "batch; if they never do, freeze or remove them, since they count in params_total"
         )
     return notes
+
+
+def doubts_about_imports(references: Iterable[str]) -> list[str]:
+    """Return a note for each module of ``references`` that sets seeds or draws when it is imported."""
+    modules = dict.fromkeys(split_reference(reference)[0] for reference in references)
+    return [
+        f"{module}: importing it sets a seed or draws random numbers. A run sets its seed too, before "
+        "or after that import, so runs that differ in their seed alone may begin with the same weights; "
+        "remove this from the module"
+        for module in modules
+        if module in draw_at_import
+    ]
+
+
+def doubts_about_modes(model: nn.Module) -> list[str]:
+    """Return a note where parts of ``model``, as its factory returns it, are in evaluation mode."""
+    parts = [name for name, part in model.named_modules() if not part.training]
+    if not model.training or not parts:
+        return []
+    more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
+    return [
+        f"model: the factory puts {parts[0]}{more} into evaluation mode, but each run calls "
+        "model.train(), which ends that (dropout draws, batch norm updates its statistics); to keep it, "
+        "let the train() of the model leave these parts alone"
+    ]
 
 
 def doubts_about_seed(build_model: Callable[[], nn.Module]) -> list[str]:
@@ -123,6 +159,23 @@ def _shared_items(data: Data) -> list[str]:
     return [
         f"dataset: of the held-out items that were looked at, {shared} of {len(heldout)} different ones "
         "are training items, too; the held-out loss then says little about new data"
+    ]
+
+
+def _drawn_heldout(data: Data) -> list[str]:
+    """A note where held-out items differ when they are read again, as augmented ones do.
+
+    What torch draws is the same in every evaluation, so it is here.
+    """
+    reads = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        reads.append([_content(item) for item in _first(data, data.heldout, READ_TWICE)])
+    if reads[0] == reads[1]:
+        return []
+    return [
+        "dataset: held-out items differ each time they are read, so each run is evaluated on other "
+        "items, and the law has their noise too; leave out what is random (augmentation) there"
     ]
 
 

@@ -14,7 +14,9 @@ from flops_fit.data import Data
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.build import Metric
 from flops_fit.experiment.options import TrainOptions
+from flops_fit.loss import on_device
 from flops_fit.model_factory import call_model
+from flops_fit.plugins.randomness import seeded
 from flops_fit.plugins.resolve import one_line
 from flops_fit.training.batches import heldout_loader
 
@@ -54,9 +56,10 @@ class Evaluation:
             return accelerator.prepare(made)
 
         self.heldout = loader(data, loss_fn)
-        self.beside = {name: m.function for name, m in metrics.items() if m.data is None}
+        functions = {name: on_device(m.function, accelerator.device) for name, m in metrics.items()}
+        self.beside = {name: functions[name] for name, m in metrics.items() if m.data is None}
         self.other = {
-            name: (loader(m.data, _counting(m.function, loss_fn)), m.function)
+            name: (loader(m.data, _counting(functions[name], loss_fn)), functions[name])
             for name, m in metrics.items()
             if m.data is not None
         }
@@ -126,8 +129,10 @@ def batch_sums(
         torch.manual_seed(rank)
         for place, (inputs, targets, counts) in enumerate(loader):
             torch.manual_seed(place * world + rank)  # batch j belongs to process j mod world
-            outputs, kept = call_model(model, inputs), np.asarray(counts)
-            each = [_sum(name, f, outputs, targets, kept, device) for name, f in functions.items()]
+            kept = np.asarray(counts)
+            with seeded(place * world + rank):
+                outputs = call_model(model, inputs)
+                each = [_sum(n, f, outputs, targets, kept, device) for n, f in functions.items()]
             sums.append(torch.stack(each))
             del outputs  # or they would stay while the next batch is computed
     model.train()

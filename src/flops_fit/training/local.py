@@ -2,23 +2,30 @@
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import send_to_device
 from torch import nn
 
 from flops_fit.data import Data
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.options import TrainOptions, part_of_batch
 from flops_fit.files import canonical_hash, write_json
+from flops_fit.loss import on_device
 from flops_fit.model_factory import batch_norms, create_model
+from flops_fit.optimizer import build_optimizer
 from flops_fit.plan.items import looking
+from flops_fit.plugins.randomness import fixed_seeds
+from flops_fit.plugins.resolve import one_line
 from flops_fit.store.collect import read_results
 from flops_fit.store.records import set_aside
 from flops_fit.sweep import Experiment
 from flops_fit.training.mean import check_mean
+from flops_fit.training.tryout import Parts, take_two_steps, try_parts
 
 
 def is_main_process() -> bool:
@@ -61,12 +68,16 @@ class Call:
         for note in self.data.notes:
             say(note)
 
-    def check_parts(self, experiment: Experiment, options: TrainOptions) -> None:
-        """Check on the model of ``experiment`` that the split of a batch by ``options`` changes nothing.
+    def check_parts(self, planned: Sequence[tuple[Experiment, TrainOptions]]) -> None:
+        """Check on the first model that the split of a batch changes nothing.
 
-        Prints where it changes the result, as it does under batch norm. Raises `FlopsFitError` for a
-        loss that is not a mean over items.
+        ``planned`` are all experiments with the options of their runs. Prints where it changes the
+        result, as it does under batch norm. Raises `FlopsFitError` for a loss that is not a mean over
+        items.
         """
+        if not planned:
+            return
+        experiment, options = planned[0]
         world = int(os.environ.get("WORLD_SIZE", 1))
         part = part_of_batch(options.largest_batch, world, options.micro_batch_items)
         if part is None:
@@ -81,6 +92,59 @@ class Call:
                 "of a batch: results depend on the number of processes and on micro_batch_items, and "
                 "runs of another split are not trained again"
             )
+
+    def try_out(
+        self,
+        planned: Sequence[tuple[Experiment, TrainOptions]],
+        generators: Iterable[Any],
+        train: Callable[..., dict[str, Any]],
+    ) -> None:
+        """Try all parts on a real batch, with the smallest model, and print notes on them.
+
+        ``planned`` are all experiments with the options of their runs, ``generators`` the random ones
+        that the parts hold, which are left as they were, and ``train`` is that of `flops_fit.trainer`.
+        Raises `FlopsFitError` that says which part of the contract is broken.
+        """
+        if self.data.read_once:  # what is taken from it now would be missing later
+            return
+        experiment, options = min(planned, key=lambda pair: pair[0].count.params_total)
+        with fixed_seeds(generators):
+            self._try_out(experiment, options, train)
+
+    def _try_out(
+        self, experiment: Experiment, options: TrainOptions, train: Callable[..., dict[str, Any]]
+    ) -> None:
+        device, world = PartialState().device, int(os.environ.get("WORLD_SIZE", 1))
+
+        def moved(items: list) -> tuple:
+            return send_to_device(self.data.collate(items), device)
+
+        parts = Parts(
+            lambda: self.model(experiment.size_param_value).to(device),
+            lambda: replace(self.data, collate=moved),
+            on_device(self.loss_fn, device),
+            self.build_optimizer,
+            options,
+            experiment.count.params_total,
+            part_of_batch(options.largest_batch, world, options.micro_batch_items),
+        )
+        for note in try_parts(parts):
+            say(note)
+        if world == 1:
+            parts = replace(parts, data=lambda: self.data)
+            take_two_steps(parts, experiment.tokens_per_item, train)
+
+    def build_optimizer(self, model: nn.Module, lr: float) -> Any:
+        """Build what the optimiser's factory returns for ``model`` and the learning rate ``lr``.
+
+        Raises `FlopsFitError` where it fails.
+        """
+        try:
+            return build_optimizer(self.optimizer, model, lr)
+        except FlopsFitError:
+            raise
+        except Exception as error:
+            raise FlopsFitError(f"optimizer: {one_line(error)}") from error
 
     def model(self, size: Any) -> nn.Module:
         """Build the model at ``size``."""

@@ -62,7 +62,7 @@ class LocalIdentity:
     ``objects`` holds the objects by the names of `PARTS`, ``content`` their digests, and
     ``readable`` a description for people. ``fixed`` are further settings that decide every result.
     ``refused`` holds one clause for each part that cannot be hashed. Hashing took ``seconds``, and
-    ``hashes`` caches the hashes of files.
+    ``hashes`` caches the hashes of files. ``generators`` are the random ones that the objects hold.
     """
 
     objects: dict[str, Any]
@@ -72,6 +72,7 @@ class LocalIdentity:
     refused: list[str]
     seconds: float
     hashes: FileHashes
+    generators: list[Any]
 
     @classmethod
     def of(cls, call: Call, folder: Path) -> "LocalIdentity":
@@ -128,7 +129,8 @@ class LocalIdentity:
             contents.hashes.save()
         content, refused = of_the_main_process([content, sorted(set(refused))])
         seconds = time.monotonic() - started
-        return cls(objects, readable, fixed, content, refused, seconds, contents.hashes)
+        hashes, generators = contents.hashes, [*contents.generators]
+        return cls(objects, readable, fixed, content, refused, seconds, hashes, generators)
 
     def settle(self) -> None:
         """Remember the state of the objects after training, so that it does not count as a change."""
@@ -212,17 +214,21 @@ def train_missing(
     identity: LocalIdentity,
     resume: bool | str,
     train_one: Callable[[Experiment, AnyOptions], dict],
+    try_out: Callable[[], None] = lambda: None,
 ) -> list[dict]:
     """Return the records of the planned experiments, in their order, and train those that are missing.
 
     ``planned``, ``identity`` and ``resume`` are those of `reusable_records`; ``results`` holds the
     records so far. ``train_one(experiment, options)`` trains an experiment, stores its record in
-    ``results`` and returns it. Prints how many were reused and trained.
+    ``results`` and returns it; ``try_out()`` comes before the first. Prints how many were reused and
+    trained.
     """
     reused = reusable_records(planned, results.records, identity, resume)
     left = [pair for pair in planned if pair[0].experiment_id not in reused]
     trained = {}
     try:
+        if left:
+            try_out()
         for experiment, options in tqdm(left, "sweep", disable=not is_main_process()):
             trained[experiment.experiment_id] = train_one(experiment, options)
     finally:
