@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -186,6 +187,7 @@ def test_too_few_runs_for_a_law_are_said_and_not_an_error(dataset, tmp_path):
     [
         ({"compute_budgets": [-1.0]}, "compute_budgets: -1.0 given; allowed: positive numbers"),
         ({"compute_budgets": "1e9"}, "compute_budgets: '1e9' given; allowed: positive numbers"),
+        ({"compute_budgets": []}, r"compute_budgets: \[\] given; allowed: positive numbers"),
         ({"batch_size": 0}, "batch_size: 0 given; allowed: positive numbers"),
         ({"seeds": []}, r"seeds: \[\] given; allowed: whole numbers"),
         ({"epochs": 3}, r"epochs: no such argument; did you mean max_epochs\?"),
@@ -209,6 +211,9 @@ def test_bad_arguments_are_refused_before_anything_trains(arguments, message):
 def test_numbers_may_stand_alone_and_a_schedule_be_named():
     plan = find_optimal(Net, compute_budgets=1e8, sizes=8, seeds=2, schedule="linear")
     assert [(e.size_param_value, e.seed) for e in plan.experiments] == [(8, 0), (8, 1)]
+    arrays = {"compute_budgets": np.array([1e8]), "sizes": np.array([8])}
+    (experiment,) = find_optimal(Net, **arrays).experiments
+    assert type(experiment.size_param_value) is int
     full = {"kind": "linear", "warmup": 0.02, "decay": 0.2, "final": 0.0}
     assert checked_options({"schedule": "linear"}) == {"schedule": full}
     assert checked_options({"schedule": full}) == {"schedule": full}

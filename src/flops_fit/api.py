@@ -116,6 +116,7 @@ def find_optimal(
     data = None if dataset is None else as_data(dataset)
     if sizes is None and isinstance(counts, Mapping):
         sizes = sorted(counts)
+    budgets = COMPUTE_BUDGETS if compute_budgets is None else compute_budgets
     sweep = LocalSweep(
         model_cls,
         model_size_param,
@@ -123,7 +124,7 @@ def find_optimal(
         data,
         loss_fn,
         convention,
-        sorted(numbers("compute_budgets", compute_budgets or COMPUTE_BUDGETS)),
+        sorted(numbers("compute_budgets", budgets)),
         None if sizes is None else numbers("sizes", sizes),
         seeds_of(seeds),
         numbers("batch_size", batch_size)[0],

@@ -6,6 +6,8 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from flops_fit.config.complete import check_section
 from flops_fit.constants import TRUNK
 from flops_fit.data import describe
@@ -20,13 +22,13 @@ OPTIONS = ["optimizer", *(f.name for f in fields(TrainOptions) if f.name not in 
 
 
 def numbers(name: str, value: Any) -> list[Any]:
-    """The numbers of the argument ``name``, whose ``value`` is one or several of them.
+    """The numbers of the argument ``name``, whose ``value`` is one or several of them, as Python's.
 
     Raises `FlopsFitError` for anything else, and for one that is not positive.
     """
     several = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
-    values = list(value) if several else [value]
-    for number in values:
+    values = [n.item() if isinstance(n, np.generic) else n for n in (value if several else [value])]
+    for number in values or [value]:
         if isinstance(number, bool) or not isinstance(number, Real) or not float(number) > 0:
             raise FlopsFitError(f"{name}: {number!r:.60} given; allowed: positive numbers")
     return values
@@ -42,7 +44,7 @@ def seeds_of(value: Any) -> list[int]:
         raise FlopsFitError(
             f"seeds: {value!r:.60} given; allowed: whole numbers from 0, or a number"
         )
-    return seeds
+    return [int(seed) for seed in seeds]
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
