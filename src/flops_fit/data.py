@@ -3,7 +3,7 @@
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -107,7 +107,7 @@ def as_data(made: Any, reference: str = "dataset") -> Data:
 
 def _check_one(made: Any, reference: str) -> None:
     """Refuse several datasets that are not a pair, such as three parts or a mapping of parts."""
-    if isinstance(made, Mapping):
+    if isinstance(made, Mapping) and any(isinstance(key, str) for key in made):
         raise FlopsFitError(
             f"{reference}: {describe(made)}; allowed: a (train, heldout) pair, such as two of its values"
         )
@@ -334,7 +334,7 @@ def leaves_of(inputs: Any) -> list[Any]:
         elif isinstance(leaf, Mapping):
             leaves += leaves_of(dict(leaf))
         elif is_dataclass(leaf):
-            leaves += leaves_of(vars(leaf))
+            leaves += leaves_of([getattr(leaf, field.name) for field in fields(leaf)])
         else:
             leaves.append(leaf)
     return leaves

@@ -284,7 +284,7 @@ def test_inputs_of_other_types_are_seen_at_any_depth(form):
 
     from flops_fit.plan.items import positions_of
 
-    @dataclass
+    @dataclass(slots=True)
     class Batch:
         ids: torch.Tensor
 
