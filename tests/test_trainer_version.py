@@ -22,7 +22,7 @@ DECIDE_RESULTS = (
     "training/evaluation",
     "training/trunk",
 )
-RECORDED = {1: "0"}
+RECORDED = {1: "335d72343d246444"}
 
 
 def trainer_fingerprint() -> str:
