@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from simulated import GRIDS, LAWS, log_optimum, loss_of, small_models, sweep
 
@@ -13,7 +15,7 @@ from flops_fit.fit.chain import Chain, weigh
 from flops_fit.fit.cost import Cost
 from flops_fit.fit.form_error import FormError, growth
 from flops_fit.fit.forms import FREE, BentDesign, bent_form, fit_bent, settle, starts_for
-from flops_fit.fit.laws import BentLaw, StackLaw, law_from_dict, law_to_dict
+from flops_fit.fit.laws import BentLaw, StackLaw, SurfaceLaw, law_from_dict, law_to_dict
 from flops_fit.fit.measure import groups_of, measure
 from flops_fit.fit.members import RESAMPLE_CLOSE, RESAMPLE_STEPS, tilt
 from flops_fit.fit.newton import minimise
@@ -243,11 +245,29 @@ def test_one_quiet_member_does_not_determine_what_the_others_cannot():
     weight = weigh(chain, 0, "params", 0.01)
     assert weight[0] > 0.9
     stack = Stack(list("abcd"), StackLaw((), {"params": weight}), None, chain, 0.01, {}, [])
-    assert "standard error of ln N* at 3 times the largest budget is 0.4" in stack.vague(
-        one_budget=False, cost=Cost()
-    )
+    law = SurfaceLaw(np.array([[1.7, 6.0, 7.0, 0.35, 0.35]]))
+    stack = replace(stack, law=StackLaw((law,) * 4, {"params": weight, "loss": weight}))
+    vagueness = stack.vagueness(one_budget=False, cost=Cost())
+    said = "standard error of ln N* at 3 times the largest budget is 0.4"
+    assert said in vagueness.too_large()
+    assert vagueness.contradicts(vagueness.log_n + 0.6) == ""
+    assert "its N* is 2.2 times less" in vagueness.contradicts(vagueness.log_n - 0.8)
     quiet = replace(chain, reference={"params": np.full((4, 1), 0.3)})
-    assert replace(stack, chain=quiet).vague(one_budget=False, cost=Cost()) == ""
+    assert replace(stack, chain=quiet).vagueness(one_budget=False, cost=Cost()).too_large() == ""
+
+
+def test_no_single_estimator_answers_against_a_stack_that_is_too_vague():
+    """A simulated sweep whose law bends: N* at twice its largest budget is 2.8e9.
+
+    The surface said 1.07e11 there, with an interval of 6.7e10 to 1.6e11 for its noise.
+    """
+    runs = pd.read_csv(Path(__file__).parent / "bent.csv")
+    fit = fit_runs(runs.assign(flops=6 * runs.params * runs.tokens), bootstrap=100)
+    assert fit.headline.a > 0.9
+    assert fit.status == "not_identifiable"
+    assert "its N* is 43 times more than that of several forms of law" in fit.headline.reason
+    answer = predict(fit, 1.024e21)
+    assert (answer.verdict, answer.params) == ("not identifiable", None)
 
 
 def test_a_measured_minimum_is_near_the_truth_by_its_own_error():

@@ -55,7 +55,7 @@ from flops_fit.fit.sections import (
     StackMember,
 )
 from flops_fit.fit.sigmoid import AccuracyEntry, accuracy_of
-from flops_fit.fit.stack import Stack, build
+from flops_fit.fit.stack import Stack, Vagueness, build
 
 MISFIT = 3.0  # residual scale over seed noise
 FEWEST_REPEATS = 3  # degrees of freedom of a seed noise that is compared
@@ -137,11 +137,24 @@ class _Fitting:
         why = too_little(self.runs.frame[surface.weight > 0])
         if not why:
             stack = build(self.runs, surface.weight, draws, surface.draw_weight)
-            why = stack.vague(one_budget(self.runs), self.runs.cost)
-        if why:
-            return fallback(self.estimates, self.heldout, why)
-        self.stack = stack
-        return "stack", f"stack: {_stack_words(stack)}"
+            vagueness = stack.vagueness(one_budget(self.runs), self.runs.cost)
+            why = vagueness.too_large()
+            if not why:
+                self.stack = stack
+                return "stack", f"stack: {_stack_words(stack)}"
+            self._doubt(vagueness)
+        return fallback(self.estimates, self.heldout, why)
+
+    def _doubt(self, vagueness: Vagueness) -> None:
+        """Let no estimate answer that contradicts a stack which is itself too vague to answer.
+
+        The error of its form may be far larger than its noise, and only the other forms show it.
+        """
+        for name, estimate in self.estimates.items():
+            log_n, _ = estimate.law.optimum(vagueness.log_c, self.runs.cost)
+            against = vagueness.contradicts(float(log_n[0]))
+            if estimate.status in USABLE and against:
+                self.estimates[name] = replace(estimate, status="not_identifiable", reason=against)
 
     def _estimates(
         self, part: Runs, draws: Draws | None, whole: bool = False

@@ -7,6 +7,7 @@ error of the stack itself (weights from earlier budgets only) gives `calibrate` 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from flops_fit.fit.bootstrap import Draws
 from flops_fit.fit.chain import (
@@ -34,6 +35,37 @@ MOST_NOISE = 0.35  # ln N*: a 90% interval of a factor 3
 
 
 @dataclass(frozen=True)
+class Vagueness:
+    """How well a stack determines N*: its ``log_n`` = ln N* at ``log_c`` = ln C, give or take ``sd``.
+
+    ``where``: that C, as text.
+    """
+
+    sd: float
+    log_n: float
+    log_c: float
+    where: str
+
+    def too_large(self) -> str:
+        """Why the stack cannot answer: empty where it can."""
+        if self.sd <= MOST_NOISE:
+            return ""
+        sd = min(self.sd, 1e6)
+        return f"the standard error of ln N* at {self.where} is {sd:.2g}, more than {MOST_NOISE:g}"
+
+    def contradicts(self, log_n: float) -> str:
+        """What the stack says against ``log_n`` = ln N* of one estimator there; else empty."""
+        off, known = abs(log_n - self.log_n), ndtri(0.95) * self.sd
+        if not off > known:
+            return ""
+        more = "more" if log_n > self.log_n else "less"
+        return (
+            f"not identifiable: at {self.where} its N* is {_times(off)} times {more} than that of "
+            f"several forms of law together, which is known within a factor of {_times(known)}"
+        )
+
+
+@dataclass(frozen=True)
 class Stack:
     """The stack on one table: its law and resamples (None without), its chain, its noise scale.
 
@@ -48,8 +80,8 @@ class Stack:
     scales: dict[str, float]
     minima: list[Minimum | None]  # measured at the nodes of the chain
 
-    def vague(self, one_budget: bool, cost: Cost) -> str:
-        """Why the runs do not determine N*: empty where they do.
+    def vagueness(self, one_budget: bool, cost: Cost) -> "Vagueness":
+        """How well the runs determine N*, and where that was looked at.
 
         ``one_budget``: whether all runs are of one, whose measured minimum then has to be clear; with
         more of them the members' N* a factor of 3 beyond the largest, by their standard errors and by
@@ -67,9 +99,11 @@ class Stack:
         if self.draws is not None:
             each = [spread(law.optimum(log_c, cost)[0]) for law in self.draws.laws]
             sd = max(sd, float(weight @ each))
-        if sd <= MOST_NOISE:
-            return ""
-        return f"the standard error of ln N* at {where} is {min(sd, 1e6):.2g}, more than {MOST_NOISE:g}"
+        return Vagueness(sd, float(self.law.optimum(log_c, cost)[0][0]), log_c, where)
+
+
+def _times(log_ratio: float) -> str:
+    return f"{np.exp(min(log_ratio, 99)):.2g}"
 
 
 def build(
