@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -91,6 +92,17 @@ def test_fit_ends_with_one_line_that_names_the_file_and_the_headline(fitted, cap
     assert f"35 runs, 1 left out ({left['experiment_id']}: {left['reason']})" in last
 
 
+def test_a_fit_that_identifies_nothing_prints_no_exponent(tmp_path, capsys):
+    frame = sweep(LAWS["besiroglu"], sizes=4, budgets=3).assign(tokens=lambda f: 20 * f["params"])
+    frame.assign(flops=6 * frame["params"] * frame["tokens"]).drop(columns="budget").to_csv(
+        tmp_path / "runs.csv", index=False
+    )
+    run("fit", "--runs", tmp_path / "runs.csv", "--out", tmp_path / "fit.json", "--bootstrap", 0)
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert ": not identifiable from 12 runs: D follows N in all runs" in last
+    assert "a = " not in last
+
+
 def test_what_counts_against_trust_is_a_warning_beside_the_notes(tmp_path, capsys):
     frame = sweep(LAWS["besiroglu"], sizes=4, budgets=2).assign(
         total_tokens=lambda f: 8 * f["tokens"]
@@ -109,7 +121,7 @@ def test_predict_prints_the_answer_readable_and_as_json(fitted, capsys):
     text = capsys.readouterr().out
     run("predict", "--fit", fitted / "fit.json", "--flops", 1e21, "--json")
     answer = json.loads(capsys.readouterr().out)
-    assert f"parameters N*         {count_text(answer['params'])}   90% interval" in text
+    assert re.search(rf"parameters N\* +{count_text(answer['params'])}   90% interval", text)
     assert answer["verdict"] in ("trust", "provisional")
 
 

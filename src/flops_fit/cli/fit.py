@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flops_fit.cli.at_work import at_work, load
 
 if TYPE_CHECKING:
+    from flops_fit.fit.result import Fit
     from flops_fit.fit.sections import Excluded
     from flops_fit.fit.sizes import Size
 
@@ -241,6 +242,16 @@ def _sizes(path: str, params: str) -> "list[Size]":
     return [Size(**size.in_table(plan.convention, params)) for size in plan.beyond]
 
 
+def _exponent(fit: "Fit") -> str:
+    """The exponent of N* with its interval, its estimator and status; no number where none is known."""
+    if not fit.identified:
+        return "not identifiable"
+    method = fit.headline.method
+    ci = fit.ci.get("a" if method == "surface" else f"{method}.a")
+    interval = f" [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else ""
+    return f"a = {fit.headline.a:.3f}{interval} by {method} ({fit.status})"
+
+
 def _left_out(excluded: "Excluded") -> str:
     """How many runs were left out, and the first of them with their reasons."""
     if not excluded.count:
@@ -292,15 +303,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"{'warning' if note in table.doubts else 'note'}: {note}")
     if fit.accuracy:
         print(f"note: {describe_sigmoid(fit.accuracy)}")
-    headline = fit.headline
-    exponent = f"a = {headline.a:.3f}"
-    key = "a" if headline.method == "surface" else f"{headline.method}.a"
-    if key in fit.ci:
-        low, high = fit.ci[key]
-        exponent += f" [{low:.3f}, {high:.3f}]"
+    why = f": {fit.missing}" if fit.missing else ""
     print(
-        f"wrote {out}: {exponent} by {headline.method} ({fit.status}) from "
-        f"{fit.data.n_runs} runs{_left_out(fit.excluded)}"
+        f"wrote {out}: {_exponent(fit)} from {fit.data.n_runs} runs{_left_out(fit.excluded)}{why}"
     )
     if args.report is not None:
         _write_report(args, out)

@@ -61,8 +61,7 @@ def insist(fit: "Fit", args: argparse.Namespace) -> None:
     from flops_fit.errors import FlopsFitError
 
     if not fit.identified and not args.force:
-        reason = fit.headline.reason.removeprefix("not identifiable: ")
         raise FlopsFitError(
-            f"{args.fit}: not identifiable: {reason}; so there is no N* to use. Allowed: a fit "
+            f"{args.fit}: not identifiable: {fit.missing}; so there is no N* to use. Allowed: a fit "
             "that is provisional or better, or --force"
         )

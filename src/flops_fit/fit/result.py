@@ -89,6 +89,11 @@ class Fit:
         return self.status != "not_identifiable"
 
     @property
+    def missing(self) -> str:
+        """Why the runs determine no law; empty where they do."""
+        return "" if self.identified else self.headline.reason.removeprefix("not identifiable: ")
+
+    @property
     def answering(self) -> FittedLaw:
         """The law of the headline, and its resamples."""
         return self.laws[self.headline.method]

@@ -58,7 +58,7 @@ def reasons_at(
 def unanswerable(fit: Fit, flops: float) -> str:
     """Why ``fit`` has no answer at C = ``flops`` at all; empty where it has one."""
     if not fit.identified:
-        return fit.headline.reason.removeprefix("not identifiable: ")
+        return fit.missing
     low, high = fit.data.flops
     if not has_trend(fit) and not low / ELSEWHERE <= flops <= high * ELSEWHERE:
         return (
