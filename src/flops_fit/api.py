@@ -336,10 +336,10 @@ class Result:
         if self.law is None:
             return f"{head}; no law: {self.reason}"
         headline = self.law.headline
-        return (
-            f"{head}; N* ~ C^{headline.a:.3f} by {headline.method} ({self.law.status})\n"
-            f"{self._shown_table().to_string(index=False)}"
-        )
+        law = f"N* ~ C^{headline.a:.3f} by {headline.method} ({self.law.status})"
+        if not self.law.identified:
+            law = f"not identifiable: {self.law.missing}"
+        return f"{head}; {law}\n{self._shown_table().to_string(index=False)}"
 
 
 def compare(
