@@ -6,6 +6,7 @@ step, counted over all attempts, at which the experiment hangs or fails. Notes: 
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,9 @@ class Net(nn.Module):
 
 
 def obey(label):
-    orders = json.loads(Path("orders.json").read_text()).get(label, {})
+    # By another program: an edit of what a plug-in itself reads would give its runs other ids.
+    done = subprocess.run(["cat", "orders.json"], check=True, capture_output=True)
+    orders = json.loads(done.stdout).get(label, {})
     notes = Path("steps", label)
     step = notes.stat().st_size if notes.exists() else 0
     if os.environ.get("RANK", "0") == "0":

@@ -176,10 +176,18 @@ def confirmations(wildcards):
     return confirmation_files("results", wildcards.sweep)
 
 
+@readable
 def prepared_data(wildcards):
     """The prepared data of the first sweep with this check; all that have it read the same data."""
     plans = [planned.plan for planned in all_planned()]
-    plan = next(plan for plan in plans if Path(plan.check).stem == wildcards.check)
+    plans = [plan for plan in plans if Path(plan.check).stem == wildcards.check]
+    if not plans:
+        raise FlopsFitError(
+            f"results/.plan/checked/{wildcards.check}.json: no sweep of this config has this check. "
+            "What the runs asked for depend on has changed since they were planned, so that the "
+            "config plans others; allowed: the runs in results/NAME/plan.csv, or no target"
+        )
+    plan = plans[0]
     if store():
         return packed_data(plan)
     return f"{plan.data_dir}/manifest.json" if plan.data_dir else []
