@@ -138,6 +138,8 @@ def test_a_run_that_the_config_plans_no_longer_is_refused_by_its_check(project):
     old = sorted(project.results.glob("runs/*/result.json"))[0]
     project.configure(**model(kwargs={"bias": False}))
     done = project.run(str(old.relative_to(project.work)), succeeds=False)
-    assert "no sweep of this config has this check. What the runs asked for depend on" in done.output
+    assert (
+        "no sweep of this config has this check. What the runs asked for depend on" in done.output
+    )
     assert "Traceback" not in done.output
     assert done.jobs == []
