@@ -152,7 +152,7 @@ class _Fitting:
         """
         for name, estimate in self.estimates.items():
             log_n, _ = estimate.law.optimum(vagueness.log_c, self.runs.cost)
-            against = vagueness.contradicts(float(log_n[0]))
+            against = vagueness.contradicts(name, float(log_n[0]))
             if estimate.status in USABLE and against:
                 self.estimates[name] = replace(estimate, status="not_identifiable", reason=against)
 

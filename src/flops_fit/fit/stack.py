@@ -53,15 +53,15 @@ class Vagueness:
         sd = min(self.sd, 1e6)
         return f"the standard error of ln N* at {self.where} is {sd:.2g}, more than {MOST_NOISE:g}"
 
-    def contradicts(self, log_n: float) -> str:
-        """What the stack says against ``log_n`` = ln N* of one estimator there; else empty."""
+    def contradicts(self, name: str, log_n: float) -> str:
+        """What the stack says against ``log_n`` = ln N* there of the estimator ``name``; else empty."""
         off, known = abs(log_n - self.log_n), ndtri(0.95) * self.sd
         if not off > known:
             return ""
-        more = "more" if log_n > self.log_n else "less"
+        way = "higher" if log_n > self.log_n else "lower"
         return (
-            f"not identifiable: at {self.where} its N* is {_times(off)} times {more} than that of "
-            f"several forms of law together, which is known within a factor of {_times(known)}"
+            f"not identifiable: {name} puts N* at {self.where} {_times(off)} times {way} than several "
+            f"forms of law together, which know it within a factor of {_times(known)}"
         )
 
 
