@@ -210,8 +210,9 @@ def test_a_run_left_out_by_the_fit_is_marked():
     assert excluded["experiment_id"].tolist() == ["row 9"]
 
 
-def test_a_bare_table_of_params_tokens_and_loss_gives_every_figure(tmp_path):
-    table = prepare_runs(chinchilla_runs(np.geomspace(1e18, 1e20, 4)))
+@pytest.mark.parametrize("ids", [{}, {"run_id": "one id for all"}])
+def test_a_bare_table_of_params_tokens_and_loss_gives_every_figure(tmp_path, ids):
+    table = prepare_runs(chinchilla_runs(np.geomspace(1e18, 1e20, 4)).assign(**ids))
     fit = fit_runs(table, bootstrap=0)
     draw_all(table, [], fit, [1e21], tmp_path, dpi=50)
     assert len(list(tmp_path.iterdir())) == 3 * len(FIGURES)

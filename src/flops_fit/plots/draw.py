@@ -235,9 +235,13 @@ def _unit(fit: Fit) -> str:
 
 
 def _with_residuals(numbers: pd.DataFrame, table: RunTable, fit: Fit) -> pd.DataFrame:
-    """``numbers``, one row per run, with the residuals of those that ``fit`` used."""
-    runs = table.frame.set_index("experiment_id")
-    return numbers.assign(residual=numbers["experiment_id"].map(residuals_of(runs, fit)))
+    """``numbers``, one row per run, with the residuals of those that ``fit`` used.
+
+    Runs of a table that gives one id to several have none.
+    """
+    residuals = residuals_of(table.frame.set_index("experiment_id"), fit)
+    residuals = residuals[~residuals.index.duplicated(keep=False)]
+    return numbers.assign(residual=numbers["experiment_id"].map(residuals))
 
 
 def _because(fit: Fit) -> str:
