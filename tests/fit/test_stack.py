@@ -307,6 +307,12 @@ def test_a_stack_survives_json_and_its_weights_are_shares():
         assert (weight >= 0).all()
 
 
+def test_a_law_that_is_none_has_a_finite_loss():
+    """A resample may be one, and a quantile between infinities is no number."""
+    law = BentLaw(np.array([[1.0, 900.0, 900.0, 0.3, 0.3, 3.0, 0.0]]))
+    assert np.isfinite(law.loss(np.array([10.0]), np.array([10.0]))).all()
+
+
 def test_a_bent_law_wastes_what_it_says():
     e, a, b, alpha, beta, gamma, kappa = BENT["gamma + B(N)"]
     law = BentLaw(np.array([[e, np.log(a), np.log(b), alpha, beta, gamma, kappa]]))

@@ -87,7 +87,8 @@ class SurfaceLaw:
         """L at ``log_n`` = ln N and ``log_d`` = ln D, whose shapes broadcast against (R,)."""
         e, ln_a, ln_b, alpha, beta, gamma, kappa = self._parts
         terms = _exp(ln_a - alpha * log_n) + _exp(ln_b + kappa * log_n - beta * log_d)
-        return e + terms**gamma
+        with np.errstate(over="ignore"):
+            return e + np.minimum(terms**gamma, np.exp(2 * MOST_LN))
 
     def exponent(self) -> np.ndarray:
         """a = beta / (alpha + beta + kappa), of shape (R,): N* ~ C^a where f is proportional to N."""
