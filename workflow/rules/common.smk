@@ -76,18 +76,23 @@ def planned(name):
         logger.warning(flops_fit.NO_PROFILE)
     if settings_rerun_nothing():
         logger.warning(flops_fit.NO_PARAMS)
-    planned = sweeps[name].make_plan()
+    planned = make_plan(name)
     if not is_dry_run():
-        planned.keep()
-        send_plan(planned)
         if planned.set_broken_aside():
-            planned = sweeps[name].make_plan()
-            planned.keep()
-            send_plan(planned)
+            planned = make_plan(name)
         logger.info(planned.progress(), extra={"flops_fit_sweep": planned.kept})
     else:
         planned.name_broken()
     planned.check_amount()
+    return planned
+
+
+def make_plan(name):
+    """Plan the sweep ``name``, and keep its plan and send it to the jobs unless in a dry run."""
+    planned = sweeps[name].make_plan()
+    if not is_dry_run():
+        planned.keep()
+        send_plan(planned)
     return planned
 
 
